@@ -1,0 +1,150 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+)
+
+// errPackedIDs says that a membership event's ids are no whole UUIDs.
+var errPackedIDs = errors.New("ids are not a multiple of 16 bytes")
+
+func invalidLog(format string, args ...any) error { return fmt.Errorf(format, args...) }
+
+// Apply records a fact. It fails only on a log that Decide did not write, or that a newer build wrote:
+// the state is then not to be used any more. A record at or below Seq is refused.
+func (s *State) Apply(rec Record) error {
+	if rec.Seq <= s.seq {
+		return fmt.Errorf("folding event %d: the state stands at %d already", rec.Seq, s.seq)
+	}
+	if err := s.apply(rec); err != nil {
+		return fmt.Errorf("folding event %d (%T): %w", rec.Seq, rec.Event.GetBody(), err)
+	}
+	s.seq = rec.Seq
+	return nil
+}
+
+func (s *State) apply(rec Record) error {
+	switch b := rec.Event.GetBody().(type) {
+	case *eventv1.Event_LogStarted:
+		s.epoch = b.LogStarted.GetEpoch()
+	case *eventv1.Event_FeatureLevelRaised:
+		if b.FeatureLevelRaised.GetLevel() > FeatureLevel {
+			return invalidLog("feature level %d is above this build's %d: upgrade", b.FeatureLevelRaised.GetLevel(), FeatureLevel)
+		}
+		s.level = b.FeatureLevelRaised.GetLevel()
+	case *eventv1.Event_Barrier:
+	case *eventv1.Event_DirectorySet:
+		s.applyDirectorySet(b.DirectorySet.GetDirectory())
+	case *eventv1.Event_UserCreated:
+		if s.populations[b.UserCreated.GetDirectoryId()] == nil {
+			return invalidLog("there is no directory %q", b.UserCreated.GetDirectoryId())
+		}
+		return s.applyUserCreated(rec, b.UserCreated)
+	case *eventv1.Event_UserUpdated:
+		return s.changeUser(rec, b.UserUpdated.GetUserId(), func(u *User) { u.Profile = profileOf(rec.Event.GetPersonal()) })
+	case *eventv1.Event_UserDeactivated:
+		return s.changeUser(rec, b.UserDeactivated.GetUserId(), func(u *User) {
+			u.Active, u.Generation, u.ValidAfter = false, b.UserDeactivated.GetGeneration(), b.UserDeactivated.GetValidAfter().AsTime()
+		})
+	case *eventv1.Event_UserReactivated:
+		return s.applyUserReactivated(rec, b.UserReactivated)
+	case *eventv1.Event_UserSessionsRevoked:
+		return s.changeUser(rec, b.UserSessionsRevoked.GetUserId(), func(u *User) {
+			u.Generation, u.ValidAfter = b.UserSessionsRevoked.GetGeneration(), b.UserSessionsRevoked.GetValidAfter().AsTime()
+		})
+	case *eventv1.Event_UserDeleted:
+		return s.applyUserDeleted(rec, b.UserDeleted)
+	case *eventv1.Event_UserMembershipsConfirmed:
+		return s.applyMembershipsConfirmed(b.UserMembershipsConfirmed)
+	case *eventv1.Event_GroupCreated:
+		if s.populations[b.GroupCreated.GetDirectoryId()] == nil {
+			return invalidLog("there is no directory %q", b.GroupCreated.GetDirectoryId())
+		}
+		return s.applyGroupCreated(rec, b.GroupCreated)
+	case *eventv1.Event_GroupUpdated:
+		return s.applyGroupUpdated(rec, b.GroupUpdated)
+	case *eventv1.Event_GroupDeleted:
+		return s.applyGroupDeleted(rec, b.GroupDeleted)
+	case *eventv1.Event_GroupMembersAdded:
+		return s.applyMembersAdded(rec, b.GroupMembersAdded)
+	case *eventv1.Event_GroupMembersRemoved:
+		return s.applyMembersRemoved(rec, b.GroupMembersRemoved)
+	default:
+		return s.applyPolicy(rec)
+	}
+	return nil
+}
+
+// applyPolicy folds what is not about people.
+func (s *State) applyPolicy(rec Record) error {
+	switch b := rec.Event.GetBody().(type) {
+	case *eventv1.Event_ConnectorSet:
+		s.applyConnectorSet(b.ConnectorSet.GetConnector())
+	case *eventv1.Event_ConnectorRetired:
+		s.applyConnectorRetired(b.ConnectorRetired.GetConnectorId())
+	case *eventv1.Event_CataloguePinned:
+		tools := b.CataloguePinned.GetTools()
+		return s.changeConnector(b.CataloguePinned.GetConnectorId(), func(c *Connector) {
+			c.Tools, c.Digest = tools, DigestTools(tools)
+		})
+	case *eventv1.Event_ConnectorSecretSet:
+		return s.changeConnector(b.ConnectorSecretSet.GetConnectorId(), func(c *Connector) { c.SecretID = b.ConnectorSecretSet.GetSecretId() })
+	case *eventv1.Event_GrantApplied:
+		id, err := uuid.Parse(b.GrantApplied.GetGroupId())
+		if err != nil {
+			return err
+		}
+		g := &Grant{GroupID: id, Connector: b.GrantApplied.GetConnectorId(), Rules: b.GrantApplied.GetRules()}
+		s.grants.Set(g.key(), g)
+	case *eventv1.Event_GrantRemoved:
+		id, err := uuid.Parse(b.GrantRemoved.GetGroupId())
+		if err != nil {
+			return err
+		}
+		s.grants.Delete(newGrantKey(id, b.GrantRemoved.GetConnectorId()))
+	case *eventv1.Event_BlockPlaced:
+		s.blocks.Set(b.BlockPlaced.GetBlock().GetId(), b.BlockPlaced.GetBlock())
+	case *eventv1.Event_BlockLifted:
+		s.blocks.Delete(b.BlockLifted.GetBlockId())
+	case *eventv1.Event_TokenIssued:
+		return s.applyTokenIssued(rec, b.TokenIssued.GetToken())
+	case *eventv1.Event_TokenRevoked:
+		return s.applyTokenRevoked(b.TokenRevoked.GetTokenId())
+	default:
+		return invalidLog("this build does not know the event: was it written by a newer one? upgrade")
+	}
+	return nil
+}
+
+func (s *State) mustUser(id string) (*User, error) {
+	parsed, err := uuid.Parse(id)
+	if err != nil {
+		return nil, err
+	}
+	return s.mustUserID(parsed)
+}
+
+func (s *State) mustUserID(id uuid.UUID) (*User, error) {
+	if u := s.User(id); u != nil {
+		return u, nil
+	}
+	return nil, invalidLog("there is no user %s", id)
+}
+
+func (s *State) mustGroup(id string) (*Group, error) {
+	parsed, err := uuid.Parse(id)
+	if err != nil {
+		return nil, err
+	}
+	return s.mustGroupID(parsed)
+}
+
+func (s *State) mustGroupID(id uuid.UUID) (*Group, error) {
+	if g := s.Group(id); g != nil {
+		return g, nil
+	}
+	return nil, invalidLog("there is no group %s", id)
+}

@@ -1,0 +1,277 @@
+package core
+
+import (
+	"encoding/gob"
+	"fmt"
+	"io"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+)
+
+// checkpointChunk is how many values one gob message carries: enough to be quick, few enough to stay small.
+const checkpointChunk = 8192
+
+// checkpointHead begins a checkpoint; what counts there says how much of each kind follows.
+type checkpointHead struct {
+	Seq                 uint64
+	Epoch               string
+	Level               uint32
+	LastUser, LastGroup uint32
+	Directories         [][]byte
+	Blocks              [][]byte
+	Connectors          []checkpointConnector
+	Grants              []checkpointGrant
+	Tokens              []checkpointToken
+}
+
+type checkpointConnector struct {
+	Settings []byte
+	Pinned   bool
+	Tools    [][]byte
+	SecretID string
+}
+
+type checkpointGrant struct {
+	Group     uuid.UUID
+	Connector string
+	Rules     [][]byte
+}
+
+type checkpointToken struct {
+	Token  Token
+	SHA256 []byte
+}
+
+// Encode writes the state, personal data in the open: the caller seals it. DecodeState reads it again.
+func (s *State) Encode(w io.Writer) error {
+	enc := gob.NewEncoder(w)
+	head, err := s.checkpointHead()
+	if err != nil {
+		return err
+	}
+	if err := enc.Encode(head); err != nil {
+		return fmt.Errorf("writing a checkpoint: %w", err)
+	}
+	users := chunkWriter[User]{enc: enc}
+	s.users.Scan(func(_ uint32, u *User) bool { return users.put(*u) })
+	groups := chunkWriter[Group]{enc: enc}
+	if err := users.close(); err != nil {
+		return err
+	}
+	s.groups.Scan(func(_ uint32, g *Group) bool { return groups.put(*g) })
+	if err := groups.close(); err != nil {
+		return err
+	}
+	for _, set := range []*pairs{&s.memberOf, &s.held, &s.parents} {
+		out := chunkWriter[uint64]{enc: enc}
+		set.set.Scan(func(k uint64, _ struct{}) bool { return out.put(k) })
+		if err := out.close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *State) checkpointHead() (*checkpointHead, error) {
+	head := &checkpointHead{Seq: s.seq, Epoch: s.epoch, Level: s.level, LastUser: s.lastUser, LastGroup: s.lastGroup}
+	var failed error
+	marshal := func(m proto.Message) []byte {
+		data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+		if err != nil {
+			failed = fmt.Errorf("writing a checkpoint: %w", err)
+		}
+		return data
+	}
+	for d := range s.Directories() {
+		head.Directories = append(head.Directories, marshal(d))
+	}
+	for b := range s.Blocks() {
+		head.Blocks = append(head.Blocks, marshal(b))
+	}
+	for c := range s.Connectors() {
+		out := checkpointConnector{Settings: marshal(c.Settings), Pinned: c.Tools != nil, SecretID: c.SecretID}
+		for _, t := range c.Tools {
+			out.Tools = append(out.Tools, marshal(t))
+		}
+		head.Connectors = append(head.Connectors, out)
+	}
+	for g := range s.Grants() {
+		out := checkpointGrant{Group: g.GroupID, Connector: g.Connector}
+		for _, r := range g.Rules {
+			out.Rules = append(out.Rules, marshal(r))
+		}
+		head.Grants = append(head.Grants, out)
+	}
+	for t := range s.Tokens() {
+		head.Tokens = append(head.Tokens, checkpointToken{Token: *t, SHA256: t.sha256})
+	}
+	return head, failed
+}
+
+// DecodeState reads what Encode wrote.
+func DecodeState(r io.Reader) (*State, error) {
+	dec := gob.NewDecoder(r)
+	var head checkpointHead
+	if err := dec.Decode(&head); err != nil {
+		return nil, fmt.Errorf("reading a checkpoint: %w", err)
+	}
+	s := NewState()
+	if err := s.restoreHead(&head); err != nil {
+		return nil, fmt.Errorf("reading a checkpoint: %w", err)
+	}
+	err := readChunks(dec, func(u User) error {
+		if s.populations[u.Directory] == nil {
+			return invalidLog("there is no directory %q", u.Directory)
+		}
+		s.putUser(nil, &u)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = readChunks(dec, func(g Group) error {
+		p := s.populations[g.Directory]
+		if p == nil {
+			return invalidLog("there is no directory %q", g.Directory)
+		}
+		s.groupByID.Set(idKey(g.ID), g.No)
+		p.groups.Set(g.No, struct{}{})
+		s.groups.Set(g.No, &g)
+		s.indexGroup(&g)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, s.restoreMemberships(dec)
+}
+
+func (s *State) restoreMemberships(dec *gob.Decoder) error {
+	type target struct{ forth, back *pairs }
+	for _, t := range []target{{&s.memberOf, &s.members}, {&s.held, nil}, {&s.parents, &s.children}} {
+		err := readChunks(dec, func(k uint64) error {
+			a, b := uint32(k>>32), uint32(k)
+			t.forth.add(a, b)
+			if t.back != nil {
+				t.back.add(b, a)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *State) restoreHead(head *checkpointHead) error {
+	s.seq, s.epoch, s.level, s.lastUser, s.lastGroup = head.Seq, head.Epoch, head.Level, head.LastUser, head.LastGroup
+	directories, err := unmarshalAll[policyv1.Directory](head.Directories)
+	if err != nil {
+		return err
+	}
+	for _, d := range directories {
+		s.applyDirectorySet(d)
+	}
+	blocks, err := unmarshalAll[policyv1.Block](head.Blocks)
+	if err != nil {
+		return err
+	}
+	for _, b := range blocks {
+		s.blocks.Set(b.GetId(), b)
+	}
+	for _, c := range head.Connectors {
+		settings, err := unmarshalAll[policyv1.Connector]([][]byte{c.Settings})
+		if err != nil {
+			return err
+		}
+		tools, err := unmarshalAll[policyv1.Tool](c.Tools)
+		if err != nil {
+			return err
+		}
+		connector := &Connector{Settings: settings[0], SecretID: c.SecretID}
+		if c.Pinned {
+			connector.Tools, connector.Digest = tools, DigestTools(tools)
+		}
+		s.connectors.Set(settings[0].GetId(), connector)
+	}
+	for _, g := range head.Grants {
+		rules, err := unmarshalAll[policyv1.Rule](g.Rules)
+		if err != nil {
+			return err
+		}
+		grant := &Grant{GroupID: g.Group, Connector: g.Connector, Rules: rules}
+		s.grants.Set(grant.key(), grant)
+	}
+	for _, t := range head.Tokens {
+		token := t.Token
+		token.sha256 = t.SHA256
+		s.putToken(&token)
+	}
+	return nil
+}
+
+func unmarshalAll[T any, M interface {
+	*T
+	proto.Message
+}](all [][]byte) ([]M, error) {
+	messages := make([]M, len(all))
+	for i, data := range all {
+		messages[i] = M(new(T))
+		if err := proto.Unmarshal(data, messages[i]); err != nil {
+			return nil, err
+		}
+	}
+	return messages, nil
+}
+
+// chunkWriter writes values in chunks, an empty one last.
+type chunkWriter[T any] struct {
+	enc *gob.Encoder
+	buf []T
+	err error
+}
+
+func (c *chunkWriter[T]) put(v T) bool {
+	c.buf = append(c.buf, v)
+	if len(c.buf) == checkpointChunk {
+		c.flush()
+	}
+	return c.err == nil
+}
+
+func (c *chunkWriter[T]) flush() {
+	if c.err == nil {
+		if err := c.enc.Encode(c.buf); err != nil {
+			c.err = fmt.Errorf("writing a checkpoint: %w", err)
+		}
+	}
+	c.buf = c.buf[:0]
+}
+
+func (c *chunkWriter[T]) close() error {
+	if len(c.buf) > 0 {
+		c.flush()
+	}
+	c.flush()
+	return c.err
+}
+
+func readChunks[T any](dec *gob.Decoder, put func(T) error) error {
+	for {
+		var chunk []T
+		if err := dec.Decode(&chunk); err != nil {
+			return fmt.Errorf("reading a checkpoint: %w", err)
+		}
+		if len(chunk) == 0 {
+			return nil
+		}
+		for _, v := range chunk {
+			if err := put(v); err != nil {
+				return fmt.Errorf("reading a checkpoint: %w", err)
+			}
+		}
+	}
+}

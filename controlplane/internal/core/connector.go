@@ -1,0 +1,181 @@
+package core
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"iter"
+	"slices"
+	"strings"
+
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/dataplane/policy"
+)
+
+// maxTools bounds a catalogue, so that its event fits the log.
+const (
+	maxTools          = 2000
+	maxCatalogueBytes = 900 * 1024
+)
+
+// Connector is an upstream with what is pinned of it.
+type Connector struct {
+	Settings *policyv1.Connector
+	// Tools are the pinned definitions, ascending by name. Nil: nothing was approved yet.
+	Tools []*policyv1.Tool
+	// Digest is DigestTools of Tools; empty where nothing is pinned.
+	Digest string
+	// SecretID names the upstream secret in the vault; empty where none was set.
+	SecretID string
+}
+
+// DigestTools is the hexadecimal SHA-256 by which a catalogue is approved. Order does not matter.
+func DigestTools(tools []*policyv1.Tool) string {
+	sorted := sortedTools(tools)
+	h := sha256.New()
+	var size [8]byte
+	for _, t := range sorted {
+		for _, part := range [][]byte{[]byte(t.GetName()), t.GetDefinition()} {
+			binary.BigEndian.PutUint64(size[:], uint64(len(part)))
+			h.Write(size[:])
+			h.Write(part)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func sortedTools(tools []*policyv1.Tool) []*policyv1.Tool {
+	return slices.SortedFunc(slices.Values(tools), func(a, b *policyv1.Tool) int { return strings.Compare(a.GetName(), b.GetName()) })
+}
+
+// RetireConnector takes a connector, its catalogue, its secret and its grants away.
+type RetireConnector struct{ ID string }
+
+func (c RetireConnector) decide(s *State, env Env) ([]*eventv1.Event, error) {
+	if s.Connector(c.ID) == nil {
+		return nil, refuse(NotFound, "there is no connector %q", c.ID)
+	}
+	return env.events(&eventv1.Event{Body: &eventv1.Event_ConnectorRetired{ConnectorRetired: &eventv1.ConnectorRetired{ConnectorId: c.ID}}}), nil
+}
+
+// PinCatalogue replaces the tool definitions that agents may see. Every grant on the connector is
+// checked against them: a condition that no longer fits refuses the catalogue.
+type PinCatalogue struct {
+	Connector string
+	Tools     []message[*policyv1.Tool]
+}
+
+// NewPinCatalogue pins tools.
+func NewPinCatalogue(connector string, tools []*policyv1.Tool) PinCatalogue {
+	return PinCatalogue{Connector: connector, Tools: wrap(tools)}
+}
+
+func (c PinCatalogue) decide(s *State, env Env) ([]*eventv1.Event, error) {
+	connector := s.Connector(c.Connector)
+	if connector == nil {
+		return nil, refuse(NotFound, "there is no connector %q", c.Connector)
+	}
+	tools := sortedTools(unwrap(c.Tools))
+	if err := checkTools(tools); err != nil {
+		return nil, err
+	}
+	for g := range s.GrantsOn(c.Connector) {
+		for i, rule := range g.Rules {
+			if err := policy.Check(rule, tools); err != nil {
+				return nil, refuse(FailedPrecondition, "rule %d of the grant of %s on %s does not fit these tools: %v; change the rule first",
+					i+1, s.GrantGroupName(g), c.Connector, err)
+			}
+		}
+	}
+	if connector.Tools != nil && connector.Digest == DigestTools(tools) {
+		return nil, nil
+	}
+	return env.events(&eventv1.Event{Body: &eventv1.Event_CataloguePinned{CataloguePinned: &eventv1.CataloguePinned{
+		ConnectorId: c.Connector, Tools: tools,
+	}}}), nil
+}
+
+func checkTools(tools []*policyv1.Tool) error {
+	if len(tools) > maxTools {
+		return refuse(InvalidArgument, "a catalogue has at most %d tools, this one has %d", maxTools, len(tools))
+	}
+	size := 0
+	for i, t := range tools {
+		if i > 0 && tools[i-1].GetName() == t.GetName() {
+			return refuse(InvalidArgument, "tool %q is in the catalogue twice", t.GetName())
+		}
+		if err := policy.CheckTool(t); err != nil {
+			return refuse(InvalidArgument, "tool %q: %v", t.GetName(), err)
+		}
+		size += len(t.GetName()) + len(t.GetDefinition()) + 16
+	}
+	if size > maxCatalogueBytes {
+		return refuse(TooLarge, "the definitions have %d bytes, at most %d fit one catalogue", size, maxCatalogueBytes)
+	}
+	return nil
+}
+
+// SetConnectorSecret says that the vault holds a new upstream secret for a connector.
+type SetConnectorSecret struct {
+	Connector string
+	SecretID  string
+}
+
+func (c SetConnectorSecret) decide(s *State, env Env) ([]*eventv1.Event, error) {
+	connector := s.Connector(c.Connector)
+	if connector == nil {
+		return nil, refuse(NotFound, "there is no connector %q", c.Connector)
+	}
+	if connector.Settings.GetAuth().GetHeader() == nil {
+		return nil, refuse(FailedPrecondition, "connector %q has no header to carry a secret: set auth.header.name on it first", c.Connector)
+	}
+	return env.events(&eventv1.Event{Body: &eventv1.Event_ConnectorSecretSet{ConnectorSecretSet: &eventv1.ConnectorSecretSet{
+		ConnectorId: c.Connector, SecretId: c.SecretID,
+	}}}), nil
+}
+
+// Connector returns a connector by id, or nil.
+func (s *State) Connector(id string) *Connector {
+	c, _ := s.connectors.Get(id)
+	return c
+}
+
+// Connectors yields all connectors, by id.
+func (s *State) Connectors() iter.Seq[*Connector] {
+	return func(yield func(*Connector) bool) {
+		s.connectors.Scan(func(_ string, c *Connector) bool { return yield(c) })
+	}
+}
+
+func (s *State) applyConnectorSet(settings *policyv1.Connector) {
+	c := Connector{}
+	if old := s.Connector(settings.GetId()); old != nil {
+		c = *old
+	}
+	c.Settings = settings
+	s.connectors.Set(settings.GetId(), &c)
+}
+
+func (s *State) changeConnector(id string, change func(*Connector)) error {
+	old := s.Connector(id)
+	if old == nil {
+		return invalidLog("there is no connector %q", id)
+	}
+	c := *old
+	change(&c)
+	s.connectors.Set(id, &c)
+	return nil
+}
+
+func (s *State) applyConnectorRetired(id string) {
+	s.connectors.Delete(id)
+	var gone []grantKey
+	for g := range s.GrantsOn(id) {
+		gone = append(gone, g.key())
+	}
+	for _, key := range gone {
+		s.grants.Delete(key)
+	}
+}

@@ -1,0 +1,376 @@
+package core
+
+import (
+	"iter"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"github.com/google/uuid"
+)
+
+// Entries yields all that the proxies of a region enforce: issuers, blocks, connectors with their
+// catalogues, groups, grants, users. The same state yields the same entries in the same order.
+func (s *State) Entries(region string) iter.Seq[*fleetv1.Entry] {
+	return func(yield func(*fleetv1.Entry) bool) {
+		for key := range s.entryKeys() {
+			if e := s.entry(key, region); e != nil && !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+func (s *State) entryKeys() iter.Seq[entryKey] {
+	return func(yield func(entryKey) bool) {
+		more := true
+		put := func(k entryKey) bool { more = more && yield(k); return more }
+		for d := range s.Directories() {
+			for _, issuer := range d.GetIssuers() {
+				if !put(entryKey{kind: issuerEntry, text: issuer.GetUrl()}) {
+					return
+				}
+			}
+		}
+		s.blocks.Scan(func(id string, _ *policyv1.Block) bool { return put(entryKey{kind: blockEntry, text: id}) })
+		s.connectors.Scan(func(id string, _ *Connector) bool {
+			return put(entryKey{kind: connectorEntry, text: id}) && put(entryKey{kind: catalogueEntry, text: id})
+		})
+		s.groups.Scan(func(no uint32, _ *Group) bool { return put(entryKey{kind: groupEntry, no: no}) })
+		s.grants.Scan(func(_ grantKey, g *Grant) bool {
+			group := s.Group(g.GroupID)
+			return group == nil || put(entryKey{kind: grantEntry, no: group.No, text: g.Connector})
+		})
+		if more {
+			s.users.Scan(func(_ uint32, u *User) bool { return put(entryKey{kind: userEntry, id: u.ID}) })
+		}
+	}
+}
+
+// EntriesFor yields the entries on which verdicts about one user rest, and no other user's.
+func (s *State) EntriesFor(u *User, region string) iter.Seq[*fleetv1.Entry] {
+	groups := map[uint32]bool{}
+	var reach func(no uint32)
+	reach = func(no uint32) {
+		if !groups[no] {
+			groups[no] = true
+			for parent := range s.parents.of(no) {
+				reach(parent)
+			}
+		}
+	}
+	for no := range s.memberOf.of(u.No) {
+		reach(no)
+	}
+	return func(yield func(*fleetv1.Entry) bool) {
+		for key := range s.entryKeys() {
+			switch key.kind {
+			case userEntry:
+				if key.id != u.ID {
+					continue
+				}
+			case groupEntry, grantEntry:
+				if !groups[key.no] {
+					continue
+				}
+			}
+			if e := s.entry(key, region); e != nil && !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+type entryKind uint8
+
+const (
+	issuerEntry entryKind = iota
+	blockEntry
+	connectorEntry
+	catalogueEntry
+	groupEntry
+	grantEntry
+	userEntry
+)
+
+// entryKey names an entry: a user by id, a group by number, a grant by group and connector, the rest by text.
+type entryKey struct {
+	kind entryKind
+	no   uint32
+	text string
+	id   uuid.UUID
+}
+
+func (k entryKey) wire() *fleetv1.EntryKey {
+	switch k.kind {
+	case issuerEntry:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_Issuer{Issuer: k.text}}
+	case blockEntry:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_Block{Block: k.text}}
+	case connectorEntry:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_Connector{Connector: k.text}}
+	case catalogueEntry:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_Catalogue{Catalogue: k.text}}
+	case groupEntry:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_Group{Group: k.no}}
+	case grantEntry:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_Grant{Grant: &fleetv1.GrantKey{Group: k.no, Connector: k.text}}}
+	default:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_User{User: k.id[:]}}
+	}
+}
+
+// entry returns the value of an entry for a region, or nil where it has none.
+func (s *State) entry(k entryKey, region string) *fleetv1.Entry {
+	switch k.kind {
+	case issuerEntry:
+		if d, issuer := s.DirectoryOfIssuer(k.text); issuer != nil {
+			return &fleetv1.Entry{Value: &fleetv1.Entry_Issuer{Issuer: &fleetv1.Issuer{Issuer: issuer, Directory: d.GetId()}}}
+		}
+	case blockEntry:
+		if b, ok := s.blocks.Get(k.text); ok {
+			return &fleetv1.Entry{Value: &fleetv1.Entry_Block{Block: b}}
+		}
+	case connectorEntry:
+		if c := s.Connector(k.text); c != nil && c.servedIn(region) {
+			return &fleetv1.Entry{Value: &fleetv1.Entry_Connector{Connector: c.Settings}}
+		}
+	case catalogueEntry:
+		if c := s.Connector(k.text); c != nil && c.servedIn(region) && c.Tools != nil {
+			return &fleetv1.Entry{Value: &fleetv1.Entry_Catalogue{Catalogue: &fleetv1.Catalogue{Connector: k.text, Tools: c.Tools}}}
+		}
+	case groupEntry:
+		if g, ok := s.groups.Get(k.no); ok {
+			return &fleetv1.Entry{Value: &fleetv1.Entry_Group{Group: &fleetv1.Group{
+				Number: g.No, Id: g.ID[:], Name: g.Name(), Parents: s.parents.collect(g.No),
+			}}}
+		}
+	case grantEntry:
+		return s.grantEntry(k, region)
+	case userEntry:
+		if u := s.User(k.id); u != nil {
+			return &fleetv1.Entry{Value: &fleetv1.Entry_User{User: s.wireUser(u)}}
+		}
+	}
+	return nil
+}
+
+func (s *State) grantEntry(k entryKey, region string) *fleetv1.Entry {
+	group, ok := s.groups.Get(k.no)
+	if !ok {
+		return nil
+	}
+	grant := s.Grant(group.ID, k.text)
+	connector := s.Connector(k.text)
+	if grant == nil || connector == nil || !connector.servedIn(region) {
+		return nil
+	}
+	return &fleetv1.Entry{Value: &fleetv1.Entry_Grant{Grant: &fleetv1.Grant{Group: k.no, Connector: k.text, Rules: grant.Rules}}}
+}
+
+func (s *State) wireUser(u *User) *fleetv1.User {
+	wire := &fleetv1.User{
+		Id: u.ID[:], Active: u.Active, Generation: u.Generation, Directory: u.Directory, Subject: s.Subject(u),
+	}
+	if !u.ValidAfter.IsZero() {
+		wire.ValidAfterMs = u.ValidAfter.UnixMilli()
+	}
+	if u.Active {
+		for group := range s.memberOf.of(u.No) {
+			if !s.held.has(u.No, group) {
+				wire.Groups = append(wire.Groups, group)
+			}
+		}
+	}
+	return wire
+}
+
+// servedIn tells whether a region's proxies offer the connector. The empty region stands for any.
+func (c *Connector) servedIn(region string) bool {
+	regions := c.Settings.GetRegions()
+	return region == "" || len(regions) == 0 || slices.Contains(regions, region)
+}
+
+// Change is what became of one entry: Old is nil for a new one, New for one that is gone.
+type Change struct {
+	Key      *fleetv1.EntryKey
+	Old, New *fleetv1.Entry
+}
+
+// Changes returns what a round of records changed for a region, in a stable order. The work is in
+// proportion to what the records touch, not to the state.
+func Changes(prev, next *State, records []Record, region string) []Change {
+	var changes []Change
+	for _, key := range touched(prev, next, records) {
+		before, after := prev.entry(key, region), next.entry(key, region)
+		if before == nil && after == nil || before != nil && after != nil && proto.Equal(before, after) {
+			continue
+		}
+		changes = append(changes, Change{Key: key.wire(), Old: before, New: after})
+	}
+	return changes
+}
+
+// touched names each entry that records may have changed, once, in the order of first mention.
+func touched(prev, next *State, records []Record) []entryKey {
+	t := touch{prev: prev, next: next, seen: map[entryKey]bool{}}
+	for _, rec := range records {
+		t.event(rec.Event)
+	}
+	return t.keys
+}
+
+type touch struct {
+	prev, next *State
+	keys       []entryKey
+	seen       map[entryKey]bool
+}
+
+func (t *touch) key(k entryKey) {
+	if !t.seen[k] {
+		t.seen[k] = true
+		t.keys = append(t.keys, k)
+	}
+}
+
+func (t *touch) user(id string) {
+	if parsed, err := uuid.Parse(id); err == nil {
+		t.key(entryKey{kind: userEntry, id: parsed})
+	}
+}
+
+func (t *touch) users(packed []byte) {
+	for id := range ids(packed) {
+		t.key(entryKey{kind: userEntry, id: id})
+	}
+}
+
+func (t *touch) groups(packed []byte) {
+	for id := range ids(packed) {
+		t.group(id)
+	}
+}
+
+// group names a group in whichever of the two states it exists.
+func (t *touch) group(id uuid.UUID) *Group {
+	g := t.next.Group(id)
+	if g == nil {
+		g = t.prev.Group(id)
+	}
+	if g != nil {
+		t.key(entryKey{kind: groupEntry, no: g.No})
+	}
+	return g
+}
+
+func (t *touch) event(ev *eventv1.Event) {
+	switch b := ev.GetBody().(type) {
+	case *eventv1.Event_DirectorySet:
+		for _, s := range []*State{t.prev, t.next} {
+			for _, issuer := range s.Directory(b.DirectorySet.GetDirectory().GetId()).GetIssuers() {
+				t.key(entryKey{kind: issuerEntry, text: issuer.GetUrl()})
+			}
+		}
+	case *eventv1.Event_UserCreated:
+		t.user(b.UserCreated.GetUserId())
+	case *eventv1.Event_UserUpdated:
+		t.user(b.UserUpdated.GetUserId())
+	case *eventv1.Event_UserDeactivated:
+		t.user(b.UserDeactivated.GetUserId())
+	case *eventv1.Event_UserReactivated:
+		t.user(b.UserReactivated.GetUserId())
+	case *eventv1.Event_UserSessionsRevoked:
+		t.user(b.UserSessionsRevoked.GetUserId())
+	case *eventv1.Event_UserDeleted:
+		t.user(b.UserDeleted.GetUserId())
+	case *eventv1.Event_UserMembershipsConfirmed:
+		t.user(b.UserMembershipsConfirmed.GetUserId())
+	case *eventv1.Event_GroupCreated:
+		t.groupText(b.GroupCreated.GetGroupId())
+	case *eventv1.Event_GroupUpdated:
+		t.groupText(b.GroupUpdated.GetGroupId())
+	case *eventv1.Event_GroupDeleted:
+		t.groupDeleted(b.GroupDeleted.GetGroupId())
+	case *eventv1.Event_GroupMembersAdded:
+		t.users(b.GroupMembersAdded.GetUserIds())
+		t.groups(b.GroupMembersAdded.GetGroupIds())
+	case *eventv1.Event_GroupMembersRemoved:
+		t.users(b.GroupMembersRemoved.GetUserIds())
+		t.groups(b.GroupMembersRemoved.GetGroupIds())
+	default:
+		t.policy(ev)
+	}
+}
+
+func (t *touch) groupText(id string) {
+	if parsed, err := uuid.Parse(id); err == nil {
+		t.group(parsed)
+	}
+}
+
+// groupDeleted touches all that hung on the group. It was there before the round, or came and went within it.
+func (t *touch) groupDeleted(id string) {
+	parsed, err := uuid.Parse(id)
+	if err != nil {
+		return
+	}
+	g := t.prev.Group(parsed)
+	if g == nil {
+		return
+	}
+	t.key(entryKey{kind: groupEntry, no: g.No})
+	for user := range t.prev.Members(g, 0) {
+		t.key(entryKey{kind: userEntry, id: user.ID})
+	}
+	for child := range t.prev.MemberGroups(g) {
+		t.key(entryKey{kind: groupEntry, no: child.No})
+	}
+	for grant := range t.prev.GrantsOf(parsed) {
+		t.key(entryKey{kind: grantEntry, no: g.No, text: grant.Connector})
+	}
+}
+
+func (t *touch) policy(ev *eventv1.Event) {
+	switch b := ev.GetBody().(type) {
+	case *eventv1.Event_ConnectorSet:
+		t.connector(b.ConnectorSet.GetConnector().GetId())
+	case *eventv1.Event_ConnectorRetired:
+		t.connector(b.ConnectorRetired.GetConnectorId())
+	case *eventv1.Event_CataloguePinned:
+		t.key(entryKey{kind: catalogueEntry, text: b.CataloguePinned.GetConnectorId()})
+	case *eventv1.Event_GrantApplied:
+		t.grant(b.GrantApplied.GetGroupId(), b.GrantApplied.GetConnectorId())
+	case *eventv1.Event_GrantRemoved:
+		t.grant(b.GrantRemoved.GetGroupId(), b.GrantRemoved.GetConnectorId())
+	case *eventv1.Event_BlockPlaced:
+		t.key(entryKey{kind: blockEntry, text: b.BlockPlaced.GetBlock().GetId()})
+	case *eventv1.Event_BlockLifted:
+		t.key(entryKey{kind: blockEntry, text: b.BlockLifted.GetBlockId()})
+	}
+}
+
+// connector touches a connector and, since it may be offered in other regions now, all that names it.
+func (t *touch) connector(id string) {
+	t.key(entryKey{kind: connectorEntry, text: id})
+	t.key(entryKey{kind: catalogueEntry, text: id})
+	for _, s := range []*State{t.prev, t.next} {
+		for g := range s.GrantsOn(id) {
+			t.grant(g.GroupID.String(), id)
+		}
+	}
+}
+
+func (t *touch) grant(group, connector string) {
+	parsed, err := uuid.Parse(group)
+	if err != nil {
+		return
+	}
+	for _, s := range []*State{t.prev, t.next} {
+		if g := s.Group(parsed); g != nil {
+			t.key(entryKey{kind: grantEntry, no: g.No, text: connector})
+		}
+	}
+}

@@ -1,0 +1,61 @@
+package core
+
+import (
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+)
+
+// subjectPrefix begins the subject of every event.
+const subjectPrefix = "sallyport.event."
+
+// Subject is where an event lies on the log: sallyport.event.<aggregate>.<id>. It holds no personal data.
+func Subject(ev *eventv1.Event) string {
+	switch b := ev.GetBody().(type) {
+	case *eventv1.Event_DirectorySet:
+		return subjectPrefix + "directory." + b.DirectorySet.GetDirectory().GetId()
+	case *eventv1.Event_UserCreated:
+		return subjectPrefix + "user." + b.UserCreated.GetUserId()
+	case *eventv1.Event_UserUpdated:
+		return subjectPrefix + "user." + b.UserUpdated.GetUserId()
+	case *eventv1.Event_UserDeactivated:
+		return subjectPrefix + "user." + b.UserDeactivated.GetUserId()
+	case *eventv1.Event_UserReactivated:
+		return subjectPrefix + "user." + b.UserReactivated.GetUserId()
+	case *eventv1.Event_UserSessionsRevoked:
+		return subjectPrefix + "user." + b.UserSessionsRevoked.GetUserId()
+	case *eventv1.Event_UserDeleted:
+		return subjectPrefix + "user." + b.UserDeleted.GetUserId()
+	case *eventv1.Event_UserMembershipsConfirmed:
+		return subjectPrefix + "user." + b.UserMembershipsConfirmed.GetUserId()
+	case *eventv1.Event_GroupCreated:
+		return subjectPrefix + "group." + b.GroupCreated.GetGroupId()
+	case *eventv1.Event_GroupUpdated:
+		return subjectPrefix + "group." + b.GroupUpdated.GetGroupId()
+	case *eventv1.Event_GroupDeleted:
+		return subjectPrefix + "group." + b.GroupDeleted.GetGroupId()
+	case *eventv1.Event_GroupMembersAdded:
+		return subjectPrefix + "group." + b.GroupMembersAdded.GetGroupId()
+	case *eventv1.Event_GroupMembersRemoved:
+		return subjectPrefix + "group." + b.GroupMembersRemoved.GetGroupId()
+	case *eventv1.Event_ConnectorSet:
+		return subjectPrefix + "connector." + b.ConnectorSet.GetConnector().GetId()
+	case *eventv1.Event_ConnectorRetired:
+		return subjectPrefix + "connector." + b.ConnectorRetired.GetConnectorId()
+	case *eventv1.Event_CataloguePinned:
+		return subjectPrefix + "connector." + b.CataloguePinned.GetConnectorId()
+	case *eventv1.Event_ConnectorSecretSet:
+		return subjectPrefix + "connector." + b.ConnectorSecretSet.GetConnectorId()
+	case *eventv1.Event_GrantApplied:
+		return subjectPrefix + "grant." + b.GrantApplied.GetGroupId()
+	case *eventv1.Event_GrantRemoved:
+		return subjectPrefix + "grant." + b.GrantRemoved.GetGroupId()
+	case *eventv1.Event_BlockPlaced:
+		return subjectPrefix + "block." + b.BlockPlaced.GetBlock().GetId()
+	case *eventv1.Event_BlockLifted:
+		return subjectPrefix + "block." + b.BlockLifted.GetBlockId()
+	case *eventv1.Event_TokenIssued:
+		return subjectPrefix + "token." + b.TokenIssued.GetToken().GetId()
+	case *eventv1.Event_TokenRevoked:
+		return subjectPrefix + "token." + b.TokenRevoked.GetTokenId()
+	}
+	return subjectPrefix + "log." + "journal"
+}

@@ -1,0 +1,166 @@
+package core
+
+import (
+	"crypto/subtle"
+	"iter"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+)
+
+// Token is a bearer token without its secret.
+type Token struct {
+	ID   uuid.UUID
+	Kind eventv1.TokenKind
+	// Name is what an admin calls it; for a proxy, the proxy's name.
+	Name string
+	// Directory is the one directory that a SCIM token may touch.
+	Directory string
+	// Region is where a proxy stands.
+	Region    string
+	CreatedAt time.Time
+	// ExpiresAt is zero for a token that does not expire.
+	ExpiresAt time.Time
+	sha256    []byte
+}
+
+// Opens tells whether a secret with this SHA-256 opens a door now. Nothing in its timing tells how near it came.
+func (t *Token) Opens(kind eventv1.TokenKind, sha256 [32]byte, now time.Time) bool {
+	return t != nil && t.Kind == kind && subtle.ConstantTimeCompare(t.sha256, sha256[:]) == 1 &&
+		(t.ExpiresAt.IsZero() || now.Before(t.ExpiresAt))
+}
+
+// IssueToken makes a bearer token valid. The caller keeps the secret, which the core never sees.
+type IssueToken struct {
+	ID        uuid.UUID
+	Kind      eventv1.TokenKind
+	SHA256    []byte
+	Name      string
+	Directory string
+	Region    string
+	ExpiresAt time.Time
+}
+
+func (c IssueToken) decide(s *State, env Env) ([]*eventv1.Event, error) {
+	token := &eventv1.Token{Id: c.ID.String(), Kind: c.Kind, Sha256: c.SHA256, Name: c.Name}
+	switch {
+	case len(c.SHA256) != 32:
+		return nil, refuse(InvalidArgument, "a token needs the SHA-256 of its secret")
+	case s.Token(c.ID) != nil:
+		return nil, refuse(AlreadyExists, "token %s exists", c.ID)
+	case !c.ExpiresAt.IsZero() && !c.ExpiresAt.After(env.Now):
+		return nil, refuseField(InvalidArgument, "expires_at", "the token would have expired already")
+	}
+	if !c.ExpiresAt.IsZero() {
+		token.ExpiresAt = timestamppb.New(c.ExpiresAt)
+	}
+	switch c.Kind {
+	case eventv1.TokenKind_TOKEN_KIND_ADMIN:
+	case eventv1.TokenKind_TOKEN_KIND_SCIM:
+		if s.Directory(c.Directory) == nil {
+			return nil, refuseField(NotFound, "directory_id", "there is no directory %q: a SCIM token belongs to one", c.Directory)
+		}
+		token.DirectoryId = c.Directory
+	case eventv1.TokenKind_TOKEN_KIND_PROXY:
+		if !isID(c.Name) || !isID(c.Region) {
+			return nil, refuseField(InvalidArgument, "name", "a proxy needs a name and a region of lower-case words joined by hyphens, such as us-east-1 and us-east")
+		}
+		if id, taken := s.proxies.Get(c.Name); taken {
+			return nil, refuseField(AlreadyExists, "name", "proxy %q has token %s: revoke it first", c.Name, id)
+		}
+		token.Region = c.Region
+	default:
+		return nil, refuseField(InvalidArgument, "kind", "a token is for SCIM, for admins or for a proxy")
+	}
+	return env.events(&eventv1.Event{Body: &eventv1.Event_TokenIssued{TokenIssued: &eventv1.TokenIssued{Token: token}}}), nil
+}
+
+// RevokeToken makes a token invalid at once.
+type RevokeToken struct{ ID uuid.UUID }
+
+func (c RevokeToken) decide(s *State, env Env) ([]*eventv1.Event, error) {
+	if s.Token(c.ID) == nil {
+		return nil, refuse(NotFound, "there is no token %s", c.ID)
+	}
+	return env.events(&eventv1.Event{Body: &eventv1.Event_TokenRevoked{TokenRevoked: &eventv1.TokenRevoked{TokenId: c.ID.String()}}}), nil
+}
+
+// isID tells whether text is lower-case words joined by single hyphens.
+func isID(text string) bool {
+	if text == "" || len(text) > 63 || text[0] == '-' || text[len(text)-1] == '-' {
+		return false
+	}
+	for i := range len(text) {
+		switch c := text[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		case c == '-' && text[i-1] != '-':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// Token returns a token by id, or nil.
+func (s *State) Token(id uuid.UUID) *Token {
+	t, _ := s.tokens.Get(idKey(id))
+	return t
+}
+
+// Tokens yields all tokens, oldest first.
+func (s *State) Tokens() iter.Seq[*Token] {
+	return func(yield func(*Token) bool) {
+		s.tokens.Scan(func(_ string, t *Token) bool { return yield(t) })
+	}
+}
+
+// HasAdminToken tells whether anybody can administer this installation by token.
+func (s *State) HasAdminToken() bool {
+	for t := range s.Tokens() {
+		if t.Kind == eventv1.TokenKind_TOKEN_KIND_ADMIN {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *State) applyTokenIssued(rec Record, b *eventv1.Token) error {
+	id, err := uuid.Parse(b.GetId())
+	if err != nil {
+		return err
+	}
+	t := &Token{
+		ID: id, Kind: b.GetKind(), Name: b.GetName(), Directory: b.GetDirectoryId(), Region: b.GetRegion(),
+		CreatedAt: rec.Event.GetAt().AsTime(), sha256: b.GetSha256(),
+	}
+	if b.GetExpiresAt() != nil {
+		t.ExpiresAt = b.GetExpiresAt().AsTime()
+	}
+	s.putToken(t)
+	return nil
+}
+
+func (s *State) putToken(t *Token) {
+	s.tokens.Set(idKey(t.ID), t)
+	if t.Kind == eventv1.TokenKind_TOKEN_KIND_PROXY {
+		s.proxies.Set(t.Name, t.ID.String())
+	}
+}
+
+func (s *State) applyTokenRevoked(tokenID string) error {
+	id, err := uuid.Parse(tokenID)
+	if err != nil {
+		return err
+	}
+	t := s.Token(id)
+	if t == nil {
+		return invalidLog("there is no token %s", tokenID)
+	}
+	s.tokens.Delete(idKey(id))
+	if t.Kind == eventv1.TokenKind_TOKEN_KIND_PROXY {
+		s.proxies.Delete(t.Name)
+	}
+	return nil
+}
