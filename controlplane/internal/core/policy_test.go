@@ -1,0 +1,151 @@
+package core
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+)
+
+func github() *policyv1.Connector {
+	return &policyv1.Connector{Id: "github", Url: "https://mcp.example/github"}
+}
+
+func tool(name, properties string) *policyv1.Tool {
+	return &policyv1.Tool{Name: name, Definition: []byte(`{"name":"` + name + `","inputSchema":{"type":"object","properties":{` + properties + `}}}`)}
+}
+
+func TestApplyIsAllOrNothing(t *testing.T) {
+	w := newWorld(t)
+	w.refused(NewApplyPolicy([]*policyv1.Connector{github()},
+		[]GrantSpec{NewGrantSpec(uuid.New(), "github", []*policyv1.Rule{{Allow: []string{"*"}}})}), NotFound)
+	if w.state.Connector("github") != nil {
+		t.Fatal("the connector of a refused apply exists")
+	}
+}
+
+func TestApplyAgainIsNoEvent(t *testing.T) {
+	w := newWorld(t)
+	g := w.group("Engineers")
+	apply := NewApplyPolicy([]*policyv1.Connector{github()}, []GrantSpec{NewGrantSpec(g.ID, "github", []*policyv1.Rule{{Allow: []string{"*"}}})})
+	want(t, "first", kinds(w.must(apply)), []string{"ConnectorSet", "GrantApplied"})
+	if events := w.must(apply); len(events) != 0 {
+		t.Fatalf("second: got %v", kinds(events))
+	}
+}
+
+func TestConditionThatDoesNotFitThePinnedToolIsRefused(t *testing.T) {
+	w := newWorld(t)
+	g := w.group("Engineers")
+	w.must(NewApplyPolicy([]*policyv1.Connector{github()}, nil))
+	w.must(NewPinCatalogue("github", []*policyv1.Tool{tool("push", `"branch":{"type":"string"}`)}))
+	push := func(when string) ApplyPolicy {
+		return NewApplyPolicy(nil, []GrantSpec{NewGrantSpec(g.ID, "github", []*policyv1.Rule{{Allow: []string{"push"}, When: when}})})
+	}
+	w.refused(push(`args.brunch == "x"`), InvalidArgument)
+	w.refused(push(`args.branch.startsWith("agent/")`), InvalidArgument) // may be omitted
+	w.must(push(`has(args.branch) && args.branch.startsWith("agent/")`))
+	w.refused(NewPinCatalogue("github", []*policyv1.Tool{tool("push", `"branch":{"type":"integer"}`)}), FailedPrecondition)
+}
+
+func TestRetiredConnectorTakesItsGrantsWithIt(t *testing.T) {
+	w := newWorld(t)
+	g := w.group("Engineers")
+	apply := NewApplyPolicy([]*policyv1.Connector{github()}, []GrantSpec{NewGrantSpec(g.ID, "github", []*policyv1.Rule{{Allow: []string{"*"}}})})
+	w.must(apply)
+	w.must(RetireConnector{ID: "github"})
+	w.must(NewApplyPolicy([]*policyv1.Connector{github()}, nil))
+	if w.state.Grant(g.ID, "github") != nil {
+		t.Fatal("a connector of the same id came back with its old grants")
+	}
+}
+
+func TestSecretNeedsAHeaderToCarryIt(t *testing.T) {
+	w := newWorld(t)
+	w.must(NewApplyPolicy([]*policyv1.Connector{github()}, nil))
+	w.refused(SetConnectorSecret{Connector: "github", SecretID: "s1"}, FailedPrecondition)
+}
+
+func TestBlockNeedsATargetAReasonAndAnEndToCome(t *testing.T) {
+	w := newWorld(t)
+	region := &policyv1.Block_Region{Region: "us-east"}
+	w.refused(NewPlaceBlock(&policyv1.Block{Reason: "why"}), InvalidArgument)
+	w.refused(NewPlaceBlock(&policyv1.Block{Target: region}), InvalidArgument)
+	w.refused(NewPlaceBlock(&policyv1.Block{Target: region, Reason: "why", Until: timestamppb.New(w.now)}), InvalidArgument)
+	events := w.must(NewPlaceBlock(&policyv1.Block{Target: region, Reason: "why"}))
+	w.must(LiftBlock{ID: uuid.MustParse(events[0].GetBlockPlaced().GetBlock().GetId())})
+	for b := range w.state.Blocks() {
+		t.Fatalf("block %v stands", b)
+	}
+}
+
+func TestApplyAndSCIMLiftNoBlock(t *testing.T) {
+	w := newWorld(t)
+	u := w.user("ann")
+	w.must(NewPlaceBlock(&policyv1.Block{Target: &policyv1.Block_PersonId{PersonId: u.ID.String()}, Reason: "incident"}))
+	w.must(UpdateUser{Directory: "okta", ID: u.ID, Profile: u.Profile, Active: false})
+	w.must(UpdateUser{Directory: "okta", ID: u.ID, Profile: u.Profile, Active: true})
+	w.must(NewApplyPolicy([]*policyv1.Connector{github()}, nil))
+	w.must(RetireConnector{ID: "github"})
+	w.must(DeleteUser{Directory: "okta", ID: u.ID})
+	count := 0
+	for range w.state.Blocks() {
+		count++
+	}
+	want(t, "blocks", count, 1)
+}
+
+func TestTokenOpensItsDoorUntilItExpiresOrIsRevoked(t *testing.T) {
+	w := newWorld(t)
+	var right, wrong [32]byte
+	right[0] = 1
+	id := w.env().NewID()
+	w.must(IssueToken{ID: id, Kind: eventv1.TokenKind_TOKEN_KIND_SCIM, SHA256: right[:], Directory: "okta", ExpiresAt: w.now.Add(time.Hour)})
+	token := w.state.Token(id)
+	for _, c := range []struct {
+		name string
+		open bool
+		got  bool
+	}{
+		{"right secret", true, token.Opens(eventv1.TokenKind_TOKEN_KIND_SCIM, right, w.now)},
+		{"wrong secret", false, token.Opens(eventv1.TokenKind_TOKEN_KIND_SCIM, wrong, w.now)},
+		{"other door", false, token.Opens(eventv1.TokenKind_TOKEN_KIND_ADMIN, right, w.now)},
+		{"expired", false, token.Opens(eventv1.TokenKind_TOKEN_KIND_SCIM, right, w.now.Add(2*time.Hour))},
+		{"no token", false, (*Token)(nil).Opens(eventv1.TokenKind_TOKEN_KIND_SCIM, right, w.now)},
+	} {
+		want(t, c.name, c.got, c.open)
+	}
+	w.must(RevokeToken{ID: id})
+	if w.state.Token(id) != nil {
+		t.Fatal("a revoked token is still there")
+	}
+}
+
+func TestProxyHasOneToken(t *testing.T) {
+	w := newWorld(t)
+	var sum [32]byte
+	issue := func() IssueToken {
+		return IssueToken{ID: w.env().NewID(), Kind: eventv1.TokenKind_TOKEN_KIND_PROXY, SHA256: sum[:], Name: "us-east-1", Region: "us-east"}
+	}
+	first := issue()
+	w.must(first)
+	w.refused(issue(), AlreadyExists)
+	w.must(RevokeToken{ID: first.ID})
+	w.must(issue())
+}
+
+func TestIssuerBelongsToOneDirectory(t *testing.T) {
+	w := newWorld(t)
+	w.refused(NewSetDirectory(&policyv1.Directory{Id: "entra", Issuers: []*policyv1.Issuer{{Url: "https://okta.example"}}}), AlreadyExists)
+}
+
+func TestMatchingAttributeIsFixedOnceThereAreUsers(t *testing.T) {
+	w := newWorld(t)
+	d := directory("okta")
+	d.MatchAttribute = policyv1.MatchAttribute_MATCH_ATTRIBUTE_USER_NAME
+	w.user("ann")
+	w.refused(NewSetDirectory(d), FailedPrecondition)
+}
