@@ -1,0 +1,298 @@
+package identity
+
+import (
+	"context"
+	"crypto/sha256"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Table is what identity asks of the snapshot that is enforced now.
+type Table interface {
+	// TrustedIssuer returns the settings of an issuer whose identifier equals the URL byte for byte.
+	TrustedIssuer(url string) (Issuer, bool)
+	// Subject returns the person of a directory whose matching attribute equals the subject.
+	Subject(directory, subject string) (Person, bool)
+}
+
+// Issuer is a trusted issuer as the snapshot describes it.
+type Issuer struct {
+	Directory string
+	// Audience that its tokens must carry. Empty: the resource at which the agent called.
+	Audience string
+	// UserClaim that names the person. Empty: "sub".
+	UserClaim string
+}
+
+// Person is a provisioned person as the snapshot describes it.
+type Person struct {
+	ID         string
+	Active     bool
+	Generation uint64
+	// ValidAfter is Unix time in milliseconds: a token issued at or before it is refused.
+	ValidAfter int64
+}
+
+// Caller is who calls.
+type Caller struct {
+	Person
+	Directory string
+	Issuer    string
+	// Subject is the value of the issuer's user claim.
+	Subject string
+	// ClientID is the OAuth client's: client_id, else cid (Okta), azp or appid.
+	ClientID string
+	// TokenID is the jti claim, Session the sid claim; empty where the issuer sends none.
+	TokenID, Session string
+	// Token is the SHA-256 of the access token: what to key by where the token itself must not lie.
+	Token            [32]byte
+	IssuedAt, Expiry time.Time
+}
+
+// Config is a Verifier's. The zero value works.
+type Config struct {
+	// Transport reaches issuers. Default: http.DefaultTransport.
+	Transport http.RoundTripper
+	// CacheSize is how many verified tokens are remembered. Default: 65,536 (about 40 MB when full).
+	CacheSize int
+	// Refresh is how often the issuers' keys are fetched again. Default: 15 minutes.
+	Refresh time.Duration
+	// Now is the clock. Default: time.Now.
+	Now func() time.Time
+	// Logger gets issuers that cannot be reached. Default: slog.Default.
+	Logger *slog.Logger
+}
+
+// Verifier identifies callers. It is safe for use by many goroutines.
+type Verifier struct {
+	cfg    Config
+	client *http.Client
+	cache  *cache
+	// changed holds a token when Watch was called and Run has not seen it.
+	changed chan struct{}
+
+	mu      sync.RWMutex
+	issuers map[string]*keySet
+}
+
+// New returns a Verifier. It fetches keys when they are first needed; Run fetches them before.
+func New(cfg Config) *Verifier {
+	if cfg.Transport == nil {
+		cfg.Transport = http.DefaultTransport
+	}
+	if cfg.CacheSize <= 0 {
+		cfg.CacheSize = 1 << 16
+	}
+	if cfg.Refresh <= 0 {
+		cfg.Refresh = 15 * time.Minute
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	return &Verifier{
+		cfg: cfg, client: guardedClient(cfg.Transport), cache: newCache(cfg.CacheSize),
+		changed: make(chan struct{}, 1), issuers: map[string]*keySet{},
+	}
+}
+
+// Verify identifies the caller by a bearer token, against the table that is enforced now. resources are the URLs that
+// the token may name as its audience, where its issuer has no audience configured: the one that was called and those
+// above it. The error is an *Error.
+func (v *Verifier) Verify(ctx context.Context, table Table, resources []string, token string) (Caller, error) {
+	if token == "" {
+		return Caller{}, fail(Missing, nil)
+	}
+	if len(token) > maxToken {
+		return Caller{}, fail(TooLarge, nil)
+	}
+	d := digestOf(token)
+	known := v.cache.get(&d)
+	if known != nil && known.key.gone.Load() {
+		v.cache.drop(&d)
+		known = nil
+	}
+	var issuer Issuer
+	if known != nil {
+		var trusted bool
+		if issuer, trusted = table.TrustedIssuer(known.issuer); !trusted {
+			return Caller{}, fail(UnknownIssuer, nil)
+		}
+		if known.claim != claimOf(issuer) {
+			known = nil
+		}
+	}
+	fresh := known == nil
+	if fresh {
+		var err *Error
+		if known, issuer, err = v.verify(ctx, table, token); err != nil {
+			return Caller{}, err
+		}
+	}
+	now := v.cfg.Now()
+	switch {
+	case !now.Before(known.expiry.Add(skew)):
+		v.cache.drop(&d)
+		return Caller{}, fail(Expired, nil)
+	case known.notBefore.After(now.Add(skew)), known.issuedAt.After(now.Add(skew)):
+		return Caller{}, fail(NotYetValid, nil)
+	case !fits(known.audience, issuer.Audience, resources):
+		return Caller{}, fail(WrongAudience, nil)
+	}
+	if fresh {
+		v.cache.put(&d, known)
+	}
+	return identify(table, issuer, known, d)
+}
+
+// digestOf hashes a token without a copy on the heap where it has the usual size.
+func digestOf(token string) digest {
+	var buf [2048]byte
+	return sha256.Sum256(append(buf[:0], token...))
+}
+
+// verify does what need be done once for a token. An issuer that the table does not trust is not talked to.
+func (v *Verifier) verify(ctx context.Context, table Table, token string) (*verified, Issuer, *Error) {
+	p, err := parse(token)
+	if err != nil {
+		return nil, Issuer{}, err
+	}
+	issuer, trusted := table.TrustedIssuer(p.claims.Issuer)
+	if !trusted || p.claims.Issuer == "" {
+		return nil, issuer, fail(UnknownIssuer, nil)
+	}
+	known, err := p.verify(ctx, v.keysOf(p.claims.Issuer), claimOf(issuer))
+	return known, issuer, err
+}
+
+func claimOf(issuer Issuer) string {
+	if issuer.UserClaim == "" {
+		return "sub"
+	}
+	return issuer.UserClaim
+}
+
+func fits(audience []string, configured string, resources []string) bool {
+	for _, a := range audience {
+		if configured != "" {
+			if a == configured {
+				return true
+			}
+		} else if slices.Contains(resources, a) {
+			return true
+		}
+	}
+	return false
+}
+
+// identify finds the person in the current table.
+func identify(table Table, issuer Issuer, known *verified, d digest) (Caller, error) {
+	person, found := table.Subject(issuer.Directory, known.subject)
+	c := Caller{
+		Person: person, Directory: issuer.Directory, Issuer: known.issuer, Subject: known.subject,
+		ClientID: known.clientID, TokenID: known.tokenID, Session: known.session, Token: d,
+		IssuedAt: known.issuedAt, Expiry: known.expiry,
+	}
+	kind := Kind(0)
+	switch {
+	case !found:
+		kind = PersonUnknown
+	case !person.Active:
+		kind = PersonInactive
+	case known.issuedAt.UnixMilli() <= person.ValidAfter:
+		kind = Revoked
+	default:
+		return c, nil
+	}
+	return Caller{}, &Error{Kind: kind, Caller: c}
+}
+
+// keysOf returns the key set of a trusted issuer.
+func (v *Verifier) keysOf(url string) *keySet {
+	v.mu.RLock()
+	s := v.issuers[url]
+	v.mu.RUnlock()
+	if s != nil {
+		return s
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if s = v.issuers[url]; s == nil {
+		s = newKeySet(url, v.client, v.cfg.Now)
+		v.issuers[url] = s
+	}
+	return s
+}
+
+// Watch says which issuers are trusted now. Run fetches their keys before they are needed; the keys of others are forgotten.
+func (v *Verifier) Watch(urls []string) {
+	v.mu.Lock()
+	for url, s := range v.issuers {
+		if !slices.Contains(urls, url) {
+			s.retire()
+			delete(v.issuers, url)
+		}
+	}
+	for _, url := range urls {
+		if v.issuers[url] == nil {
+			v.issuers[url] = newKeySet(url, v.client, v.cfg.Now)
+		}
+	}
+	v.mu.Unlock()
+	select {
+	case v.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps the keys of the watched issuers fresh until ctx is done, and returns its error.
+func (v *Verifier) Run(ctx context.Context) error {
+	for {
+		pause := v.cfg.Refresh
+		if !v.refresh(ctx) {
+			pause = min(pause, time.Minute)
+		}
+		timer := time.NewTimer(pause + rand.N(pause/8+1))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-v.changed:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// refresh fetches the keys of all issuers side by side, and reports whether all could be had.
+func (v *Verifier) refresh(ctx context.Context) bool {
+	var failed atomic.Bool
+	var wg sync.WaitGroup
+	for _, s := range v.keySets() {
+		wg.Go(func() {
+			if err := s.refresh(ctx, v.cfg.Refresh/2); err != nil && ctx.Err() == nil {
+				failed.Store(true)
+				v.cfg.Logger.Warn("an issuer's keys cannot be fetched; those known stay", "issuer", s.issuer, "error", err)
+			}
+		})
+	}
+	wg.Wait()
+	return !failed.Load()
+}
+
+func (v *Verifier) keySets() []*keySet {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	all := make([]*keySet, 0, len(v.issuers))
+	for _, s := range v.issuers {
+		all = append(all, s)
+	}
+	return all
+}
