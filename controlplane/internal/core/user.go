@@ -260,15 +260,12 @@ func (s *State) Users(directory string, skip int) iter.Seq[*User] {
 	}
 }
 
-// UsersAfter yields a directory's users with numbers above no, ascending.
-func (s *State) UsersAfter(directory string, no uint32) iter.Seq[*User] {
+// AllUsersAfter yields users with numbers above no, ascending: of one directory, or of all for "".
+func (s *State) AllUsersAfter(directory string, no uint32) iter.Seq[*User] {
 	return func(yield func(*User) bool) {
-		if p := s.populations[directory]; p != nil {
-			p.users.Ascend(no+1, func(no uint32, _ struct{}) bool {
-				u, _ := s.users.Get(no)
-				return yield(u)
-			})
-		}
+		s.users.Ascend(no+1, func(_ uint32, u *User) bool {
+			return directory != "" && u.Directory != directory || yield(u)
+		})
 	}
 }
 

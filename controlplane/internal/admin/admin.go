@@ -1,0 +1,128 @@
+// Package admin is the Connect API that admins and the CLI call: directories, tokens, connectors, grants,
+// blocks, proxies and audit.
+//
+// Every call, unary or streaming, is authenticated and validated before it is looked at; a change answers
+// with the version at which it is durable. The package holds no rules: it turns requests into commands of
+// the core, and state into answers.
+package admin
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
+	"connectrpc.com/validate"
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/engine"
+)
+
+// Engine is what the API needs of the engine.
+type Engine interface {
+	Do(ctx context.Context, actor *eventv1.Actor, c core.Command) (engine.Outcome, error)
+	State() *core.State
+	Fence(ctx context.Context) (*core.State, error)
+}
+
+// Secrets is what the API needs of the vault.
+type Secrets interface {
+	// PutConnectorSecret keeps a header value for a connector and returns its name in the vault.
+	PutConnectorSecret(ctx context.Context, connector, value string) (secretID string, err error)
+	// DestroyConnectorSecret removes one for good.
+	DestroyConnectorSecret(ctx context.Context, secretID string) error
+	// ConnectorSecret returns a value that was put.
+	ConnectorSecret(ctx context.Context, secretID, connector string) (string, error)
+}
+
+// Fleet is what the API needs to know of the proxies.
+type Fleet interface {
+	// Proxies lists the proxies that have a token, and returns a channel that is closed when any of them changes.
+	Proxies(s *core.State) ([]*adminv1.Proxy, <-chan struct{})
+}
+
+// Discoverer asks an upstream for its tools.
+type Discoverer interface {
+	Discover(ctx context.Context, c *policyv1.Connector, headerValue string) ([]*policyv1.Tool, error)
+}
+
+// AuditStore is what the API needs of the audit store.
+type AuditStore interface {
+	// Search returns matching records, newest first, and the cursor with which to go on; empty: there are no more.
+	Search(ctx context.Context, filter *adminv1.AuditFilter, limit int, cursor string) ([]*adminv1.StoredRecord, string, error)
+	// Tail calls fn with matching records stored after a sequence, zero for from now on, until ctx ends or fn fails.
+	Tail(ctx context.Context, filter *adminv1.AuditFilter, after uint64, fn func(*adminv1.StoredRecord) error) error
+}
+
+// Config is what the API is made of. All but Now are required.
+type Config struct {
+	Engine     Engine
+	Secrets    Secrets
+	Fleet      Fleet
+	Discoverer Discoverer
+	Audit      AuditStore
+	Now        func() time.Time
+	Log        *slog.Logger
+}
+
+// maxRequest bounds a request: a policy of 1,000 grants is well below.
+const maxRequest = 8 << 20
+
+// api implements every admin service; each has a file.
+type api struct{ Config }
+
+// NewHandler returns the API with reflection and health, for a server that speaks HTTP/1.1 and HTTP/2.
+func NewHandler(c Config) http.Handler {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	a := &api{c}
+	options := connect.WithHandlerOptions(
+		connect.WithInterceptors(&authenticator{a}, &failures{a.Log}, validate.NewInterceptor()),
+		connect.WithReadMaxBytes(maxRequest),
+	)
+	mux := http.NewServeMux()
+	mux.Handle(adminv1connect.NewDirectoryServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewTokenServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewConnectorServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewPolicyServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewFleetAdminServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewAuditServiceHandler(a, options))
+
+	services := []string{
+		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
+		adminv1connect.PolicyServiceName, adminv1connect.FleetAdminServiceName, adminv1connect.AuditServiceName,
+	}
+	reflector := grpcreflect.NewStaticReflector(services...)
+	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options))
+	mux.Handle(grpchealth.NewHandler(grpchealth.NewStaticChecker(services...)))
+	return mux
+}
+
+// do runs a command under the caller's identity.
+func (a *api) do(ctx context.Context, c core.Command) (engine.Outcome, error) {
+	return a.Engine.Do(ctx, actor(ctx), c)
+}
+
+// coded translates what the core refuses; anything else is the failures interceptor's to hide.
+func coded(err error) error {
+	var refusal *core.Error
+	if !errors.As(err, &refusal) {
+		return err
+	}
+	codes := map[core.Code]connect.Code{
+		core.InvalidArgument: connect.CodeInvalidArgument, core.NotFound: connect.CodeNotFound,
+		core.AlreadyExists: connect.CodeAlreadyExists, core.Conflict: connect.CodeAborted,
+		core.FailedPrecondition: connect.CodeFailedPrecondition, core.TooLarge: connect.CodeResourceExhausted,
+	}
+	return connect.NewError(codes[refusal.Code], refusal)
+}

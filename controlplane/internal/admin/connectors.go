@@ -1,0 +1,161 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"connectrpc.com/connect"
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/controlplane/internal/core"
+)
+
+func (a *api) ListConnectors(_ context.Context, _ *connect.Request[adminv1.ListConnectorsRequest]) (*connect.Response[adminv1.ListConnectorsResponse], error) {
+	res := &adminv1.ListConnectorsResponse{}
+	for c := range a.Engine.State().Connectors() {
+		res.Connectors = append(res.Connectors, connectorStatus(c))
+	}
+	return connect.NewResponse(res), nil
+}
+
+func connectorStatus(c *core.Connector) *adminv1.ConnectorStatus {
+	return &adminv1.ConnectorStatus{
+		Connector: c.Settings, PinnedTools: uint32(len(c.Tools)), CatalogueDigest: c.Digest, SecretSet: c.SecretID != "",
+	}
+}
+
+func (a *api) connector(id string) (*core.Connector, error) {
+	if c := a.Engine.State().Connector(id); c != nil {
+		return c, nil
+	}
+	return nil, &core.Error{Code: core.NotFound, Message: fmt.Sprintf("there is no connector %q: see sallyport connectors list", id)}
+}
+
+func (a *api) GetConnector(_ context.Context, req *connect.Request[adminv1.GetConnectorRequest]) (*connect.Response[adminv1.GetConnectorResponse], error) {
+	c, err := a.connector(req.Msg.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&adminv1.GetConnectorResponse{Status: connectorStatus(c), Tools: c.Tools}), nil
+}
+
+func (a *api) RetireConnector(ctx context.Context, req *connect.Request[adminv1.RetireConnectorRequest]) (*connect.Response[adminv1.RetireConnectorResponse], error) {
+	c, err := a.connector(req.Msg.GetId())
+	if err != nil {
+		return nil, err
+	}
+	out, err := a.do(ctx, core.RetireConnector{ID: req.Msg.GetId()})
+	if err != nil {
+		return nil, err
+	}
+	a.forget(ctx, c.SecretID)
+	return connect.NewResponse(&adminv1.RetireConnectorResponse{Version: out.Seq}), nil
+}
+
+// SetConnectorSecret keeps the value first and says so in the log second: a crash between the two leaves
+// a secret that nothing names, never a name without a secret.
+func (a *api) SetConnectorSecret(ctx context.Context, req *connect.Request[adminv1.SetConnectorSecretRequest]) (*connect.Response[adminv1.SetConnectorSecretResponse], error) {
+	before, err := a.connector(req.Msg.GetConnectorId())
+	if err != nil {
+		return nil, err
+	}
+	secretID, err := a.Secrets.PutConnectorSecret(ctx, req.Msg.GetConnectorId(), req.Msg.GetValue())
+	if err != nil {
+		return nil, fmt.Errorf("keeping a connector's secret: %w", err)
+	}
+	out, err := a.do(ctx, core.SetConnectorSecret{Connector: req.Msg.GetConnectorId(), SecretID: secretID})
+	if err != nil {
+		a.forget(ctx, secretID)
+		return nil, err
+	}
+	a.forget(ctx, before.SecretID)
+	return connect.NewResponse(&adminv1.SetConnectorSecretResponse{Version: out.Seq}), nil
+}
+
+// forget destroys a secret that nothing names any more.
+func (a *api) forget(ctx context.Context, secretID string) {
+	if secretID == "" {
+		return
+	}
+	if err := a.Secrets.DestroyConnectorSecret(context.WithoutCancel(ctx), secretID); err != nil {
+		a.Log.ErrorContext(ctx, "a secret that is no longer used could not be destroyed", "secret_id", secretID, "error", err)
+	}
+}
+
+// discover asks the upstream for its tools now.
+func (a *api) discover(ctx context.Context, id string) (*core.Connector, []*policyv1.Tool, error) {
+	c, err := a.connector(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	var header string
+	if c.SecretID != "" {
+		if header, err = a.Secrets.ConnectorSecret(ctx, c.SecretID, id); err != nil {
+			return nil, nil, fmt.Errorf("reading the secret of %s: %w", id, err)
+		}
+	}
+	tools, err := a.Discoverer.Discover(ctx, c.Settings, header)
+	if err != nil {
+		a.Log.WarnContext(ctx, "an upstream could not be asked for its tools", "connector", id, "error", err)
+		return nil, nil, connect.NewError(connect.CodeUnavailable,
+			fmt.Errorf("connector %q did not list its tools: check its URL and its secret; the control plane's log says more", id))
+	}
+	return c, tools, nil
+}
+
+func (a *api) DiscoverCatalogue(ctx context.Context, req *connect.Request[adminv1.DiscoverCatalogueRequest]) (*connect.Response[adminv1.DiscoverCatalogueResponse], error) {
+	c, tools, err := a.discover(ctx, req.Msg.GetConnectorId())
+	if err != nil {
+		return nil, err
+	}
+	changes, unchanged := compare(c.Tools, tools)
+	return connect.NewResponse(&adminv1.DiscoverCatalogueResponse{Changes: changes, Unchanged: unchanged, Digest: core.DigestTools(tools)}), nil
+}
+
+// compare says how offered tools differ from pinned ones: removed and changed ones in the order in which
+// they are pinned, then new ones in the order in which they are offered.
+func compare(pinned, offered []*policyv1.Tool) (changes []*adminv1.ToolChange, unchanged uint32) {
+	byName := map[string]*policyv1.Tool{}
+	for _, t := range offered {
+		byName[t.GetName()] = t
+	}
+	known := map[string]bool{}
+	for _, t := range pinned {
+		known[t.GetName()] = true
+		change := &adminv1.ToolChange{Name: t.GetName(), Pinned: t.GetDefinition()}
+		switch now := byName[t.GetName()]; {
+		case now == nil:
+			change.Kind = adminv1.ToolChangeKind_TOOL_CHANGE_KIND_REMOVED
+		case bytes.Equal(now.GetDefinition(), t.GetDefinition()):
+			unchanged++
+			continue
+		default:
+			change.Kind, change.Offered = adminv1.ToolChangeKind_TOOL_CHANGE_KIND_CHANGED, now.GetDefinition()
+		}
+		changes = append(changes, change)
+	}
+	for _, t := range offered {
+		if !known[t.GetName()] {
+			changes = append(changes, &adminv1.ToolChange{Kind: adminv1.ToolChangeKind_TOOL_CHANGE_KIND_ADDED, Name: t.GetName(), Offered: t.GetDefinition()})
+		}
+	}
+	return changes, unchanged
+}
+
+// ApproveCatalogue pins what the upstream offers now, if it is what the admin saw.
+func (a *api) ApproveCatalogue(ctx context.Context, req *connect.Request[adminv1.ApproveCatalogueRequest]) (*connect.Response[adminv1.ApproveCatalogueResponse], error) {
+	_, tools, err := a.discover(ctx, req.Msg.GetConnectorId())
+	if err != nil {
+		return nil, err
+	}
+	if core.DigestTools(tools) != req.Msg.GetDigest() {
+		return nil, connect.NewError(connect.CodeAborted, fmt.Errorf("the upstream offers other tools than those that were approved: look again with sallyport connectors discover %s", req.Msg.GetConnectorId()))
+	}
+	out, err := a.do(ctx, core.NewPinCatalogue(req.Msg.GetConnectorId(), tools))
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&adminv1.ApproveCatalogueResponse{Version: out.Seq, PinnedTools: uint32(len(tools))}), nil
+}

@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	yaml "go.yaml.in/yaml/v4"
+	"google.golang.org/protobuf/types/known/durationpb"
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+)
+
+// maxPolicyFile bounds a file of resources.
+const maxPolicyFile = 4 << 20
+
+// resource is one YAML document: a connector or a grant.
+type resource struct {
+	Kind string `yaml:"kind"`
+
+	// Connector.
+	ID      string   `yaml:"id"`
+	Title   string   `yaml:"title"`
+	URL     string   `yaml:"url"`
+	Regions []string `yaml:"regions"`
+	Auth    struct {
+		Type   string `yaml:"type"`
+		Header string `yaml:"header"`
+	} `yaml:"auth"`
+	Timeout string `yaml:"timeout"`
+
+	// Grant.
+	Group     string `yaml:"group"`
+	Connector string `yaml:"connector"`
+	Rules     []rule `yaml:"rules"`
+}
+
+type rule struct {
+	Allow []string `yaml:"allow"`
+	Deny  []string `yaml:"deny"`
+	When  string   `yaml:"when"`
+}
+
+func applyCommand(o *options) *cobra.Command {
+	var files []string
+	var dryRun bool
+	c := &cobra.Command{
+		Use: "apply -f FILE|DIR", Short: "Create or replace connectors and grants from YAML files, all or none",
+		Example: "  sallyport apply -f policy/\n  sallyport apply -f grants.yaml --dry-run",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(files) == 0 {
+				return usage("say what to apply with -f FILE or -f DIR")
+			}
+			req := &adminv1.ApplyRequest{DryRun: dryRun}
+			for _, path := range files {
+				if err := readResources(path, cmd.InOrStdin(), req); err != nil {
+					return err
+				}
+			}
+			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.Apply, req, func(r *adminv1.ApplyResponse) table {
+				t := table{head: []string{"KIND", "NAME", "ACTION"}}
+				for _, change := range r.GetChanges() {
+					t.rows = append(t.rows, []string{change.GetKind(), change.GetName(), lower(change.GetAction(), "APPLIED_ACTION_")})
+				}
+				return t
+			})
+		},
+	}
+	c.Flags().StringSliceVarP(&files, "filename", "f", nil, "a YAML file, a folder of them, or - for standard input")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, but change nothing")
+	return c
+}
+
+// readResources adds the documents of a file, or of each YAML file of a folder in the order of their names.
+func readResources(path string, stdin io.Reader, req *adminv1.ApplyRequest) error {
+	if path == "-" {
+		return readDocuments("standard input", stdin, req)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return usage("%w", err)
+	}
+	paths := []string{path}
+	if info.IsDir() {
+		paths = nil
+		err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+			if ext := filepath.Ext(p); err == nil && !d.IsDir() && (ext == ".yaml" || ext == ".yml") {
+				paths = append(paths, p)
+			}
+			return err
+		})
+		if err != nil {
+			return usage("%w", err)
+		}
+		if len(paths) == 0 {
+			return usage("%s holds no .yaml file", path)
+		}
+		slices.Sort(paths)
+	}
+	for _, p := range paths {
+		data, err := os.ReadFile(p)
+		if err != nil {
+			return usage("%w", err)
+		}
+		if err := readDocuments(p, bytes.NewReader(data), req); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readDocuments(name string, r io.Reader, req *adminv1.ApplyRequest) error {
+	decoder := yaml.NewDecoder(io.LimitReader(r, maxPolicyFile))
+	decoder.KnownFields(true)
+	for i := 1; ; i++ {
+		var doc *resource
+		err := decoder.Decode(&doc)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil && doc != nil {
+			err = doc.addTo(req)
+		}
+		if err != nil {
+			return usage("%s, document %d: %s", name, i, strings.TrimPrefix(err.Error(), "yaml: "))
+		}
+	}
+}
+
+func (d *resource) addTo(req *adminv1.ApplyRequest) error {
+	switch d.Kind {
+	case "Connector":
+		if d.Group != "" || d.Connector != "" || d.Rules != nil {
+			return errors.New("a Connector has no group, connector or rules")
+		}
+		auth, err := authOf(d.Auth.Type, d.Auth.Header)
+		if err != nil {
+			return err
+		}
+		c := &policyv1.Connector{Id: d.ID, Title: d.Title, Url: d.URL, Regions: d.Regions, Auth: auth}
+		if d.Timeout != "" {
+			timeout, err := time.ParseDuration(d.Timeout)
+			if err != nil {
+				return fmt.Errorf("timeout: %w", err)
+			}
+			c.Timeout = durationpb.New(timeout)
+		}
+		req.Connectors = append(req.Connectors, c)
+	case "Grant":
+		if d.ID != "" || d.URL != "" || d.Title != "" || d.Regions != nil || d.Timeout != "" {
+			return errors.New("a Grant has group, connector and rules only")
+		}
+		g := &adminv1.Grant{Group: d.Group, Connector: d.Connector}
+		for _, r := range d.Rules {
+			g.Rules = append(g.Rules, &policyv1.Rule{Allow: r.Allow, Deny: r.Deny, When: r.When})
+		}
+		req.Grants = append(req.Grants, g)
+	default:
+		return fmt.Errorf("kind is Connector or Grant, not %q", d.Kind)
+	}
+	return nil
+}

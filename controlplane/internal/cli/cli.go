@@ -1,0 +1,178 @@
+// Package cli is the admin command line: each command is a call of the admin API, its output a table for
+// people and JSON or YAML for scripts.
+//
+// Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the control plane cannot be reached,
+// 4 the token is missing or not valid. The package holds no rules and keeps no state.
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+)
+
+// Exit codes for scripts.
+const (
+	ExitFailed          = 1
+	ExitUsage           = 2
+	ExitUnreachable     = 3
+	ExitUnauthenticated = 4
+)
+
+// options are the flags that all commands share.
+type options struct {
+	server    string
+	tokenFile string
+	output    string
+	out       io.Writer
+}
+
+// Commands returns every admin command, to be added to a root command.
+func Commands(root *cobra.Command) {
+	o := &options{out: os.Stdout}
+	flags := root.PersistentFlags()
+	flags.StringVar(&o.server, "server", envOr("SALLYPORT_SERVER", "http://127.0.0.1:7401"), "URL of the admin API (env SALLYPORT_SERVER)")
+	flags.StringVar(&o.tokenFile, "token-file", "", "file with an admin token (default: env SALLYPORT_TOKEN)")
+	flags.StringVarP(&o.output, "output", "o", "table", "output: table, json or yaml")
+	root.AddCommand(
+		directoriesCommand(o), usersCommand(o), groupsCommand(o), tokensCommand(o), connectorsCommand(o), catalogueCommand(o),
+		secretsCommand(o), applyCommand(o), grantsCommand(o), blocksCommand(o), explainCommand(o), proxiesCommand(o),
+		receiptCommand(o), auditCommand(o),
+	)
+}
+
+func envOr(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// usageError is wrong usage: exit code 2.
+type usageError struct{ error }
+
+func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// ExitCode is the code with which to exit after an error.
+func ExitCode(err error) int {
+	var wrong usageError
+	var netErr *net.OpError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &wrong), strings.HasPrefix(err.Error(), "unknown command"), strings.HasPrefix(err.Error(), "unknown flag"),
+		strings.HasPrefix(err.Error(), "accepts "), strings.HasPrefix(err.Error(), "required flag"):
+		return ExitUsage
+	case connect.CodeOf(err) == connect.CodeUnauthenticated:
+		return ExitUnauthenticated
+	case errors.As(err, &netErr):
+		return ExitUnreachable
+	}
+	return ExitFailed
+}
+
+// Explain is an error as people should read it.
+func Explain(err error) string {
+	var wire *connect.Error
+	var netErr *net.OpError
+	switch {
+	case errors.As(err, &netErr):
+		return fmt.Sprintf("the control plane cannot be reached: %v\nIs it running? Name it with --server or SALLYPORT_SERVER.", netErr)
+	case errors.As(err, &wire):
+		return wire.Message()
+	}
+	return err.Error()
+}
+
+// connection is how to reach the admin API.
+type connection struct {
+	client *http.Client
+	server string
+	with   connect.ClientOption
+}
+
+func (o *options) dial() (*connection, error) {
+	token := os.Getenv("SALLYPORT_TOKEN")
+	if o.tokenFile != "" {
+		data, err := os.ReadFile(o.tokenFile)
+		if err != nil {
+			return nil, usage("reading the admin token: %w", err)
+		}
+		token = strings.TrimSpace(string(data))
+	}
+	if !strings.HasPrefix(o.server, "http://") && !strings.HasPrefix(o.server, "https://") {
+		return nil, usage("--server must be a URL, such as http://127.0.0.1:7401, not %q", o.server)
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, Proxy: http.ProxyFromEnvironment}
+	return &connection{
+		client: &http.Client{Transport: transport}, server: strings.TrimSuffix(o.server, "/"), with: connect.WithInterceptors(bearerToken(token)),
+	}, nil
+}
+
+// bearerToken puts the admin token on every call, unary and streaming.
+type bearerToken string
+
+func (t bearerToken) set(h http.Header) {
+	if t != "" {
+		h.Set("Authorization", "Bearer "+string(t))
+	}
+}
+
+// WrapUnary sets the token on unary calls.
+func (t bearerToken) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		t.set(req.Header())
+		return next(ctx, req)
+	}
+}
+
+// WrapStreamingClient sets the token on streams.
+func (t bearerToken) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
+		conn := next(ctx, spec)
+		t.set(conn.RequestHeader())
+		return conn
+	}
+}
+
+// WrapStreamingHandler leaves servers alone.
+func (t bearerToken) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
+}
+
+// newClient is a generated constructor of a service's client.
+type newClient[C any] func(connect.HTTPClient, string, ...connect.ClientOption) C
+
+// method is a method of a service's client.
+type method[C, Req, Res any] func(C, context.Context, *connect.Request[Req]) (*connect.Response[Res], error)
+
+// ask makes one unary call.
+func ask[C, Req, Res any](ctx context.Context, o *options, client newClient[C], m method[C, Req, Res], req *Req) (*Res, error) {
+	c, err := o.dial()
+	if err != nil {
+		return nil, err
+	}
+	res, err := m(client(c.client, c.server, c.with), ctx, connect.NewRequest(req))
+	if err != nil {
+		return nil, err
+	}
+	return res.Msg, nil
+}
+
+// call makes one unary call and prints its answer.
+func call[C, Req, Res any](ctx context.Context, o *options, client newClient[C], m method[C, Req, Res], req *Req, show func(*Res) table) error {
+	res, err := ask(ctx, o, client, m, req)
+	if err != nil {
+		return err
+	}
+	return o.print(res, func() table { return show(res) })
+}

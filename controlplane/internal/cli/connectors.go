@@ -1,0 +1,177 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+)
+
+func connectorsCommand(o *options) *cobra.Command {
+	list := &cobra.Command{
+		Use: "list", Short: "List connectors", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.ListConnectors,
+				&adminv1.ListConnectorsRequest{}, func(r *adminv1.ListConnectorsResponse) table { return connectorsTable(r.GetConnectors()) })
+		},
+	}
+	get := &cobra.Command{
+		Use: "get ID", Short: "Show a connector with its pinned tools", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.GetConnector,
+				&adminv1.GetConnectorRequest{Id: args[0]}, func(r *adminv1.GetConnectorResponse) table {
+					t := table{head: []string{"TOOL", "DEFINITION"}}
+					for _, tool := range r.GetTools() {
+						t.rows = append(t.rows, []string{tool.GetName(), cut(string(tool.GetDefinition()), 100)})
+					}
+					return t
+				})
+		},
+	}
+	discover := &cobra.Command{
+		Use: "discover ID", Short: "Ask an upstream for its tools and compare them with what is pinned; changes nothing", Args: cobra.ExactArgs(1),
+		Example: "  sallyport connectors discover github && sallyport catalogue approve github",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.DiscoverCatalogue,
+				&adminv1.DiscoverCatalogueRequest{ConnectorId: args[0]}, func(r *adminv1.DiscoverCatalogueResponse) table { return changesTable(args[0], r) })
+		},
+	}
+	retire := &cobra.Command{
+		Use: "retire ID", Short: "Take a connector, with its grants and its secret, from every agent", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.RetireConnector,
+				&adminv1.RetireConnectorRequest{Id: args[0]}, func(r *adminv1.RetireConnectorResponse) table {
+					return line("connector %s is retired at version %d", args[0], r.GetVersion())
+				})
+		},
+	}
+	return parent("connectors", "Upstream MCP servers", list, get, discover, retire)
+}
+
+func connectorsTable(all []*adminv1.ConnectorStatus) table {
+	t := table{head: []string{"CONNECTOR", "URL", "REGIONS", "TOOLS", "SECRET"}}
+	for _, c := range all {
+		secret := "not needed"
+		if c.GetConnector().GetAuth().GetHeader() != nil {
+			secret = "missing"
+			if c.GetSecretSet() {
+				secret = "set"
+			}
+		}
+		regions := strings.Join(c.GetConnector().GetRegions(), ",")
+		if regions == "" {
+			regions = "all"
+		}
+		t.rows = append(t.rows, []string{c.GetConnector().GetId(), c.GetConnector().GetUrl(), regions, fmt.Sprint(c.GetPinnedTools()), secret})
+	}
+	return t
+}
+
+func changesTable(id string, r *adminv1.DiscoverCatalogueResponse) table {
+	if len(r.GetChanges()) == 0 {
+		return line("%s offers the %d tools that are pinned", id, r.GetUnchanged())
+	}
+	t := table{head: []string{"CHANGE", "TOOL", "DEFINITION NOW"}}
+	for _, c := range r.GetChanges() {
+		t.rows = append(t.rows, []string{lower(c.GetKind(), "TOOL_CHANGE_KIND_"), c.GetName(), dash(cut(string(c.GetOffered()), 100))})
+	}
+	return t
+}
+
+func catalogueCommand(o *options) *cobra.Command {
+	var digest string
+	approve := &cobra.Command{
+		Use: "approve ID", Short: "Pin the tools that an upstream offers now: agents see these and no others",
+		Long: "Pin the tools that an upstream offers now. With --digest, only if they are those that you saw:\n`connectors discover` prints the digest with -o json. Without it, what is offered at this moment is shown and pinned.",
+		Args: cobra.ExactArgs(1), Example: "  sallyport catalogue approve github",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if digest == "" {
+				seen, err := ask(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.DiscoverCatalogue,
+					&adminv1.DiscoverCatalogueRequest{ConnectorId: args[0]})
+				if err != nil {
+					return err
+				}
+				digest = seen.GetDigest()
+				if o.output == "table" {
+					if err := changesTable(args[0], seen).write(o.out); err != nil {
+						return err
+					}
+				}
+			}
+			return call(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.ApproveCatalogue,
+				&adminv1.ApproveCatalogueRequest{ConnectorId: args[0], Digest: digest}, func(r *adminv1.ApproveCatalogueResponse) table {
+					return line("%d tools of %s are pinned at version %d", r.GetPinnedTools(), args[0], r.GetVersion())
+				})
+		},
+	}
+	approve.Flags().StringVar(&digest, "digest", "", "pin only if the tools have this digest")
+	return parent("catalogue", "Pinned tool definitions", approve)
+}
+
+func secretsCommand(o *options) *cobra.Command {
+	var connector, header, file string
+	set := &cobra.Command{
+		Use: "set", Short: "Set the value of a connector's authentication header; read from a file or standard input",
+		Example: "  printf 'Bearer %s' \"$TOKEN\" | sallyport secrets set --connector salesforce",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var data []byte
+			var err error
+			if file == "" || file == "-" {
+				data, err = io.ReadAll(io.LimitReader(cmd.InOrStdin(), 64<<10))
+			} else {
+				data, err = os.ReadFile(file)
+			}
+			if err != nil {
+				return usage("reading the secret: %w", err)
+			}
+			if header != "" {
+				if err := o.wantHeader(cmd, connector, header); err != nil {
+					return err
+				}
+			}
+			return call(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.SetConnectorSecret,
+				&adminv1.SetConnectorSecretRequest{ConnectorId: connector, Value: strings.TrimRight(string(data), "\r\n")},
+				func(r *adminv1.SetConnectorSecretResponse) table {
+					return line("the secret of %s is set at version %d", connector, r.GetVersion())
+				})
+		},
+	}
+	set.Flags().StringVar(&connector, "connector", "", "the connector")
+	set.Flags().StringVar(&header, "header", "", "refuse unless the connector sends the secret in this header")
+	set.Flags().StringVar(&file, "value-file", "", "file with the header's value (default: standard input)")
+	_ = set.MarkFlagRequired("connector")
+	return parent("secrets", "Upstream secrets, kept in the vault and never shown", set)
+}
+
+// wantHeader refuses to store a secret for another header than the admin thinks of.
+func (o *options) wantHeader(cmd *cobra.Command, connector, header string) error {
+	got, err := ask(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.GetConnector, &adminv1.GetConnectorRequest{Id: connector})
+	if err != nil {
+		return err
+	}
+	have := got.GetStatus().GetConnector().GetAuth().GetHeader().GetName()
+	if !strings.EqualFold(have, header) {
+		return usage("connector %s sends its secret in %q, not in %q: change auth.header in its YAML", connector, have, header)
+	}
+	return nil
+}
+
+// authOf reads the auth of a connector's YAML.
+func authOf(kind, header string) (*policyv1.UpstreamAuth, error) {
+	switch kind {
+	case "", "none":
+		return nil, nil
+	case "header":
+		if header == "" {
+			header = "Authorization"
+		}
+		return &policyv1.UpstreamAuth{Kind: &policyv1.UpstreamAuth_Header{Header: &policyv1.UpstreamAuth_StaticHeader{Name: header}}}, nil
+	}
+	return nil, usage("auth.type is none or header, not %q", kind)
+}

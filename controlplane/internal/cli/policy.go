@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+)
+
+func grantsCommand(o *options) *cobra.Command {
+	list := &cobra.Command{
+		Use: "list", Short: "List grants", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.ListGrants,
+				&adminv1.ListGrantsRequest{}, func(r *adminv1.ListGrantsResponse) table {
+					t := table{head: []string{"GROUP", "CONNECTOR", "RULE", "EFFECT", "TOOLS", "WHEN"}}
+					for _, g := range r.GetGrants() {
+						group := g.GetGroup()
+						if g.GetDangling() {
+							group += " (gone: gives nothing)"
+						}
+						for i, rule := range g.GetRules() {
+							effect, tools := "allow", rule.GetAllow()
+							if len(rule.GetDeny()) > 0 {
+								effect, tools = "deny", rule.GetDeny()
+							}
+							t.rows = append(t.rows, []string{group, g.GetConnector(), fmt.Sprint(i + 1), effect, cut(strings.Join(tools, ", "), 60), dash(cut(rule.GetWhen(), 60))})
+						}
+					}
+					return t
+				})
+		},
+	}
+	remove := &cobra.Command{
+		Use: "remove GROUP CONNECTOR", Short: "Take a group's rules on a connector away", Args: cobra.ExactArgs(2),
+		Example: "  sallyport grants remove 'okta/Junior Engineers' github",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.RemoveGrant,
+				&adminv1.RemoveGrantRequest{Group: args[0], Connector: args[1]}, func(r *adminv1.RemoveGrantResponse) table {
+					return line("the grant is removed at version %d", r.GetVersion())
+				})
+		},
+	}
+	return parent("grants", "What groups may do on connectors", list, remove)
+}
+
+func blocksCommand(o *options) *cobra.Command {
+	var person, client, connector, tool, region, reason string
+	var lasts time.Duration
+	place := &cobra.Command{
+		Use: "place", Short: "Deny a person, client, connector, tool or region at once, before all grants", Args: cobra.NoArgs,
+		Example: "  sallyport blocks place --person ann@example.com --reason 'laptop stolen' --for 24h\n" +
+			"  sallyport blocks place --connector github --tool delete_branch --reason 'incident 7'",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b := &policyv1.Block{Reason: reason}
+			set := 0
+			for _, given := range []string{person, client, connector, region} {
+				if given != "" {
+					set++
+				}
+			}
+			if set != 1 || tool != "" && connector == "" {
+				return usage("give one of --person, --client, --connector (with --tool for one of its tools) and --region")
+			}
+			switch {
+			case person != "":
+				b.Target = &policyv1.Block_PersonId{PersonId: person}
+			case client != "":
+				b.Target = &policyv1.Block_ClientId{ClientId: client}
+			case tool != "":
+				b.Target = &policyv1.Block_Tool{Tool: &policyv1.ConnectorTool{Connector: connector, Tool: tool}}
+			case connector != "":
+				b.Target = &policyv1.Block_Connector{Connector: connector}
+			case region != "":
+				b.Target = &policyv1.Block_Region{Region: region}
+			}
+			if lasts != 0 {
+				b.Until = timestamppb.New(time.Now().Add(lasts))
+			}
+			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.PlaceBlock,
+				&adminv1.PlaceBlockRequest{Block: b}, func(r *adminv1.PlaceBlockResponse) table {
+					return line("block %s stands at version %d; where it is enforced: sallyport receipt --version %d --wait", r.GetId(), r.GetVersion(), r.GetVersion())
+				})
+		},
+	}
+	f := place.Flags()
+	f.StringVar(&person, "person", "", "a user, by id or name")
+	f.StringVar(&client, "client", "", "an OAuth client's id")
+	f.StringVar(&connector, "connector", "", "a connector")
+	f.StringVar(&tool, "tool", "", "one tool of --connector")
+	f.StringVar(&region, "region", "", "a region")
+	f.StringVar(&reason, "reason", "", "why")
+	f.DurationVar(&lasts, "for", 0, "how long (default: until it is lifted)")
+	_ = place.MarkFlagRequired("reason")
+	lift := &cobra.Command{
+		Use: "lift ID", Short: "End a block", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.LiftBlock,
+				&adminv1.LiftBlockRequest{Id: args[0]}, func(r *adminv1.LiftBlockResponse) table {
+					return line("block %s is lifted at version %d", args[0], r.GetVersion())
+				})
+		},
+	}
+	list := &cobra.Command{
+		Use: "list", Short: "List blocks", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.ListBlocks,
+				&adminv1.ListBlocksRequest{}, func(r *adminv1.ListBlocksResponse) table {
+					t := table{head: []string{"TARGET", "REASON", "UNTIL", "ID"}}
+					for _, b := range r.GetBlocks() {
+						t.rows = append(t.rows, []string{blockTarget(b), b.GetReason(), when(b.GetUntil()), b.GetId()})
+					}
+					return t
+				})
+		},
+	}
+	return parent("blocks", "Denials that come before all grants", place, lift, list)
+}
+
+func blockTarget(b *policyv1.Block) string {
+	switch t := b.GetTarget().(type) {
+	case *policyv1.Block_PersonId:
+		return "person " + t.PersonId
+	case *policyv1.Block_ClientId:
+		return "client " + t.ClientId
+	case *policyv1.Block_Connector:
+		return "connector " + t.Connector
+	case *policyv1.Block_Tool:
+		return "tool " + t.Tool.GetConnector() + " " + t.Tool.GetTool()
+	case *policyv1.Block_Region:
+		return "region " + t.Region
+	}
+	return "-"
+}
+
+func explainCommand(o *options) *cobra.Command {
+	var arguments, region string
+	c := &cobra.Command{
+		Use: "explain PERSON CONNECTOR TOOL", Short: "Say why a person may call a tool with these arguments, or why not, by the code that proxies run",
+		Example: "  sallyport explain ann@example.com github push_files --args '{\"branch\":\"main\"}'",
+		Args:    cobra.ExactArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.Explain,
+				&adminv1.ExplainRequest{Person: args[0], Connector: args[1], Tool: args[2], Arguments: []byte(arguments), Region: region}, explanation)
+		},
+	}
+	c.Flags().StringVar(&arguments, "args", "{}", "the tool's arguments, a JSON object")
+	c.Flags().StringVar(&region, "region", "", "the region whose proxies are asked (default: any)")
+	return c
+}
+
+func explanation(r *adminv1.ExplainResponse) table {
+	var b strings.Builder
+	verdict := "DENIED"
+	if r.GetDecision().GetVerdict() == auditv1.Verdict_VERDICT_ALLOWED {
+		verdict = "ALLOWED"
+	}
+	fmt.Fprintf(&b, "%s at version %d: %s\n", verdict, r.GetVersion(), printable(r.GetDecision().GetText()))
+	var groups []string
+	for _, g := range r.GetGroups() {
+		groups = append(groups, printable(g.GetName()))
+	}
+	fmt.Fprintf(&b, "groups: %s\n", dash(strings.Join(groups, ", ")))
+	for _, rule := range r.GetRules() {
+		fmt.Fprintf(&b, "  %s rule %d, %s %s", printable(rule.GetGroup()), rule.GetRule(), rule.GetEffect(), printable(strings.Join(rule.GetTools(), ", ")))
+		if rule.GetWhen() != "" {
+			fmt.Fprintf(&b, " when %s", printable(rule.GetWhen()))
+		}
+		fmt.Fprintf(&b, ": %s", lower(rule.GetResult(), "RULE_RESULT_"))
+		if rule.GetText() != "" {
+			fmt.Fprintf(&b, " (%s)", printable(rule.GetText()))
+		}
+		b.WriteByte('\n')
+	}
+	return table{text: strings.TrimRight(b.String(), "\n")}
+}

@@ -1,0 +1,67 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
+)
+
+func tokensCommand(o *options) *cobra.Command {
+	create := parent("create", "Make a bearer token; it is shown once",
+		tokenCreateCommand(o, "scim", adminv1.TokenKind_TOKEN_KIND_SCIM, "for a directory's provisioning", "  sallyport tokens create scim --directory okta"),
+		tokenCreateCommand(o, "admin", adminv1.TokenKind_TOKEN_KIND_ADMIN, "for an admin or a script", "  sallyport tokens create admin --name ci --ttl 720h"),
+		tokenCreateCommand(o, "proxy", adminv1.TokenKind_TOKEN_KIND_PROXY, "for a proxy", "  sallyport tokens create proxy --name us-east-1 --region us-east"),
+	)
+	list := &cobra.Command{
+		Use: "list", Short: "List tokens without their secrets", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewTokenServiceClient, adminv1connect.TokenServiceClient.ListTokens, &adminv1.ListTokensRequest{}, func(r *adminv1.ListTokensResponse) table {
+				t := table{head: []string{"KIND", "NAME", "DIRECTORY", "REGION", "CREATED", "EXPIRES", "ID"}}
+				for _, k := range r.GetTokens() {
+					t.rows = append(t.rows, []string{lower(k.GetKind(), "TOKEN_KIND_"), dash(k.GetName()), dash(k.GetDirectoryId()), dash(k.GetRegion()), when(k.GetCreatedAt()), when(k.GetExpiresAt()), k.GetId()})
+				}
+				return t
+			})
+		},
+	}
+	revoke := &cobra.Command{
+		Use: "revoke ID", Short: "Make a token invalid at once", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewTokenServiceClient, adminv1connect.TokenServiceClient.RevokeToken, &adminv1.RevokeTokenRequest{Id: args[0]}, func(r *adminv1.RevokeTokenResponse) table {
+				return line("token %s is revoked at version %d", args[0], r.GetVersion())
+			})
+		},
+	}
+	return parent("tokens", "Bearer tokens of SCIM, admins and proxies", create, list, revoke)
+}
+
+func tokenCreateCommand(o *options, use string, kind adminv1.TokenKind, what, example string) *cobra.Command {
+	req := &adminv1.CreateTokenRequest{Kind: kind}
+	var ttl time.Duration
+	c := &cobra.Command{
+		Use: use, Short: "Make a token " + what, Example: example, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if ttl != 0 {
+				req.Ttl = durationpb.New(ttl)
+			}
+			return call(cmd.Context(), o, adminv1connect.NewTokenServiceClient, adminv1connect.TokenServiceClient.CreateToken, req, func(r *adminv1.CreateTokenResponse) table {
+				return line("%s\nKeep it now: it is not shown again. Its id, for tokens revoke: %s", r.GetToken(), r.GetId())
+			})
+		},
+	}
+	c.Flags().DurationVar(&ttl, "ttl", 0, "how long it is valid (default: until it is revoked)")
+	c.Flags().StringVar(&req.Name, "name", "", "what to call it")
+	switch kind {
+	case adminv1.TokenKind_TOKEN_KIND_SCIM:
+		c.Flags().StringVar(&req.DirectoryId, "directory", "", "the directory that it may touch")
+		_ = c.MarkFlagRequired("directory")
+	case adminv1.TokenKind_TOKEN_KIND_PROXY:
+		c.Flags().StringVar(&req.Region, "region", "", "the proxy's region")
+		_ = c.MarkFlagRequired("region")
+		_ = c.MarkFlagRequired("name")
+	}
+	return c
+}

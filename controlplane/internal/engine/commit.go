@@ -1,0 +1,311 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+
+	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/journal"
+)
+
+// commitLoop is the one goroutine that moves the state: by rounds of its own and by what others wrote.
+func (e *Engine) commitLoop(ctx context.Context, followed <-chan []journal.Record) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case records := <-followed:
+			if err := e.fold(ctx, records); err != nil {
+				e.halt(err)
+			}
+		case <-e.queue.wake:
+			waiting := e.queue.take()
+			if len(waiting) == 0 {
+				continue
+			}
+			if err := e.Healthy(); err != nil {
+				e.refuseAll(waiting, err)
+				continue
+			}
+			rest := e.commit(ctx, waiting, followed)
+			e.queue.putBack(rest)
+		}
+	}
+}
+
+// round is what is decided for one batch, not yet committed.
+type round struct {
+	prev, next *core.State
+	records    []core.Record
+	answers    []answer
+}
+
+type answer struct {
+	to      *pending
+	outcome Outcome
+	err     error
+}
+
+// commit decides what waits against an overlay and writes it as one round; when another writer was first
+// it throws the overlay away, catches up and decides all again. It returns what did not fit.
+func (e *Engine) commit(ctx context.Context, waiting []*pending, followed <-chan []journal.Record) (rest []*pending) {
+	for {
+		r, rest := e.decide(waiting)
+		err := e.write(ctx, r)
+		switch {
+		case err == nil:
+			e.settle(r)
+			return rest
+		case errors.Is(err, journal.ErrConflict):
+			if err := e.overtaken(ctx, r.prev.Seq(), followed); err != nil {
+				e.refuseAll(waiting, err)
+				return nil
+			}
+		case errors.Is(err, journal.ErrFateUnknown):
+			e.refuseAll(waiting, fmt.Errorf("%w: %w", ErrClosed, err))
+			return nil
+		default:
+			for _, a := range r.answers {
+				e.refuseAll([]*pending{a.to}, err)
+			}
+			return rest
+		}
+	}
+}
+
+// decide takes commands in order as long as their events fit one batch, each decided on what those before
+// it became.
+func (e *Engine) decide(waiting []*pending) (*round, []*pending) {
+	prev := e.State()
+	r := &round{prev: prev, next: prev.Fork()}
+	env := core.Env{Now: e.Now(), NewID: e.NewID}
+	for i, p := range waiting {
+		if p.command == nil {
+			r.answers = append(r.answers, answer{to: p})
+			continue
+		}
+		if known, ok := e.recent.get(p.id); ok { // it was sent again, and done the first time
+			r.answers = append(r.answers, answer{to: p, outcome: known})
+			continue
+		}
+		events, err := core.Decide(r.next, p.command, env)
+		if err == nil && len(r.records)+len(events) > journal.MaxBatch {
+			return e.barrier(r, env), waiting[i:]
+		}
+		a := answer{to: p, err: err, outcome: Outcome{Events: events}}
+		for _, ev := range events {
+			ev.Actor, ev.CommandId = p.actor, p.id
+			rec := core.Record{Seq: r.next.Seq() + 1, Event: ev}
+			if applyErr := r.next.Apply(rec); applyErr != nil {
+				// The core decided what it cannot fold: nothing after it can be trusted.
+				e.halt(applyErr)
+				a.err = applyErr
+				break
+			}
+			r.records = append(r.records, rec)
+		}
+		a.outcome.Seq = r.next.Seq()
+		r.answers = append(r.answers, a)
+		if e.Healthy() != nil {
+			return &round{prev: prev, next: prev, answers: r.answers}, waiting[i+1:]
+		}
+	}
+	return e.barrier(r, env), nil
+}
+
+// barrier gives a round without events one that proves where the log ends, where another could have
+// written: what was decided to nothing, or refused, is true only there.
+func (e *Engine) barrier(r *round, env core.Env) *round {
+	if len(r.records) > 0 || e.Peers == nil {
+		return r
+	}
+	rec := core.Record{Seq: r.next.Seq() + 1, Event: core.Barrier(env)}
+	if err := r.next.Apply(rec); err != nil {
+		e.halt(err)
+		return r
+	}
+	r.records = append(r.records, rec)
+	return r
+}
+
+// write makes a round durable, or says why it is not.
+func (e *Engine) write(ctx context.Context, r *round) error {
+	if err := e.Healthy(); err != nil {
+		return err
+	}
+	if len(r.records) == 0 {
+		return nil
+	}
+	if err := e.ensureKeys(ctx, r.records); err != nil {
+		return err
+	}
+	batch := make([]journal.Message, len(r.records))
+	for i, rec := range r.records {
+		data, err := e.encode(ctx, rec.Event)
+		if err != nil {
+			return err
+		}
+		batch[i] = journal.Message{Subject: core.Subject(rec.Event), Data: data}
+	}
+	_, err := e.Journal.Append(ctx, r.prev.Seq(), batch)
+	return err
+}
+
+// ensureKeys makes the keys of a round's new people as one write, before the round.
+func (e *Engine) ensureKeys(ctx context.Context, records []core.Record) error {
+	var people []uuid.UUID
+	for _, rec := range records {
+		if rec.Event.GetUserCreated() == nil {
+			continue
+		}
+		id, err := uuid.Parse(rec.Event.GetPersonId())
+		if err != nil {
+			return fmt.Errorf("reading a person's id: %w", err)
+		}
+		people = append(people, id)
+	}
+	if len(people) == 0 {
+		return nil
+	}
+	if err := e.Seals.EnsureKeys(ctx, people); err != nil {
+		return fmt.Errorf("making people's keys: %w", err)
+	}
+	return nil
+}
+
+// encode is an event as it lies on the log: personal attributes only sealed.
+func (e *Engine) encode(ctx context.Context, ev *eventv1.Event) ([]byte, error) {
+	published := stripped(ev)
+	if ev.GetPersonal() != nil {
+		person, err := uuid.Parse(ev.GetPersonId())
+		if err != nil {
+			return nil, fmt.Errorf("reading a person's id: %w", err)
+		}
+		plain, err := proto.Marshal(ev.GetPersonal())
+		if err != nil {
+			return nil, fmt.Errorf("encoding personal attributes: %w", err)
+		}
+		if published.Sealed, err = e.Seals.Seal(ctx, person, plain); err != nil {
+			return nil, fmt.Errorf("sealing personal attributes: %w", err)
+		}
+	}
+	data, err := proto.Marshal(published)
+	if err != nil {
+		return nil, fmt.Errorf("encoding an event: %w", err)
+	}
+	return data, nil
+}
+
+// stripped is an event without what must not leave the process.
+func stripped(ev *eventv1.Event) *eventv1.Event {
+	return &eventv1.Event{
+		Id: ev.GetId(), At: ev.GetAt(), Actor: ev.GetActor(), CommandId: ev.GetCommandId(), PersonId: ev.GetPersonId(),
+		Sealed: ev.GetSealed(), Body: ev.GetBody(),
+	}
+}
+
+// settle makes a durable round the state, then lets its answers go.
+func (e *Engine) settle(r *round) {
+	if len(r.records) > 0 {
+		e.advance(r.prev, r.next, r.records)
+	}
+	done := make([]*pending, len(r.answers))
+	for i, a := range r.answers {
+		done[i] = a.to
+		if e.Peers != nil && a.err == nil && len(a.outcome.Events) > 0 {
+			e.recent.put(a.to.id, a.outcome)
+		}
+	}
+	e.queue.answered(done)
+	for _, a := range r.answers {
+		if a.outcome.Seq == 0 {
+			a.outcome.Seq = r.next.Seq()
+		}
+		a.outcome.State = r.next
+		a.to.finish(a.outcome, a.err)
+	}
+}
+
+func (e *Engine) refuseAll(all []*pending, err error) {
+	e.queue.answered(all)
+	for _, p := range all {
+		p.finish(Outcome{}, err)
+	}
+}
+
+// overtaken folds what another writer wrote at and after a position.
+func (e *Engine) overtaken(ctx context.Context, position uint64, followed <-chan []journal.Record) error {
+	if e.Peers == nil {
+		err := errors.New("something else wrote to the log that this process embeds: nothing but a control plane may write it")
+		e.halt(err)
+		return err
+	}
+	for e.State().Seq() <= position {
+		select {
+		case <-ctx.Done():
+			return ErrClosed
+		case records := <-followed:
+			if err := e.fold(ctx, records); err != nil {
+				e.halt(err)
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// fold applies what was read from the log, save what the state holds already.
+func (e *Engine) fold(ctx context.Context, records []journal.Record) error {
+	prev := e.State()
+	for len(records) > 0 && records[0].Seq <= prev.Seq() {
+		records = records[1:]
+	}
+	if len(records) == 0 {
+		return nil
+	}
+	next := prev.Fork()
+	folded := make([]core.Record, 0, len(records))
+	for _, rec := range records {
+		ev, err := e.decode(ctx, rec.Data)
+		if err != nil {
+			return fmt.Errorf("reading event %d: %w", rec.Seq, err)
+		}
+		r := core.Record{Seq: rec.Seq, Event: ev}
+		if err := next.Apply(r); err != nil {
+			return err
+		}
+		folded = append(folded, r)
+		if e.Peers != nil && ev.GetCommandId() != "" {
+			e.recent.add(ev.GetCommandId(), rec.Seq, ev)
+		}
+	}
+	e.advance(prev, next, folded)
+	return nil
+}
+
+// decode reads an event and opens its personal attributes. Of an erased person there are none.
+func (e *Engine) decode(ctx context.Context, data []byte) (*eventv1.Event, error) {
+	ev := &eventv1.Event{}
+	if err := proto.Unmarshal(data, ev); err != nil {
+		return nil, err
+	}
+	if len(ev.GetSealed()) == 0 {
+		return ev, nil
+	}
+	person, err := uuid.Parse(ev.GetPersonId())
+	if err != nil {
+		return nil, err
+	}
+	plain, erased, err := e.Seals.Open(ctx, person, ev.GetSealed())
+	ev.Sealed = nil
+	if err != nil || erased {
+		return ev, err
+	}
+	ev.Personal = &eventv1.Personal{}
+	return ev, proto.Unmarshal(plain, ev.Personal)
+}

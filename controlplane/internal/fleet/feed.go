@@ -1,0 +1,161 @@
+package fleet
+
+import (
+	"fmt"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+
+	"sallyport.dev/dataplane/policy"
+
+	"sallyport.dev/controlplane/internal/core"
+)
+
+var marshalOptions = proto.MarshalOptions{Deterministic: true}
+
+// chunkBytes is about how large a snapshot's chunks are.
+const chunkBytes = 512 << 10
+
+// feed is what one region's proxies are sent: the rounds that a ring holds, and a snapshot for those who
+// are not in it.
+type feed struct {
+	region string
+
+	mu     sync.Mutex
+	state  *core.State
+	digest policy.Digest
+	// ring[i] leads from its `from` to its `to`; each begins where the one before ended.
+	ring []round
+	size int
+	// next is closed when a round is added.
+	next chan struct{}
+	// snapshot is the full state at some version, kept while its version is in the ring.
+	snapshot *snapshot
+	building *sync.Mutex
+}
+
+type round struct {
+	from, to uint64
+	// digest is what a table has after the round.
+	digest  []byte
+	message *fleetv1.SyncResponse
+}
+
+type snapshot struct {
+	version uint64
+	chunks  []*fleetv1.SyncResponse
+}
+
+func newFeed(region string, state *core.State, size int) *feed {
+	f := &feed{region: region, state: state, size: size, next: make(chan struct{}), building: &sync.Mutex{}}
+	for e := range state.Entries(region) {
+		f.digest.Add(e)
+	}
+	return f
+}
+
+// publish adds a round. A round that changes nothing for the region is sent too: it moves the version.
+func (f *feed) publish(changes []core.Change, from uint64, next *core.State) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delta := &fleetv1.Delta{FromVersion: from, Version: next.Seq()}
+	for _, c := range changes {
+		if c.Old != nil {
+			f.digest.Remove(c.Old)
+		}
+		if c.New != nil {
+			f.digest.Add(c.New)
+			delta.Changed = append(delta.Changed, c.New)
+		} else {
+			delta.Removed = append(delta.Removed, c.Key)
+		}
+	}
+	delta.Digest = f.digest.Bytes()
+	message, err := encoded(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Delta{Delta: delta}})
+	f.state = next
+	if err != nil {
+		// Nothing that the core compiles fails to encode; were it to, streams go on with a snapshot.
+		f.ring = nil
+	} else {
+		f.ring = append(f.ring, round{from: from, to: next.Seq(), digest: delta.Digest, message: message})
+	}
+	if len(f.ring) > 2*f.size {
+		f.ring = append([]round(nil), f.ring[len(f.ring)-f.size:]...)
+	}
+	close(f.next)
+	f.next = make(chan struct{})
+}
+
+// after returns the rounds that lead on from a version. Not ok: the version is not in the ring, and a
+// snapshot is needed. With no rounds, wait is closed when there are some.
+func (f *feed) after(version uint64) (rounds []round, wait <-chan struct{}, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if version == f.state.Seq() {
+		return nil, f.next, true
+	}
+	for i := len(f.ring) - 1; i >= 0; i-- {
+		if f.ring[i].from == version {
+			return f.ring[i:len(f.ring):len(f.ring)], f.next, true
+		}
+		if f.ring[i].to <= version {
+			break
+		}
+	}
+	return nil, f.next, false
+}
+
+// digestAt is the digest that a table has at a version, or nil where the ring does not tell.
+func (f *feed) digestAt(version uint64) []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if version == f.state.Seq() {
+		return f.digest.Bytes()
+	}
+	for i := len(f.ring) - 1; i >= 0; i-- {
+		if f.ring[i].to == version {
+			return f.ring[i].digest
+		}
+	}
+	return nil
+}
+
+// full returns a snapshot from which the ring leads on. It is encoded once for all who ask.
+func (f *feed) full(epoch string) (*snapshot, error) {
+	f.building.Lock()
+	defer f.building.Unlock()
+	if f.snapshot != nil {
+		if _, _, ok := f.after(f.snapshot.version); ok {
+			return f.snapshot, nil
+		}
+	}
+	f.mu.Lock()
+	state, digest := f.state, f.digest.Bytes()
+	f.mu.Unlock()
+	s := &snapshot{version: state.Seq()}
+	chunk, size := &fleetv1.SnapshotChunk{Epoch: epoch, Version: s.version}, 0
+	flush := func() error {
+		message, err := encoded(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Chunk{Chunk: chunk}})
+		if err != nil {
+			return fmt.Errorf("encoding a snapshot: %w", err)
+		}
+		s.chunks = append(s.chunks, message)
+		chunk, size = &fleetv1.SnapshotChunk{Epoch: epoch, Version: s.version}, 0
+		return nil
+	}
+	for e := range state.Entries(f.region) {
+		chunk.Entries = append(chunk.Entries, e)
+		if size += proto.Size(e); size >= chunkBytes {
+			if err := flush(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	chunk.Last, chunk.Digest = true, digest
+	if err := flush(); err != nil {
+		return nil, err
+	}
+	f.snapshot = s
+	return s, nil
+}

@@ -1,0 +1,131 @@
+// Package fleet serves the proxies: it publishes what the core compiles, region by region, keeps who has
+// acknowledged what, issues upstream credentials and takes audit in.
+//
+// Each committed round is encoded once per region and shared by all of its streams; a stream is a cursor.
+// A proxy is known by its own credential alone: nothing that it says can make it another.
+package fleet
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
+
+	"sallyport.dev/controlplane/internal/bearer"
+	"sallyport.dev/controlplane/internal/core"
+)
+
+// Engine is what the server needs of the engine.
+type Engine interface {
+	State() *core.State
+	// Fence returns a state that was proved to stand at the end of the log.
+	Fence(ctx context.Context) (*core.State, error)
+}
+
+// Secrets is what the server needs of the vault.
+type Secrets interface {
+	// ConnectorSecret returns the header value that an admin set for a connector.
+	ConnectorSecret(ctx context.Context, secretID, connector string) (string, error)
+	// RegionKeys returns the keys that seal session ids in a region, newest first; it makes the first one.
+	RegionKeys(ctx context.Context, region string) ([]*fleetv1.SealingKey, error)
+}
+
+// Audit is what the server needs of the audit store.
+type Audit interface {
+	// Append stores consecutive records of a proxy and returns the number up to which all are durable.
+	Append(ctx context.Context, proxy, region, generation string, records []*auditv1.AuditRecord) (uint64, error)
+}
+
+// Config is how a Server behaves. Engine, Secrets, Audit, Roster and Publisher are required.
+type Config struct {
+	Engine    Engine
+	Secrets   Secrets
+	Audit     Audit
+	Roster    *Roster
+	Publisher *Publisher
+	// Verifier says who presents an access token.
+	Verifier *Verifier
+	// Lease is how long a proxy may serve without hearing from a control plane. Default 30 minutes.
+	// Longer survives longer outages; shorter makes an unreachable proxy stop sooner.
+	Lease time.Duration
+	// Heartbeat is how often the lease is renewed. Default 5 seconds.
+	Heartbeat time.Duration
+	// Name names this control plane in the roster.
+	Name string
+	// Now tells the time. Default time.Now.
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Server implements FleetService.
+type Server struct {
+	config Config
+	beat   *pulse
+}
+
+var _ fleetv1connect.FleetServiceHandler = (*Server)(nil)
+
+// New returns a server. Run must be running for leases to be renewed.
+func New(c Config) *Server {
+	if c.Lease == 0 {
+		c.Lease = 30 * time.Minute
+	}
+	if c.Heartbeat == 0 {
+		c.Heartbeat = 5 * time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Server{config: c, beat: newPulse()}
+}
+
+// Run proves every heartbeat interval where the log ends, once for all streams, until ctx ends.
+func (s *Server) Run(ctx context.Context) {
+	ticker := time.NewTicker(s.config.Heartbeat)
+	defer ticker.Stop()
+	for {
+		state, err := s.config.Engine.Fence(ctx)
+		switch {
+		case err == nil:
+			s.beat.set(state.Seq())
+		case ctx.Err() == nil:
+			s.config.Log.WarnContext(ctx, "the end of the log could not be proved: leases of proxies are not renewed", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// proxy returns the token of the proxy that calls.
+func (s *Server) proxy(h http.Header) (*core.Token, error) {
+	token := bearer.Check(s.config.Engine.State(), eventv1.TokenKind_TOKEN_KIND_PROXY, bearer.FromHeader(h), s.config.Now())
+	if token == nil {
+		return nil, connect.NewError(connect.CodeUnauthenticated,
+			errors.New("a proxy's token is needed; make one with: sallyport tokens create proxy --name NAME --region REGION"))
+	}
+	return token, nil
+}
+
+// DeliverAudit stores a run of the calling proxy's records.
+func (s *Server) DeliverAudit(ctx context.Context, req *connect.Request[fleetv1.DeliverAuditRequest]) (*connect.Response[fleetv1.DeliverAuditResponse], error) {
+	token, err := s.proxy(req.Header())
+	if err != nil {
+		return nil, err
+	}
+	acknowledged, err := s.config.Audit.Append(ctx, token.Name, token.Region, req.Msg.GetSpoolGeneration(), req.Msg.GetRecords())
+	if err != nil {
+		s.config.Log.WarnContext(ctx, "audit of a proxy could not be stored", "proxy", token.Name, "error", err)
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the records could not be stored: send them again later"))
+	}
+	return connect.NewResponse(&fleetv1.DeliverAuditResponse{Acknowledged: acknowledged}), nil
+}

@@ -1,0 +1,205 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+
+	"sallyport.dev/controlplane/internal/core"
+)
+
+// Sync keeps one proxy current.
+func (s *Server) Sync(ctx context.Context, stream *connect.BidiStream[fleetv1.SyncRequest, fleetv1.SyncResponse]) error {
+	token, err := s.proxy(stream.RequestHeader())
+	if err != nil {
+		return err
+	}
+	first, err := stream.Receive()
+	if err != nil {
+		return fmt.Errorf("reading a proxy's hello: %w", err)
+	}
+	hello := first.GetHello()
+	if hello == nil {
+		return connect.NewError(connect.CodeInvalidArgument, errors.New("a stream begins with hello"))
+	}
+	state, err := s.catchUp(ctx, token, hello)
+	if err != nil {
+		return err
+	}
+	keys, err := s.config.Secrets.RegionKeys(ctx, token.Region)
+	if err != nil {
+		s.config.Log.ErrorContext(ctx, "a region's keys could not be read", "region", token.Region, "error", err)
+		return connect.NewError(connect.CodeUnavailable, errors.New("the region's keys cannot be read now: try again"))
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := &cursor{server: s, stream: stream, token: token, feed: s.config.Publisher.feed(token.Region), epoch: state.Epoch(), resync: make(chan struct{}, 1)}
+	err = c.send(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Welcome{Welcome: &fleetv1.Welcome{
+		Epoch: c.epoch, Proxy: token.Name, Region: token.Region, SealingKeys: keys,
+	}}})
+	if err != nil {
+		return err
+	}
+	s.config.Roster.Connected(token, hello.GetBuild(), s.config.Name, s.config.Now())
+	defer s.config.Roster.Disconnected(token, s.config.Name)
+
+	received := make(chan error, 1)
+	go func() {
+		received <- c.receive()
+		cancel()
+	}()
+	if hello.GetEpoch() == c.epoch && bytes.Equal(c.feed.digestAt(hello.GetVersion()), hello.GetDigest()) && len(hello.GetDigest()) > 0 {
+		c.version = hello.GetVersion()
+		s.config.Roster.Acknowledged(token, c.version, s.config.Now())
+	} else if err := c.sendSnapshot(); err != nil {
+		return err
+	}
+	err = c.run(ctx)
+	if ctx.Err() != nil {
+		select {
+		case got := <-received:
+			if got == nil || errors.Is(got, io.EOF) {
+				return nil
+			}
+			return got
+		default:
+		}
+	}
+	return err
+}
+
+// catchUp refuses to serve a proxy that knows more of the log than this control plane does, until it has
+// caught up. A proxy that knows more than the log holds shows that the log was rolled back.
+func (s *Server) catchUp(ctx context.Context, token *core.Token, hello *fleetv1.Hello) (*core.State, error) {
+	state := s.config.Engine.State()
+	if hello.GetEpoch() != state.Epoch() || hello.GetVersion() <= state.Seq() {
+		return state, nil
+	}
+	state, err := s.config.Engine.Fence(ctx)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("this control plane is behind the proxy and cannot catch up now: try another"))
+	}
+	if hello.GetVersion() > state.Seq() {
+		s.config.Log.ErrorContext(ctx, "the log was rolled back: a proxy enforces a version that the log does not hold; restore the log or start a new epoch",
+			"proxy", token.Name, "proxy_version", hello.GetVersion(), "log_version", state.Seq())
+		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("the log ends before this proxy's version: it was rolled back, an admin must act"))
+	}
+	return state, nil
+}
+
+// cursor is one proxy's place in its region's feed.
+type cursor struct {
+	server  *Server
+	stream  *connect.BidiStream[fleetv1.SyncRequest, fleetv1.SyncResponse]
+	token   *core.Token
+	feed    *feed
+	epoch   string
+	version uint64
+	resync  chan struct{}
+}
+
+// run sends rounds as they come and heartbeats as they are proved, until the stream ends or the proxy's
+// token is no longer valid. A heartbeat waits until the proxy was sent all up to the position that it proves.
+func (c *cursor) run(ctx context.Context) error {
+	fenced, beat := c.server.beat.get()
+	for {
+		rounds, more, ok := c.feed.after(c.version)
+		if !ok {
+			if err := c.sendSnapshot(); err != nil {
+				return err
+			}
+			continue
+		}
+		for _, r := range rounds {
+			if err := c.send(r.message); err != nil {
+				return err
+			}
+			c.version = r.to
+		}
+		if fenced != 0 && fenced <= c.version {
+			if err := c.heartbeat(fenced); err != nil {
+				return err
+			}
+			fenced = 0
+		}
+		if len(rounds) > 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-more:
+		case <-c.resync:
+			if err := c.sendSnapshot(); err != nil {
+				return err
+			}
+		case <-beat:
+			fenced, beat = c.server.beat.get()
+		}
+		if c.server.config.Engine.State().Token(c.token.ID) == nil {
+			return connect.NewError(connect.CodeUnauthenticated, errors.New("the proxy's token was revoked"))
+		}
+	}
+}
+
+// heartbeat renews the lease up to a proved position. The roster hears of it first, so that it never
+// believes that a lease ended before the proxy does.
+func (c *cursor) heartbeat(fenced uint64) error {
+	now := c.server.config.Now()
+	c.server.config.Roster.Leased(c.token, now.Add(c.server.config.Lease))
+	return c.send(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Heartbeat{Heartbeat: &fleetv1.Heartbeat{
+		FencedVersion: fenced, Lease: durationpb.New(c.server.config.Lease), At: timestamppb.New(now),
+	}}})
+}
+
+func (c *cursor) sendSnapshot() error {
+	snapshot, err := c.feed.full(c.epoch)
+	if err != nil {
+		return connect.NewError(connect.CodeInternal, errors.New("the snapshot could not be made"))
+	}
+	for _, chunk := range snapshot.chunks {
+		if err := c.send(chunk); err != nil {
+			return err
+		}
+	}
+	c.version = snapshot.version
+	return nil
+}
+
+func (c *cursor) send(m *fleetv1.SyncResponse) error {
+	if err := c.stream.Send(m); err != nil {
+		return fmt.Errorf("sending to proxy %s: %w", c.token.Name, err)
+	}
+	return nil
+}
+
+// receive takes acknowledgements until the stream ends.
+func (c *cursor) receive() error {
+	for {
+		m, err := c.stream.Receive()
+		if err != nil {
+			return err
+		}
+		ack := m.GetAck()
+		if ack == nil {
+			return connect.NewError(connect.CodeInvalidArgument, errors.New("after hello only acknowledgements are expected"))
+		}
+		if ack.GetResync() {
+			c.server.config.Log.Warn("a proxy's table differed from its digest: it gets a full snapshot", "proxy", c.token.Name, "version", ack.GetVersion())
+			c.server.config.Roster.Resynced(c.token)
+			select {
+			case c.resync <- struct{}{}:
+			default:
+			}
+			continue
+		}
+		c.server.config.Roster.Acknowledged(c.token, ack.GetVersion(), c.server.config.Now())
+	}
+}

@@ -1,0 +1,118 @@
+package scim
+
+import (
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// object is a JSON object.
+type object = map[string]any
+
+// readObject reads a request's body: one JSON object, every name at most once, valid UTF-8.
+func (r *request) readObject() (object, error) {
+	if ct := r.Header.Get("Content-Type"); ct != "" {
+		media, _, err := mime.ParseMediaType(ct)
+		if err != nil || media != "application/scim+json" && media != "application/json" {
+			return nil, &scimError{status: http.StatusUnsupportedMediaType, detail: "the body must be application/scim+json or application/json"}
+		}
+	}
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	var body object
+	if err := json.Unmarshal(data, &body); err != nil || body == nil {
+		return nil, badRequest(invalidSyntax, "the body is not one JSON object with each name once, in UTF-8")
+	}
+	if depth(body) > 12 {
+		return nil, badRequest(invalidSyntax, "the body is nested too deeply")
+	}
+	return body, nil
+}
+
+func depth(v any) int {
+	deepest := 0
+	switch v := v.(type) {
+	case object:
+		for _, member := range v {
+			deepest = max(deepest, depth(member))
+		}
+	case []any:
+		for _, element := range v {
+			deepest = max(deepest, depth(element))
+		}
+	default:
+		return 0
+	}
+	return deepest + 1
+}
+
+// marshal writes JSON of which the same value always has the same bytes.
+func marshal(v any) ([]byte, error) { return json.Marshal(v, json.Deterministic(true)) }
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/scim+json")
+	w.WriteHeader(status)
+	// The client may have gone: there is nobody to tell.
+	_ = json.MarshalWrite(w, body, json.Deterministic(true), jsontext.EscapeForHTML(true))
+}
+
+// find returns a member by its name, whatever the letter case (RFC 7643, section 2.1), and the name as it stands.
+func find(o object, name string) (any, string, bool) {
+	if v, ok := o[name]; ok {
+		return v, name, true
+	}
+	for have, v := range o {
+		if strings.EqualFold(have, name) {
+			return v, have, true
+		}
+	}
+	return nil, "", false
+}
+
+// text returns a member that must be a string; absent and null are the empty string.
+func text(o object, name string) (string, error) {
+	v, _, _ := find(o, name)
+	switch v := v.(type) {
+	case nil:
+		return "", nil
+	case string:
+		return v, nil
+	}
+	return "", badRequest(invalidValue, "%s must be a string", name)
+}
+
+// truth reads a boolean, also in the words in which some clients write it: "True", "false".
+func truth(v any) (value, ok bool) {
+	switch v := v.(type) {
+	case bool:
+		return v, true
+	case string:
+		return strings.EqualFold(v, "true"), strings.EqualFold(v, "true") || strings.EqualFold(v, "false")
+	}
+	return false, false
+}
+
+// clone copies a JSON value, so that a change to the copy leaves the original alone.
+func clone(v any) any {
+	switch v := v.(type) {
+	case object:
+		c := make(object, len(v))
+		for name, member := range v {
+			c[name] = clone(member)
+		}
+		return c
+	case []any:
+		c := make([]any, len(v))
+		for i, element := range v {
+			c[i] = clone(element)
+		}
+		return c
+	}
+	return v
+}

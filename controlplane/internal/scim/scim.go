@@ -1,0 +1,180 @@
+// Package scim is the SCIM 2.0 server (RFC 7643, RFC 7644) through which a directory provisions its
+// users and groups: it turns requests into commands of the core and state into resources.
+//
+// A token belongs to one directory, and everything here happens inside that directory. An answer of 2xx
+// is sent after the change is durable. The package keeps no state of its own, and never stores or logs
+// a password or a person's attributes.
+package scim
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+
+	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/engine"
+)
+
+// Engine is what the server needs of the engine.
+type Engine interface {
+	// Do decides a command and returns when its events, or the refusal, are certain.
+	Do(ctx context.Context, actor *eventv1.Actor, c core.Command) (engine.Outcome, error)
+	// State is the committed state.
+	State() *core.State
+}
+
+// Config is how a Server behaves. Its zero value is usable, save for Engine.
+type Config struct {
+	Engine Engine
+	// BaseURL is the URL under which clients reach the server, without a slash at its end.
+	// Default: what the request says.
+	BaseURL string
+	// MaxBody is the most bytes that a request may have. Default 16 MiB: a full push of 200,000 members.
+	MaxBody int64
+	// Now tells the time. Default time.Now.
+	Now func() time.Time
+	// Log receives one line a request, without personal data. Default: none.
+	Log *slog.Logger
+}
+
+// Server answers SCIM requests. It is safe for concurrent use.
+type Server struct {
+	config Config
+	mux    *http.ServeMux
+}
+
+// New returns a server.
+func New(c Config) *Server {
+	if c.MaxBody == 0 {
+		c.MaxBody = 16 << 20
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{config: c, mux: http.NewServeMux()}
+	for _, prefix := range []string{"/scim/v2", "/v2", ""} {
+		s.route(prefix)
+	}
+	return s
+}
+
+func (s *Server) route(prefix string) {
+	handle := func(pattern string, h func(*request) error) {
+		method, path, _ := strings.Cut(pattern, " ")
+		s.mux.Handle(method+" "+prefix+path, s.serve(h))
+	}
+	handle("GET /Users", listUsers)
+	handle("POST /Users", createUser)
+	handle("GET /Users/{id}", getUser)
+	handle("PUT /Users/{id}", replaceUser)
+	handle("PATCH /Users/{id}", patchUser)
+	handle("DELETE /Users/{id}", deleteUser)
+	handle("GET /Groups", listGroups)
+	handle("POST /Groups", createGroup)
+	handle("GET /Groups/{id}", getGroup)
+	handle("PUT /Groups/{id}", replaceGroup)
+	handle("PATCH /Groups/{id}", patchGroup)
+	handle("DELETE /Groups/{id}", deleteGroup)
+	handle("GET /ServiceProviderConfig", getServiceProviderConfig)
+	handle("GET /ResourceTypes", listResourceTypes)
+	handle("GET /ResourceTypes/{id}", getResourceType)
+	handle("GET /Schemas", listSchemas)
+	handle("GET /Schemas/{id}", getSchema)
+}
+
+// ServeHTTP answers a request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	started := s.config.Now()
+	status := &statusWriter{ResponseWriter: w}
+	if _, pattern := s.mux.Handler(r); pattern == "" {
+		s.serve(func(req *request) error {
+			return notFound("there is nothing at this path; the endpoints are /Users, /Groups, /ServiceProviderConfig, /ResourceTypes and /Schemas")
+		}).ServeHTTP(status, r)
+	} else {
+		s.mux.ServeHTTP(status, r)
+	}
+	s.config.Log.InfoContext(r.Context(), "scim request", "method", r.Method, "resource", resourceOf(r.URL.Path),
+		"status", status.code, "duration", s.config.Now().Sub(started))
+}
+
+// resourceOf is a path without what may be personal: ids stay, queries do not come here.
+func resourceOf(path string) string {
+	if len(path) > 100 {
+		return path[:100]
+	}
+	return path
+}
+
+// request is one request with its directory, which the token names.
+type request struct {
+	*http.Request
+	server    *Server
+	w         http.ResponseWriter
+	token     *core.Token
+	directory string
+	base      string
+}
+
+func (s *Server) serve(h func(*request) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, s.config.MaxBody)
+		token := s.authenticate(r)
+		if token == nil {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="sallyport-scim"`)
+			writeError(w, &scimError{status: http.StatusUnauthorized,
+				detail: "a SCIM token of a directory is needed, as a bearer token or as the password of basic authentication; make one with: sallyport tokens create scim"})
+			return
+		}
+		req := &request{Request: r, server: s, w: w, token: token, directory: token.Directory, base: s.base(r)}
+		if err := h(req); err != nil {
+			s.refuse(req, err)
+		}
+	})
+}
+
+// do runs a command under the token's identity.
+func (r *request) do(c core.Command) (engine.Outcome, error) {
+	return r.server.config.Engine.Do(r.Context(), &eventv1.Actor{Kind: eventv1.ActorKind_ACTOR_KIND_SCIM, Id: r.token.ID.String()}, c)
+}
+
+func (r *request) state() *core.State { return r.server.config.Engine.State() }
+
+// base is the URL that locations begin with.
+func (s *Server) base(r *http.Request) string {
+	prefix := ""
+	for _, p := range []string{"/scim/v2", "/v2"} {
+		if strings.HasPrefix(r.URL.Path, p+"/") {
+			prefix = p
+			break
+		}
+	}
+	if s.config.BaseURL != "" {
+		return s.config.BaseURL + prefix
+	}
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	return scheme + "://" + r.Host + prefix
+}
+
+// statusWriter remembers the status for the log.
+type statusWriter struct {
+	http.ResponseWriter
+	code int
+}
+
+func (w *statusWriter) WriteHeader(code int) {
+	w.code = code
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// Unwrap lets http.ResponseController reach the writer beneath.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,341 @@
+package scim
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/google/uuid"
+
+	"sallyport.dev/controlplane/internal/core"
+)
+
+// What lies beside core.Profile.Attributes, or is never kept.
+var notAttributes = []string{"id", "meta", "schemas", "userName", "externalId", "active", "groups", "password"}
+
+// readUser turns a whole resource into what the core keeps. A missing `active` is true for a new user and
+// leaves a user who exists as they are.
+func readUser(body object, activeBefore bool) (profile core.Profile, active bool, err error) {
+	if profile.UserName, err = text(body, "userName"); err != nil {
+		return profile, false, err
+	}
+	if profile.ExternalID, err = text(body, "externalId"); err != nil {
+		return profile, false, err
+	}
+	active = activeBefore
+	if v, _, found := find(body, "active"); found && v != nil {
+		var ok bool
+		if active, ok = truth(v); !ok {
+			return profile, false, badRequest(invalidValue, "active must be true or false")
+		}
+	}
+	attributes := object{}
+	for name, v := range body {
+		if v == nil || slices.ContainsFunc(notAttributes, func(n string) bool { return strings.EqualFold(n, name) }) {
+			continue
+		}
+		if a := known(userAttributes, name); a != nil {
+			if err := a.check(v); err != nil {
+				return profile, false, err
+			}
+			attributes[a.name] = v
+		} else if strings.HasPrefix(strings.ToLower(name), "urn:") {
+			if _, ok := v.(object); !ok {
+				return profile, false, badRequest(invalidValue, "the extension %s must be an object", short(name))
+			}
+			attributes[canonical(name)] = v
+		}
+	}
+	if profile.DisplayName, err = text(attributes, "displayName"); err != nil {
+		return profile, false, err
+	}
+	profile.Email = primaryEmail(attributes)
+	profile.Attributes, err = marshal(attributes)
+	return profile, active, err
+}
+
+// check refuses a value that is not of the attribute's kind.
+func (a *attribute) check(v any) error {
+	if a.many {
+		elements, ok := v.([]any)
+		if !ok {
+			return badRequest(invalidValue, "%s must be a list", a.name)
+		}
+		for _, e := range elements {
+			if _, ok := e.(object); !ok && a.kind == "complex" {
+				return badRequest(invalidValue, "an element of %s must be an object", a.name)
+			}
+		}
+		keepOnePrimary(elements, nil)
+		return nil
+	}
+	ok := true
+	switch a.kind {
+	case "complex":
+		_, ok = v.(object)
+	case "boolean":
+		_, ok = truth(v)
+	default:
+		_, ok = v.(string)
+	}
+	if !ok {
+		return badRequest(invalidValue, "%s must be of type %s", a.name, a.kind)
+	}
+	return nil
+}
+
+func primaryEmail(attributes object) string {
+	list, _ := attributes["emails"].([]any)
+	first := ""
+	for _, e := range list {
+		o, _ := e.(object)
+		value, _, _ := find(o, "value")
+		address, _ := value.(string)
+		if isPrimary(e) && address != "" {
+			return address
+		}
+		if first == "" {
+			first = address
+		}
+	}
+	return first
+}
+
+// attributesOf is a user's resource without what only an answer has: what PATCH works on.
+func attributesOf(u *core.User) (object, error) {
+	o := object{}
+	if len(u.Attributes) > 0 {
+		if err := json.Unmarshal(u.Attributes, &o); err != nil {
+			return nil, err
+		}
+	}
+	o["userName"], o["active"] = u.UserName, u.Active
+	if u.ExternalID != "" {
+		o["externalId"] = u.ExternalID
+	}
+	return o, nil
+}
+
+// userResource is a user as clients see it.
+func (r *request) userResource(s *core.State, u *core.User) (object, error) {
+	o, err := attributesOf(u)
+	if err != nil {
+		return nil, err
+	}
+	schemas := []string{userSchema}
+	for name := range o {
+		if strings.HasPrefix(strings.ToLower(name), "urn:") {
+			schemas = append(schemas, name)
+		}
+	}
+	slices.Sort(schemas[1:])
+	o["schemas"], o["id"] = schemas, u.ID.String()
+	o["meta"] = r.meta("User", "/Users/", u.ID, u.CreatedAt, u.UpdatedAt, u.Version)
+	groups := []object{}
+	for g := range s.GroupsOf(u) {
+		groups = append(groups, object{"value": g.ID.String(), "$ref": r.base + "/Groups/" + g.ID.String(), "display": g.DisplayName, "type": "direct"})
+	}
+	o["groups"] = groups
+	return o, nil
+}
+
+func (r *request) meta(kind, path string, id uuid.UUID, created, updated time.Time, version uint64) object {
+	return object{
+		"resourceType": kind, "created": stamp(created), "lastModified": stamp(updated),
+		"location": r.base + path + id.String(), "version": etag(version),
+	}
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+
+func etag(version uint64) string { return `W/"` + strconv.FormatUint(version, 10) + `"` }
+
+// id reads the path's id. What is no id names nothing.
+func (r *request) id() (uuid.UUID, error) {
+	id, err := uuid.Parse(r.PathValue("id"))
+	if err != nil {
+		return uuid.Nil, notFound("there is no resource %q", short(r.PathValue("id")))
+	}
+	return id, nil
+}
+
+// ifMatch is the version that the request insists on; zero: none (RFC 7644, section 3.14).
+func (r *request) ifMatch() (uint64, error) {
+	tag := strings.TrimSpace(r.Header.Get("If-Match"))
+	if tag == "" || tag == "*" {
+		return 0, nil
+	}
+	version, err := strconv.ParseUint(strings.Trim(strings.TrimPrefix(tag, "W/"), `"`), 10, 64)
+	if err != nil || version == 0 {
+		return 0, &scimError{status: http.StatusPreconditionFailed, detail: "If-Match names a version that never was: read the resource again"}
+	}
+	return version, nil
+}
+
+func (r *request) user(s *core.State) (*core.User, error) {
+	id, err := r.id()
+	if err != nil {
+		return nil, err
+	}
+	u := s.User(id)
+	if u == nil || u.Directory != r.directory {
+		return nil, notFound("there is no user %s", id)
+	}
+	return u, nil
+}
+
+func getUser(r *request) error {
+	s := r.state()
+	u, err := r.user(s)
+	if err != nil {
+		return err
+	}
+	return r.answerUser(http.StatusOK, s, u)
+}
+
+func createUser(r *request) error {
+	body, err := r.readObject()
+	if err != nil {
+		return err
+	}
+	if err := wantSchema(body, userSchema); err != nil {
+		return err
+	}
+	profile, active, err := readUser(body, true)
+	if err != nil {
+		return err
+	}
+	out, err := r.do(core.CreateUser{Directory: r.directory, Profile: profile, Active: active})
+	if err != nil {
+		return err
+	}
+	return r.answerUser(http.StatusCreated, out.State, out.State.UserByName(r.directory, profile.UserName))
+}
+
+func replaceUser(r *request) error {
+	body, err := r.readObject()
+	if err != nil {
+		return err
+	}
+	if err := wantSchema(body, userSchema); err != nil {
+		return err
+	}
+	return r.updateUser(func(u *core.User) (core.Profile, bool, error) {
+		profile, active, err := readUser(clone(body).(object), u.Active)
+		if profile.ExternalID == "" { // PUT without it says nothing of who this is
+			profile.ExternalID = u.ExternalID
+		}
+		return profile, active, err
+	})
+}
+
+func patchUser(r *request) error {
+	body, err := r.readObject()
+	if err != nil {
+		return err
+	}
+	operations, err := readPatch(body)
+	if err != nil {
+		return err
+	}
+	return r.updateUser(func(u *core.User) (core.Profile, bool, error) {
+		o, err := attributesOf(u)
+		if err != nil {
+			return core.Profile{}, false, err
+		}
+		for _, op := range operations {
+			if op.path != nil && readOnly(userAttributes, op.path.name) {
+				return core.Profile{}, false, badRequest(mutability, "%s is read-only", op.path.name)
+			}
+			op.value = clone(op.value)
+			if err := patch(o, op); err != nil {
+				return core.Profile{}, false, err
+			}
+		}
+		return readUser(o, u.Active)
+	})
+}
+
+func readOnly(table []attribute, name string) bool {
+	a := known(table, name)
+	return strings.EqualFold(name, "id") || strings.EqualFold(name, "meta") || a != nil && a.mutability == "readOnly"
+}
+
+// updateTries bounds how often a change is made anew because another came between.
+const updateTries = 10
+
+// updateUser reads the user, lets change say what is to be, and writes it against the version that was
+// read; when another change came between and the client did not insist on a version, it does so again.
+func (r *request) updateUser(change func(*core.User) (core.Profile, bool, error)) error {
+	insisted, err := r.ifMatch()
+	if err != nil {
+		return err
+	}
+	for try := 1; ; try++ {
+		u, err := r.user(r.state())
+		if err != nil {
+			return err
+		}
+		profile, active, err := change(u)
+		if err != nil {
+			return err
+		}
+		version := u.Version
+		if insisted != 0 {
+			version = insisted
+		}
+		out, err := r.do(core.UpdateUser{Directory: r.directory, ID: u.ID, IfVersion: version, Profile: profile, Active: active})
+		if insisted == 0 && try < updateTries && isConflict(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		// A changed externalId made another person of it: the answer shows who is there now.
+		return r.answerUser(http.StatusOK, out.State, out.State.UserByName(r.directory, profile.UserName))
+	}
+}
+
+func deleteUser(r *request) error {
+	id, err := r.id()
+	if err != nil {
+		return err
+	}
+	version, err := r.ifMatch()
+	if err != nil {
+		return err
+	}
+	if _, err := r.do(core.DeleteUser{Directory: r.directory, ID: id, IfVersion: version}); err != nil {
+		return err
+	}
+	r.w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (r *request) answerUser(status int, s *core.State, u *core.User) error {
+	if u == nil { // deleted by another between the change and its answer
+		return notFound("the user is gone")
+	}
+	o, err := r.userResource(s, u)
+	if err != nil {
+		return err
+	}
+	return r.answer(status, o, u.Version)
+}
+
+// answer sends a resource with its location and version, of which a request may want only a part.
+func (r *request) answer(status int, o object, version uint64) error {
+	if status == http.StatusCreated {
+		r.w.Header().Set("Location", o["meta"].(object)["location"].(string))
+	}
+	r.w.Header().Set("ETag", etag(version))
+	if r.Method == http.MethodGet && r.Header.Get("If-None-Match") == etag(version) {
+		r.w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	writeJSON(r.w, status, r.project(o))
+	return nil
+}
