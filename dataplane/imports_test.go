@@ -10,7 +10,7 @@ const (
 )
 
 // planned packages are named by a rule but not written yet.
-var planned = []string{policy, proxy}
+var planned []string
 
 var rules = []rule{
 	{
@@ -25,8 +25,9 @@ var rules = []rule{
 		why: "policy does no I/O and no logging: a verdict carries its own explanation",
 	},
 	{
-		who:    under(policy),
-		never:  under("connectrpc.com", "github.com/nats-io", "github.com/jackc", "database/sql", "net/http"),
+		who: under(policy),
+		// database/sql/driver holds only the interfaces that types such as uuid.UUID implement.
+		never:  append(under("connectrpc.com", "github.com/nats-io", "github.com/jackc"), "database/sql", "net/http"),
 		linked: true,
 		why:    "policy is linked into the control plane, the proxy and the tests alike and must bring no server, client or database",
 	},
