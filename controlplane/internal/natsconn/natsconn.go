@@ -10,28 +10,27 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"sync/atomic"
-	"syscall"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Config says where NATS is. Its zero value lacks only DataDir.
+// Config says where NATS is. Its zero value lacks only URL or DataDir.
 type Config struct {
-	// URL is that of an external cluster. Empty: a server is embedded.
+	// URL is that of an external server or cluster, or several with commas. Empty: a server is embedded.
 	URL string
 	// Credentials is a file with NATS credentials for the external cluster.
 	Credentials string
-	// DataDir is the folder of the embedded server.
+	// DataDir is the folder of the embedded server, which keeps its data below it in "nats". It is made
+	// where there is none. One process at a time can use it.
 	DataDir string
-	// Listen is a loopback address at which the embedded server can be reached by others, such as
-	// subscribers to audit. Empty: by nobody.
+	// Listen is a loopback address, such as "127.0.0.1:0", at which others on this machine can read the
+	// streams of ReadStreams, and write nothing. Empty: nobody can.
 	Listen string
+	// ReadStreams are the streams that can be read at Listen. Default SALLYPORT_EVENTS and AUDIT.
+	ReadStreams []string
+	// MaxStore is the most bytes that the embedded server keeps. Default: as the disk has.
+	MaxStore int64
 	// Name names this control plane among others.
 	Name string
 	// Replicas is how many servers of a cluster keep each stream. Default 1 embedded, 3 external.
@@ -39,163 +38,127 @@ type Config struct {
 	Log      *slog.Logger
 }
 
+// ErrUnavailable says that NATS stores nothing now; the text tells why, and what to do.
+var ErrUnavailable = errors.New("the event store is not available")
+
 // Conn is a connection with, perhaps, the server behind it.
 type Conn struct {
 	*nats.Conn
-	server   *server.Server
+	server   *embedded
 	replicas int
-	down     atomic.Pointer[string]
 }
 
-// Open connects. The caller closes.
+// Open connects, and returns when the server answers. The context bounds opening alone. The caller closes,
+// after all that use the connection have ended.
 func Open(ctx context.Context, c Config) (*Conn, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	conn := &Conn{replicas: c.Replicas}
-	options := []nats.Option{
-		nats.Name(c.Name), nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
-		nats.ReconnectJitter(50*time.Millisecond, 100*time.Millisecond), nats.PingInterval(2 * time.Second), nats.MaxPingsOutstanding(3),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
-				text := err.Error()
-				conn.down.Store(&text)
-				c.Log.Warn("the connection to NATS is lost; it is opened again", "error", err)
-			}
-		}),
-		nats.ReconnectHandler(func(*nats.Conn) { conn.down.Store(nil) }),
+	if c.ReadStreams == nil {
+		c.ReadStreams = []string{"SALLYPORT_EVENTS", "AUDIT"}
 	}
-	url := c.URL
-	if url == "" {
-		srv, err := embed(ctx, c)
-		if err != nil {
-			return nil, err
-		}
-		conn.server = srv
-		options = append(options, nats.InProcessServer(srv))
-		if conn.replicas == 0 {
-			conn.replicas = 1
-		}
-	} else if conn.replicas == 0 {
+	switch {
+	case c.URL != "":
+		return openExternal(ctx, c)
+	case c.DataDir != "":
+		return openEmbedded(ctx, c)
+	}
+	return nil, errors.New("opening the event store: name a data folder, or the URL of a NATS cluster")
+}
+
+func openEmbedded(ctx context.Context, c Config) (*Conn, error) {
+	server, err := startEmbedded(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("opening the event store: %w", err)
+	}
+	nc, err := nats.Connect("", append(options(c), nats.InProcessServer(server), nats.UserInfo(ownUser, server.password))...)
+	if err != nil {
+		server.close()
+		return nil, fmt.Errorf("connecting to the embedded NATS server: %w", err)
+	}
+	return &Conn{Conn: nc, server: server, replicas: max(c.Replicas, 1)}, nil
+}
+
+func openExternal(ctx context.Context, c Config) (*Conn, error) {
+	all := options(c)
+	if c.Credentials != "" {
+		all = append(all, nats.UserCredentials(c.Credentials))
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		all = append(all, nats.Timeout(max(time.Until(deadline), time.Millisecond)))
+	}
+	nc, err := nats.Connect(c.URL, all...)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to NATS at %s: %w; is it running, and can this machine reach it?", redacted(c.URL), err)
+	}
+	conn := &Conn{Conn: nc, replicas: c.Replicas}
+	if conn.replicas == 0 {
 		conn.replicas = 3
 	}
-	if c.Credentials != "" {
-		options = append(options, nats.UserCredentials(c.Credentials))
-	}
-	nc, err := nats.Connect(url, options...)
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("connecting to NATS: %w", err)
-	}
-	conn.Conn = nc
-	if conn.server == nil {
-		checkSyncAlways(ctx, nc, c.Log)
+	if err := checkSyncAlways(ctx, nc, c.Log); err != nil {
+		nc.Close()
+		return nil, err
 	}
 	return conn, nil
 }
 
-// embed starts a server whose acknowledgement means that the write was synced.
-func embed(ctx context.Context, c Config) (*server.Server, error) {
-	dir := filepath.Join(c.DataDir, "nats")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("the data folder cannot be used: %w; choose another with --data-dir", err)
+// options are the same for both kinds of server: one code path.
+func options(c Config) []nats.Option {
+	return []nats.Option{
+		nats.Name(c.Name),
+		nats.ReconnectBufSize(-1), // what is published while there is no connection fails, and is known not to be sent
+		nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond),
+		nats.ReconnectJitter(50*time.Millisecond, 100*time.Millisecond),
+		nats.PingInterval(2 * time.Second), nats.MaxPingsOutstanding(3),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				c.Log.Warn("the connection to NATS is lost; it is opened again", "error", err)
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			c.Log.Info("connected to NATS again", "server", nc.ConnectedServerName())
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			c.Log.Warn("NATS reports an error", "error", err)
+		}),
 	}
-	if err := tryWrite(dir); err != nil {
-		return nil, err
-	}
-	options := &server.Options{
-		ServerName: "sallyport", StoreDir: dir, JetStream: true, SyncAlways: true, JetStreamMaxStore: 1 << 50, JetStreamMaxMemory: 64 << 20,
-		DontListen: true, NoSigs: true, NoLog: true,
-	}
-	if c.Listen != "" {
-		host, port, err := splitLoopback(c.Listen)
-		if err != nil {
-			return nil, err
-		}
-		options.DontListen, options.Host, options.Port = false, host, port
-	}
-	srv, err := server.NewServer(options)
-	if err != nil {
-		return nil, fmt.Errorf("starting the embedded NATS server: %w", err)
-	}
-	srv.SetLoggerV2(&natsLog{c.Log}, false, false, false)
-	srv.Start()
-	deadline := time.Now().Add(time.Minute)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
-	if !srv.ReadyForConnections(time.Until(deadline)) || !srv.JetStreamEnabled() {
-		srv.Shutdown()
-		return nil, fmt.Errorf("the embedded NATS server did not start with its data in %s: is another control plane using the folder, or is the disk full?", dir)
-	}
-	return srv, nil
 }
 
-// tryWrite fails early, and says what to do, where a folder cannot be written.
-func tryWrite(dir string) error {
-	probe := filepath.Join(dir, ".write-probe")
-	f, err := os.OpenFile(probe, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err == nil {
-		_, err = f.Write(make([]byte, 4096))
-		err = errors.Join(err, f.Sync(), f.Close(), os.Remove(probe))
-	}
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, syscall.ENOSPC):
-		return fmt.Errorf("the disk of the data folder %s is full: make space, then start again", dir)
-	}
-	return fmt.Errorf("the data folder %s cannot be written: %w; give the process the right to, or choose another with --data-dir", dir, err)
-}
-
-// Embedded tells whether the server lives and dies with this process.
+// Embedded tells whether the server lives and dies with this process: nobody else can write to it.
 func (c *Conn) Embedded() bool { return c.server != nil }
 
 // Replicas is how many copies of a stream are to be kept.
 func (c *Conn) Replicas() int { return c.replicas }
 
-// ClientURL is where others reach the embedded server, if it listens.
+// ClientURL is where others reach the server: empty where the embedded one does not listen.
 func (c *Conn) ClientURL() string {
 	if c.server == nil {
-		return c.ConnectedUrl()
+		return c.ConnectedUrlRedacted()
 	}
-	if c.server.Addr() == nil {
-		return ""
-	}
-	return c.server.ClientURL()
+	return c.server.clientURL()
 }
 
-// Healthy says why nothing can be written now, as far as the connection can tell. A server whose disk is
-// full goes on without JetStream.
+// Healthy returns nil when NATS stores what it is given, or an ErrUnavailable that says why not. A server
+// whose disk is full goes on without storing; the embedded one recovers when there is space again.
 func (c *Conn) Healthy(ctx context.Context) error {
-	if c.server != nil && !c.server.JetStreamEnabled() {
-		return errors.New("the embedded NATS server has stopped to store: is the disk of the data folder full? Make space, then start again")
+	if c.server != nil {
+		if err := c.server.healthy(); err != nil {
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
 	}
 	if !c.IsConnected() {
-		if why := c.down.Load(); why != nil {
-			return fmt.Errorf("there is no connection to NATS: %s", *why)
+		if err := c.LastError(); err != nil {
+			return fmt.Errorf("%w: there is no connection to NATS: %w", ErrUnavailable, err)
 		}
-		return errors.New("there is no connection to NATS")
+		return fmt.Errorf("%w: there is no connection to NATS", ErrUnavailable)
 	}
-	js, err := jetstream.New(c.Conn)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	if _, err := js.AccountInfo(ctx); err != nil {
-		return fmt.Errorf("JetStream does not answer: %w", err)
-	}
-	return nil
+	return askJetStream(ctx, c.Conn)
 }
 
 // Close ends the connection and the embedded server, and waits for both.
 func (c *Conn) Close() {
-	if c.Conn != nil {
-		c.Conn.Close()
-	}
+	c.Conn.Close()
 	if c.server != nil {
-		c.server.Shutdown()
-		c.server.WaitForShutdown()
+		c.server.close()
 	}
 }

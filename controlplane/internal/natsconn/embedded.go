@@ -1,0 +1,263 @@
+package natsconn
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const (
+	ownUser    = "sallyport"
+	readerUser = "reader"
+	// watchInterval is how often the embedded server's health is looked at.
+	watchInterval = time.Second
+	startTimeout  = time.Minute
+	maxMemory     = 256 << 20
+	asTheDiskHas  = 1 << 50
+)
+
+// embedded is a server in this process. When its store failed, because the disk was full or went away, it
+// is started again as soon as the folder takes writes: JetStream does not recover from that by itself.
+type embedded struct {
+	dir      string
+	password string
+	config   Config
+	log      *slog.Logger
+	lock     *folderLock
+	stop     chan struct{}
+	watched  sync.WaitGroup
+
+	mu   sync.Mutex
+	srv  *server.Server
+	port int // of the listener, once it is known
+}
+
+func startEmbedded(ctx context.Context, c Config) (*embedded, error) {
+	dir, err := filepath.Abs(filepath.Join(c.DataDir, "nats"))
+	if err != nil {
+		return nil, err
+	}
+	if err := probeFolder(dir); err != nil {
+		return nil, err
+	}
+	lock, err := lockFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	e := &embedded{dir: dir, password: rand.Text(), config: c, log: c.Log, lock: lock, stop: make(chan struct{})}
+	if err := e.start(ctx); err != nil {
+		lock.release()
+		return nil, err
+	}
+	e.watched.Add(1)
+	go e.watch()
+	return e, nil
+}
+
+// options are those of RELIABILITY: each write is synced before it is acknowledged.
+func (e *embedded) options() (*server.Options, error) {
+	o := &server.Options{
+		ServerName: "sallyport", StoreDir: e.dir,
+		JetStream: true, SyncAlways: true, JetStreamMaxStore: e.config.MaxStore, JetStreamMaxMemory: maxMemory,
+		NoSigs: true, DontListen: true,
+		Users: []*server.User{{Username: ownUser, Password: e.password}},
+	}
+	if o.JetStreamMaxStore == 0 {
+		o.JetStreamMaxStore = asTheDiskHas
+	}
+	if e.config.Listen == "" {
+		return o, nil
+	}
+	host, port, err := loopback(e.config.Listen)
+	if err != nil {
+		return nil, err
+	}
+	if e.port != 0 {
+		port = e.port // after a restart, where it was
+	}
+	o.DontListen, o.Host, o.Port = false, host, port
+	o.Users = append(o.Users, &server.User{Username: readerUser, Password: rand.Text(), Permissions: readPermissions(e.config.ReadStreams)})
+	o.NoAuthUser = readerUser
+	return o, nil
+}
+
+// loopback reads an address, and refuses one that others than this machine could reach.
+func loopback(address string) (host string, port int, err error) {
+	host, portText, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, fmt.Errorf("the address to listen on: %w", err)
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return "", 0, fmt.Errorf("the embedded server listens on loopback only, not on %q: for others than this machine run a NATS cluster", host)
+	}
+	port, err = strconv.Atoi(portText)
+	if err != nil || port < 0 || port > 65535 {
+		return "", 0, fmt.Errorf("the address to listen on: %q is no port", portText)
+	}
+	if port == 0 {
+		port = server.RANDOM_PORT
+	}
+	return host, port, nil
+}
+
+// readPermissions let a client consume streams and do nothing else.
+func readPermissions(streams []string) *server.Permissions {
+	publish := []string{"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST"}
+	for _, stream := range streams {
+		publish = append(publish,
+			"$JS.API.STREAM.INFO."+stream, "$JS.API.STREAM.MSG.GET."+stream,
+			"$JS.API.CONSUMER.CREATE."+stream, "$JS.API.CONSUMER.CREATE."+stream+".>", "$JS.API.CONSUMER.DURABLE.CREATE."+stream+".*",
+			"$JS.API.CONSUMER.INFO."+stream+".*", "$JS.API.CONSUMER.NAMES."+stream, "$JS.API.CONSUMER.LIST."+stream,
+			"$JS.API.CONSUMER.MSG.NEXT."+stream+".*", "$JS.API.CONSUMER.DELETE."+stream+".*",
+			"$JS.ACK."+stream+".>", "$JS.FC."+stream+".>")
+	}
+	return &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: publish},
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+	}
+}
+
+// start starts a server. The caller is alone, or holds mu.
+func (e *embedded) start(ctx context.Context) error {
+	options, err := e.options()
+	if err != nil {
+		return err
+	}
+	srv, err := server.NewServer(options)
+	if err != nil {
+		return fmt.Errorf("configuring the embedded server: %w", err)
+	}
+	logger := &serverLog{log: e.log}
+	srv.SetLoggerV2(logger, false, false, false)
+	// Start returns at once where there is no listener, and runs on its own.
+	started := make(chan struct{})
+	go func() { defer close(started); srv.Start() }()
+	select {
+	case <-started:
+	case <-ctx.Done():
+	case <-time.After(startTimeout):
+	}
+	wait := startTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline))
+	}
+	if logger.fatal() == nil && !srv.ReadyForConnections(max(wait, time.Millisecond)) && logger.fatal() == nil {
+		srv.Shutdown()
+		return errors.New("the embedded server did not start in time")
+	}
+	if err := logger.fatal(); err != nil {
+		srv.Shutdown()
+		return err
+	}
+	if !srv.JetStreamEnabled() {
+		srv.Shutdown()
+		return errors.New("the embedded server started without JetStream")
+	}
+	e.srv = srv
+	if address, ok := srv.Addr().(*net.TCPAddr); ok && address != nil {
+		e.port = address.Port
+	}
+	return nil
+}
+
+// InProcessConn gives nats.Connect a pipe to the server that runs now.
+func (e *embedded) InProcessConn() (net.Conn, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.srv.InProcessConn()
+}
+
+func (e *embedded) clientURL() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.config.Listen == "" {
+		return ""
+	}
+	host, _, err := loopback(e.config.Listen)
+	if err != nil {
+		return ""
+	}
+	return "nats://" + net.JoinHostPort(host, strconv.Itoa(e.port))
+}
+
+// healthy says why the store takes no writes, if so.
+func (e *embedded) healthy() error {
+	e.mu.Lock()
+	srv := e.srv
+	e.mu.Unlock()
+	if err := storeError(srv); err != nil {
+		if probe := probeFolder(e.dir); probe != nil {
+			return probe
+		}
+		return fmt.Errorf("%w; it is being started again", err)
+	}
+	return nil
+}
+
+func storeError(srv *server.Server) error {
+	if !srv.JetStreamEnabled() {
+		return errors.New("JetStream disabled itself")
+	}
+	if h := srv.Healthz(&server.HealthzOptions{}); h.Error != "" {
+		return errors.New(h.Error)
+	}
+	return nil
+}
+
+// watch starts the server again when its store failed and the folder takes writes again.
+func (e *embedded) watch() {
+	defer e.watched.Done()
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	raised := false
+	for {
+		select {
+		case <-e.stop:
+			return
+		case <-ticker.C:
+		}
+		cause := storeError(e.srv) // only this goroutine replaces srv
+		if cause == nil {
+			raised = false
+			continue
+		}
+		if err := probeFolder(e.dir); err != nil {
+			if !raised {
+				e.log.Error("the event store takes no writes", "error", err, "cause", cause)
+				raised = true
+			}
+			continue
+		}
+		e.log.Warn("the event store failed and its folder takes writes again: starting it again", "cause", cause)
+		e.restart()
+	}
+}
+
+func (e *embedded) restart() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	failed := e.srv
+	failed.Shutdown()
+	failed.WaitForShutdown()
+	if err := e.start(context.Background()); err != nil {
+		// e.srv is the one that was shut down: the next look finds it disabled and tries again.
+		e.log.Error("the event store did not start again", "error", err)
+	}
+}
+
+func (e *embedded) close() {
+	close(e.stop)
+	e.watched.Wait()
+	e.srv.Shutdown()
+	e.srv.WaitForShutdown()
+	e.lock.release()
+}
