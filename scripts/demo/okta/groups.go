@@ -29,7 +29,7 @@ func (o *Org) CreateGroup(ctx context.Context, name string, kind GroupKind) (Pus
 	if !slices.Contains([]GroupKind{Plain, Assignment, Pushed}, kind) {
 		return Push{}, fmt.Errorf("group kind %q is none of plain, assignment, pushed", kind)
 	}
-	return o.change(ctx, func(s *session) error {
+	return o.change(func(s *session) error {
 		o.mu.Lock()
 		if o.groups[fold(name)] != nil {
 			o.mu.Unlock()
@@ -48,13 +48,13 @@ func (o *Org) CreateGroup(ctx context.Context, name string, kind GroupKind) (Pus
 		if !g.pushed {
 			return nil
 		}
-		return s.createGroup(g)
+		return s.createGroup(ctx, g)
 	})
 }
 
 // RenameGroup changes a group's name; a pushed one is renamed at the SCIM server.
 func (o *Org) RenameGroup(ctx context.Context, name, to string) (Push, error) {
-	return o.change(ctx, func(s *session) error {
+	return o.change(func(s *session) error {
 		o.mu.Lock()
 		g := o.groups[fold(name)]
 		if g == nil || (o.groups[fold(to)] != nil && o.groups[fold(to)] != g) {
@@ -68,7 +68,7 @@ func (o *Org) RenameGroup(ctx context.Context, name, to string) (Push, error) {
 		g.name = to
 		o.groups[fold(to)] = g
 		o.mu.Unlock()
-		return s.assertGroupName(g)
+		return s.assertGroupName(ctx, g)
 	})
 }
 
@@ -84,13 +84,13 @@ func (o *Org) RemoveFromGroup(ctx context.Context, name string, logins ...string
 
 // ChangeGroup adds and removes people in one step, which a pushed group sends as one PATCH.
 func (o *Org) ChangeGroup(ctx context.Context, name string, add, remove []string) (Push, error) {
-	return o.change(ctx, func(s *session) error {
+	return o.change(func(s *session) error {
 		g, added, removed, err := o.applyMembers(name, add, remove)
 		if err != nil {
 			return err
 		}
 		if g.pushed {
-			if err := s.pushMembers(g); err != nil {
+			if err := s.pushMembers(ctx, g); err != nil {
 				return err
 			}
 		}
@@ -98,12 +98,12 @@ func (o *Org) ChangeGroup(ctx context.Context, name string, add, remove []string
 			return nil
 		}
 		for _, u := range added {
-			if err := s.assign(u); err != nil {
+			if err := s.assign(ctx, u); err != nil {
 				return fmt.Errorf("assign %s: %w", u.profile.Login, err)
 			}
 		}
 		for _, u := range removed {
-			if err := s.unassign(u); err != nil {
+			if err := s.unassign(ctx, u); err != nil {
 				return fmt.Errorf("unassign %s: %w", u.profile.Login, err)
 			}
 		}
@@ -113,7 +113,7 @@ func (o *Org) ChangeGroup(ctx context.Context, name string, add, remove []string
 
 // PushGroup is Okta's "Push now": the name and the whole list of members, by replace.
 func (o *Org) PushGroup(ctx context.Context, name string) (Push, error) {
-	return o.change(ctx, func(s *session) error {
+	return o.change(func(s *session) error {
 		o.mu.Lock()
 		g := o.groups[fold(name)]
 		o.mu.Unlock()
@@ -123,20 +123,20 @@ func (o *Org) PushGroup(ctx context.Context, name string) (Push, error) {
 		if !g.pushed {
 			return fmt.Errorf("group %q is not a pushed group", name)
 		}
-		return s.replaceMembers(g)
+		return s.replaceMembers(ctx, g)
 	})
 }
 
 // UnlinkGroup stops pushing a group and deletes it at the SCIM server, as an admin may choose when unlinking.
 func (o *Org) UnlinkGroup(ctx context.Context, name string) (Push, error) {
-	return o.change(ctx, func(s *session) error {
+	return o.change(func(s *session) error {
 		o.mu.Lock()
 		g := o.groups[fold(name)]
 		o.mu.Unlock()
 		if g == nil {
 			return notFound("group", name)
 		}
-		return s.deleteGroup(g)
+		return s.deleteGroup(ctx, g)
 	})
 }
 

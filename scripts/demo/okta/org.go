@@ -100,10 +100,10 @@ func NewOrg(cfg Config) *Org {
 
 // ConnectSCIM points the SCIM app at a server and tests the connection, as an admin does in Okta's console.
 func (o *Org) ConnectSCIM(ctx context.Context, baseURL, token string) (Push, error) {
-	return o.change(ctx, func(s *session) error {
+	return o.change(func(s *session) error {
 		app := newSCIMApp(strings.TrimSuffix(baseURL, "/"), token, o.cfg)
 		s.app = app
-		if err := s.testConnection(); err != nil {
+		if err := s.testConnection(ctx); err != nil {
 			return fmt.Errorf("connection test: %w", err)
 		}
 		o.mu.Lock()
@@ -134,7 +134,7 @@ func (o *Org) UpdateProfile(ctx context.Context, login string, p Profile) (Push,
 	if err := validLogin(p.Login); err != nil {
 		return Push{}, err
 	}
-	return o.change(ctx, func(s *session) error {
+	return o.change(func(s *session) error {
 		o.mu.Lock()
 		u := o.logins[fold(login)]
 		other := o.logins[fold(p.Login)]
@@ -153,25 +153,25 @@ func (o *Org) UpdateProfile(ctx context.Context, login string, p Profile) (Push,
 		if !send {
 			return nil
 		}
-		return s.putUser(u, true)
+		return s.putUser(ctx, u, true)
 	})
 }
 
 // Deactivate ends a person's employment: no sign-in, and the app is told `active: false`.
 func (o *Org) Deactivate(ctx context.Context, login string) (Push, error) {
-	return o.change(ctx, func(s *session) error {
+	return o.change(func(s *session) error {
 		u, err := o.setStatus(login, Deprovisioned, Active, Suspended)
 		if err != nil {
 			return err
 		}
-		return s.deactivateUser(u)
+		return s.deactivateUser(ctx, u)
 	})
 }
 
 // Reactivate brings a person back. The app gets the whole object with `active: true`. Okta does not assert again the
 // memberships that stayed the same meanwhile; PushGroup does.
 func (o *Org) Reactivate(ctx context.Context, login string) (Push, error) {
-	return o.change(ctx, func(s *session) error {
+	return o.change(func(s *session) error {
 		u, err := o.setStatus(login, Active, Deprovisioned)
 		if err != nil {
 			return err
@@ -179,7 +179,7 @@ func (o *Org) Reactivate(ctx context.Context, login string) (Push, error) {
 		if !o.isAssigned(u) {
 			return nil
 		}
-		return s.provisionUser(u)
+		return s.provisionUser(ctx, u)
 	})
 }
 
@@ -280,11 +280,11 @@ func (o *Org) view(u *person) Person {
 }
 
 // change runs one admin change with a session that counts what it sends.
-func (o *Org) change(ctx context.Context, f func(*session) error) (Push, error) {
+func (o *Org) change(f func(*session) error) (Push, error) {
 	o.changing.Lock()
 	defer o.changing.Unlock()
 	o.mu.Lock()
-	s := &session{ctx: ctx, org: o, app: o.app}
+	s := &session{org: o, app: o.app}
 	o.mu.Unlock()
 	err := f(s)
 	return s.push, err

@@ -21,8 +21,6 @@ const (
 
 // session is the provisioning work of one admin change. It is used by one goroutine, under Org.changing.
 type session struct {
-	//nolint:containedctx // the session is the call: it never outlives change.
-	ctx  context.Context
 	org  *Org
 	app  *scimApp // nil: not connected, nothing is sent
 	push Push
@@ -55,9 +53,9 @@ type member struct {
 	Display string `json:"display"`
 }
 
-func (s *session) send(method, path string, body, into any) error {
+func (s *session) send(ctx context.Context, method, path string, body, into any) error {
 	begin := time.Now()
-	if err := s.app.do(s.ctx, method, path, body, into); err != nil {
+	if err := s.app.do(ctx, method, path, body, into); err != nil {
 		return err
 	}
 	end := time.Now()
@@ -68,17 +66,17 @@ func (s *session) send(method, path string, body, into any) error {
 	return nil
 }
 
-func (s *session) testConnection() error {
-	return s.send(http.MethodGet, "/Users?startIndex=1&count=2", nil, &listResponse{})
+func (s *session) testConnection(ctx context.Context) error {
+	return s.send(ctx, http.MethodGet, "/Users?startIndex=1&count=2", nil, &listResponse{})
 }
 
 // assign gives a person the app: provisioned if active, then put into the pushed groups that already hold them.
-func (s *session) assign(u *person) error {
-	if err := s.provisionUser(u); err != nil {
+func (s *session) assign(ctx context.Context, u *person) error {
+	if err := s.provisionUser(ctx, u); err != nil {
 		return err
 	}
 	for _, g := range s.org.pushedGroupsOf(u) {
-		if err := s.pushMembers(g); err != nil {
+		if err := s.pushMembers(ctx, g); err != nil {
 			return err
 		}
 	}
@@ -86,35 +84,35 @@ func (s *session) assign(u *person) error {
 }
 
 // unassign takes the app away, unless another assignment group still gives it.
-func (s *session) unassign(u *person) error {
+func (s *session) unassign(ctx context.Context, u *person) error {
 	if s.org.isAssigned(u) {
 		return nil
 	}
-	return s.deactivateUser(u)
+	return s.deactivateUser(ctx, u)
 }
 
 // provisionUser creates the person at the server, or takes over and updates who is there under that name.
-func (s *session) provisionUser(u *person) error {
+func (s *session) provisionUser(ctx context.Context, u *person) error {
 	if s.app == nil || u.status != Active {
 		return nil
 	}
 	id := u.scimID
 	if id == "" {
 		var err error
-		if id, err = s.findUser(u.profile.Login); err != nil {
+		if id, err = s.findUser(ctx, u.profile.Login); err != nil {
 			return err
 		}
 	}
 	if id != "" {
 		s.setSCIMID(u, id)
-		return s.putUser(u, true)
+		return s.putUser(ctx, u, true)
 	}
 	body := s.mapped(u, true)
 	body["schemas"] = []string{userSchema}
 	body["groups"] = []any{}
 	body["password"] = placeholder()
 	var created resource
-	if err := s.send(http.MethodPost, "/Users", body, &created); err != nil {
+	if err := s.send(ctx, http.MethodPost, "/Users", body, &created); err != nil {
 		return err
 	}
 	if created.ID == "" {
@@ -126,37 +124,37 @@ func (s *session) provisionUser(u *person) error {
 }
 
 // putUser reads the person at the server, lays the mapped attributes over what is there, and writes the whole back.
-func (s *session) putUser(u *person, active bool) error {
+func (s *session) putUser(ctx context.Context, u *person, active bool) error {
 	if s.app == nil {
 		return nil
 	}
 	path := "/Users/" + url.PathEscape(u.scimID)
 	whole := map[string]any{}
-	if err := s.send(http.MethodGet, path, nil, &whole); err != nil {
+	if err := s.send(ctx, http.MethodGet, path, nil, &whole); err != nil {
 		return err
 	}
 	maps.Copy(whole, s.mapped(u, active))
-	if err := s.send(http.MethodPut, path, whole, nil); err != nil {
+	if err := s.send(ctx, http.MethodPut, path, whole, nil); err != nil {
 		return err
 	}
 	s.setLive(u, active)
 	return nil
 }
 
-func (s *session) deactivateUser(u *person) error {
+func (s *session) deactivateUser(ctx context.Context, u *person) error {
 	if s.app == nil || u.scimID == "" || !u.live {
 		return nil
 	}
 	body := patch{Schemas: []string{patchSchema}, Operations: []operation{{Op: "replace", Value: map[string]any{"active": false}}}}
-	if err := s.send(http.MethodPatch, "/Users/"+url.PathEscape(u.scimID), body, nil); err != nil {
+	if err := s.send(ctx, http.MethodPatch, "/Users/"+url.PathEscape(u.scimID), body, nil); err != nil {
 		return err
 	}
 	s.setLive(u, false)
 	return nil
 }
 
-func (s *session) findUser(login string) (string, error) {
-	found, err := s.lookup("/Users", "userName", login)
+func (s *session) findUser(ctx context.Context, login string) (string, error) {
+	found, err := s.lookup(ctx, "/Users", "userName", login)
 	if err != nil {
 		return "", err
 	}
@@ -168,10 +166,10 @@ func (s *session) findUser(login string) (string, error) {
 	return "", nil
 }
 
-func (s *session) lookup(path, attribute, value string) ([]resource, error) {
+func (s *session) lookup(ctx context.Context, path, attribute, value string) ([]resource, error) {
 	filter := fmt.Sprintf(`%s eq "%s"`, attribute, strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value))
 	var list listResponse
-	err := s.send(http.MethodGet, path+"?filter="+url.QueryEscape(filter)+"&startIndex=1&count=100", nil, &list)
+	err := s.send(ctx, http.MethodGet, path+"?filter="+url.QueryEscape(filter)+"&startIndex=1&count=100", nil, &list)
 	return list.Resources, err
 }
 
@@ -204,11 +202,11 @@ func (s *session) setLive(u *person, live bool) {
 }
 
 // createGroup links a group of that name if the server has one, else creates it without members.
-func (s *session) createGroup(g *group) error {
+func (s *session) createGroup(ctx context.Context, g *group) error {
 	if s.app == nil {
 		return nil
 	}
-	found, err := s.lookup("/Groups", "displayName", g.name)
+	found, err := s.lookup(ctx, "/Groups", "displayName", g.name)
 	if err != nil {
 		return err
 	}
@@ -216,12 +214,12 @@ func (s *session) createGroup(g *group) error {
 		if strings.EqualFold(r.DisplayName, g.name) {
 			s.linkGroup(g, r.ID)
 			// What a linked group holds is not known, so it gets the whole list.
-			return s.replaceMembers(g)
+			return s.replaceMembers(ctx, g)
 		}
 	}
 	var created resource
 	body := map[string]any{"schemas": []string{groupSchema}, "displayName": g.name, "members": []any{}}
-	if err := s.send(http.MethodPost, "/Groups", body, &created); err != nil {
+	if err := s.send(ctx, http.MethodPost, "/Groups", body, &created); err != nil {
 		return err
 	}
 	if created.ID == "" {
@@ -238,16 +236,16 @@ func (s *session) linkGroup(g *group, id string) {
 }
 
 // assertGroupName sends the name, as Okta does on a rename and before every membership update.
-func (s *session) assertGroupName(g *group) error {
+func (s *session) assertGroupName(ctx context.Context, g *group) error {
 	if s.app == nil || g.scimID == "" {
 		return nil
 	}
-	return s.patchGroup(g, operation{Op: "replace", Value: map[string]any{"id": g.scimID, "displayName": g.name}})
+	return s.patchGroup(ctx, g, operation{Op: "replace", Value: map[string]any{"id": g.scimID, "displayName": g.name}})
 }
 
 // pushMembers sends the difference between what the group holds and what the server was told. People who are not
 // active are left out of both directions: leaving a group while inactive sends nothing.
-func (s *session) pushMembers(g *group) error {
+func (s *session) pushMembers(ctx context.Context, g *group) error {
 	if s.app == nil || g.scimID == "" {
 		return nil
 	}
@@ -255,7 +253,7 @@ func (s *session) pushMembers(g *group) error {
 	if len(add) == 0 && len(remove) == 0 {
 		return nil
 	}
-	if err := s.assertGroupName(g); err != nil {
+	if err := s.assertGroupName(ctx, g); err != nil {
 		return err
 	}
 	var ops []operation
@@ -265,7 +263,7 @@ func (s *session) pushMembers(g *group) error {
 	if len(add) > 0 {
 		ops = append(ops, operation{Op: "add", Path: "members", Value: members(add)})
 	}
-	if err := s.patchGroup(g, ops...); err != nil {
+	if err := s.patchGroup(ctx, g, ops...); err != nil {
 		return err
 	}
 	for _, u := range remove {
@@ -277,15 +275,15 @@ func (s *session) pushMembers(g *group) error {
 	return nil
 }
 
-func (s *session) replaceMembers(g *group) error {
+func (s *session) replaceMembers(ctx context.Context, g *group) error {
 	if s.app == nil || g.scimID == "" {
 		return nil
 	}
-	if err := s.assertGroupName(g); err != nil {
+	if err := s.assertGroupName(ctx, g); err != nil {
 		return err
 	}
 	all := s.pushable(g)
-	if err := s.patchGroup(g, operation{Op: "replace", Path: "members", Value: members(all)}); err != nil {
+	if err := s.patchGroup(ctx, g, operation{Op: "replace", Path: "members", Value: members(all)}); err != nil {
 		return err
 	}
 	clear(g.sent)
@@ -295,11 +293,11 @@ func (s *session) replaceMembers(g *group) error {
 	return nil
 }
 
-func (s *session) deleteGroup(g *group) error {
+func (s *session) deleteGroup(ctx context.Context, g *group) error {
 	if s.app == nil || g.scimID == "" {
 		return nil
 	}
-	if err := s.send(http.MethodDelete, "/Groups/"+url.PathEscape(g.scimID), nil, nil); err != nil {
+	if err := s.send(ctx, http.MethodDelete, "/Groups/"+url.PathEscape(g.scimID), nil, nil); err != nil {
 		return err
 	}
 	s.org.mu.Lock()
@@ -309,8 +307,8 @@ func (s *session) deleteGroup(g *group) error {
 	return nil
 }
 
-func (s *session) patchGroup(g *group, ops ...operation) error {
-	return s.send(http.MethodPatch, "/Groups/"+url.PathEscape(g.scimID), patch{Schemas: []string{patchSchema}, Operations: ops}, nil)
+func (s *session) patchGroup(ctx context.Context, g *group, ops ...operation) error {
+	return s.send(ctx, http.MethodPatch, "/Groups/"+url.PathEscape(g.scimID), patch{Schemas: []string{patchSchema}, Operations: ops}, nil)
 }
 
 func (s *session) difference(g *group) (add, remove []*person) {

@@ -1,0 +1,80 @@
+// Command agent-token prints an access token for a person of the running quickstart, by the stand-in Okta's real flow.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"sallyport.dev/scripts/demo/agent"
+	"sallyport.dev/scripts/demo/quickstart"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	token, err := run(ctx, os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "agent-token:", err)
+		stop()
+		os.Exit(1)
+	}
+	fmt.Println(token)
+}
+
+func run(ctx context.Context, args []string) (string, error) {
+	flags := flag.NewFlagSet("agent-token", flag.ContinueOnError)
+	env := flags.String("env", "", "env `FILE` that the quickstart wrote (--env)")
+	dataDir := flags.String("data-dir", "", "data `DIR` of the quickstart (--data-dir)")
+	flags.Usage = func() {
+		fmt.Fprintln(flags.Output(), "usage: agent-token [--env FILE | --data-dir DIR] EMAIL")
+		fmt.Fprintln(flags.Output(), "Without a flag: "+quickstart.KeyIssuer+" from the environment, else the quickstart that was started last.")
+		flags.PrintDefaults()
+	}
+	if err := flags.Parse(args); err != nil {
+		return "", err
+	}
+	if flags.NArg() != 1 {
+		return "", errors.New("name one person by email, such as maya.chen@acme.example")
+	}
+	issuer, err := findIssuer(*env, *dataDir)
+	if err != nil {
+		return "", err
+	}
+	tokens, err := agent.SignIn(ctx, quickstart.LoginAt(issuer, flags.Arg(0)))
+	if err != nil {
+		return "", err
+	}
+	return tokens.Access, nil
+}
+
+func findIssuer(env, dataDir string) (string, error) {
+	file := env
+	if dataDir != "" {
+		file = quickstart.StateOf(dataDir)
+	}
+	if file == "" {
+		if issuer := os.Getenv(quickstart.KeyIssuer); issuer != "" {
+			return issuer, nil
+		}
+		last, err := quickstart.LastRun()
+		if err != nil {
+			return "", err
+		}
+		file = last
+	}
+	values, err := quickstart.ReadEnv(file)
+	if err != nil {
+		return "", fmt.Errorf("find the running quickstart (start ./scripts/quickstart, or name it by --env or --data-dir): %w", err)
+	}
+	if values[quickstart.KeyIssuer] == "" {
+		return "", fmt.Errorf("%s names no %s", file, quickstart.KeyIssuer)
+	}
+	return values[quickstart.KeyIssuer], nil
+}

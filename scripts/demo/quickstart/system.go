@@ -1,0 +1,329 @@
+package quickstart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	"sallyport.dev/scripts/demo/okta"
+	"sallyport.dev/scripts/demo/policy"
+	"sallyport.dev/scripts/demo/servers"
+)
+
+// Regions of the two proxies.
+const (
+	usEast = "us-east"
+	euWest = "eu-west"
+)
+
+// salesforceCredential is what the demo's Salesforce demands. It is made up, and the gateway alone should know it.
+const salesforceCredential = "sf-demo-7d1f0c4be2a94c0f"
+
+// Config of a run.
+type Config struct {
+	// Root of the repository.
+	Root string
+	// DataDir keeps all state; it stays after the run. Empty: a new folder, deleted at the end.
+	DataDir string
+	// EnvFile gets the env lines when all is up. Empty: none.
+	EnvFile string
+	// Ports by name; what is not named is chosen free.
+	Ports map[string]int
+	// Once ends after the stories.
+	Once bool
+	// NoStories skips them.
+	NoStories bool
+	Out       io.Writer
+}
+
+// system is everything that runs.
+type system struct {
+	cfg   Config
+	say   *printer
+	dir   string
+	addrs map[string]string
+
+	org    *okta.Org
+	issuer string
+
+	github     *servers.GitHub
+	jira       *servers.Jira
+	confluence *servers.Confluence
+	salesforce *servers.Salesforce
+	analytics  *servers.Analytics
+	urls       map[string]string // of the servers, as the policy names them
+
+	bin       binaries
+	admin     *admin
+	scimToken string
+	adminText string
+
+	running []*process
+	stops   []func() // in the order of starting
+}
+
+func (s *system) mcpURL(region string) string { return "http://" + s.addrs[region] + "/mcp" }
+
+// audience is the one resource that tokens are for, whichever region serves it.
+func (s *system) audience() string { return s.mcpURL(usEast) }
+
+// upstream returns a server by its connector's id.
+func (s *system) upstream(connector string) *servers.Upstream {
+	for _, u := range s.upstreams() {
+		if u.Name() == connector {
+			return u
+		}
+	}
+	return nil
+}
+
+func (s *system) upstreams() []*servers.Upstream {
+	return []*servers.Upstream{s.github.Upstream, s.jira.Upstream, s.confluence.Upstream, s.salesforce.Upstream, s.analytics.Upstream}
+}
+
+// up brings everything to the point at which people can work.
+func (s *system) up(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		s.startUpstreams, s.startOkta, s.startControlPlane, s.connectOkta, s.startProxies, s.loadConnectors, s.hireStaff, s.loadGrants,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return s.writeEnv()
+}
+
+func (s *system) startUpstreams(ctx context.Context) error {
+	s.github, s.jira, s.confluence = servers.NewGitHub(), servers.NewJira(), servers.NewConfluence()
+	s.salesforce, s.analytics = servers.NewSalesforce(salesforceCredential), servers.NewAnalytics()
+	s.urls = map[string]string{}
+	for _, u := range s.upstreams() {
+		at, stop, err := u.Start(ctx, "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		s.stops = append(s.stops, stop)
+		s.urls[strings.ToUpper(u.Name())+"_URL"] = at
+	}
+	s.say.status("MCP servers: GitHub, Jira, Confluence, Salesforce, Analytics")
+	return nil
+}
+
+func (s *system) startOkta(ctx context.Context) error {
+	s.org = okta.NewOrg(okta.Config{Audience: s.audience()})
+	issuer, _, stop, err := s.org.Start(ctx, s.addrs["okta"])
+	if err != nil {
+		return err
+	}
+	s.issuer = issuer
+	s.stops = append(s.stops, stop)
+	s.say.status("stand-in Okta: issuer %s", issuer)
+	return nil
+}
+
+func (s *system) startControlPlane(ctx context.Context) error {
+	dir := filepath.Join(s.dir, "control-plane")
+	p, err := s.start("control-plane", s.bin.controlPlane, "serve", "--data-dir", dir,
+		"--scim-addr", s.addrs["scim"], "--admin-addr", s.addrs["admin"], "--fleet-addr", s.addrs["fleet"], "--nats-listen", s.addrs["nats"])
+	if err != nil {
+		return err
+	}
+	adminURL := "http://" + s.addrs["admin"]
+	if err := p.ready(ctx, adminURL+"/readyz"); err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "admin-token")
+	token, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read the admin token: %w", err)
+	}
+	s.adminText = strings.TrimSpace(string(token))
+	s.admin = newAdmin(s.bin.controlPlane, adminURL, file, s.adminText)
+	s.say.status("control plane: admin API %s, SCIM http://%s/scim/v2", adminURL, s.addrs["scim"])
+	return nil
+}
+
+// connectOkta is what docs tell an admin to do once: a directory, a SCIM token, Okta's two apps.
+func (s *system) connectOkta(ctx context.Context) error {
+	_, err := s.admin.run(ctx, "directories", "create", "okta", "--issuer", s.issuer, "--audience", s.audience(),
+		"--user-claim", "uid", "--user-attribute", "externalId")
+	if err != nil {
+		return err
+	}
+	if s.scimToken, err = s.admin.keptToken(ctx, filepath.Join(s.dir, "scim-token"), "scim", "--directory", "okta"); err != nil {
+		return err
+	}
+	if _, err := s.org.ConnectSCIM(ctx, s.scimURL(), s.scimToken); err != nil {
+		return fmt.Errorf("connect Okta's SCIM app: %w", err)
+	}
+	s.say.status("Okta is connected: sign-in by OIDC, people and groups by SCIM")
+	return nil
+}
+
+func (s *system) scimURL() string { return "http://" + s.addrs["scim"] + "/scim/v2" }
+
+func (s *system) startProxies(ctx context.Context) error {
+	for _, region := range []string{usEast, euWest} {
+		name := region + "-1"
+		file := filepath.Join(s.dir, name+".token")
+		if _, err := s.admin.keptToken(ctx, file, "proxy", "--name", name, "--region", region); err != nil {
+			return err
+		}
+		p, err := s.start(name, s.bin.proxy, "serve", "--name", name, "--region", region, "--control-plane", "http://"+s.addrs["fleet"],
+			"--token-file", file, "--listen", s.addrs[region], "--public-url", "http://"+s.addrs[region], "--data-dir", filepath.Join(s.dir, name))
+		if err != nil {
+			return err
+		}
+		if err := p.ready(ctx, "http://"+s.addrs[region]+"/readyz"); err != nil {
+			return err
+		}
+		s.say.status("proxy %s: %s", name, s.mcpURL(region))
+	}
+	return nil
+}
+
+// loadConnectors registers the servers, sets Salesforce's credential and pins every catalogue. Analytics comes later.
+func (s *system) loadConnectors(ctx context.Context) error {
+	// A data folder that was used before may still have it.
+	_, err := s.admin.connectors.RetireConnector(ctx, connect.NewRequest(&adminv1.RetireConnectorRequest{Id: "analytics"}))
+	if err != nil && connect.CodeOf(err) != connect.CodeNotFound {
+		return fmt.Errorf("retire analytics: %w", err)
+	}
+	if err := s.apply(ctx, "connectors.yaml"); err != nil {
+		return err
+	}
+	secret := filepath.Join(s.dir, "salesforce-credential")
+	if err := os.WriteFile(secret, []byte("Bearer "+salesforceCredential), 0o600); err != nil {
+		return fmt.Errorf("write the credential: %w", err)
+	}
+	_, err = s.admin.run(ctx, "secrets", "set", "--connector", "salesforce", "--header", "Authorization", "--value-file", secret)
+	if err = errors.Join(err, os.Remove(secret)); err != nil {
+		return err
+	}
+	for _, connector := range []string{"github", "jira", "confluence", "salesforce"} {
+		if err := s.admin.pin(ctx, connector); err != nil {
+			return err
+		}
+	}
+	s.say.status("connectors github, jira, confluence, salesforce: tools pinned; Salesforce's credential is in the vault")
+	return nil
+}
+
+func (s *system) apply(ctx context.Context, name string) error {
+	text, err := policy.Read(name, s.urls)
+	if err != nil {
+		return err
+	}
+	return s.admin.apply(ctx, s.dir, name, text)
+}
+
+// hireStaff makes the org's people and groups; Okta pushes them.
+func (s *system) hireStaff(ctx context.Context) error {
+	requests := 0
+	count := func(p okta.Push, err error) error {
+		requests += p.Requests
+		return err
+	}
+	err := count(s.org.CreateGroup(ctx, assigned, okta.Assignment))
+	for _, group := range pushedGroups {
+		err = errors.Join(err, count(s.org.CreateGroup(ctx, group, okta.Pushed)))
+	}
+	if err != nil {
+		return fmt.Errorf("push groups: %w", err)
+	}
+	for _, h := range staff {
+		if _, err := s.org.AddUser(h.profile); err != nil {
+			return err
+		}
+		if err := count(s.org.AddToGroup(ctx, h.group, h.profile.Login)); err != nil {
+			return fmt.Errorf("add %s to %s: %w", h.profile.Login, h.group, err)
+		}
+		if err := count(s.org.AddToGroup(ctx, assigned, h.profile.Login)); err != nil {
+			return fmt.Errorf("provision %s: %w", h.profile.Login, err)
+		}
+	}
+	s.say.status("Okta pushed %d people and %d groups in %d SCIM requests", len(staff), len(pushedGroups), requests)
+	return nil
+}
+
+func (s *system) loadGrants(ctx context.Context) error {
+	for _, name := range []string{"engineers.yaml", "sales.yaml"} {
+		if err := s.apply(ctx, name); err != nil {
+			return err
+		}
+	}
+	if err := s.admin.enforced(ctx, 0); err != nil {
+		return err
+	}
+	s.say.status("policy is loaded and enforced at both proxies")
+	return nil
+}
+
+func (s *system) writeEnv() error {
+	values := map[string]string{
+		KeySCIMURL: s.scimURL(), KeySCIMToken: s.scimToken,
+		KeyAdminURL: s.admin.url, KeyAdminToken: s.adminText,
+		KeyIssuer:    s.issuer,
+		KeyMCPUSEast: s.mcpURL(usEast), KeyMCPEUWest: s.mcpURL(euWest),
+		KeyNATSURL: (&url.URL{Scheme: "nats", Host: s.addrs["nats"]}).String(),
+	}
+	files := []string{StateOf(s.dir)}
+	if s.cfg.EnvFile != "" {
+		files = append(files, s.cfg.EnvFile)
+	}
+	for _, file := range files {
+		if err := WriteEnv(file, values); err != nil {
+			return err
+		}
+	}
+	if last, err := LastRun(); err == nil {
+		public := map[string]string{KeyIssuer: values[KeyIssuer], KeyMCPUSEast: values[KeyMCPUSEast], KeyMCPEUWest: values[KeyMCPEUWest]}
+		// Only scripts/agent-token without arguments needs it, and it says what to name instead.
+		if err := WriteEnv(last, public); err != nil {
+			s.say.status("%v", err)
+		}
+	}
+	return nil
+}
+
+func (s *system) start(name, program string, args ...string) (*process, error) {
+	p, err := start(s.dir, name, program, args...)
+	if err != nil {
+		return nil, err
+	}
+	s.running = append(s.running, p)
+	s.stops = append(s.stops, func() {
+		if err := p.stop(); err != nil {
+			s.say.status("%v", err)
+		}
+	})
+	return p, nil
+}
+
+// down stops everything, the last started first.
+func (s *system) down() {
+	for i := len(s.stops) - 1; i >= 0; i-- {
+		s.stops[i]()
+	}
+	s.stops = nil
+}
+
+// crashed tells of a program that ended by itself.
+func (s *system) crashed() error {
+	for _, p := range s.running {
+		select {
+		case <-p.done:
+			return fmt.Errorf("%s ended by itself: %s\n%s", p.name, p.cmd.ProcessState, p.tail())
+		default:
+		}
+	}
+	return nil
+}
