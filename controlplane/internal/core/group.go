@@ -166,6 +166,12 @@ func (s *State) Group(id uuid.UUID) *Group {
 	return g
 }
 
+// GroupByNumber returns a group by its number, or nil.
+func (s *State) GroupByNumber(no uint32) *Group {
+	g, _ := s.groups.Get(no)
+	return g
+}
+
 // GroupsByName yields the groups of a directory whose displayName has the same fold, oldest first.
 func (s *State) GroupsByName(directory, displayName string) iter.Seq[*Group] {
 	return s.groupsIndexed(directory, Fold(displayName), func(p *population) indexed { return &p.groupNames })

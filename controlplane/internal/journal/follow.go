@@ -9,12 +9,19 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// followBatch bounds the records that one call of a follower gets.
-const followBatch = 1024
+const (
+	// followBatch is about how many records one call of a follower gets; a batch is not torn for it.
+	followBatch = 1024
+	// followHeartbeat is how often the server must be heard; after two that were missed another consumer is made.
+	followHeartbeat = 500 * time.Millisecond
+	// forgetAfter is when the server forgets a consumer that nobody reads any more.
+	forgetAfter = 30 * time.Second
+)
 
 // Follow calls fn with every record after a sequence, in order and each once, as they come: several at a
-// time where they are there. Sequences have gaps where records were erased. It survives reconnections and
-// leaders that change, and returns when ctx ends, with nil, or when fn fails, with its error.
+// time where they are there, and those that were appended as one batch never in two calls. Sequences have
+// gaps where records were erased. It survives reconnections and leaders that change, and returns when ctx
+// ends, with nil, or when fn fails, with its error.
 func (j *Journal) Follow(ctx context.Context, after uint64, fn func([]Record) error) error {
 	wait := 50 * time.Millisecond
 	for {
@@ -30,54 +37,49 @@ func (j *Journal) Follow(ctx context.Context, after uint64, fn func([]Record) er
 		if after > before {
 			wait = 50 * time.Millisecond
 		}
-		j.log.WarnContext(ctx, "following the journal was interrupted; it goes on", "after", after, "error", err)
+		j.log.InfoContext(ctx, "following the journal was interrupted; it goes on", "after", after, "error", err)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(wait):
 		}
-		wait = min(2*wait, 2*time.Second)
+		wait = min(2*wait, time.Second)
 	}
 }
 
 // stopped is what fn returned.
 type stopped struct{ error }
 
-// follow runs one ordered consumer until it breaks.
+// follow runs one consumer until it breaks.
 func (j *Journal) follow(ctx context.Context, after *uint64, fn func([]Record) error) error {
-	consumer, err := j.js.OrderedConsumer(ctx, j.name, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: *after + 1,
-	})
+	consumer, err := j.consumer(ctx, *after)
 	if err != nil {
 		return fmt.Errorf("making a consumer: %w", err)
 	}
+	defer j.forget(ctx, consumer.CachedInfo().Name)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	messages := make(chan jetstream.Msg, followBatch)
-	failed := make(chan error, 1)
 	consuming, err := consumer.Consume(func(m jetstream.Msg) {
 		select {
 		case messages <- m:
 		case <-ctx.Done():
 		}
-	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-		// Most of these heal by themselves; the ones that do not close the consumer.
-		j.log.DebugContext(ctx, "the journal's consumer reports", "error", err)
-	}))
+	}, jetstream.PullMaxMessages(followBatch), jetstream.PullExpiry(10*followHeartbeat), jetstream.PullHeartbeat(followHeartbeat),
+		// A consumer costs little: whatever troubles it, another goes on from the same place.
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { cancel(err) }))
 	if err != nil {
 		return fmt.Errorf("consuming: %w", err)
 	}
 	defer consuming.Stop()
-	go func() {
-		<-consuming.Closed()
-		failed <- errors.New("the consumer was closed")
-	}()
+	var t taker
+	t.last = *after
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case err := <-failed:
-			return err
+			return context.Cause(ctx)
 		case m := <-messages:
-			records, err := drain(m, messages, after)
+			records, err := t.take(m, messages)
 			if err != nil {
 				return err
 			}
@@ -92,26 +94,62 @@ func (j *Journal) follow(ctx context.Context, after *uint64, fn func([]Record) e
 	}
 }
 
-// drain takes what is there already, up to a bound, and leaves out what was delivered before.
-func drain(first jetstream.Msg, more <-chan jetstream.Msg, after *uint64) ([]Record, error) {
-	var records []Record
-	last := *after
-	for m := first; ; {
+func (j *Journal) consumer(ctx context.Context, after uint64) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, j.timeout)
+	defer cancel()
+	return j.js.CreateConsumer(ctx, j.name, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1, AckPolicy: jetstream.AckNonePolicy,
+		MemoryStorage: true, Replicas: 1, InactiveThreshold: forgetAfter,
+	})
+}
+
+// forget removes a consumer as far as that can be done now; the server would, later.
+func (j *Journal) forget(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), followHeartbeat)
+	defer cancel()
+	if err := j.js.DeleteConsumer(ctx, j.name, name); err != nil {
+		j.log.DebugContext(ctx, "a consumer of the journal could not be removed; it is forgotten soon", "error", err)
+	}
+}
+
+// taker puts batches together again.
+type taker struct {
+	last     uint64 // sequence on the stream
+	consumed uint64 // sequence on the consumer, which has no gaps
+	held     []Record
+	batch    string // the batch that is not there as a whole
+}
+
+// take returns what is there already, up to a bound, as far as it is whole.
+func (t *taker) take(m jetstream.Msg, more <-chan jetstream.Msg) ([]Record, error) {
+	var whole []Record
+	for {
 		meta, err := m.Metadata()
 		if err != nil {
 			return nil, fmt.Errorf("reading a record's place: %w", err)
 		}
-		if meta.Sequence.Stream > last {
-			last = meta.Sequence.Stream
-			records = append(records, Record{Seq: last, Subject: m.Subject(), Data: m.Data()})
+		if t.consumed++; meta.Sequence.Consumer != t.consumed {
+			return nil, fmt.Errorf("delivery %d came where %d was due", meta.Sequence.Consumer, t.consumed)
 		}
-		if len(records) == followBatch {
-			return records, nil
+		if meta.Sequence.Stream > t.last {
+			t.last = meta.Sequence.Stream
+			headers := m.Headers()
+			batch := headers.Get(batchIDHeader)
+			if batch != t.batch { // the end of the one before was erased
+				whole, t.held, t.batch = append(whole, t.held...), nil, batch
+			}
+			t.held = append(t.held, Record{Seq: t.last, Subject: m.Subject(), Data: m.Data()})
+			if batch == "" || headers.Get(batchCommitHeader) != "" || meta.NumPending == 0 {
+				whole, t.held, t.batch = append(whole, t.held...), nil, ""
+			}
+		}
+		if len(whole) >= followBatch {
+			return whole, nil
 		}
 		select {
 		case m = <-more:
 		default:
-			return records, nil
+			return whole, nil
 		}
 	}
 }

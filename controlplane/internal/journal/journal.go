@@ -20,13 +20,16 @@ import (
 // MaxBatch is the most messages that one Append takes: JetStream's limit.
 const MaxBatch = 1000
 
-// Errors of Append.
+// Errors of Append. After any other error nothing was written.
 var (
-	// ErrConflict: another writer's record stands at the expected position, and nothing of the batch was
-	// written. Follow the log to its end, decide again.
+	// ErrConflict: another writer's record stands at the expected position, or is about to, and nothing of
+	// the batch was written. Follow the log to its end, decide again.
 	ErrConflict = errors.New("another writer was first")
 	// ErrFateUnknown: the context ended before it was known whether the batch was written. It may be.
 	ErrFateUnknown = errors.New("it is not known whether the batch was written")
+	// ErrMisplaced: the batch was written, but not at the expected position. JetStream promises that this
+	// cannot be; whoever sees it must not go on.
+	ErrMisplaced = errors.New("the log holds the batch at another position than it was written for")
 )
 
 // Message is an event to be written.
@@ -48,7 +51,8 @@ type Config struct {
 	Stream string
 	// Replicas is how many servers keep the stream. Default 1.
 	Replicas int
-	// Timeout is how long one try to append waits for its acknowledgement. Default 2 seconds.
+	// Timeout is the longest that one try to append waits for its acknowledgement before the batch is sent
+	// again; the first tries wait less. Default 2 seconds.
 	Timeout time.Duration
 	Log     *slog.Logger
 }
@@ -56,7 +60,7 @@ type Config struct {
 // subjects are those of all events.
 const subjects = "sallyport.event.>"
 
-// Journal is an open event log. It is safe for concurrent use.
+// Journal is an open event log. It is safe for concurrent use; one Append runs at a time.
 type Journal struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
@@ -64,12 +68,15 @@ type Journal struct {
 	name    string
 	timeout time.Duration
 	log     *slog.Logger
-	// request is nc.RequestMsgWithContext, save in tests that lose acknowledgements.
-	request func(context.Context, *nats.Msg) (*nats.Msg, error)
+
+	turn    chan struct{} // holds one token: who has it appends
+	replies *replies
+	// publish is nc.PublishMsg, save in tests that lose messages.
 	publish func(*nats.Msg) error
 }
 
-// Open finds the log's stream or makes it, and refuses one that could lose what it acknowledged.
+// Open finds the log's stream or makes it, and refuses one that could lose what it acknowledged. It lives
+// as long as the connection.
 func Open(ctx context.Context, nc *nats.Conn, c Config) (*Journal, error) {
 	if c.Stream == "" {
 		c.Stream = "SALLYPORT_EVENTS"
@@ -87,41 +94,64 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the journal: %w", err)
 	}
-	stream, err := js.Stream(ctx, c.Stream)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
-			Name: c.Stream, Description: "Sallyport's event log: the truth. Do not write to it, delete from it or limit it.",
-			Subjects: []string{subjects}, Storage: jetstream.FileStorage, Replicas: c.Replicas, Retention: jetstream.LimitsPolicy,
-			MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: -1, Discard: jetstream.DiscardNew,
-			AllowAtomicPublish: true, DenyPurge: true, AllowDirect: false,
-		})
-	}
+	stream, err := findOrMake(ctx, js, c)
 	if err != nil {
 		return nil, fmt.Errorf("opening the journal's stream %s: %w", c.Stream, err)
 	}
-	if err := check(stream.CachedInfo().Config); err != nil {
+	if err := check(stream.CachedInfo().Config, c.Replicas); err != nil {
 		return nil, fmt.Errorf("the stream %s cannot be the journal: %w", c.Stream, err)
 	}
-	j := &Journal{nc: nc, js: js, stream: stream, name: c.Stream, timeout: c.Timeout, log: c.Log, publish: nc.PublishMsg}
-	j.request = func(ctx context.Context, m *nats.Msg) (*nats.Msg, error) { return nc.RequestMsgWithContext(ctx, m) }
+	j := &Journal{nc: nc, js: js, stream: stream, name: c.Stream, timeout: c.Timeout, log: c.Log, turn: make(chan struct{}, 1), publish: nc.PublishMsg}
+	if j.replies, err = listen(nc); err != nil {
+		return nil, fmt.Errorf("opening the journal: %w", err)
+	}
 	return j, nil
 }
 
-// check refuses a stream that forgets, or that acknowledges what it has not kept.
-func check(c jetstream.StreamConfig) error {
+func findOrMake(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
+	stream, err := js.Stream(ctx, c.Stream)
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return stream, err
+	}
+	stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
+		Name: c.Stream, Description: "Sallyport's event log: the truth. Do not write to it, delete from it or limit it.",
+		Subjects: []string{subjects}, Storage: jetstream.FileStorage, Replicas: c.Replicas, Retention: jetstream.LimitsPolicy,
+		MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: -1, MaxMsgSize: -1, Discard: jetstream.DiscardNew,
+		// Messages of an erased person are deleted one by one, so deleting is not denied; purging is.
+		AllowAtomicPublish: true, DenyPurge: true, AllowDirect: false,
+	})
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another control plane made it meanwhile
+		return js.Stream(ctx, c.Stream)
+	}
+	return stream, err
+}
+
+// check refuses a stream that forgets, that takes what is not an event, or that acknowledges what it has
+// not kept.
+func check(c jetstream.StreamConfig, replicas int) error {
 	switch {
 	case c.Storage != jetstream.FileStorage:
 		return errors.New("it is not kept on disk")
 	case c.PersistMode == jetstream.AsyncPersistMode:
 		return errors.New("it acknowledges before it writes (persist_mode async)")
+	case c.NoAck:
+		return errors.New("it acknowledges nothing (no_ack)")
 	case !c.AllowAtomicPublish:
 		return errors.New("it does not take atomic batches (allow_atomic)")
-	case c.AllowDirect:
+	case c.AllowDirect || c.MirrorDirect:
 		return errors.New("it answers reads from followers, which may be stale (allow_direct)")
 	case c.MaxAge != 0 || c.MaxMsgs > 0 || c.MaxBytes > 0 || c.MaxMsgsPerSubject > 0 || c.Retention != jetstream.LimitsPolicy:
 		return errors.New("it forgets old messages (a limit is set)")
+	case c.AllowMsgTTL || c.AllowRollup || !c.DenyPurge:
+		return errors.New("it can be made to forget (allow_msg_ttl, allow_rollup_hdrs, or deny_purge is off)")
+	case c.Sealed:
+		return errors.New("it is sealed: nothing can be written any more")
+	case c.Mirror != nil || len(c.Sources) > 0 || c.SubjectTransform != nil:
+		return errors.New("it takes messages from other streams, or rewrites them (mirror, sources, subject_transform)")
 	case len(c.Subjects) != 1 || c.Subjects[0] != subjects:
 		return fmt.Errorf("its subjects are %q, not %q", c.Subjects, subjects)
+	case c.Replicas < replicas:
+		return fmt.Errorf("it is kept on %d servers, and %d are asked for: raise it with `nats stream update --replicas`, or ask for fewer", c.Replicas, replicas)
 	}
 	return nil
 }

@@ -1,0 +1,31 @@
+package fleet
+
+import (
+	"time"
+
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"sallyport.dev/controlplane/internal/core"
+)
+
+// Proxies lists the proxies that have a token as admins see them, and returns a channel that is closed
+// when any of them changes.
+func (r *Roster) Proxies(s *core.State) ([]*adminv1.Proxy, <-chan struct{}) {
+	standings, changed := r.Standings(s)
+	proxies := make([]*adminv1.Proxy, len(standings))
+	for i, p := range standings {
+		proxies[i] = &adminv1.Proxy{
+			Name: p.Name, Region: p.Region, Connected: p.ServedBy != "", ServedBy: p.ServedBy, Version: p.Version, Build: p.Build,
+			AcknowledgedAt: stamp(p.AcknowledgedAt), LeaseUntil: stamp(p.LeaseUntil),
+		}
+	}
+	return proxies, changed
+}
+
+func stamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}

@@ -1,0 +1,282 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	celast "cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+)
+
+// Check refuses a rule that is wrong in itself, or whose condition does not fit a tool that the rule
+// matches: each property that it reads must be in the tool's input schema and required there, or be asked
+// for by has() first. Without tools only the rule itself is checked.
+func Check(r *policyv1.Rule, tools []*policyv1.Tool) error {
+	if (len(r.GetAllow()) > 0) == (len(r.GetDeny()) > 0) {
+		return errors.New("a rule names tools under exactly one of allow and deny")
+	}
+	globs := slices.Concat(r.GetAllow(), r.GetDeny())
+	for _, g := range globs {
+		if g == "" || len(g) > 128 || strings.ContainsFunc(g, func(c rune) bool { return !isToolRune(c) && c != '*' && c != '?' }) {
+			return fmt.Errorf("%q is no tool name or glob: letters, digits, '_', '-', '.', with * for any run and ? for one", clip(g))
+		}
+	}
+	if r.GetWhen() == "" {
+		return nil
+	}
+	if _, err := compileCondition(r.GetWhen()); err != nil {
+		return err
+	}
+	for _, t := range tools {
+		if !matchAny(globs, t.GetName()) {
+			continue
+		}
+		if err := checkAgainst(r.GetWhen(), t); err != nil {
+			return fmt.Errorf("for tool %q: %w", t.GetName(), err)
+		}
+	}
+	return nil
+}
+
+func isToolRune(c rune) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-' || c == '.'
+}
+
+// checkAgainst type-checks a condition against one tool's schema.
+func checkAgainst(when string, t *policyv1.Tool) error {
+	tool, err := readTool(t)
+	if err != nil {
+		return err
+	}
+	base, err := types.NewRegistry()
+	if err != nil {
+		return fmt.Errorf("making a type registry: %w", err)
+	}
+	p := &schemaTypes{Registry: base, objects: map[string]*object{}}
+	args := p.object(tool.schema, 0)
+	env, err := cel.NewEnv(append(limits(), cel.CustomTypeProvider(p), cel.Variable("args", args))...)
+	if err != nil {
+		return fmt.Errorf("making the condition's environment: %w", err)
+	}
+	ast, issues := env.Compile(when)
+	if issues.Err() != nil {
+		return fmt.Errorf("the condition does not fit its schema: %s", issue(issues))
+	}
+	w := &reads{types: p, ast: ast.NativeRep()}
+	w.walk(ast.NativeRep().Expr(), nil)
+	return w.failed
+}
+
+// schemaTypes tells CEL's checker what a JSON schema says of objects.
+type schemaTypes struct {
+	*types.Registry
+	objects map[string]*object
+}
+
+// object is an object type of a schema.
+type object struct {
+	fields   map[string]*types.Type
+	required map[string]bool
+}
+
+// object makes a type of an object schema.
+func (p *schemaTypes) object(schema map[string]any, depth int) *types.Type {
+	o := &object{fields: map[string]*types.Type{}, required: map[string]bool{}}
+	name := "schema.object" + strconv.Itoa(len(p.objects))
+	p.objects[name] = o
+	properties, _ := schema["properties"].(map[string]any)
+	for field, s := range properties {
+		sub, _ := s.(map[string]any)
+		o.fields[field] = p.typeOf(sub, depth+1)
+	}
+	required, _ := schema["required"].([]any)
+	for _, r := range required {
+		if field, ok := r.(string); ok {
+			o.required[field] = true
+		}
+	}
+	return types.NewObjectType(name)
+}
+
+// typeOf is the CEL type of a schema, dynamic where the schema does not pin one. "number" is dynamic: a
+// condition may compare it with 5 and with 5.0.
+func (p *schemaTypes) typeOf(schema map[string]any, depth int) *types.Type {
+	kind, _ := schema["type"].(string)
+	switch {
+	case depth > maxSchemaDepth:
+	case kind == "string":
+		return types.StringType
+	case kind == "boolean":
+		return types.BoolType
+	case kind == "array":
+		items, _ := schema["items"].(map[string]any)
+		return types.NewListType(p.typeOf(items, depth+1))
+	case kind == "object" && schema["properties"] != nil:
+		return p.object(schema, depth)
+	case kind == "object":
+		return types.NewMapType(types.StringType, types.DynType)
+	case kind == "integer":
+		return types.IntType
+	}
+	return types.DynType
+}
+
+// FindStructType knows the schema's objects.
+func (p *schemaTypes) FindStructType(name string) (*types.Type, bool) {
+	if p.objects[name] != nil {
+		return types.NewTypeTypeWithParam(types.NewObjectType(name)), true
+	}
+	return p.Registry.FindStructType(name)
+}
+
+// FindStructFieldNames lists an object's properties.
+func (p *schemaTypes) FindStructFieldNames(name string) ([]string, bool) {
+	if o := p.objects[name]; o != nil {
+		return slices.Sorted(maps.Keys(o.fields)), true
+	}
+	return p.Registry.FindStructFieldNames(name)
+}
+
+// FindStructFieldType is a property's type. One that the schema does not name may be asked for by has():
+// reading it otherwise is refused by the walk after the check.
+func (p *schemaTypes) FindStructFieldType(name, field string) (*types.FieldType, bool) {
+	o := p.objects[name]
+	if o == nil {
+		return p.Registry.FindStructFieldType(name, field)
+	}
+	if t := o.fields[field]; t != nil {
+		return &types.FieldType{Type: t}, true
+	}
+	return &types.FieldType{Type: types.DynType}, true
+}
+
+// NewValue makes no schema objects: a condition only reads them.
+func (p *schemaTypes) NewValue(name string, fields map[string]ref.Val) ref.Val {
+	if p.objects[name] != nil {
+		return types.NewErr("a condition cannot make a %s", name)
+	}
+	return p.Registry.NewValue(name, fields)
+}
+
+// reads finds reads of properties that may not be there. A guard is a path that has() was asked of.
+type reads struct {
+	types  *schemaTypes
+	ast    *celast.AST
+	failed error
+}
+
+func (w *reads) walk(e celast.Expr, guards []string) {
+	switch e.Kind() {
+	case celast.SelectKind:
+		s := e.AsSelect()
+		w.walk(s.Operand(), guards)
+		if !s.IsTestOnly() {
+			w.read(s, guards)
+		}
+	case celast.CallKind:
+		w.call(e.AsCall(), guards)
+	case celast.ListKind:
+		for _, element := range e.AsList().Elements() {
+			w.walk(element, guards)
+		}
+	case celast.MapKind:
+		for _, entry := range e.AsMap().Entries() {
+			w.walk(entry.AsMapEntry().Key(), guards)
+			w.walk(entry.AsMapEntry().Value(), guards)
+		}
+	case celast.ComprehensionKind:
+		c := e.AsComprehension()
+		for _, part := range []celast.Expr{c.IterRange(), c.AccuInit(), c.LoopCondition(), c.LoopStep(), c.Result()} {
+			w.walk(part, guards)
+		}
+	}
+}
+
+func (w *reads) call(c celast.CallExpr, guards []string) {
+	args := c.Args()
+	switch c.FunctionName() {
+	case operators.LogicalAnd: // an error on one side does not count when the other is false
+		w.walk(args[0], slices.Concat(guards, whenTrue(args[1])))
+		w.walk(args[1], slices.Concat(guards, whenTrue(args[0])))
+	case operators.LogicalOr:
+		w.walk(args[0], slices.Concat(guards, whenFalse(args[1])))
+		w.walk(args[1], slices.Concat(guards, whenFalse(args[0])))
+	case operators.Conditional:
+		w.walk(args[0], guards)
+		w.walk(args[1], slices.Concat(guards, whenTrue(args[0])))
+		w.walk(args[2], slices.Concat(guards, whenFalse(args[0])))
+	default:
+		if c.IsMemberFunction() {
+			w.walk(c.Target(), guards)
+		}
+		for _, a := range args {
+			w.walk(a, guards)
+		}
+	}
+}
+
+// read refuses a property that is not certain to be there.
+func (w *reads) read(s celast.SelectExpr, guards []string) {
+	o := w.types.objects[w.ast.GetType(s.Operand().ID()).TypeName()]
+	path := pathOf(s.Operand()) + "." + s.FieldName()
+	if o == nil || w.failed != nil || o.required[s.FieldName()] && o.fields[s.FieldName()] != nil || slices.Contains(guards, path) {
+		return
+	}
+	why := "may be omitted"
+	if o.fields[s.FieldName()] == nil {
+		why = "is not in the tool's schema"
+	}
+	w.failed = fmt.Errorf("the condition reads %s, which %s: ask first, as in has(%s) && …", path, why, path)
+}
+
+// whenTrue are the paths that are there if an expression is true.
+func whenTrue(e celast.Expr) []string {
+	switch e.Kind() {
+	case celast.SelectKind:
+		if s := e.AsSelect(); s.IsTestOnly() {
+			return []string{pathOf(s.Operand()) + "." + s.FieldName()}
+		}
+	case celast.CallKind:
+		c := e.AsCall()
+		switch c.FunctionName() {
+		case operators.LogicalAnd:
+			return append(whenTrue(c.Args()[0]), whenTrue(c.Args()[1])...)
+		case operators.LogicalNot:
+			return whenFalse(c.Args()[0])
+		}
+	}
+	return nil
+}
+
+// whenFalse are the paths that are there if an expression is false.
+func whenFalse(e celast.Expr) []string {
+	if e.Kind() != celast.CallKind {
+		return nil
+	}
+	c := e.AsCall()
+	switch c.FunctionName() {
+	case operators.LogicalOr:
+		return append(whenFalse(c.Args()[0]), whenFalse(c.Args()[1])...)
+	case operators.LogicalNot:
+		return whenTrue(c.Args()[0])
+	}
+	return nil
+}
+
+func pathOf(e celast.Expr) string {
+	switch e.Kind() {
+	case celast.IdentKind:
+		return e.AsIdent()
+	case celast.SelectKind:
+		return pathOf(e.AsSelect().Operand()) + "." + e.AsSelect().FieldName()
+	}
+	return fmt.Sprintf("<%d>", e.ID()) // stands for itself and is equal to no other
+}

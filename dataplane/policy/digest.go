@@ -1,0 +1,43 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+
+	"google.golang.org/protobuf/proto"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+)
+
+// Digest is a multiset hash over entries: the same entries give the same digest, in whatever order they
+// were added and removed. It finds tables that drifted apart; it is no defence against who makes entries.
+type Digest [2]uint64
+
+// Add puts an entry in.
+func (d *Digest) Add(e *fleetv1.Entry) { d.add(hashEntry(e)) }
+
+// Remove takes an entry out that was put in.
+func (d *Digest) Remove(e *fleetv1.Entry) { d.remove(hashEntry(e)) }
+
+// Bytes is the digest as it is sent.
+func (d *Digest) Bytes() []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, d[0]), d[1])
+}
+
+func (d *Digest) add(h Digest) {
+	d[0] += h[0]
+	d[1] += h[1]
+}
+
+func (d *Digest) remove(h Digest) {
+	d[0] -= h[0]
+	d[1] -= h[1]
+}
+
+func hashEntry(e *fleetv1.Entry) Digest {
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(e)
+	if err != nil { // an entry that came over the wire marshals; another is not one
+		return Digest{}
+	}
+	sum := sha256.Sum256(data)
+	return Digest{binary.BigEndian.Uint64(sum[:8]), binary.BigEndian.Uint64(sum[8:16])}
+}
