@@ -40,8 +40,8 @@ func start(dir, name, program string, args ...string) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the log of %s: %w", name, err)
 	}
-	// No context: a program outlives the call that starts it and is ended by stop.
-	p.cmd = exec.Command(program, args...)
+	// A program outlives the call that starts it: stop ends it.
+	p.cmd = exec.CommandContext(context.Background(), program, args...)
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {

@@ -253,7 +253,7 @@ func (s *system) retireStory(ctx context.Context, r *run) error {
 			begin := time.Now()
 			got, err := me.Tools(ctx)
 			if slices.ContainsFunc(got, func(name string) bool { return strings.HasPrefix(name, "jira__") }) {
-				err = errors.Join(err, errors.New("Jira's tools are listed"))
+				err = errors.Join(err, errors.New("tools of Jira are listed"))
 			}
 			return fmt.Sprintf("%d tools", len(got)), time.Since(begin), err
 		})

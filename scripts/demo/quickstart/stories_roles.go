@@ -187,7 +187,7 @@ func (s *system) seniorElsewhere(ctx context.Context, me *seat) {
 func (s *system) pages(want int) func() error {
 	return func() error {
 		if got := len(s.confluence.Pages()); got != want {
-			return fmt.Errorf("Confluence has %d pages, not %d", got, want)
+			return fmt.Errorf("there are %d pages, not %d", got, want)
 		}
 		return nil
 	}

@@ -205,7 +205,7 @@ func (s *system) loadConnectors(ctx context.Context) error {
 		return fmt.Errorf("write the credential: %w", err)
 	}
 	_, err = s.admin.run(ctx, "secrets", "set", "--connector", "salesforce", "--header", "Authorization", "--value-file", secret)
-	if err = errors.Join(err, os.Remove(secret)); err != nil {
+	if err := errors.Join(err, os.Remove(secret)); err != nil {
 		return err
 	}
 	for _, connector := range []string{"github", "jira", "confluence", "salesforce"} {

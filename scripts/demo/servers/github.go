@@ -2,6 +2,7 @@ package servers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -276,8 +277,8 @@ func (g *GitHub) watch(ctx context.Context, req *mcp.CallToolRequest, in watchRu
 		select {
 		case <-ctx.Done():
 			return done{}, ctx.Err()
-		case <-g.ended.Done():
-			return done{}, fmt.Errorf("the server stops")
+		case <-g.ended:
+			return done{}, errors.New("the server stops")
 		case <-over.C:
 			return done{Status: fmt.Sprintf("run %d succeeded", in.RunID)}, nil
 		case <-tick.C:

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,19 +43,19 @@ type Upstream struct {
 	era    Era
 	header http.Header // required; nil: open to all
 	server *mcp.Server
-	ended  context.Context // ends with the server, for tools that take their time
-	end    context.CancelFunc
+	ended  chan struct{} // closed with the server, for tools that take their time
+	end    func()        // closes it, once
 }
 
 func newUpstream(name, title string, era Era) *Upstream {
-	ended, end := context.WithCancel(context.Background())
+	ended := make(chan struct{})
 	u := &Upstream{
 		Calls:  &Calls{},
 		name:   name,
 		era:    era,
 		server: mcp.NewServer(&mcp.Implementation{Name: name, Title: title, Version: "1.0.0"}, nil),
 		ended:  ended,
-		end:    end,
+		end:    sync.OnceFunc(func() { close(ended) }),
 	}
 	u.server.AddReceivingMiddleware(u.Calls.record)
 	return u

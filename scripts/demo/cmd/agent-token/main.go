@@ -15,17 +15,16 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
 	token, err := run(ctx, os.Args[1:])
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
+	stop()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "agent-token:", err)
-		stop()
 		os.Exit(1)
+	default:
+		fmt.Println(token)
 	}
-	fmt.Println(token)
 }
 
 func run(ctx context.Context, args []string) (string, error) {
