@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
-	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	"google.golang.org/protobuf/proto"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 )
 
 // Headers of a record: its identity.

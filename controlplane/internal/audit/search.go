@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
-	"google.golang.org/protobuf/proto"
 )
 
 // window is how many positions of the stream one step of a search reads.

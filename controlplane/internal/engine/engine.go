@@ -80,6 +80,8 @@ type Engine struct {
 	failed atomic.Pointer[error]
 	queue  queue
 	round  Round
+	// crowd is how many commands the last round had. It is the commit loop's.
+	crowd int
 
 	// moved is closed and replaced when the state moves.
 	movedMu sync.Mutex

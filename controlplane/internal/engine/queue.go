@@ -72,6 +72,13 @@ func (q *queue) take() []*pending {
 	return all
 }
 
+// waiting is how many commands wait.
+func (q *queue) waiting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.urgent) + len(q.normal)
+}
+
 // putBack returns what did not fit a round to the head of the queue.
 func (q *queue) putBack(rest []*pending) {
 	if len(rest) == 0 {

@@ -3,8 +3,8 @@ package fleet
 import (
 	"time"
 
-	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 
 	"sallyport.dev/controlplane/internal/core"
 )

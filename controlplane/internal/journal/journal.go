@@ -164,3 +164,15 @@ func (j *Journal) Last(ctx context.Context) (uint64, error) {
 	}
 	return info.State.LastSeq, nil
 }
+
+// MakeRawStream makes a stream that is kept as the journal is, for measurements beside it.
+func MakeRawStream(ctx context.Context, nc *nats.Conn, name, subject string) error {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	_, err = js.CreateStream(ctx, jetstream.StreamConfig{
+		Name: name, Subjects: []string{subject}, Storage: jetstream.FileStorage, AllowAtomicPublish: true,
+	})
+	return err
+}

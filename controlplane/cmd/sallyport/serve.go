@@ -1,0 +1,300 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/validate"
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
+
+	"sallyport.dev/controlplane/internal/admin"
+	"sallyport.dev/controlplane/internal/audit"
+	"sallyport.dev/controlplane/internal/bearer"
+	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/discover"
+	"sallyport.dev/controlplane/internal/engine"
+	"sallyport.dev/controlplane/internal/fleet"
+	"sallyport.dev/controlplane/internal/journal"
+	"sallyport.dev/controlplane/internal/kv"
+	"sallyport.dev/controlplane/internal/natsconn"
+	"sallyport.dev/controlplane/internal/peers"
+	"sallyport.dev/controlplane/internal/scim"
+	"sallyport.dev/controlplane/internal/vault"
+)
+
+// serveConfig is what the flags of `serve` say.
+type serveConfig struct {
+	dataDir          string
+	scimAddr         string
+	adminAddr        string
+	fleetAddr        string
+	scimURL          string
+	tlsCert, tlsKey  string
+	nats             natsconn.Config
+	lease, heartbeat time.Duration
+	logLevel         slog.Level
+}
+
+func serveCommand() *cobra.Command {
+	c := &serveConfig{}
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run a control plane", Args: cobra.NoArgs,
+		Long: "Run a control plane: SCIM, the admin API and the proxies' API, each on its own listener.\n\n" +
+			"Without --nats-url it embeds the server that keeps its log, in --data-dir. At its first start it writes an admin\ntoken to DATA-DIR/admin-token.",
+		Example: "  sallyport serve --data-dir ./data\n  sallyport serve --data-dir /var/lib/sallyport --nats-url nats://n1,nats://n2,nats://n3 --nats-credentials sallyport.creds",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), c) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.dataDir, "data-dir", "sallyport-data", "folder for the log (embedded), the key-encryption key and checkpoints")
+	f.StringVar(&c.scimAddr, "scim-addr", "127.0.0.1:7400", "where directories reach SCIM")
+	f.StringVar(&c.adminAddr, "admin-addr", "127.0.0.1:7401", "where admins and the CLI reach the admin API")
+	f.StringVar(&c.fleetAddr, "fleet-addr", "127.0.0.1:7402", "where proxies reach the control plane")
+	f.StringVar(&c.scimURL, "scim-url", "", "public URL of the SCIM listener, for locations in answers (default: as requested)")
+	f.StringVar(&c.tlsCert, "tls-cert", "", "certificate file: all listeners then speak TLS")
+	f.StringVar(&c.tlsKey, "tls-key", "", "key file of --tls-cert")
+	f.StringVar(&c.nats.URL, "nats-url", "", "URLs of an external NATS cluster, separated by commas (default: embedded)")
+	f.StringVar(&c.nats.Credentials, "nats-credentials", "", "NATS credentials file")
+	f.StringVar(&c.nats.Listen, "nats-listen", "", "loopback address at which the embedded server can be reached, such as 127.0.0.1:4222 (default: not)")
+	f.IntVar(&c.nats.Replicas, "nats-replicas", 0, "copies of each stream (default 1 embedded, 3 external)")
+	f.DurationVar(&c.lease, "lease", 30*time.Minute, "how long a proxy may serve without hearing from a control plane")
+	f.DurationVar(&c.heartbeat, "heartbeat", 5*time.Second, "how often leases are renewed")
+	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	return cmd
+}
+
+// plane is a running control plane's parts.
+type plane struct {
+	serveConfig
+	log    *slog.Logger
+	conn   *natsconn.Conn
+	vault  *vault.Vault
+	engine *engine.Engine
+	audit  *audit.Store
+	roster *fleet.Roster
+	name   string
+}
+
+func serve(ctx context.Context, c *serveConfig) error {
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel}))
+	p := &plane{serveConfig: *c, log: log, name: "cp-" + uuid.NewString()[:8]}
+	if err := os.MkdirAll(c.dataDir, 0o700); err != nil {
+		return fmt.Errorf("the data folder cannot be used: %w; choose another with --data-dir", err)
+	}
+	closed, err := p.open(ctx)
+	defer closed()
+	if err != nil {
+		return err
+	}
+	return p.run(ctx)
+}
+
+// open connects the parts, from the log up. What closes them is returned also with an error.
+func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
+	var closers []func()
+	closeAll = func() {
+		for i := len(closers) - 1; i >= 0; i-- {
+			closers[i]()
+		}
+	}
+	nats := p.nats
+	nats.DataDir, nats.Name, nats.Log = p.dataDir, p.name, p.log
+	if p.conn, err = natsconn.Open(ctx, nats); err != nil {
+		return closeAll, err
+	}
+	closers = append(closers, p.conn.Close)
+	replicas := p.conn.Replicas()
+	secrets, err := kv.Open(ctx, p.conn.Conn, kv.Config{Bucket: "SALLYPORT_VAULT", Replicas: replicas})
+	if err != nil {
+		return closeAll, err
+	}
+	if p.vault, err = vault.Open(secrets, filepath.Join(p.dataDir, "key-encryption-key.json")); err != nil {
+		return closeAll, err
+	}
+	shared, err := kv.Open(ctx, p.conn.Conn, kv.Config{Bucket: "SALLYPORT_SHARED", Replicas: replicas})
+	if err != nil {
+		return closeAll, err
+	}
+	events, err := journal.Open(ctx, p.conn.Conn, journal.Config{Replicas: replicas, Log: p.log})
+	if err != nil {
+		return closeAll, err
+	}
+	if p.audit, err = audit.Open(ctx, p.conn.Conn, audit.Config{Replicas: replicas, Log: p.log}); err != nil {
+		return closeAll, err
+	}
+	config := engine.Config{
+		Journal: events, Seals: p.vault, Log: p.log,
+		Checkpoints: &engine.Checkpoints{Path: filepath.Join(p.dataDir, "checkpoint"), Blobs: p.vault},
+	}
+	if !p.conn.Embedded() {
+		config.Peers = &peers.Peers{NC: p.conn.Conn, Store: shared, ID: p.name, Log: p.log}
+	}
+	if p.engine, err = engine.Open(ctx, config); err != nil {
+		return closeAll, err
+	}
+	p.roster = fleet.NewRoster(standings{shared}, p.log)
+	return closeAll, nil
+}
+
+// run serves until ctx ends, then lets what is under way finish.
+func (p *plane) run(ctx context.Context) error {
+	publisher := fleet.NewPublisher(p.engine.State(), 0)
+	p.engine.Start(publisher.Publish)
+	defer p.engine.Close()
+	if err := p.bootstrap(ctx); err != nil {
+		return err
+	}
+	fleetServer := fleet.New(fleet.Config{
+		Engine: p.engine, Secrets: p.vault, Audit: p.audit, Roster: p.roster, Publisher: publisher,
+		Verifier: fleet.NewVerifier(nil, nil), Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
+	})
+	fleetMux := http.NewServeMux()
+	fleetMux.Handle(fleetv1connect.NewFleetServiceHandler(fleetServer,
+		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(32<<20)))
+
+	adminMux := http.NewServeMux()
+	adminMux.Handle("/", admin.NewHandler(admin.Config{
+		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Audit: p.audit, Log: p.log,
+	}))
+	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	adminMux.HandleFunc("GET /readyz", p.ready)
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var running sync.WaitGroup
+	defer running.Wait()
+	failed := make(chan error, 4)
+	running.Go(func() { fleetServer.Run(ctx) })
+	running.Go(func() {
+		if err := p.roster.Run(ctx); err != nil {
+			failed <- err
+		}
+	})
+	listeners := []struct {
+		name, addr string
+		handler    http.Handler
+	}{
+		{"scim", p.scimAddr, scim.New(scim.Config{Engine: p.engine, BaseURL: p.scimURL, Log: p.log})},
+		{"admin", p.adminAddr, adminMux},
+		{"fleet", p.fleetAddr, fleetMux},
+	}
+	for _, l := range listeners {
+		listener, err := net.Listen("tcp", l.addr)
+		if err != nil {
+			cancel()
+			return fmt.Errorf("the %s listener cannot be opened: %w; choose another with --%s-addr", l.name, err, l.name)
+		}
+		server := newServer(ctx, l.handler)
+		running.Go(func() {
+			<-ctx.Done()
+			grace, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer done()
+			if server.Shutdown(grace) != nil {
+				_ = server.Close() // streams that did not end in time
+			}
+		})
+		running.Go(func() {
+			var err error
+			if p.tlsCert != "" {
+				err = server.ServeTLS(listener, p.tlsCert, p.tlsKey)
+			} else {
+				err = server.Serve(listener)
+			}
+			if !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("the %s listener: %w", l.name, err)
+			}
+		})
+		p.log.Info("listening", "what", l.name, "address", listener.Addr().String())
+	}
+	p.log.Info("ready", "control_plane", p.name, "version", p.engine.State().Seq(), "nats", p.conn.ClientURL())
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		cancel()
+		return err
+	}
+}
+
+// newServer speaks HTTP/1.1 and HTTP/2, without TLS too: streams need it. Its requests end with ctx, so
+// that streams let a shutdown go on.
+func newServer(ctx context.Context, h http.Handler) *http.Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler: h, Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 5 * time.Minute, MaxHeaderBytes: 64 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+}
+
+// ready says whether changes can be made durable here and now.
+func (p *plane) ready(w http.ResponseWriter, r *http.Request) {
+	err := p.engine.Healthy()
+	if err == nil {
+		err = p.conn.Healthy(r.Context())
+	}
+	if err != nil {
+		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+// bootstrap makes the first admin token and writes it where only the owner of the data folder reads it.
+func (p *plane) bootstrap(ctx context.Context) error {
+	path := filepath.Join(p.dataDir, "admin-token")
+	actor := &eventv1.Actor{Kind: eventv1.ActorKind_ACTOR_KIND_SYSTEM}
+	if _, err := p.engine.Do(ctx, actor, core.StartLog{Epoch: uuid.NewString()}); err != nil {
+		return fmt.Errorf("starting the log: %w", err)
+	}
+	if p.engine.State().HasAdminToken() {
+		return nil
+	}
+	id, token, sum, err := bearer.New(eventv1.TokenKind_TOKEN_KIND_ADMIN)
+	if err != nil {
+		return fmt.Errorf("making the first admin token: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("replacing the admin token's file: %w", err)
+	}
+	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
+		return fmt.Errorf("writing the first admin token: %w", err)
+	}
+	if _, err := p.engine.Do(ctx, actor, core.IssueToken{ID: id, Kind: eventv1.TokenKind_TOKEN_KIND_ADMIN, SHA256: sum[:], Name: "first"}); err != nil {
+		return fmt.Errorf("issuing the first admin token: %w", err)
+	}
+	p.log.Info("the first admin token was made", "file", path)
+	return nil
+}
+
+// standings keeps the roster where every control plane sees it.
+type standings struct{ store *kv.Store }
+
+// Put stores a proxy's standing.
+func (s standings) Put(ctx context.Context, key string, value []byte) error {
+	return s.store.Put(ctx, key, value)
+}
+
+// Watch follows all standings.
+func (s standings) Watch(ctx context.Context, fn func(key string, value []byte)) error {
+	return s.store.Watch(ctx, "proxy.", nil, func(e kv.Entry) error {
+		if e.Value != nil {
+			fn(e.Key, e.Value)
+		}
+		return nil
+	})
+}
