@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -14,6 +15,10 @@ const (
 	followBatch = 1024
 	// followHeartbeat is how often the server must be heard; after two that were missed another consumer is made.
 	followHeartbeat = 500 * time.Millisecond
+	// lookAfter is how long a consumer may take to be made before records are read without one.
+	lookAfter = 100 * time.Millisecond
+	// lookFor bounds such reading at a time.
+	lookFor = 300 * time.Millisecond
 	// forgetAfter is when the server forgets a consumer that nobody reads any more.
 	forgetAfter = 30 * time.Second
 )
@@ -50,48 +55,97 @@ func (j *Journal) Follow(ctx context.Context, after uint64, fn func([]Record) er
 // stopped is what fn returned.
 type stopped struct{ error }
 
-// follow runs one consumer until it breaks.
-func (j *Journal) follow(ctx context.Context, after *uint64, fn func([]Record) error) error {
-	consumer, err := j.consumer(ctx, *after)
-	if err != nil {
-		return fmt.Errorf("making a consumer: %w", err)
+// Hurry makes a running Follow ask the stream's leader for what comes next: for those who know that there
+// is more, and see that it does not come. A consumer may be on a server that is gone or cut off.
+func (j *Journal) Hurry() {
+	select {
+	case j.hurry <- struct{}{}:
+	default:
 	}
-	defer j.forget(ctx, consumer.CachedInfo().Name)
+}
+
+// follow runs one consumer until it breaks. Until there is one, which takes a leader of the whole cluster
+// beside that of the stream, it reads record by record.
+func (j *Journal) follow(ctx context.Context, after *uint64, fn func([]Record) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	type made struct {
+		consumer jetstream.Consumer
+		err      error
+	}
+	ready := make(chan made, 1)
+	go func(after uint64) {
+		consumer, err := j.consumer(ctx, after)
+		ready <- made{consumer, err}
+	}(*after)
+	t := taker{last: *after}
 	messages := make(chan jetstream.Msg, followBatch)
-	consuming, err := consumer.Consume(func(m jetstream.Msg) {
+	look := time.NewTimer(lookAfter)
+	defer look.Stop()
+	for {
+		var records []Record
+		var err error
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case m := <-ready:
+			look.Stop()
+			if m.err != nil {
+				return fmt.Errorf("making a consumer: %w", m.err)
+			}
+			defer j.forget(ctx, m.consumer.CachedInfo().Name)
+			consuming, err := consume(ctx, m.consumer, messages, cancel)
+			if err != nil {
+				return fmt.Errorf("consuming: %w", err)
+			}
+			defer consuming.Stop()
+			continue
+		case m := <-messages:
+			records, err = t.take(m, messages)
+		case <-j.hurry:
+			records = j.look(ctx, &t)
+		case <-look.C:
+			records = j.look(ctx, &t)
+			look.Reset(lookAfter)
+		}
+		if err != nil {
+			return err
+		}
+		if len(records) == 0 {
+			continue
+		}
+		if err := fn(records); err != nil {
+			return &stopped{err}
+		}
+		*after = records[len(records)-1].Seq
+	}
+}
+
+// look reads what comes next from the stream's leader, as far as it is whole.
+func (j *Journal) look(ctx context.Context, t *taker) []Record {
+	ctx, cancel := context.WithTimeout(ctx, lookFor)
+	defer cancel()
+	var whole []Record
+	for len(whole) < followBatch {
+		m, err := j.stream.GetMsg(ctx, t.last+1, jetstream.WithGetMsgSubject(subjects))
+		if err != nil {
+			break // there is no more, or nobody who knows: the consumer, or another look, will tell
+		}
+		whole = append(whole, t.add(m.Header, Record{Seq: m.Sequence, Subject: m.Subject, Data: m.Data}, false)...)
+	}
+	return whole
+}
+
+// consume hands a consumer's messages over. A consumer costs little: whatever troubles it, another goes
+// on from the same place.
+func consume(ctx context.Context, c jetstream.Consumer, messages chan<- jetstream.Msg, cancel context.CancelCauseFunc) (jetstream.ConsumeContext, error) {
+	return c.Consume(func(m jetstream.Msg) {
 		select {
 		case messages <- m:
 		case <-ctx.Done():
 		}
 	}, jetstream.PullMaxMessages(followBatch), jetstream.PullExpiry(10*followHeartbeat), jetstream.PullHeartbeat(followHeartbeat),
-		// A consumer costs little: whatever troubles it, another goes on from the same place.
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { cancel(err) }))
-	if err != nil {
-		return fmt.Errorf("consuming: %w", err)
-	}
-	defer consuming.Stop()
-	var t taker
-	t.last = *after
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case m := <-messages:
-			records, err := t.take(m, messages)
-			if err != nil {
-				return err
-			}
-			if len(records) == 0 {
-				continue
-			}
-			if err := fn(records); err != nil {
-				return &stopped{err}
-			}
-			*after = records[len(records)-1].Seq
-		}
-	}
 }
 
 func (j *Journal) consumer(ctx context.Context, after uint64) (jetstream.Consumer, error) {
@@ -131,18 +185,8 @@ func (t *taker) take(m jetstream.Msg, more <-chan jetstream.Msg) ([]Record, erro
 		if t.consumed++; meta.Sequence.Consumer != t.consumed {
 			return nil, fmt.Errorf("delivery %d came where %d was due", meta.Sequence.Consumer, t.consumed)
 		}
-		if meta.Sequence.Stream > t.last {
-			t.last = meta.Sequence.Stream
-			headers := m.Headers()
-			batch := headers.Get(batchIDHeader)
-			if batch != t.batch { // the end of the one before was erased
-				whole, t.held, t.batch = append(whole, t.held...), nil, batch
-			}
-			t.held = append(t.held, Record{Seq: t.last, Subject: m.Subject(), Data: m.Data()})
-			if batch == "" || headers.Get(batchCommitHeader) != "" || meta.NumPending == 0 {
-				whole, t.held, t.batch = append(whole, t.held...), nil, ""
-			}
-		}
+		record := Record{Seq: meta.Sequence.Stream, Subject: m.Subject(), Data: m.Data()}
+		whole = append(whole, t.add(m.Headers(), record, meta.NumPending == 0)...)
 		if len(whole) >= followBatch {
 			return whole, nil
 		}
@@ -152,4 +196,22 @@ func (t *taker) take(m jetstream.Msg, more <-chan jetstream.Msg) ([]Record, erro
 			return whole, nil
 		}
 	}
+}
+
+// add takes the next record and returns what is whole with it. The end of a batch may have been erased:
+// where nothing comes after, the batch is over too.
+func (t *taker) add(headers nats.Header, r Record, nothingAfter bool) (whole []Record) {
+	if r.Seq <= t.last {
+		return nil // it was delivered by other means
+	}
+	t.last = r.Seq
+	batch := headers.Get(batchIDHeader)
+	if batch != t.batch {
+		whole, t.held, t.batch = t.held, nil, batch
+	}
+	t.held = append(t.held, r)
+	if batch == "" || headers.Get(batchCommitHeader) != "" || nothingAfter {
+		whole, t.held, t.batch = append(whole, t.held...), nil, ""
+	}
+	return whole
 }

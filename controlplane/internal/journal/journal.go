@@ -70,6 +70,7 @@ type Journal struct {
 	log     *slog.Logger
 
 	turn    chan struct{} // holds one token: who has it appends
+	hurry   chan struct{} // asks the follower to look for itself
 	replies *replies
 	// publish is nc.PublishMsg, save in tests that lose messages.
 	publish func(*nats.Msg) error
@@ -101,7 +102,7 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Journal, error) {
 	if err := check(stream.CachedInfo().Config, c.Replicas); err != nil {
 		return nil, fmt.Errorf("the stream %s cannot be the journal: %w", c.Stream, err)
 	}
-	j := &Journal{nc: nc, js: js, stream: stream, name: c.Stream, timeout: c.Timeout, log: c.Log, turn: make(chan struct{}, 1), publish: nc.PublishMsg}
+	j := &Journal{nc: nc, js: js, stream: stream, name: c.Stream, timeout: c.Timeout, log: c.Log, turn: make(chan struct{}, 1), hurry: make(chan struct{}, 1), publish: nc.PublishMsg}
 	if j.replies, err = listen(nc); err != nil {
 		return nil, fmt.Errorf("opening the journal: %w", err)
 	}

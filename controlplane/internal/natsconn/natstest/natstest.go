@@ -75,10 +75,10 @@ func NewCluster(t testing.TB) *Cluster {
 		leader := false
 		for i := range nodes {
 			s := c.node(i)
-			if len(s.JetStreamClusterPeers()) != nodes || !s.JetStreamIsCurrent() {
+			if !s.JetStreamIsCurrent() {
 				return false
 			}
-			leader = leader || s.JetStreamIsLeader()
+			leader = leader || s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == nodes
 		}
 		return leader
 	})
@@ -132,10 +132,19 @@ func (c *Cluster) StopNode(i int) {
 	}
 }
 
-// StartNode starts a stopped node where it was.
-func (c *Cluster) StartNode(i int) {
+// StartNode starts a stopped node where it was, and returns when it has caught up on the streams that are named.
+func (c *Cluster) StartNode(i int, streams ...string) {
 	c.t.Helper()
 	c.start(i)
+	c.wait(fmt.Sprintf("node %d to catch up", i), func() bool {
+		s := c.node(i)
+		for _, stream := range streams {
+			if !s.JetStreamIsStreamCurrent("$G", stream) {
+				return false
+			}
+		}
+		return s.JetStreamIsCurrent()
+	})
 }
 
 // URL reaches the cluster by any node.
