@@ -134,3 +134,30 @@ func Validate(data []byte, limits Limits) error {
 	}
 	return s.err
 }
+
+// Elements returns the elements of the array that data must be, as spans of data. More than most are refused.
+func Elements(data []byte, limits Limits, most int) ([][]byte, error) {
+	var s scanner
+	s.reset(data, limits)
+	s.space()
+	if s.err == nil && KindOf(data[s.pos:]) != Array {
+		s.fail(NotWhatWasWanted)
+		return nil, s.err
+	}
+	s.pos++
+	var elements [][]byte
+	for first := true; s.err == nil && s.element(first); first = false {
+		if len(elements) == most {
+			s.fail(TooLarge)
+			break
+		}
+		start := s.pos
+		if s.value(1) {
+			elements = append(elements, data[start:s.pos])
+		}
+	}
+	if s.end(); s.err != nil {
+		return nil, s.err
+	}
+	return elements, nil
+}

@@ -315,3 +315,18 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+func TestElementsOfAnArray(t *testing.T) {
+	got, err := strictjson.Elements([]byte(` [ {"a":1} , 2,"x" ] `), strictjson.Limits{}, 3)
+	if err != nil || fmt.Sprintf("%s", got) != `[{"a":1} 2 "x"]` {
+		t.Errorf("got %s, %v", got, err)
+	}
+	for _, input := range []string{`[1,2,3,4]`, `{}`, ``, `[1,]`, `[1`, `[{"a":1,"a":2}]`, `[] []`} {
+		if got, err := strictjson.Elements([]byte(input), strictjson.Limits{}, 3); err == nil {
+			t.Errorf("%s became %s", input, got)
+		}
+	}
+	if _, err := strictjson.Elements([]byte(`[1]`), strictjson.Limits{MaxBytes: 2}, 3); err == nil {
+		t.Error("an array that is too large was read")
+	}
+}

@@ -1,0 +1,128 @@
+package mcp
+
+import (
+	"slices"
+
+	"sallyport.dev/dataplane/internal/strictjson"
+)
+
+// Edit says how a message is forwarded otherwise than it came.
+type Edit struct {
+	// Revision is what the receiver speaks. Empty: as the message came.
+	Revision Revision
+	// ID, raw, replaces the id of a request or a response.
+	ID []byte
+	// Name replaces params.name or params.uri.
+	Name string
+	// ClientInfo and Capabilities are raw objects for _meta, where the receiver's era needs them and the message has none.
+	// Empty Capabilities declare none.
+	ClientInfo, Capabilities []byte
+}
+
+// Changes tells whether the edit changes the message: if not, Raw can be forwarded.
+func (e *Edit) Changes(m *Message) bool {
+	return len(e.ID) > 0 && m.id != (span{}) || e.Name != "" && e.Name != m.Name && m.name != (span{}) || e.changesMeta(m)
+}
+
+func (e *Edit) changesMeta(m *Message) bool {
+	switch {
+	case e.Revision == "" || m.Kind == Response:
+		return false
+	case !e.Revision.Stateless():
+		return m.Meta.reserved
+	case m.Kind == Notification:
+		return false // the stateless era wants none of it in a notification
+	}
+	return m.Meta.Revision != string(e.Revision) || m.Meta.Capabilities == nil
+}
+
+// splice replaces a span. Splices of one message never overlap.
+type splice struct {
+	at   span
+	with []byte
+}
+
+// Append appends the message as the edit changes it: all bytes outside the changed spans are as they came.
+func (e *Edit) Append(dst []byte, m *Message) []byte {
+	var buf [3]splice
+	splices := buf[:0]
+	if len(e.ID) > 0 && m.id != (span{}) {
+		splices = append(splices, splice{m.id, e.ID})
+	}
+	if e.Name != "" && m.name != (span{}) {
+		splices = append(splices, splice{m.name, strictjson.Quote(nil, e.Name)})
+	}
+	if e.changesMeta(m) {
+		splices = append(splices, e.meta(m))
+	}
+	slices.SortFunc(splices, func(a, b splice) int { return a.at.start - b.at.start })
+	from := 0
+	for _, s := range splices {
+		dst = append(append(dst, m.Raw[from:s.at.start]...), s.with...)
+		from = s.at.end
+	}
+	return append(dst, m.Raw[from:]...)
+}
+
+// meta builds what _meta becomes, and finds the place for it where there is none.
+func (e *Edit) meta(m *Message) splice {
+	meta := e.appendMeta(nil, m)
+	if m.meta != (span{}) {
+		return splice{m.meta, meta}
+	}
+	member := append([]byte(`"_meta":`), meta...)
+	if m.params == (span{}) {
+		end := len(m.Raw) - 1 // the closing brace; there is a member before it
+		return splice{span{end, end}, append(append([]byte(`,"params":{`), member...), '}')}
+	}
+	inside := m.params.start + 1
+	if !isEmptyObject(m.Params) {
+		member = append(member, ',')
+	}
+	return splice{span{inside, inside}, member}
+}
+
+func isEmptyObject(raw []byte) bool {
+	for _, c := range raw[1:] {
+		if c != ' ' && c != '\t' && c != '\n' && c != '\r' {
+			return c == '}'
+		}
+	}
+	return true
+}
+
+// appendMeta appends the message's _meta without the members that the stateless era reserves, and with those that it wants if
+// the receiver is of that era.
+func (e *Edit) appendMeta(dst []byte, m *Message) []byte {
+	dst = append(dst, '{')
+	first := true
+	add := func(key string, raw []byte) {
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst = append(append(strictjson.Quote(dst, key), ':'), raw...)
+	}
+	if m.Meta.Raw != nil {
+		var r strictjson.Reader
+		r.Reset(m.Meta.Raw, strictjson.Limits{MaxBytes: len(m.Meta.Raw), MaxDepth: 1 << 20, MaxKeys: len(m.Meta.Raw)})
+		for r.Enter(); r.Next(); {
+			key := string(r.Key())
+			if raw := r.Value(); !reservedMeta([]byte(key)) {
+				add(key, raw)
+			}
+		}
+	}
+	if e.Revision.Stateless() {
+		add(MetaRevision, strictjson.Quote(nil, string(e.Revision)))
+		capabilities := e.Capabilities
+		if len(capabilities) == 0 {
+			capabilities = []byte("{}")
+		}
+		add(MetaCapabilities, capabilities)
+		if len(e.ClientInfo) > 0 {
+			add(MetaClientInfo, e.ClientInfo)
+		}
+	}
+	return append(dst, '}')
+}

@@ -1,0 +1,201 @@
+package mcp
+
+import (
+	"strconv"
+	"time"
+
+	"sallyport.dev/dataplane/internal/strictjson"
+)
+
+// Server is how the gateway presents itself.
+type Server struct {
+	Name, Title, Version string
+	// Instructions for the model; may be empty.
+	Instructions string
+}
+
+// capabilities of a gateway that offers tools and tells when a person's list of them changes.
+const capabilities = `{"tools":{"listChanged":true}}`
+
+func (s Server) appendInfo(dst []byte) []byte {
+	dst = strictjson.Quote(append(dst, `{"name":`...), s.Name)
+	if s.Title != "" {
+		dst = strictjson.Quote(append(dst, `,"title":`...), s.Title)
+	}
+	return append(strictjson.Quote(append(dst, `,"version":`...), s.Version), '}')
+}
+
+// Info returns the server as a raw Implementation object, as clientInfo says it too.
+func (s Server) Info() []byte { return s.appendInfo(nil) }
+
+// AppendResult appends a response with a raw result.
+func AppendResult(dst, id, result []byte) []byte {
+	return append(append(appendHead(dst, id), result...), '}')
+}
+
+func appendHead(dst, id []byte) []byte {
+	return append(append(append(dst, `{"jsonrpc":"2.0","id":`...), id...), `,"result":`...)
+}
+
+// AppendPong answers a ping.
+func AppendPong(dst, id []byte) []byte { return append(appendHead(dst, id), "{}}"...) }
+
+// AppendInitialize answers initialize with the negotiated revision.
+func AppendInitialize(dst, id []byte, revision Revision, s Server) []byte {
+	dst = strictjson.Quote(append(appendHead(dst, id), `{"protocolVersion":`...), string(revision))
+	dst = s.appendInfo(append(dst, `,"capabilities":`+capabilities+`,"serverInfo":`...))
+	return append(s.appendInstructions(dst), "}}"...)
+}
+
+// AppendDiscover answers server/discover. What it says may differ by person, so its scope is private.
+func AppendDiscover(dst, id []byte, s Server, ttl time.Duration) []byte {
+	dst = append(appendHead(dst, id), `{"resultType":"complete","supportedVersions":[`...)
+	for i, r := range revisions {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = strictjson.Quote(dst, string(r))
+	}
+	dst = s.appendInstructions(append(dst, `],"capabilities":`+capabilities...))
+	dst = appendCaching(dst, ttl)
+	dst = s.appendInfo(append(dst, `,"_meta":{"`+MetaServerInfo+`":`...))
+	return append(dst, "}}}"...)
+}
+
+func (s Server) appendInstructions(dst []byte) []byte {
+	if s.Instructions == "" {
+		return dst
+	}
+	return strictjson.Quote(append(dst, `,"instructions":`...), s.Instructions)
+}
+
+func appendCaching(dst []byte, ttl time.Duration) []byte {
+	dst = strconv.AppendInt(append(dst, `,"ttlMs":`...), max(0, ttl.Milliseconds()), 10)
+	return append(dst, `,"cacheScope":"private"`...)
+}
+
+// AppendTools answers tools/list with raw pinned definitions, in the order given. In the stateless era the result
+// may be kept for ttl by the person's own client only: the list is filtered. next is empty on the last page.
+func AppendTools(dst, id []byte, revision Revision, definitions [][]byte, next string, ttl time.Duration) []byte {
+	dst = append(appendHead(dst, id), `{"tools":[`...)
+	for i, definition := range definitions {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, definition...)
+	}
+	dst = append(dst, ']')
+	if next != "" {
+		dst = strictjson.Quote(append(dst, `,"nextCursor":`...), next)
+	}
+	if revision.Stateless() {
+		dst = append(appendCaching(dst, ttl), `,"resultType":"complete"`...)
+	}
+	return append(dst, "}}"...)
+}
+
+// AppendToolError answers tools/call with a result that says, where the model reads it, why the call did not happen.
+func AppendToolError(dst, id []byte, revision Revision, text string) []byte {
+	dst = strictjson.Quote(append(appendHead(dst, id), `{"content":[{"type":"text","text":`...), text)
+	dst = append(dst, `}],"isError":true`...)
+	if revision.Stateless() {
+		dst = append(dst, `,"resultType":"complete"`...)
+	}
+	return append(dst, "}}"...)
+}
+
+// Filter is what a subscriptions/listen request asks for, or is granted.
+type Filter struct {
+	ToolsChanged, PromptsChanged, ResourcesChanged bool
+	// Resources are the URIs whose changes are asked for.
+	Resources []string
+}
+
+// ReadFilter reads params.notifications of subscriptions/listen.
+func ReadFilter(m *Message, limits strictjson.Limits) (Filter, *Error) {
+	var f Filter
+	v, err := strictjson.Decode(m.Params, limits)
+	if err != nil {
+		return f, InvalidParams(`"notifications" must be an object`)
+	}
+	params, _ := v.(map[string]any)
+	wanted, ok := params["notifications"].(map[string]any)
+	if !ok {
+		return f, InvalidParams(`"notifications" must be an object`)
+	}
+	wrong := false
+	flag := func(key string) bool {
+		b, ok := wanted[key].(bool)
+		wrong = wrong || wanted[key] != nil && !ok
+		return b
+	}
+	f.ToolsChanged, f.PromptsChanged, f.ResourcesChanged = flag("toolsListChanged"), flag("promptsListChanged"), flag("resourcesListChanged")
+	uris, ok := wanted["resourceSubscriptions"].([]any)
+	wrong = wrong || wanted["resourceSubscriptions"] != nil && !ok
+	for _, uri := range uris {
+		s, ok := uri.(string)
+		wrong = wrong || !ok
+		f.Resources = append(f.Resources, s)
+	}
+	if wrong {
+		return Filter{}, InvalidParams(`a member of "notifications" has the wrong type`)
+	}
+	return f, nil
+}
+
+// AppendSubscribed appends the notification that must be first on the stream of a subscriptions/listen with that id: what
+// was granted.
+func AppendSubscribed(dst, id []byte, granted Filter) []byte {
+	dst = append(dst, `{"jsonrpc":"2.0","method":"`+NotifySubscriptionsAccepted+`","params":{"_meta":{"`+MetaSubscription+`":`...)
+	dst = append(append(dst, id...), `},"notifications":{`...)
+	first := true
+	add := func(on bool, key string) {
+		if !on {
+			return
+		}
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst = append(append(append(dst, '"'), key...), `":true`...)
+	}
+	add(granted.ToolsChanged, "toolsListChanged")
+	add(granted.PromptsChanged, "promptsListChanged")
+	add(granted.ResourcesChanged, "resourcesListChanged")
+	if len(granted.Resources) > 0 {
+		if !first {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, `"resourceSubscriptions":[`...)
+		for i, uri := range granted.Resources {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = strictjson.Quote(dst, uri)
+		}
+		dst = append(dst, ']')
+	}
+	return append(dst, "}}}"...)
+}
+
+// AppendListChanged appends a list_changed notification (NotifyToolsChanged and its like). subscription is the raw id
+// of the subscriptions/listen on whose stream it goes; nil in the session era.
+func AppendListChanged(dst []byte, method string, subscription []byte) []byte {
+	dst = append(append(append(dst, `{"jsonrpc":"2.0","method":"`...), method...), '"')
+	if subscription != nil {
+		dst = append(append(append(dst, `,"params":{"_meta":{"`+MetaSubscription+`":`...), subscription...), "}}"...)
+	}
+	return append(dst, '}')
+}
+
+// AppendSubscriptionEnd answers a subscriptions/listen whose stream the gateway ends.
+func AppendSubscriptionEnd(dst, id []byte) []byte {
+	dst = append(appendHead(dst, id), `{"resultType":"complete","_meta":{"`+MetaSubscription+`":`...)
+	return append(append(dst, id...), "}}}"...)
+}
+
+// AppendCancelled appends a notification that cancels the request with that raw id.
+func AppendCancelled(dst, id []byte, reason string) []byte {
+	dst = append(append(dst, `{"jsonrpc":"2.0","method":"`+NotifyCancelled+`","params":{"requestId":`...), id...)
+	return append(strictjson.Quote(append(dst, `,"reason":`...), reason), "}}"...)
+}
