@@ -10,39 +10,27 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+
+	"sallyport.dev/dataplane/policy"
 )
 
-// Table is what identity asks of the snapshot that is enforced now.
+// Table is what identity asks of the snapshot that is enforced now: *policy.Table.
 type Table interface {
-	// TrustedIssuer returns the settings of an issuer whose identifier equals the URL byte for byte.
-	TrustedIssuer(url string) (Issuer, bool)
-	// Subject returns the person of a directory whose matching attribute equals the subject.
-	Subject(directory, subject string) (Person, bool)
+	// Issuer returns the settings of an issuer whose identifier equals the URL byte for byte.
+	Issuer(url string) (*fleetv1.Issuer, bool)
+	// Person returns the person of a directory whose matching attribute equals the subject.
+	Person(directory, subject string) (policy.Person, bool)
 }
 
-// Issuer is a trusted issuer as the snapshot describes it.
-type Issuer struct {
-	Directory string
-	// Audience that its tokens must carry. Empty: the resource at which the agent called.
-	Audience string
-	// UserClaim that names the person. Empty: "sub".
-	UserClaim string
-}
-
-// Person is a provisioned person as the snapshot describes it.
-type Person struct {
-	ID         string
-	Active     bool
-	Generation uint64
-	// ValidAfter is Unix time in milliseconds: a token issued at or before it is refused.
-	ValidAfter int64
-}
+var _ Table = (*policy.Table)(nil)
 
 // Caller is who calls.
 type Caller struct {
-	Person
-	Directory string
-	Issuer    string
+	// Person as the table knows them. Where it knows nobody, only Directory is set.
+	policy.Person
+	Issuer string
 	// Subject is the value of the issuer's user claim.
 	Subject string
 	// ClientID is the OAuth client's: client_id, else cid (Okta), azp or appid.
@@ -119,10 +107,10 @@ func (v *Verifier) Verify(ctx context.Context, table Table, resources []string, 
 		v.cache.drop(&d)
 		known = nil
 	}
-	var issuer Issuer
+	var issuer *fleetv1.Issuer
 	if known != nil {
 		var trusted bool
-		if issuer, trusted = table.TrustedIssuer(known.issuer); !trusted {
+		if issuer, trusted = table.Issuer(known.issuer); !trusted {
 			return Caller{}, fail(UnknownIssuer, nil)
 		}
 		if known.claim != claimOf(issuer) {
@@ -143,7 +131,7 @@ func (v *Verifier) Verify(ctx context.Context, table Table, resources []string, 
 		return Caller{}, fail(Expired, nil)
 	case known.notBefore.After(now.Add(skew)), known.issuedAt.After(now.Add(skew)):
 		return Caller{}, fail(NotYetValid, nil)
-	case !fits(known.audience, issuer.Audience, resources):
+	case !fits(known.audience, issuer.GetIssuer().GetAudience(), resources):
 		return Caller{}, fail(WrongAudience, nil)
 	}
 	if fresh {
@@ -159,12 +147,12 @@ func digestOf(token string) digest {
 }
 
 // verify does what need be done once for a token. An issuer that the table does not trust is not talked to.
-func (v *Verifier) verify(ctx context.Context, table Table, token string) (*verified, Issuer, *Error) {
+func (v *Verifier) verify(ctx context.Context, table Table, token string) (*verified, *fleetv1.Issuer, *Error) {
 	p, err := parse(token)
 	if err != nil {
-		return nil, Issuer{}, err
+		return nil, nil, err
 	}
-	issuer, trusted := table.TrustedIssuer(p.claims.Issuer)
+	issuer, trusted := table.Issuer(p.claims.Issuer)
 	if !trusted || p.claims.Issuer == "" {
 		return nil, issuer, fail(UnknownIssuer, nil)
 	}
@@ -172,11 +160,11 @@ func (v *Verifier) verify(ctx context.Context, table Table, token string) (*veri
 	return known, issuer, err
 }
 
-func claimOf(issuer Issuer) string {
-	if issuer.UserClaim == "" {
-		return "sub"
+func claimOf(issuer *fleetv1.Issuer) string {
+	if claim := issuer.GetIssuer().GetUserClaim(); claim != "" {
+		return claim
 	}
-	return issuer.UserClaim
+	return "sub"
 }
 
 func fits(audience []string, configured string, resources []string) bool {
@@ -193,10 +181,13 @@ func fits(audience []string, configured string, resources []string) bool {
 }
 
 // identify finds the person in the current table.
-func identify(table Table, issuer Issuer, known *verified, d digest) (Caller, error) {
-	person, found := table.Subject(issuer.Directory, known.subject)
+func identify(table Table, issuer *fleetv1.Issuer, known *verified, d digest) (Caller, error) {
+	person, found := table.Person(issuer.GetDirectory(), known.subject)
+	if !found {
+		person = policy.Person{Directory: issuer.GetDirectory()}
+	}
 	c := Caller{
-		Person: person, Directory: issuer.Directory, Issuer: known.issuer, Subject: known.subject,
+		Person: person, Issuer: known.issuer, Subject: known.subject,
 		ClientID: known.clientID, TokenID: known.tokenID, Session: known.session, Token: d,
 		IssuedAt: known.issuedAt, Expiry: known.expiry,
 	}
@@ -206,7 +197,7 @@ func identify(table Table, issuer Issuer, known *verified, d digest) (Caller, er
 		kind = PersonUnknown
 	case !person.Active:
 		kind = PersonInactive
-	case known.issuedAt.UnixMilli() <= person.ValidAfter:
+	case !known.issuedAt.After(person.ValidAfter):
 		kind = Revoked
 	default:
 		return c, nil

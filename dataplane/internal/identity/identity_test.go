@@ -19,6 +19,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,10 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/dataplane/policy"
 )
 
 const resource = "https://mcp.example.com/mcp"
@@ -126,31 +131,46 @@ func (p *provider) token(t testing.TB, change map[string]any) string {
 	return sign(t, jose.RS256, rsaKey, map[string]any{"kid": "k1"}, p.claims(change))
 }
 
-// snapshot is a table in memory.
+// snapshot is what a table is compiled from.
 type snapshot struct {
-	issuers map[string]Issuer
-	people  map[string]Person // by directory/subject
+	issuers map[string]*fleetv1.Issuer
+	users   map[string]*fleetv1.User // by directory/subject
 }
 
-func (s *snapshot) TrustedIssuer(url string) (Issuer, bool) {
-	i, ok := s.issuers[url]
-	return i, ok
+func issuer(directory, claim, audience string) *fleetv1.Issuer {
+	return &fleetv1.Issuer{Directory: directory, Issuer: &policyv1.Issuer{UserClaim: claim, Audience: audience}}
 }
 
-func (s *snapshot) Subject(directory, subject string) (Person, bool) {
-	p, ok := s.people[directory+"/"+subject]
-	return p, ok
+func user(n byte, directory, subject string) *fleetv1.User {
+	return &fleetv1.User{Id: append(make([]byte, 15), n), Active: true, Generation: 3, Directory: directory, Subject: subject}
 }
+
+const ada, impostor, stranger = 1, 2, 3
 
 func (p *provider) snapshot() *snapshot {
 	return &snapshot{
-		issuers: map[string]Issuer{p.issuer: {Directory: "okta", UserClaim: "uid"}},
-		people: map[string]Person{
-			"okta/00u1":            {ID: "ada", Active: true, Generation: 3},
-			"okta/ada@example.com": {ID: "impostor", Active: true},
-			"other/00u1":           {ID: "stranger", Active: true},
+		issuers: map[string]*fleetv1.Issuer{p.issuer: issuer("okta", "uid", "")},
+		users: map[string]*fleetv1.User{
+			"ada": user(ada, "okta", "00u1"), "impostor": user(impostor, "okta", "ada@example.com"), "stranger": user(stranger, "other", "00u1"),
 		},
 	}
+}
+
+func (s *snapshot) table(t testing.TB) *policy.Table {
+	t.Helper()
+	var entries []*fleetv1.Entry
+	for url, i := range s.issuers {
+		i.Issuer.Url = url
+		entries = append(entries, &fleetv1.Entry{Value: &fleetv1.Entry_Issuer{Issuer: i}})
+	}
+	for _, u := range s.users {
+		entries = append(entries, &fleetv1.Entry{Value: &fleetv1.Entry_User{User: u}})
+	}
+	table, err := policy.Compile(1, slices.Values(entries))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
 }
 
 func newVerifier(clock func() time.Time) *Verifier {
@@ -172,14 +192,14 @@ func wantKind(t *testing.T, what string, err error, kind Kind) {
 
 func TestTheCallerIsThePersonThatTheIssuersClaimNames(t *testing.T) {
 	p := newProvider(t)
-	v, table := newVerifier(fixed), p.snapshot()
+	v, table := newVerifier(fixed), p.snapshot().table(t)
 	token := p.token(t, map[string]any{"sid": "s1"})
 	for range 2 { // verified, then remembered
 		c, err := verify(v, table, token)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.ID != "ada" || c.Generation != 3 || c.ClientID != "agent-1" || c.TokenID != "t1" || c.Session != "s1" ||
+		if c.ID[15] != ada || c.Generation != 3 || c.ClientID != "agent-1" || c.TokenID != "t1" || c.Session != "s1" ||
 			c.Issuer != p.issuer || c.Directory != "okta" || !c.Expiry.Equal(now.Add(time.Hour)) {
 			t.Errorf("got %+v", c)
 		}
@@ -200,7 +220,7 @@ func TestEachAcceptedAlgorithmVerifies(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.setKeys(map[string]crypto.Signer{"rsa": rsaKey, "ec": ec, "ed": ed})
-	v, table := newVerifier(fixed), p.snapshot()
+	v, table := newVerifier(fixed), p.snapshot().table(t)
 	for _, tc := range []struct {
 		alg jose.SignatureAlgorithm
 		kid string
@@ -219,7 +239,7 @@ func TestEachAcceptedAlgorithmVerifies(t *testing.T) {
 
 func TestHostileTokensAreRefused(t *testing.T) {
 	p, foreign := newProvider(t), newProvider(t)
-	v, table := newVerifier(fixed), p.snapshot()
+	v, table := newVerifier(fixed), p.snapshot().table(t)
 	b64 := base64.RawURLEncoding.EncodeToString
 	payload, _ := json.Marshal(p.claims(nil))
 	public, err := x509.MarshalPKIXPublicKey(rsaKey.Public())
@@ -298,7 +318,7 @@ func TestHostileTokensAreRefused(t *testing.T) {
 
 func TestClocksMayDifferByAMinute(t *testing.T) {
 	p := newProvider(t)
-	v, table := newVerifier(fixed), p.snapshot()
+	v, table := newVerifier(fixed), p.snapshot().table(t)
 	for _, change := range []map[string]any{
 		{"exp": now.Add(-50 * time.Second).Unix()}, {"nbf": now.Add(50 * time.Second).Unix()}, {"iat": now.Add(50 * time.Second).Unix()},
 	} {
@@ -310,52 +330,56 @@ func TestClocksMayDifferByAMinute(t *testing.T) {
 
 func TestWhatTheSnapshotSaysCountsAtOnceForARememberedToken(t *testing.T) {
 	p := newProvider(t)
-	v, table := newVerifier(fixed), p.snapshot()
+	v, state := newVerifier(fixed), p.snapshot()
 	token := p.token(t, nil)
 	issued := now.Add(-time.Minute).UnixMilli()
-	if _, err := verify(v, table, token); err != nil {
+	check := func() (Caller, error) { return verify(v, state.table(t), token) }
+	if _, err := check(); err != nil {
 		t.Fatal(err)
 	}
-	set := func(person Person) { table.people["okta/00u1"] = person }
 
-	set(Person{ID: "ada", Active: false})
-	_, err := verify(v, table, token)
+	state.users["ada"].Active = false
+	_, err := check()
 	wantKind(t, "deactivated", err, PersonInactive)
 	var e *Error
-	if errors.As(err, &e); e.Caller.ID != "ada" || e.Reason() != auditv1.Reason_REASON_PERSON_INACTIVE {
-		t.Errorf("the denial names %q for %v", e.Caller.ID, e.Reason())
+	if errors.As(err, &e); e.Caller.ID[15] != ada || e.Reason() != auditv1.Reason_REASON_PERSON_INACTIVE {
+		t.Errorf("the denial names %v for %v", e.Caller.ID, e.Reason())
 	}
-	set(Person{ID: "ada", Active: true, ValidAfter: issued})
-	_, err = verify(v, table, token)
+	state.users["ada"].Active, state.users["ada"].ValidAfterMs = true, issued
+	_, err = check()
 	wantKind(t, "issued at the revocation", err, Revoked)
-	set(Person{ID: "ada", Active: true, ValidAfter: issued - 1})
-	if _, err = verify(v, table, token); err != nil {
+	state.users["ada"].ValidAfterMs = issued - 1
+	if _, err = check(); err != nil {
 		t.Errorf("issued after the revocation: %v", err)
 	}
-	table.issuers[p.issuer] = Issuer{Directory: "other", UserClaim: "uid"}
-	if c, err := verify(v, table, token); err != nil || c.ID != "stranger" {
+	state.issuers[p.issuer] = issuer("other", "uid", "")
+	if c, err := check(); err != nil || c.ID[15] != stranger {
 		t.Errorf("another directory: %v %v", c.ID, err)
 	}
-	table.issuers[p.issuer] = Issuer{Directory: "okta"}
-	if c, err := verify(v, table, token); err != nil || c.ID != "impostor" {
+	state.issuers[p.issuer] = issuer("okta", "", "")
+	if c, err := check(); err != nil || c.ID[15] != impostor {
 		t.Errorf("another claim: %v %v", c.ID, err)
 	}
-	table.issuers[p.issuer] = Issuer{Directory: "okta", Audience: "api://sallyport"}
-	_, err = verify(v, table, token)
+	state.issuers[p.issuer] = issuer("okta", "", "api://sallyport")
+	_, err = check()
 	wantKind(t, "another audience", err, WrongAudience)
-	delete(table.issuers, p.issuer)
-	_, err = verify(v, table, token)
+	delete(state.issuers, p.issuer)
+	_, err = check()
 	wantKind(t, "no longer trusted", err, UnknownIssuer)
-	delete(table.people, "okta/00u1")
-	table.issuers[p.issuer] = Issuer{Directory: "okta", UserClaim: "uid"}
-	_, err = verify(v, table, token)
+	delete(state.users, "ada")
+	state.issuers[p.issuer] = issuer("okta", "uid", "")
+	_, err = check()
 	wantKind(t, "removed", err, PersonUnknown)
+	if errors.As(err, &e); e.Caller.Directory != "okta" || e.Caller.Subject != "00u1" {
+		t.Errorf("the denial names %+v", e.Caller)
+	}
 }
 
 func TestTheConfiguredAudienceReplacesTheResource(t *testing.T) {
 	p := newProvider(t)
-	v, table := newVerifier(fixed), p.snapshot()
-	table.issuers[p.issuer] = Issuer{Directory: "okta", UserClaim: "uid", Audience: "api://sallyport"}
+	v, state := newVerifier(fixed), p.snapshot()
+	state.issuers[p.issuer] = issuer("okta", "uid", "api://sallyport")
+	table := state.table(t)
 	if _, err := verify(v, table, p.token(t, map[string]any{"aud": []string{"x", "api://sallyport"}})); err != nil {
 		t.Error(err)
 	}
@@ -366,7 +390,7 @@ func TestTheConfiguredAudienceReplacesTheResource(t *testing.T) {
 func TestARememberedTokenDiesWithItsExpiryAndItsKey(t *testing.T) {
 	p := newProvider(t)
 	clock := now
-	v, table := newVerifier(func() time.Time { return clock }), p.snapshot()
+	v, table := newVerifier(func() time.Time { return clock }), p.snapshot().table(t)
 	token := p.token(t, nil)
 	if _, err := verify(v, table, token); err != nil {
 		t.Fatal(err)
@@ -391,7 +415,7 @@ func TestARememberedTokenDiesWithItsExpiryAndItsKey(t *testing.T) {
 func TestUnknownKeysLeadToFewFetches(t *testing.T) {
 	p := newProvider(t)
 	clock := now
-	v, table := newVerifier(func() time.Time { return clock }), p.snapshot()
+	v, table := newVerifier(func() time.Time { return clock }), p.snapshot().table(t)
 	for i := range 50 {
 		_, err := verify(v, table, sign(t, jose.RS256, otherRSA, map[string]any{"kid": fmt.Sprint("x", i)}, p.claims(nil)))
 		wantKind(t, "unknown key", err, BadSignature)
@@ -411,7 +435,7 @@ func TestUnknownKeysLeadToFewFetches(t *testing.T) {
 func TestKnownKeysGoOnWhileTheIssuerIsDown(t *testing.T) {
 	p := newProvider(t)
 	clock := now
-	v, table := newVerifier(func() time.Time { return clock }), p.snapshot()
+	v, table := newVerifier(func() time.Time { return clock }), p.snapshot().table(t)
 	p.down.Store(true)
 	_, err := verify(v, table, p.token(t, nil))
 	wantKind(t, "never reached", err, KeysUnavailable)
@@ -455,7 +479,7 @@ func TestAnIssuerCannotLeadTheProxyAstray(t *testing.T) {
 	} {
 		server := httptest.NewServer(handler)
 		p := &provider{issuer: server.URL}
-		_, err := verify(newVerifier(fixed), p.snapshot(), p.token(t, nil))
+		_, err := verify(newVerifier(fixed), p.snapshot().table(t), p.token(t, nil))
 		wantKind(t, name, err, KeysUnavailable)
 		server.Close()
 	}
@@ -475,7 +499,7 @@ func TestWatchedIssuersKeysAreFetchedBeforeTheyAreNeeded(t *testing.T) {
 	for v.keysOf(p.issuer).keys.Load() == nil && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}
-	token, table := p.token(t, nil), p.snapshot()
+	token, table := p.token(t, nil), p.snapshot().table(t)
 	p.down.Store(true)
 	if _, err := verify(v, table, token); err != nil {
 		t.Error(err)
@@ -523,7 +547,7 @@ func TestBearerReadsOneHeaderOnly(t *testing.T) {
 
 func FuzzVerify(f *testing.F) {
 	p := newProvider(f)
-	v, table := newVerifier(fixed), p.snapshot()
+	v, table := newVerifier(fixed), p.snapshot().table(f)
 	f.Add(p.token(f, nil))
 	f.Add("a.b.c")
 	f.Add("eyJhbGciOiJub25lIn0.e30.")
@@ -538,7 +562,7 @@ func FuzzVerify(f *testing.F) {
 
 func BenchmarkVerifyRemembered(b *testing.B) {
 	p := newProvider(b)
-	v, table := newVerifier(fixed), p.snapshot()
+	v, table := newVerifier(fixed), p.snapshot().table(b)
 	token := p.token(b, map[string]any{"scp": strings.Repeat("mcp:tools ", 30)})
 	resources := []string{resource}
 	b.ReportAllocs()
@@ -552,7 +576,7 @@ func BenchmarkVerifyRemembered(b *testing.B) {
 
 func BenchmarkVerifyFirstTime(b *testing.B) {
 	p := newProvider(b)
-	v, table := newVerifier(fixed), p.snapshot()
+	v, table := newVerifier(fixed), p.snapshot().table(b)
 	token := p.token(b, nil)
 	for b.Loop() {
 		if _, err := verify(v, table, token); err != nil {

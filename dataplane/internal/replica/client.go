@@ -1,0 +1,108 @@
+package replica
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"connectrpc.com/connect"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
+)
+
+const (
+	// One message may be this large: a chunk of a snapshot is much smaller, but holds whole entries.
+	maxMessage  = 64 << 20
+	callTimeout = 15 * time.Second
+)
+
+// Client calls the control planes as one proxy. When one of them fails, the next call goes to the next.
+type Client struct {
+	peers   []fleetv1connect.FleetServiceClient
+	current atomic.Uint32
+}
+
+// NewClient returns a client for the control planes at the URLs, http (HTTP/2 without TLS) or https. The token is the
+// proxy's own. A nil tlsConfig stands for the system's roots.
+func NewClient(urls []string, token string, tlsConfig *tls.Config) (*Client, error) {
+	if len(urls) == 0 || token == "" {
+		return nil, errors.New("a proxy needs a control plane's URL and a token")
+	}
+	c := &Client{}
+	for _, u := range urls {
+		parsed, err := url.Parse(u)
+		if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" {
+			return nil, fmt.Errorf("control plane %q: not an http or https URL", u)
+		}
+		c.peers = append(c.peers, fleetv1connect.NewFleetServiceClient(
+			&http.Client{Transport: transport(parsed.Scheme, tlsConfig)}, u,
+			connect.WithInterceptors(bearer(token)), connect.WithReadMaxBytes(maxMessage),
+		))
+	}
+	return c, nil
+}
+
+// transport speaks HTTP/2 and nothing else: the stream goes both ways at once.
+func transport(scheme string, tlsConfig *tls.Config) *http.Transport {
+	var p http.Protocols
+	p.SetHTTP2(scheme == "https")
+	p.SetUnencryptedHTTP2(scheme == "http")
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment, Protocols: &p, TLSClientConfig: tlsConfig, TLSHandshakeTimeout: 10 * time.Second,
+		// A peer that is gone without a word is noticed.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+	}
+}
+
+// peer returns the control plane to call now.
+func (c *Client) peer() fleetv1connect.FleetServiceClient {
+	return c.peers[int(c.current.Load())%len(c.peers)]
+}
+
+// failed moves on to the next control plane where this one cannot serve.
+func (c *Client) failed(err error) {
+	switch connect.CodeOf(err) {
+	case connect.CodeUnavailable, connect.CodeUnknown, connect.CodeDeadlineExceeded, connect.CodeInternal, connect.CodeUnimplemented:
+		c.current.Add(1)
+	}
+}
+
+// DeliverAudit hands audit records to the control plane. It is a spool's Send.
+func (c *Client) DeliverAudit(ctx context.Context, generation string, records []*auditv1.AuditRecord) (uint64, error) {
+	resp, err := c.peer().DeliverAudit(ctx, connect.NewRequest(&fleetv1.DeliverAuditRequest{
+		SpoolGeneration: generation, Records: records,
+	}))
+	if err != nil {
+		c.failed(err)
+		return 0, fmt.Errorf("delivering audit: %w", err)
+	}
+	return resp.Msg.GetAcknowledged(), nil
+}
+
+// bearer puts the proxy's token on every call and stream.
+type bearer string
+
+func (b bearer) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		req.Header().Set("Authorization", "Bearer "+string(b))
+		return next(ctx, req)
+	}
+}
+
+func (b bearer) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
+		conn := next(ctx, spec)
+		conn.RequestHeader().Set("Authorization", "Bearer "+string(b))
+		return conn
+	}
+}
+
+func (b bearer) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next // this is a client's
+}
