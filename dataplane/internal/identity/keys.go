@@ -190,7 +190,7 @@ func (s *keySet) fetch(ctx context.Context) ([]*key, error) {
 	if err != nil {
 		return nil, brief("fetching the issuer's keys", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("fetching the issuer's keys: status %d", resp.StatusCode)
 	}

@@ -274,15 +274,23 @@ func (s *Spool) advance(g *generation, acked uint64) error {
 	return nil
 }
 
-// rewind goes back to what the control plane lacks, where the spool still has it.
+// rewind goes back to what the control plane lacks. Where the spool no longer has it, as after the control plane lost
+// records that it had acknowledged, a new generation tells the gap, so that what is still here gets through.
 func (s *Spool) rewind(g *generation, acked uint64) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(g.segments) == 0 || g.segments[0].first > acked+1 {
-		return fmt.Errorf("the control plane wants record %d of spool generation %s again, which was acknowledged and deleted", acked+1, g.id)
+	here := len(g.segments) > 0 && g.segments[0].first <= acked+1
+	if here {
+		g.acked = acked
 	}
-	g.acked = acked
-	return nil
+	s.mu.Unlock()
+	if here {
+		return nil
+	}
+	return s.supersede(g, g.acked+1, func(in inspection) *loss {
+		l := &loss{generation: g, end: g.acked, rest: in.rest}
+		l.text = fmt.Sprintf("the control plane has records of spool generation %s up to %d only; those up to %d were acknowledged before and are gone", g.id, acked, g.acked)
+		return l
+	})
 }
 
 // forsake begins a new generation because the control plane has records of this one that the folder lacks: the folder

@@ -437,3 +437,26 @@ func TestTheControlPlaneMayAskForRecordsAgainWhileTheyAreThere(t *testing.T) {
 		t.Errorf("got %s", c.calls())
 	}
 }
+
+func TestWhatTheControlPlaneLostAfterItAcknowledgedItIsToldAndTheRestGetsThrough(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.SegmentBytes = 4096
+	s := open(t, cfg)
+	for i := range 100 { // so that the first segments are delivered and deleted
+		mustAppend(t, s, refused(i))
+	}
+	drain(t, s, newCentral(t).send)
+	mustAppend(t, s, refused(100))
+	c := newCentral(t)
+	drain(t, s, func(ctx context.Context, g string, r []*auditv1.AuditRecord) (uint64, error) {
+		if n := len(c.records[g]); r[0].GetNumber() > uint64(n)+1 {
+			return uint64(n), nil // as the control plane answers to a gap
+		}
+		return c.send(ctx, g, r)
+	})
+	mustAppend(t, s, refused(101))
+	drain(t, s, c.send)
+	if c.calls() != "GAP call-100 call-101" {
+		t.Errorf("got %s", c.calls())
+	}
+}
