@@ -43,7 +43,7 @@ type pinnedTool struct {
 func readTool(t *policyv1.Tool) (*pinnedTool, error) {
 	values, _, err := decodeObject(t.GetDefinition())
 	if err != nil {
-		return nil, fmt.Errorf("the definition cannot be read: %w", err)
+		return nil, fmt.Errorf("the definition: %w", err)
 	}
 	if values["name"] != t.GetName() {
 		return nil, errors.New("the definition is of a tool of another name")
