@@ -437,7 +437,9 @@ func TestTheSpoolIsDeliveredThroughTheClient(t *testing.T) {
 	cp.FailAudit(nil)
 	cp.WaitAudit(t, func(all []*auditv1.AuditRecord) bool { return len(all) == 3 })
 	cancel()
-	<-done
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("Deliver: %v", err)
+	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
@@ -464,5 +466,7 @@ func BenchmarkUsable(b *testing.B) {
 		}
 	}
 	cancel()
-	<-done
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		b.Errorf("Run: %v", err)
+	}
 }
