@@ -47,7 +47,7 @@ func checkMirrors(h http.Header, m *Message) *Error {
 	if v, ok := header(h, headerMethod); !ok || v != m.Method {
 		return errMethodHeader
 	}
-	if !mirrored(m.Method) || m.Kind != Request {
+	if !Mirrored(m.Method) || m.Kind != Request {
 		return nil
 	}
 	v, ok := header(h, headerName)

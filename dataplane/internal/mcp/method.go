@@ -59,7 +59,7 @@ func naming(method string) string {
 	return ""
 }
 
-// mirrored tells whether the stateless era mirrors that name in the Mcp-Name header.
-func mirrored(method string) bool {
+// Mirrored tells whether the stateless era mirrors the name that a method acts on in the Mcp-Name header.
+func Mirrored(method string) bool {
 	return method == MethodCallTool || method == MethodGetPrompt || method == MethodReadResource
 }

@@ -1,0 +1,20 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"sallyport.dev/dataplane/internal/bench/decide"
+)
+
+// benchCommand runs the figures that need the proxy's inside; ./scripts/bench calls it.
+func benchCommand() *cobra.Command {
+	c := &cobra.Command{Use: "bench", Short: "Measure the proxy's parts", Hidden: true}
+	users := 1_000_000
+	d := &cobra.Command{
+		Use: "decide", Short: "Nanoseconds and allocations per verdict", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return decide.Run(cmd.Context(), cmd.OutOrStdout(), users) },
+	}
+	d.Flags().IntVar(&users, "users", users, "users in the snapshot")
+	c.AddCommand(d)
+	return c
+}

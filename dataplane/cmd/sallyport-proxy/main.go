@@ -1,0 +1,29 @@
+// Command sallyport-proxy stands between agents and upstream MCP servers and enforces the policy.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the build.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use: "sallyport-proxy", Short: "Stands between agents and upstream MCP servers, enforces the policy and records each call",
+		Version: version, SilenceUsage: true, SilenceErrors: true,
+	}
+	root.AddCommand(serveCommand(), benchCommand())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "sallyport-proxy: "+err.Error())
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+
+	"sallyport.dev/dataplane/internal/gateway"
+	"sallyport.dev/dataplane/internal/identity"
+	"sallyport.dev/dataplane/internal/replica"
+	"sallyport.dev/dataplane/internal/spool"
+	"sallyport.dev/dataplane/internal/upstream"
+)
+
+// featureLevel is the newest level of changes that this build understands.
+const featureLevel = 1
+
+// serveConfig is what the flags of `serve` say.
+type serveConfig struct {
+	name, region  string
+	controlPlanes []string
+	tokenFile     string
+	caFile        string
+	listen        string
+	publicURL     string
+	resource      string
+	dataDir       string
+	durability    string
+	spoolBytes    int64
+	maxBody       int64
+	maxResult     int
+	heartbeat     time.Duration
+	origins       []string
+	tlsCert       string
+	tlsKey        string
+	logLevel      slog.Level
+}
+
+func serveCommand() *cobra.Command {
+	c := &serveConfig{}
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run a proxy", Args: cobra.NoArgs,
+		Long:    "Run a proxy. It needs a token, which names it and its region: sallyport tokens create proxy --name NAME --region REGION.",
+		Example: "  sallyport-proxy serve --name us-east-1 --region us-east --control-plane https://sallyport.internal:7402 \\\n    --token-file proxy-token --listen :8080 --public-url https://mcp.us-east.example.com --data-dir /var/lib/sallyport-proxy",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), c) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.name, "name", "", "the proxy's name, as its token has it")
+	f.StringVar(&c.region, "region", "", "the proxy's region, as its token has it")
+	f.StringSliceVar(&c.controlPlanes, "control-plane", nil, "URL of a control plane's fleet listener; several: the next is tried when one fails")
+	f.StringVar(&c.tokenFile, "token-file", "", "file with the proxy's token (default: env SALLYPORT_PROXY_TOKEN)")
+	f.StringVar(&c.caFile, "control-plane-ca", "", "file with the certificate authority of the control planes (default: the system's)")
+	f.StringVar(&c.listen, "listen", "127.0.0.1:8080", "where agents reach the proxy")
+	f.StringVar(&c.publicURL, "public-url", "", "how agents reach the proxy, without a path (default: http:// and --listen)")
+	f.StringVar(&c.resource, "resource", "", "the one URL that people are given, whatever region serves it (default: --public-url and /mcp)")
+	f.StringVar(&c.dataDir, "data-dir", "sallyport-proxy-data", "folder of the audit spool")
+	f.StringVar(&c.durability, "durability", "process", "what a record survives before its call is forwarded: process (its crash) or disk (also the machine's)")
+	f.Int64Var(&c.spoolBytes, "spool-bytes", 1<<30, "most bytes of undelivered audit; when it is full calls are refused")
+	f.Int64Var(&c.maxBody, "max-body", 4<<20, "most bytes of a request")
+	f.IntVar(&c.maxResult, "max-result", 16<<20, "most bytes of a result that comes as one message")
+	f.DurationVar(&c.heartbeat, "heartbeat", 5*time.Second, "the control planes' heartbeat interval: after three without one the stream is opened anew")
+	f.StringSliceVar(&c.origins, "allow-origin", nil, "browser origins that may call, beside the proxy's own")
+	f.StringVar(&c.tlsCert, "tls-cert", "", "certificate file: the proxy then speaks TLS")
+	f.StringVar(&c.tlsKey, "tls-key", "", "key file of --tls-cert")
+	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	for _, required := range []string{"name", "region", "control-plane"} {
+		_ = cmd.MarkFlagRequired(required)
+	}
+	return cmd
+}
+
+func (c *serveConfig) token() (string, error) {
+	if c.tokenFile == "" {
+		return os.Getenv("SALLYPORT_PROXY_TOKEN"), nil
+	}
+	data, err := os.ReadFile(c.tokenFile)
+	if err != nil {
+		return "", fmt.Errorf("reading the proxy's token: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+func (c *serveConfig) controlPlaneTLS() (*tls.Config, error) {
+	if c.caFile == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(c.caFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading the control planes' certificate authority: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(data) {
+		return nil, fmt.Errorf("%s holds no certificate", c.caFile)
+	}
+	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
+}
+
+func serve(ctx context.Context, c *serveConfig) error {
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel}))
+	token, err := c.token()
+	if err != nil {
+		return err
+	}
+	tlsConfig, err := c.controlPlaneTLS()
+	if err != nil {
+		return err
+	}
+	client, err := replica.NewClient(c.controlPlanes, token, tlsConfig)
+	if err != nil {
+		return err
+	}
+	durability := spool.Process
+	switch c.durability {
+	case "process":
+	case "disk":
+		durability = spool.Disk
+	default:
+		return fmt.Errorf("--durability is process or disk, not %q", c.durability)
+	}
+	records, err := spool.Open(spool.Config{
+		Dir: filepath.Join(c.dataDir, "spool"), Proxy: c.name, Region: c.region, Durability: durability, MaxBytes: c.spoolBytes, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := records.Close(); err != nil {
+			log.Error("the spool could not be closed", "error", err)
+		}
+	}()
+	listener, err := net.Listen("tcp", c.listen)
+	if err != nil {
+		return fmt.Errorf("the listener cannot be opened: %w; choose another with --listen", err)
+	}
+	if c.publicURL == "" {
+		c.publicURL = "http://" + listener.Addr().String()
+	}
+	return c.run(ctx, log, client, records, listener)
+}
+
+// run connects the parts and serves until ctx ends, then lets what is under way finish.
+func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica.Client, records *spool.Spool, listener net.Listener) error {
+	var front *gateway.Gateway
+	verifier := identity.New(identity.Config{Logger: log})
+	policies := replica.New(replica.Config{
+		Client: client, Build: version, FeatureLevel: featureLevel, Heartbeat: c.heartbeat, Logger: log,
+		OnWelcome: func(w *fleetv1.Welcome) {
+			if w.GetProxy() != c.name || w.GetRegion() != c.region {
+				log.Error("the token is of another proxy: start with --name and --region as the token has them", "token_proxy", w.GetProxy(), "token_region", w.GetRegion())
+				return
+			}
+			front.Welcome(w)
+		},
+	})
+	credentials := policies.Credentials()
+	defer credentials.Close()
+	pool := upstream.NewPool(upstream.Config{})
+	defer func() {
+		grace, done := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
+		defer done()
+		if err := pool.Close(grace); err != nil {
+			log.Warn("upstreams were not told in time that the proxy stops", "error", err)
+		}
+	}()
+	front, err := gateway.New(gateway.Config{
+		PublicURL: c.publicURL, Resource: c.resource, Proxy: c.name, Region: c.region, Replica: policies, Verifier: verifier, Spool: records,
+		Upstream: pool, Credentials: credentials, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Version: version, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	// Delivery goes on while requests end, so that their records still leave.
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stopWork()
+	unsubscribe := policies.Subscribe(func(change replica.Change) {
+		if change.Table != nil && change.Effect.Everybody {
+			verifier.Watch(change.Table.Issuers())
+		}
+	})
+	defer unsubscribe()
+	running.Go(func() { _ = policies.Run(work) }) // it returns work's end
+	running.Go(func() { _ = verifier.Run(work) })
+	running.Go(func() { front.Run(work) })
+	running.Go(func() {
+		if err := records.Deliver(work, client.DeliverAudit); err != nil && work.Err() == nil {
+			log.Error("audit is not delivered any more: restart the proxy", "error", err)
+		}
+	})
+	return c.listenAndServe(ctx, log, front, listener)
+}
+
+func (c *serveConfig) listenAndServe(ctx context.Context, log *slog.Logger, h http.Handler, listener net.Listener) error {
+	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	server := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		BaseContext: func(net.Listener) context.Context { return requests },
+	}
+	failed := make(chan error, 1)
+	go func() {
+		var err error
+		if c.tlsCert != "" {
+			err = server.ServeTLS(listener, c.tlsCert, c.tlsKey)
+		} else {
+			err = server.Serve(listener)
+		}
+		failed <- err
+	}()
+	log.Info("listening", "address", listener.Addr().String(), "public_url", c.publicURL)
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving: %w", err)
+	case <-ctx.Done():
+	}
+	grace, done := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
+	defer done()
+	if server.Shutdown(grace) != nil {
+		cut() // streams stay open until they are told
+		_ = server.Close()
+	}
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// drainFor is how long calls in flight may take to end when the proxy is asked to stop.
+const drainFor = 5 * time.Second

@@ -1,0 +1,166 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"sallyport.dev/dataplane/policy"
+)
+
+// Why something that was open was cut.
+var (
+	errRevoked   = errors.New("access was taken away")
+	errCancelled = errors.New("the agent cancelled the call")
+	errSession   = errors.New("the session was ended")
+)
+
+var everybody = policy.Effect{Everybody: true}
+
+// flight is what is open: a call in flight, or a stream.
+type flight struct {
+	person   uuid.UUID
+	client   string
+	region   string
+	session  string
+	request  string    // the raw id of the request
+	issuedAt time.Time // of the token
+	cancel   context.CancelCauseFunc
+
+	// Of a call: what was asked. It is asked again at each change.
+	call *policy.Request
+	// Of a stream: the endpoint, what its list of tools came to, and where to say that it changed.
+	connector string
+	listed    uint64
+	changed   chan struct{}
+}
+
+// flights are all that is open at this proxy, by person. A call registers before it is decided, so that no
+// change falls between its verdict and its flight.
+type flights struct {
+	mu   sync.Mutex
+	all  map[uuid.UUID]map[*flight]struct{}
+	seed maphash.Seed
+}
+
+func newFlights() *flights {
+	return &flights{all: map[uuid.UUID]map[*flight]struct{}{}, seed: maphash.MakeSeed()}
+}
+
+func (fs *flights) enter(f *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	own := fs.all[f.person]
+	if own == nil {
+		own = map[*flight]struct{}{}
+		fs.all[f.person] = own
+	}
+	own[f] = struct{}{}
+}
+
+func (fs *flights) leave(f *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	own := fs.all[f.person]
+	delete(own, f)
+	if len(own) == 0 {
+		delete(fs.all, f.person)
+	}
+}
+
+// decide decides again what a change may have touched, and cuts what is no longer allowed before it returns.
+func (fs *flights) decide(t *policy.Table, effect policy.Effect, now time.Time) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if effect.Everybody {
+		for _, own := range fs.all {
+			fs.decideAll(own, t, now)
+		}
+		return
+	}
+	for _, person := range effect.People {
+		fs.decideAll(fs.all[person], t, now)
+	}
+}
+
+func (fs *flights) decideAll(own map[*flight]struct{}, t *policy.Table, now time.Time) {
+	for f := range own {
+		if !f.allowed(t, now) {
+			f.cancel(errRevoked)
+			continue
+		}
+		if f.changed == nil {
+			continue
+		}
+		if listed := fs.fingerprint(t, f, now); listed != f.listed {
+			f.listed = listed
+			select {
+			case f.changed <- struct{}{}:
+			default: // it was told, and did not look yet
+			}
+		}
+	}
+}
+
+// allowed makes the verdict on what is open as of now.
+func (f *flight) allowed(t *policy.Table, now time.Time) bool {
+	p, known := t.PersonByID(f.person)
+	if !known || !p.Active || !p.ValidAfter.IsZero() && !f.issuedAt.After(p.ValidAfter) {
+		return false
+	}
+	if f.call != nil {
+		r := *f.call
+		r.Now = now
+		return t.Decide(r).Allowed
+	}
+	if f.connector != "" {
+		_, offered := t.Connector(f.connector)
+		return offered
+	}
+	return true
+}
+
+// fingerprint is what a stream's list of tools comes to.
+func (fs *flights) fingerprint(t *policy.Table, f *flight, now time.Time) uint64 {
+	var h maphash.Hash
+	h.SetSeed(fs.seed)
+	tools := t.List(f.person, f.client, f.connector, f.region, now)
+	if f.connector == "" {
+		tools = t.ListAll(f.person, f.client, f.region, now)
+	}
+	for _, tool := range tools {
+		_, _ = h.WriteString(tool.Connector)
+		_ = h.WriteByte(0)
+		_, _ = h.Write(tool.Definition)
+		_ = h.WriteByte(0)
+	}
+	return h.Sum64()
+}
+
+// cancelled cancels the call that a client's notification names: its own, of its own session.
+func (fs *flights) cancelled(person uuid.UUID, session string, request []byte) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for f := range fs.all[person] {
+		if f.call != nil && session != "" && f.session == session && f.request == string(request) {
+			f.cancel(errCancelled)
+		}
+	}
+}
+
+// endSession cuts the streams and calls of a session.
+func (fs *flights) endSession(session string) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, own := range fs.all {
+		for f := range own {
+			if f.session == session {
+				f.cancel(errSession)
+			}
+		}
+	}
+}

@@ -1,0 +1,206 @@
+// Package gateway is the proxy's front: it speaks MCP to agents and lets a call through to an upstream when
+// the caller is known, the policy allows it, and a record of it is kept.
+//
+// Call, in call.go, is the call path, top to bottom. What is open (calls in flight, streams) is decided again
+// whenever the policy changes, and cut when the verdict is no longer yes. The package holds no policy, and
+// nothing that cannot be fetched again.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+
+	"sallyport.dev/dataplane/internal/identity"
+	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/replica"
+	"sallyport.dev/dataplane/internal/spool"
+	"sallyport.dev/dataplane/internal/strictjson"
+	"sallyport.dev/dataplane/internal/upstream"
+)
+
+// Config is what a gateway is made of. PublicURL, Replica, Verifier, Spool, Upstream and Credentials are required.
+type Config struct {
+	// PublicURL is how agents reach the proxy, without a path: resource URLs begin with it.
+	PublicURL string
+	// Resource is the one URL that people are given, whatever region serves it: an audience that tokens may
+	// have at each endpoint. Default: PublicURL and "/mcp".
+	Resource string
+	// Proxy names this proxy, Region is where it stands.
+	Proxy, Region string
+
+	Replica     *replica.Replica
+	Verifier    *identity.Verifier
+	Spool       *spool.Spool
+	Upstream    *upstream.Pool
+	Credentials *replica.Credentials
+
+	// MaxBody is the most bytes of a request's body. Default 4 MiB.
+	MaxBody int64
+	// MaxResult is the most bytes of a result that comes as one JSON message, or of one event. Default 16 MiB.
+	MaxResult int
+	// JSON bounds what is read from agents. Its zero value has defaults.
+	JSON strictjson.Limits
+	// SessionFor is how long a session id of the session era is good. Default 24 hours.
+	SessionFor time.Duration
+	// KeepAlive is how often an idle stream gets a sign of life. Default 25 seconds.
+	KeepAlive time.Duration
+	// Origins may call from a browser, beside the proxy's own. Default: none.
+	Origins []string
+	// Version is the build's, as agents see it.
+	Version string
+	// Now is the clock. Default: time.Now.
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Gateway serves agents. It is safe for concurrent use.
+type Gateway struct {
+	Config
+	server  mcp.Server
+	origin  string
+	flights *flights
+	sealer  atomic.Pointer[mcp.Sealer]
+	ended   *endedSessions
+	mux     *http.ServeMux
+}
+
+// New returns a gateway. It must be told of each Welcome, and Run must be running.
+func New(c Config) (*Gateway, error) {
+	public, err := url.Parse(c.PublicURL)
+	if err != nil || public.Host == "" || public.Scheme != "http" && public.Scheme != "https" {
+		return nil, errors.New("the public URL must be http or https with a host, such as https://mcp.example.com")
+	}
+	c.PublicURL = strings.TrimSuffix(c.PublicURL, "/")
+	if c.Resource == "" {
+		c.Resource = c.PublicURL + "/mcp"
+	}
+	if c.MaxBody == 0 {
+		c.MaxBody = 4 << 20
+	}
+	if c.MaxResult == 0 {
+		c.MaxResult = 16 << 20
+	}
+	if c.SessionFor == 0 {
+		c.SessionFor = 24 * time.Hour
+	}
+	if c.KeepAlive == 0 {
+		c.KeepAlive = 25 * time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	g := &Gateway{
+		Config: c, server: mcp.Server{Name: "sallyport", Title: "Sallyport", Version: c.Version},
+		origin: public.Scheme + "://" + public.Host, flights: newFlights(), ended: newEndedSessions(), mux: http.NewServeMux(),
+	}
+	g.mux.HandleFunc("/mcp", g.serve)
+	g.mux.HandleFunc("/mcp/{connector}", g.serve)
+	g.mux.HandleFunc("GET /.well-known/oauth-protected-resource", g.metadata)
+	g.mux.HandleFunc("GET /.well-known/oauth-protected-resource/mcp", g.metadata)
+	g.mux.HandleFunc("GET /.well-known/oauth-protected-resource/mcp/{connector}", g.metadata)
+	g.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	g.mux.HandleFunc("GET /readyz", g.ready)
+	return g, nil
+}
+
+// Welcome takes the keys that seal session ids in the region.
+func (g *Gateway) Welcome(w *fleetv1.Welcome) {
+	keys := make([]mcp.SealingKey, len(w.GetSealingKeys()))
+	for i, k := range w.GetSealingKeys() {
+		keys[i] = mcp.SealingKey{ID: k.GetId(), Key: k.GetKey()}
+	}
+	sealer, err := mcp.NewSealer(keys)
+	if err != nil {
+		g.Log.Error("the region's sealing keys cannot be used: no session can be opened", "error", err)
+		return
+	}
+	g.sealer.Store(sealer)
+}
+
+// Run decides what is open again at each change of the policy, and when time alone changes a verdict, until
+// ctx ends.
+func (g *Gateway) Run(ctx context.Context) {
+	cancel := g.Replica.Subscribe(func(c replica.Change) { g.flights.decide(c.Table, c.Effect, g.Now()) })
+	defer cancel()
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	last := g.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := g.Now()
+		table, err := g.Replica.Usable(now)
+		if err != nil {
+			continue // the replica told
+		}
+		if at, ok := table.NextBoundary(last); ok && !at.After(now) {
+			g.flights.decide(table, everybody, now)
+		}
+		last = now
+	}
+}
+
+// ServeHTTP answers a request.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.mux.ServeHTTP(w, r) }
+
+// ready says whether calls can be decided and recorded.
+func (g *Gateway) ready(w http.ResponseWriter, _ *http.Request) {
+	if _, err := g.Replica.Usable(g.Now()); err != nil {
+		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	if g.sealer.Load() == nil {
+		http.Error(w, "not ready: the region's sealing keys have not come", http.StatusServiceUnavailable)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+// serve leads a request to what it is: a message, a stream, the end of a session.
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
+	if o := r.Header.Get("Origin"); o != "" && !g.allowedOrigin(o) {
+		http.Error(w, "this origin may not call: the proxy's --allow-origin names those that may", http.StatusForbidden)
+		return
+	}
+	c, ok := g.identify(w, r)
+	if !ok {
+		return
+	}
+	switch r.Method {
+	case http.MethodPost:
+		g.post(w, r, c)
+	case http.MethodGet:
+		g.listen(w, r, c)
+	case http.MethodDelete:
+		g.end(w, r, c)
+	default:
+		w.Header().Set("Allow", "POST, GET, DELETE")
+		http.Error(w, "MCP is spoken by POST", http.StatusMethodNotAllowed)
+	}
+}
+
+func (g *Gateway) allowedOrigin(o string) bool {
+	if o == g.origin {
+		return true
+	}
+	for _, allowed := range g.Origins {
+		if o == allowed {
+			return true
+		}
+	}
+	return false
+}

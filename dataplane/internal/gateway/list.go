@@ -1,0 +1,78 @@
+package gateway
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+
+	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/strictjson"
+	"sallyport.dev/dataplane/policy"
+)
+
+// separator stands between connector and tool in the names of the endpoint of all connectors. A connector's
+// id has no underscore, so that the first separator is the only one that can be meant.
+const separator = "__"
+
+// tools are those that the caller may use at the endpoint.
+func (g *Gateway) tools(c *caller, x *exchange) []policy.Tool {
+	if c.connector != "" {
+		return c.table.List(x.ID, c.ClientID, c.connector, g.Region, g.Now())
+	}
+	return c.table.ListAll(x.ID, c.ClientID, g.Region, g.Now())
+}
+
+// list answers tools/list from the pinned catalogue: no upstream is asked.
+func (g *Gateway) list(w http.ResponseWriter, x *exchange) {
+	if len(x.message.Cursor) > 0 { // every list is one page
+		mcp.WriteError(w, x.revision, x.message.ID, mcp.InvalidParams("the cursor is not one that this server gave"))
+		return
+	}
+	if x.connector != "" {
+		if _, known := x.table.Connector(x.connector); !known {
+			g.refused(x.caller, x.message.Method, auditv1.Reason_REASON_TOOL_UNKNOWN)
+			mcp.WriteError(w, x.revision, x.message.ID, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: "there is no such connector here", Status: http.StatusNotFound})
+			return
+		}
+	}
+	tools := g.tools(x.caller, x)
+	definitions := make([][]byte, len(tools))
+	for i, t := range tools {
+		definitions[i] = t.Definition
+		if x.connector == "" {
+			definitions[i] = renamed(t.Definition, t.Connector+separator+t.Name)
+		}
+	}
+	mcp.WriteJSON(w, http.StatusOK, mcp.AppendTools(nil, x.message.ID, x.revision, definitions, "", 0))
+}
+
+// renamed is a definition under another name; all else stays as it was pinned.
+func renamed(definition []byte, name string) []byte {
+	var r strictjson.Reader
+	r.Reset(definition, strictjson.Limits{})
+	for r.Enter(); r.Next(); {
+		key := r.Key()
+		isName := string(key) == "name"
+		raw := r.Value()
+		if isName {
+			end := r.Offset()
+			out := append(make([]byte, 0, len(definition)+len(name)), definition[:end-len(raw)]...)
+			return append(strictjson.Quote(out, name), bytes.TrimSpace(definition[end:])...)
+		}
+	}
+	return definition
+}
+
+// named is what a call's name means at the endpoint.
+func named(c *caller, name string) (connector, tool string) {
+	if c.connector != "" {
+		return c.connector, name
+	}
+	connector, tool, ok := strings.Cut(name, separator)
+	if !ok {
+		return "", name
+	}
+	return connector, tool
+}

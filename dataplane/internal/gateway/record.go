@@ -1,0 +1,140 @@
+package gateway
+
+import (
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+
+	"sallyport.dev/dataplane/internal/mask"
+	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/strictjson"
+	"sallyport.dev/dataplane/policy"
+)
+
+// refused records a request that did not come as far as a verdict on a tool. A record that cannot be kept
+// changes nothing for the caller, who is refused either way; the spool says so in its log.
+func (g *Gateway) refused(c *caller, method string, reason auditv1.Reason) {
+	g.keep(&auditv1.AuditRecord{
+		At: timestamppb.New(g.Now()), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: clip(method), PersonId: personID(c),
+		Connector: c.connector, Client: &auditv1.Client{Id: c.ClientID, Address: c.address}, SnapshotVersion: c.table.Version(),
+		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: reason, Text: policy.Decision{Reason: reason}.Text()},
+	})
+}
+
+// keep puts a record into the spool where the answer does not depend on it.
+func (g *Gateway) keep(r *auditv1.AuditRecord) {
+	if err := g.Spool.Append(r); err != nil {
+		g.Log.Error("an audit record could not be kept", "call_id", r.GetCallId(), "phase", r.GetPhase(), "error", err)
+	}
+}
+
+// record is a call's first record: what is asked, by whom, and the verdict.
+func (g *Gateway) record(x *exchange, connector, tool string, d policy.Decision) *auditv1.AuditRecord {
+	r := &auditv1.AuditRecord{
+		At: timestamppb.New(x.began), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: x.message.Method,
+		PersonId: personID(x.caller), Groups: d.Groups, Client: x.client(), Connector: clip(connector), Tool: clip(tool), Arguments: mask.Payload(x.message.Arguments),
+		SnapshotVersion: d.Version, TraceId: traceID(x), Revision: string(x.revision),
+		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: d.Reason, Group: d.Group, Rule: uint32(d.Rule), Text: d.Text()},
+	}
+	if d.Allowed {
+		r.Phase, r.Decision.Verdict = auditv1.Phase_PHASE_AUTHORIZED, auditv1.Verdict_VERDICT_ALLOWED
+	}
+	return r
+}
+
+// completed is a call's second record: how it ended.
+func (g *Gateway) completed(first *auditv1.AuditRecord, began time.Time, end *ending) *auditv1.AuditRecord {
+	now := g.Now()
+	return &auditv1.AuditRecord{
+		At: timestamppb.New(now), CallId: first.GetCallId(), Phase: auditv1.Phase_PHASE_COMPLETED, Method: first.GetMethod(),
+		PersonId: first.GetPersonId(), Groups: first.GetGroups(), Client: first.GetClient(), Connector: first.GetConnector(), Tool: first.GetTool(),
+		SnapshotVersion: first.GetSnapshotVersion(), TraceId: first.GetTraceId(), Revision: first.GetRevision(), Decision: first.GetDecision(),
+		Result: end.result, Outcome: end.outcome, Error: end.text,
+		Duration: durationpb.New(now.Sub(began)), UpstreamDuration: durationpb.New(end.upstream),
+	}
+}
+
+// client is the agent's program, as far as it says.
+func (x *exchange) client() *auditv1.Client {
+	c := &auditv1.Client{Id: x.ClientID, Address: x.address}
+	if len(x.message.ClientInfo) > 0 {
+		var r strictjson.Reader
+		r.Reset(x.message.ClientInfo, strictjson.Limits{})
+		for r.Enter(); r.Next(); {
+			key := string(r.Key())
+			text, _ := strictjson.Text(r.Value())
+			switch key {
+			case "name":
+				c.Name = clip(text)
+			case "version":
+				c.Version = clip(text)
+			}
+		}
+	}
+	if c.Name == "" {
+		c.Name = clip(x.header.Get("User-Agent"))
+	}
+	return c
+}
+
+// traceID is the trace of a W3C traceparent, from the message or else from the headers.
+func traceID(x *exchange) string {
+	for _, parent := range []string{x.message.Meta.TraceParent, x.header.Get("Traceparent")} {
+		parts := strings.Split(parent, "-")
+		if len(parts) >= 4 && len(parts[1]) == 32 && strings.Trim(parts[1], "0123456789abcdef") == "" {
+			return parts[1]
+		}
+	}
+	return ""
+}
+
+// personID is the caller's id; empty where nobody was identified.
+func personID(c *caller) string {
+	if c.ID == uuid.Nil {
+		return ""
+	}
+	return c.ID.String()
+}
+
+func clip(s string) string {
+	if len(s) > 256 {
+		s = s[:256]
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
+func newID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// ending is how a call ended.
+type ending struct {
+	outcome  auditv1.Outcome
+	text     string
+	result   *auditv1.Payload
+	upstream time.Duration
+}
+
+// ended reads how a call ended from its response.
+func ended(m *mcp.Message) ending {
+	e := ending{outcome: auditv1.Outcome_OUTCOME_OK}
+	if m.Failure != nil {
+		e.outcome, e.result = auditv1.Outcome_OUTCOME_TOOL_ERROR, mask.Payload(m.Failure)
+		return e
+	}
+	e.result = mask.Payload(m.Result)
+	var r strictjson.Reader
+	r.Reset(m.Result, strictjson.Limits{MaxBytes: len(m.Result), MaxDepth: maxResultDepth, MaxKeys: len(m.Result)})
+	for r.Enter(); r.Next(); {
+		isError := string(r.Key()) == "isError"
+		if raw := r.Value(); isError && string(raw) == "true" {
+			e.outcome = auditv1.Outcome_OUTCOME_TOOL_ERROR
+		}
+	}
+	return e
+}
+
+// maxResultDepth bounds how deep a result's own members may lie.
+const maxResultDepth = 256

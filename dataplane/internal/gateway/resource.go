@@ -1,0 +1,109 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+
+	"sallyport.dev/dataplane/internal/identity"
+	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/policy"
+)
+
+// caller is who calls, at which endpoint, under which policy.
+type caller struct {
+	identity.Caller
+	table *policy.Table
+	token string
+	// connector is the endpoint's; empty at the endpoint of all of them.
+	connector string
+	resource  string
+	address   string
+}
+
+// identify says who calls, or answers why nobody is let in and returns false.
+func (g *Gateway) identify(w http.ResponseWriter, r *http.Request) (*caller, bool) {
+	c := &caller{connector: r.PathValue("connector"), resource: g.PublicURL + "/mcp", address: address(r)}
+	if c.connector != "" {
+		c.resource += "/" + c.connector
+	}
+	table, err := g.Replica.Usable(g.Now())
+	if err != nil {
+		g.refused(c, "authenticate", auditv1.Reason_REASON_STALE)
+		w.Header().Set("Retry-After", "5")
+		mcp.WriteError(w, "", nil, &mcp.Error{Code: mcp.CodeInternal, Message: "this proxy's policy is not current, so that it lets nobody through: try again shortly", Status: http.StatusServiceUnavailable})
+		return nil, false
+	}
+	c.table = table
+	if c.token, err = identity.Bearer(r.Header); err == nil {
+		c.Caller, err = g.Verifier.Verify(r.Context(), table, []string{c.resource, g.PublicURL + "/mcp", g.Resource}, c.token)
+	}
+	if err == nil {
+		return c, true
+	}
+	var failed *identity.Error
+	if !errors.As(err, &failed) {
+		failed = &identity.Error{Kind: identity.Malformed}
+	}
+	if failed.Kind != identity.Missing { // without a token an agent only asks where to get one
+		c.Caller = failed.Caller
+		g.refused(c, "authenticate", failed.Reason())
+	}
+	w.Header().Set("WWW-Authenticate", g.challenge(c, failed))
+	mcp.WriteError(w, "", nil, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: failed.Error(), Status: failed.Status()})
+	return nil, false
+}
+
+// challenge tells an agent where to find out who issues tokens (RFC 6750, section 3; RFC 9728, section 5.1).
+func (g *Gateway) challenge(c *caller, e *identity.Error) string {
+	parts := []string{`Bearer resource_metadata="` + g.metadataURL(c.connector) + `"`}
+	if code := e.Code(); code != "" {
+		parts = append(parts, `error="`+code+`"`, `error_description="`+e.Error()+`"`)
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (g *Gateway) metadataURL(connector string) string {
+	at := g.PublicURL + "/.well-known/oauth-protected-resource/mcp"
+	if connector != "" {
+		at += "/" + connector
+	}
+	return at
+}
+
+// metadata is the protected resource's (RFC 9728).
+func (g *Gateway) metadata(w http.ResponseWriter, r *http.Request) {
+	table, err := g.Replica.Usable(g.Now())
+	if err != nil {
+		http.Error(w, "this proxy has no current policy yet: try again shortly", http.StatusServiceUnavailable)
+		return
+	}
+	resource := g.PublicURL + "/mcp"
+	if connector := r.PathValue("connector"); connector != "" {
+		if _, known := table.Connector(connector); !known {
+			http.NotFound(w, r)
+			return
+		}
+		resource += "/" + connector
+	}
+	data, err := json.Marshal(map[string]any{
+		"resource": resource, "resource_name": "Sallyport", "authorization_servers": table.Issuers(), "bearer_methods_supported": []string{"header"},
+	})
+	if err != nil {
+		http.Error(w, "the metadata cannot be made", http.StatusInternalServerError)
+		return
+	}
+	mcp.WriteJSON(w, http.StatusOK, data)
+}
+
+func address(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}

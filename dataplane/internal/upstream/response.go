@@ -1,0 +1,203 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"sallyport.dev/dataplane/internal/mcp"
+)
+
+// Response is an answer that has begun. It is for one goroutine at a time, and must be closed.
+type Response struct {
+	// Status is the upstream's HTTP status: 200; 202 for an accepted notification, which has no body; or 400 and above, with a
+	// JSON-RPC error as body.
+	Status int
+	// Stream tells that the answer comes as events, by Next; else it is one JSON message, by Read.
+	Stream bool
+	// Message is the JSON answer as it came, under the id that the upstream knows, where it was small enough to be read whole
+	// (see Whole); it stays valid. Of a stream, see Event.
+	Message mcp.Message
+
+	upstream  *Upstream
+	exchange  exchange
+	sessionID string
+	code      int // of a JSON-RPC error
+	body      *watched
+	cancel    context.CancelCauseFunc
+	explain   func(error) error
+
+	data     []byte    // a small answer, or what is left of it
+	large    *restorer // a large one
+	events   *mcp.EventReader
+	finished bool // the upstream has nothing left to do for the request
+	closed   bool
+}
+
+// Event is a message of a stream. It is valid until the next one is read.
+type Event struct {
+	// Data is the message for the agent: as it came, a response under the agent's own id.
+	Data []byte
+	// Message is what came.
+	Message *mcp.Message
+	// Last tells that it is the response.
+	Last bool
+}
+
+// Whole tells whether the JSON answer is in Message already. One that is larger than 64 KiB is not.
+func (r *Response) Whole() bool { return !r.Stream && r.large == nil && r.Message.Kind != 0 }
+
+// Read reads a JSON answer for the agent. An error other than io.EOF is an *Error or wraps what ended the call's context.
+func (r *Response) Read(p []byte) (int, error) {
+	if r.large == nil {
+		if len(r.data) == 0 {
+			return 0, io.EOF
+		}
+		n := copy(p, r.data)
+		r.data = r.data[n:]
+		return n, nil
+	}
+	n, err := r.large.Read(p)
+	if errors.Is(err, io.EOF) {
+		r.finished = true
+		return n, io.EOF
+	}
+	if err != nil {
+		err = r.explain(err)
+	}
+	return n, err
+}
+
+// WriteTo writes a JSON answer for the agent, a small one in one piece.
+func (r *Response) WriteTo(w io.Writer) (int64, error) {
+	if r.large == nil {
+		n, err := w.Write(r.data)
+		r.data = r.data[n:]
+		return int64(n), err
+	}
+	return io.CopyBuffer(w, struct{ io.Reader }{r}, make([]byte, 32<<10))
+}
+
+// Len returns how many bytes are left of a small JSON answer; -1 for any other.
+func (r *Response) Len() int {
+	if r.Stream || r.large != nil {
+		return -1
+	}
+	return len(r.data)
+}
+
+// Next returns a stream's next message, and io.EOF after the response. Reading on to that io.EOF, rather than closing after the
+// response, lets the connection be used again. What a server of the session era asks of its client is refused here and not
+// shown: the gateway declares no capabilities to it.
+func (r *Response) Next() (Event, error) {
+	if r.finished || !r.Stream {
+		r.body.drain()
+		return Event{}, io.EOF
+	}
+	for {
+		e, err := r.events.Next()
+		if err != nil {
+			return Event{}, r.streamError(err)
+		}
+		if len(e.Data) == 0 || e.Type != "" && e.Type != "message" {
+			continue
+		}
+		if bad := mcp.ReadMessage(e.Data, r.upstream.limits(), &r.Message); bad != nil {
+			return Event{}, r.status(BadResponse, "an event holds no valid JSON-RPC message", 0)
+		}
+		switch r.Message.Kind {
+		case mcp.Notification:
+			return Event{Data: r.Message.Raw, Message: &r.Message}, nil
+		case mcp.Response:
+			data, err := r.restored()
+			r.finished = err == nil
+			return Event{Data: data, Message: &r.Message, Last: true}, err
+		}
+		if r.exchange.session == nil {
+			return Event{}, r.status(BadResponse, "it asks something of the client in a way that its protocol version does not have", 0)
+		}
+		r.refuse()
+	}
+}
+
+// refuse answers what the server asks of its client: pings, and nothing else.
+func (r *Response) refuse() {
+	if r.Message.Method == mcp.MethodPing {
+		r.upstream.post(r.exchange, mcp.AppendPong(nil, r.Message.ID))
+		return
+	}
+	r.upstream.post(r.exchange, mcp.AppendError(nil, r.Message.ID, mcp.MethodNotFound()))
+}
+
+func (r *Response) streamError(err error) error {
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, mcp.ErrEventCut):
+		return r.status(BadResponse, "its stream ended before the answer", 0)
+	case errors.Is(err, mcp.ErrEventTooLarge):
+		return r.status(BadResponse, "an event is too large", 0)
+	}
+	return r.explain(err)
+}
+
+// Close ends the answer. Before its end, it cancels the call at the upstream.
+func (r *Response) Close() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	r.body.watch.Stop()
+	if !r.finished {
+		r.upstream.cancelled(r.exchange)
+	}
+	r.cancel(nil)
+	_ = r.body.body.Close() // nothing depends on what was not read
+	return nil
+}
+
+// whole reads an answer to the gateway's own question to its end.
+func (r *Response) whole() (*mcp.Message, error) {
+	for r.Stream {
+		if e, err := r.Next(); err != nil || e.Last {
+			return e.Message, err
+		}
+	}
+	if r.large != nil || r.Message.Kind != mcp.Response {
+		return nil, r.status(BadResponse, "it is too large", 0)
+	}
+	return &r.Message, nil
+}
+
+// watched is an answer's body under a watch for silence, and a limit.
+type watched struct {
+	body    io.ReadCloser
+	watch   *time.Timer
+	silence time.Duration
+	left    int64
+	ended   bool
+}
+
+var errTooLarge = errors.New("the answer is too large")
+
+func (w *watched) Read(p []byte) (int, error) {
+	if w.ended {
+		return 0, io.EOF
+	}
+	w.watch.Reset(w.silence)
+	n, err := w.body.Read(p)
+	if w.left -= int64(n); w.left < 0 {
+		return 0, errTooLarge
+	}
+	w.ended = errors.Is(err, io.EOF)
+	return n, err
+}
+
+// drain reads a little that is left, so that the connection can be used again.
+func (w *watched) drain() {
+	if w.ended {
+		return
+	}
+	w.watch.Reset(100 * time.Millisecond)
+	n, err := io.CopyN(io.Discard, w.body, 16<<10)
+	w.ended = errors.Is(err, io.EOF) && n < 16<<10
+}

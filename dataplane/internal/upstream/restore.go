@@ -1,0 +1,201 @@
+package upstream
+
+import (
+	"bytes"
+	"errors"
+	"io"
+)
+
+// restorer passes a large JSON-RPC response on as it comes, and puts the agent's id in the place of the one that was sent. It
+// looks no further than to the message's own "id", which servers write first or last.
+type restorer struct {
+	from         io.Reader
+	rest         []byte // read from from, not yet looked at
+	sent, answer []byte
+	fail         func(reason string) error
+
+	out   []byte // looked at, not yet returned: a part of kept
+	kept  []byte
+	ended bool // from is at its end
+	found bool // the id: all else is passed on unseen
+
+	depth    int
+	inString bool
+	escaped  bool // the next byte of the string is
+	state    restoreState
+	word     []byte // of the message's own members: the key, or the id's value
+}
+
+type restoreState uint8
+
+const (
+	beforeMessage restoreState = iota
+	beforeKey
+	inKey
+	afterKey
+	beforeID
+	inID
+	inValue
+)
+
+// maxWord bounds a key or id that is kept: longer ones cannot be the right one.
+const maxWord = 2048
+
+func (r *restorer) Read(p []byte) (int, error) {
+	for len(r.out) == 0 {
+		if r.found {
+			return r.pass(p)
+		}
+		if len(r.rest) == 0 {
+			if r.ended {
+				return 0, r.fail("it has no id")
+			}
+			if err := r.fill(); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		if err := r.look(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, r.out)
+	r.out = r.out[n:]
+	return n, nil
+}
+
+// pass returns what comes after the id.
+func (r *restorer) pass(p []byte) (int, error) {
+	if len(r.rest) > 0 {
+		n := copy(p, r.rest)
+		r.rest = r.rest[n:]
+		return n, nil
+	}
+	if r.ended {
+		return 0, io.EOF
+	}
+	return r.from.Read(p)
+}
+
+func (r *restorer) fill() error {
+	if cap(r.rest) < small {
+		r.rest = make([]byte, 0, small)
+	}
+	n, err := r.from.Read(r.rest[:cap(r.rest)])
+	r.rest = r.rest[:n]
+	if errors.Is(err, io.EOF) {
+		r.ended, err = true, nil
+	}
+	return err
+}
+
+// look goes through rest, up to the end of the id, and moves what it passed to out.
+func (r *restorer) look() error {
+	kept, start := r.kept[:0], 0
+	defer func() { r.kept, r.out = kept, kept }()
+	for i := 0; i < len(r.rest); i++ {
+		if r.inString && r.state == inValue {
+			i += r.skip(r.rest[i:])
+			if i == len(r.rest) {
+				break
+			}
+		}
+		c := r.rest[i]
+		if r.state == beforeID && !isSpace(c) {
+			kept = append(kept, r.rest[start:i]...)
+			r.state, start = inID, i
+		}
+		if r.state == inID && !r.inString && (c == ',' || c == '}' || isSpace(c)) {
+			if !sameID(r.word, r.sent) {
+				return r.fail(answersAnother)
+			}
+			kept = append(kept, r.answer...)
+			r.rest, r.found = r.rest[i:], true
+			return nil
+		}
+		if !r.step(c) {
+			return r.fail("it is not a valid JSON-RPC message")
+		}
+	}
+	if r.state != inID {
+		kept = append(kept, r.rest[start:]...)
+	}
+	r.rest = r.rest[:0]
+	return nil
+}
+
+// skip returns how many bytes of a string, of which no byte matters, come before its end or an escape.
+func (r *restorer) skip(b []byte) int {
+	if r.escaped {
+		return 0
+	}
+	n := len(b)
+	if i := bytes.IndexByte(b, '"'); i >= 0 {
+		n = i
+	}
+	if i := bytes.IndexByte(b[:n], '\\'); i >= 0 {
+		n = i
+	}
+	return n
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
+
+// step takes one byte into account. It is false for one that shows that this is no JSON object; of the rest, the message's
+// own members are all that is watched.
+func (r *restorer) step(c byte) bool {
+	keep := r.state == inKey || r.state == inID
+	if r.inString {
+		switch {
+		case r.escaped:
+			r.escaped = false
+		case c == '\\':
+			r.escaped = true
+		case c == '"':
+			r.inString = false
+			if r.state == inKey {
+				r.state, keep = afterKey, false
+			}
+		}
+		return !keep || r.keep(c)
+	}
+	switch {
+	case isSpace(c):
+	case r.state == beforeMessage:
+		r.depth, r.state = 1, beforeKey
+		return c == '{'
+	case r.state == beforeKey:
+		r.inString, r.state, r.word = true, inKey, r.word[:0]
+		return c == '"'
+	case r.state == afterKey:
+		if r.state = inValue; string(r.word) == "id" {
+			r.state, r.word = beforeID, r.word[:0]
+		}
+		return c == ':'
+	case c == '"':
+		r.inString = true
+		return !keep || r.keep(c)
+	case c == '{' || c == '[':
+		r.depth++
+		return r.state == inValue
+	case c == '}' || c == ']':
+		r.depth--
+		return r.depth >= 0
+	case c == ',' && r.depth == 1:
+		r.state = beforeKey
+	case keep:
+		return r.keep(c)
+	}
+	return r.depth > 0 || isSpace(c)
+}
+
+func (r *restorer) keep(c byte) bool {
+	r.word = append(r.word, c)
+	return len(r.word) <= maxWord || r.state == inKey && r.cut()
+}
+
+// cut forgets the end of a key that is too long to be "id".
+func (r *restorer) cut() bool {
+	r.word = r.word[:maxWord]
+	return true
+}

@@ -1,0 +1,116 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// wire is the seam to HTTP: all that a call needs of it, so that another implementation can take net/http's place.
+type wire interface {
+	// send sends one request and returns when the answer's head is in. It never sends a request twice once a byte of it may
+	// have been taken, and follows no redirect. When ctx ends, send and reads of the body return soon, and the connection
+	// is not used again. The caller closes the body; reading it to its end first lets the connection be used again.
+	send(ctx context.Context, r *request) (reply, error)
+	// close ends connections that are not in use.
+	close()
+}
+
+// request is one HTTP request to the target. Header names are in net/http's form; values hold no control characters.
+type request struct {
+	method string
+	fields []field
+	body   []byte
+}
+
+type field struct{ name, value string }
+
+// reply is the head of an answer, as far as it matters, and its body.
+type reply struct {
+	status      int
+	contentType []string
+	encoded     bool // it has a content encoding, which was not asked for
+	session     string
+	length      int64 // of the body; -1 if unknown
+	body        io.ReadCloser
+}
+
+// netWire is net/http's transport.
+type netWire struct {
+	transport *http.Transport
+	url       *url.URL
+	userAgent []string
+}
+
+func newNetWire(c Config, t Target, to *url.URL) *netWire {
+	dial := c.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: t.ConnectTimeout, KeepAlive: 30 * time.Second}).DialContext
+	}
+	transport := &http.Transport{
+		Proxy:                  c.Proxy,
+		DialContext:            dial,
+		TLSHandshakeTimeout:    t.ConnectTimeout,
+		MaxIdleConns:           t.MaxIdle,
+		MaxIdleConnsPerHost:    t.MaxIdle,
+		MaxConnsPerHost:        t.MaxConns,
+		IdleConnTimeout:        t.IdleTimeout,
+		MaxResponseHeaderBytes: t.MaxHeader,
+		DisableCompression:     true, // a compressed answer could be far larger than it looks
+		ForceAttemptHTTP2:      true,
+		WriteBufferSize:        8 << 10,
+		ReadBufferSize:         8 << 10,
+	}
+	if c.TLS != nil {
+		transport.TLSClientConfig = c.TLS.Clone()
+	}
+	return &netWire{transport: transport, url: to, userAgent: []string{c.Client.Name + "/" + c.Client.Version}}
+}
+
+func (w *netWire) send(ctx context.Context, r *request) (reply, error) {
+	header := make(http.Header, len(r.fields)+1)
+	values := make([]string, len(r.fields))
+	for i, f := range r.fields {
+		values[i] = f.value
+		header[f.name] = values[i : i+1 : i+1]
+	}
+	header["User-Agent"] = w.userAgent
+	req := (&http.Request{
+		Method: r.method, URL: w.url, Host: w.url.Host, Header: header,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(r.body)),
+	}).WithContext(ctx)
+	if len(r.body) > 0 {
+		req.Body = newBody(r.body)
+		// Only used where not one byte was written.
+		req.GetBody = func() (io.ReadCloser, error) { return newBody(r.body), nil }
+	}
+	resp, err := w.transport.RoundTrip(req)
+	if err != nil {
+		return reply{}, err
+	}
+	rep := reply{
+		status: resp.StatusCode, contentType: resp.Header["Content-Type"], length: resp.ContentLength, body: resp.Body,
+		encoded: resp.Header.Get("Content-Encoding") != "",
+	}
+	if ids := resp.Header["Mcp-Session-Id"]; len(ids) == 1 {
+		rep.session = ids[0]
+	}
+	return rep, nil
+}
+
+func (w *netWire) close() { w.transport.CloseIdleConnections() }
+
+// body is a reader of bytes that can be closed, in one allocation.
+type body struct{ bytes.Reader }
+
+func newBody(b []byte) *body {
+	r := new(body)
+	r.Reset(b)
+	return r
+}
+
+func (*body) Close() error { return nil }
