@@ -3,10 +3,12 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
 	"cel.dev/cel-go/cel"
+	celast "cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/interpreter"
 )
 
@@ -43,11 +45,32 @@ func compileCondition(text string) (*condition, error) {
 	if out := ast.OutputType(); !out.IsExactType(cel.BoolType) && !out.IsExactType(cel.DynType) {
 		return nil, fmt.Errorf("the condition is of type %s, it must be true or false", out)
 	}
-	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(costLimit))
+	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
+	if !bounded(ast.NativeRep().Expr()) { // to count the work costs more than a simple condition does
+		options = append(options, cel.CostLimit(costLimit))
+	}
+	program, err := env.Program(ast, options...)
 	if err != nil {
 		return nil, fmt.Errorf("the condition is not valid: %w", err)
 	}
 	return &condition{text: text, program: program}, nil
+}
+
+// bounded tells whether an expression's work is bounded by its own size and that of what it reads: it has no
+// loop and no regular expression.
+func bounded(e celast.Expr) bool {
+	switch e.Kind() {
+	case celast.IdentKind, celast.LiteralKind:
+		return true
+	case celast.SelectKind:
+		return bounded(e.AsSelect().Operand())
+	case celast.CallKind:
+		c := e.AsCall()
+		return c.FunctionName() != "matches" && (!c.IsMemberFunction() || bounded(c.Target())) && !slices.ContainsFunc(c.Args(), func(a celast.Expr) bool { return !bounded(a) })
+	case celast.ListKind:
+		return !slices.ContainsFunc(e.AsList().Elements(), func(a celast.Expr) bool { return !bounded(a) })
+	}
+	return false
 }
 
 // issue is the first thing that is wrong with an expression, on one line.

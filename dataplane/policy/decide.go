@@ -64,29 +64,34 @@ func (t *Table) Decide(r Request) Decision {
 	case t.blocked.stand(&r, p):
 		return d.because(auditv1.Reason_REASON_BLOCKED)
 	}
-	ta := t.on(set, r.Connector).tools[r.Tool]
-	if ta == nil {
-		if c := t.catalogues[r.Connector]; c == nil || t.connectors[r.Connector] == nil || c.byTool[r.Tool] == nil {
-			return d.because(auditv1.Reason_REASON_TOOL_UNKNOWN)
-		}
-		return d.because(auditv1.Reason_REASON_NOTHING_ALLOWS)
+	o := t.offers[r.Connector]
+	if o == nil || o.connector == nil || o.catalogue == nil {
+		return d.because(auditv1.Reason_REASON_TOOL_UNKNOWN)
 	}
-	return ta.decide(&d, r.Arguments)
+	place, known := o.catalogue.place[r.Tool]
+	if !known {
+		return d.because(auditv1.Reason_REASON_TOOL_UNKNOWN)
+	}
+	return t.on(set, o).tools[place].decide(&d, r.Arguments)
 }
 
 func (ta *toolAccess) decide(d *Decision, a Arguments) Decision {
-	for i := range ta.denies {
-		rule := &ta.denies[i]
+	if ta.always {
+		d.Allowed, d.Group, d.Rule = ta.allowed, ta.group, int(ta.index)
+		return d.because(ta.reason)
+	}
+	for i := range ta.rules.denies {
+		rule := &ta.rules.denies[i]
 		matched, err := rule.matches(a)
 		if matched || err != nil { // a deny that cannot be evaluated counts
-			d.Group, d.Rule, d.Failed = rule.group, rule.index, err != nil
+			d.Group, d.Rule, d.Failed = rule.group, int(rule.index), err != nil
 			return d.because(auditv1.Reason_REASON_RULE_DENIED)
 		}
 	}
-	for i := range ta.allows {
-		rule := &ta.allows[i]
+	for i := range ta.rules.allows {
+		rule := &ta.rules.allows[i]
 		if matched, err := rule.matches(a); matched && err == nil {
-			d.Allowed, d.Group, d.Rule = true, rule.group, rule.index
+			d.Allowed, d.Group, d.Rule = true, rule.group, int(rule.index)
 			return d.because(auditv1.Reason_REASON_RULE_ALLOWED)
 		}
 	}
@@ -142,8 +147,12 @@ func (t *Table) pinned(connector, tool string) *pinnedTool {
 	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if c := t.catalogues[connector]; c != nil {
-		return c.byTool[tool]
+	o := t.offers[connector]
+	if o == nil || o.catalogue == nil {
+		return nil
+	}
+	if place, known := o.catalogue.place[tool]; known {
+		return o.catalogue.tools[place]
 	}
 	return nil
 }
@@ -167,12 +176,12 @@ func (t *Table) List(person uuid.UUID, client, connector, region string, now tim
 }
 
 func (t *Table) list(tools []Tool, person uuid.UUID, client, connector, region string, now time.Time) []Tool {
-	p := t.users[person]
-	if p == nil || !p.active || t.broken {
+	p, o := t.users[person], t.offers[connector]
+	if p == nil || !p.active || o == nil || t.broken {
 		return tools
 	}
 	r := Request{Person: person, Client: client, Connector: connector, Region: region, Now: now}
-	for _, tool := range t.on(t.resolve(p), connector).listed {
+	for _, tool := range t.on(t.resolve(p), o).listed {
 		if r.Tool = tool.name; !t.blocked.stand(&r, p) {
 			tools = append(tools, Tool{Connector: connector, Name: tool.name, Definition: tool.definition})
 		}
@@ -189,7 +198,7 @@ func (t *Table) ListAll(person uuid.UUID, client, region string, now time.Time) 
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	var tools []Tool
-	for _, id := range sortedKeys(t.connectors) {
+	for _, id := range sortedKeys(t.offers) {
 		tools = t.list(tools, person, client, id, region, now)
 	}
 	return tools
@@ -226,7 +235,7 @@ func (t *Table) Explain(r Request) Explanation {
 		return out
 	}
 	for _, rule := range t.rulesOf(t.resolve(p), r.Connector) {
-		trace := Trace{Group: rule.group, Index: rule.index, Rule: rule.wire, OtherTool: !matchAny(rule.globs, r.Tool)}
+		trace := Trace{Group: rule.group, Index: int(rule.index), Rule: rule.wire, OtherTool: !matchAny(rule.globs, r.Tool)}
 		if !trace.OtherTool {
 			trace.Matched, trace.Err = rule.matches(r.Arguments)
 		}

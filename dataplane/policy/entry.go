@@ -66,9 +66,29 @@ type connector struct {
 }
 
 type catalogue struct {
-	tools  []*pinnedTool // ascending by name
-	byTool map[string]*pinnedTool
-	hash   Digest
+	tools []*pinnedTool // ascending by name
+	// place is a tool's in tools.
+	place map[string]int
+	hash  Digest
+}
+
+// offer is a connector with its catalogue; either may be missing.
+type offer struct {
+	// no is small, and the same as long as the table lives: what a set of groups may do is found by it.
+	no        int
+	connector *connector
+	catalogue *catalogue
+}
+
+// offer returns the offer of a connector's id, made where there is none.
+func (t *Table) offer(id string) *offer {
+	o := t.offers[id]
+	if o == nil {
+		o = &offer{no: len(t.offers)}
+		t.offers[id] = o
+		t.rulesChanged() // sets have a place for each offer
+	}
+	return o
 }
 
 type block struct {
@@ -96,10 +116,11 @@ func (t *Table) put(e *fleetv1.Entry) error {
 	case *fleetv1.Entry_Grant:
 		return t.putGrant(v.Grant, h)
 	case *fleetv1.Entry_Connector:
-		if old := t.connectors[v.Connector.GetId()]; old != nil {
-			t.digest.remove(old.hash)
+		o := t.offer(v.Connector.GetId())
+		if o.connector != nil {
+			t.digest.remove(o.connector.hash)
 		}
-		t.connectors[v.Connector.GetId()] = &connector{settings: v.Connector, hash: h}
+		o.connector = &connector{settings: v.Connector, hash: h}
 		t.rulesChanged()
 	case *fleetv1.Entry_Catalogue:
 		return t.putCatalogue(v.Catalogue, h)
@@ -201,20 +222,23 @@ func compileRule(r *policyv1.Rule) (*rule, error) {
 }
 
 func (t *Table) putCatalogue(c *fleetv1.Catalogue, h Digest) error {
-	out := &catalogue{byTool: map[string]*pinnedTool{}, hash: h}
+	out := &catalogue{place: map[string]int{}, hash: h}
 	for _, wire := range c.GetTools() {
 		tool, err := readTool(wire)
 		if err != nil {
 			return fmt.Errorf("tool %q of %s: %w", wire.GetName(), c.GetConnector(), err)
 		}
 		out.tools = append(out.tools, tool)
-		out.byTool[tool.name] = tool
 	}
 	slices.SortFunc(out.tools, func(a, b *pinnedTool) int { return strings.Compare(a.name, b.name) })
-	if old := t.catalogues[c.GetConnector()]; old != nil {
-		t.digest.remove(old.hash)
+	for i, tool := range out.tools {
+		out.place[tool.name] = i
 	}
-	t.catalogues[c.GetConnector()] = out
+	o := t.offer(c.GetConnector())
+	if o.catalogue != nil {
+		t.digest.remove(o.catalogue.hash)
+	}
+	o.catalogue = out
 	t.digest.add(h)
 	t.rulesChanged()
 	return nil
@@ -250,15 +274,15 @@ func (t *Table) remove(k *fleetv1.EntryKey) error {
 			t.rulesChanged()
 		}
 	case *fleetv1.EntryKey_Connector:
-		if c := t.connectors[key.Connector]; c != nil {
-			take(c.hash, true)
-			delete(t.connectors, key.Connector)
+		if o := t.offers[key.Connector]; o != nil && o.connector != nil {
+			take(o.connector.hash, true)
+			o.connector = nil
 			t.rulesChanged()
 		}
 	case *fleetv1.EntryKey_Catalogue:
-		if c := t.catalogues[key.Catalogue]; c != nil {
-			take(c.hash, true)
-			delete(t.catalogues, key.Catalogue)
+		if o := t.offers[key.Catalogue]; o != nil && o.catalogue != nil {
+			take(o.catalogue.hash, true)
+			o.catalogue = nil
 			t.rulesChanged()
 		}
 	case *fleetv1.EntryKey_Block:

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 )
 
 // setCache holds what each distinct set of direct groups comes to. When a rule changes the whole cache is
@@ -23,9 +25,8 @@ type groupSet struct {
 	groups []uint32
 	names  []string
 
-	mu sync.Mutex
-	// access is what the grants come to on each connector; replaced when one is added.
-	access atomic.Pointer[map[string]*access]
+	// access is what the grants come to on each connector, by its offer's number, found when it is first needed.
+	access []atomic.Pointer[access]
 }
 
 type setPointer struct{ atomic.Pointer[groupSet] }
@@ -70,21 +71,33 @@ func (t *Table) newSet(cache *setCache, direct []uint32) *groupSet {
 	}
 	slices.Sort(s.groups)
 	slices.Sort(s.names)
-	s.access.Store(&map[string]*access{})
+	s.access = make([]atomic.Pointer[access], len(t.offers))
 	return s
 }
 
-// access is what a set of groups may do on a connector, by tool.
+// access is what a set of groups may do on a connector.
 type access struct {
-	tools map[string]*toolAccess
+	// tools are in the order of the catalogue's.
+	tools []toolAccess
 	// listed are the tools that are listed, ascending by name.
 	listed []*pinnedTool
 }
 
 // toolAccess is what rules say of one tool: a verdict that holds whatever the arguments, or the conditions
-// that decide, in order.
+// that decide, in order. What a verdict needs lies together: it is read at every call.
 type toolAccess struct {
-	tool   *pinnedTool
+	// always: no condition has a say, and the verdict is the one that follows.
+	always  bool
+	allowed bool
+	reason  auditv1.Reason
+	index   int32
+	group   string
+
+	rules *matching
+}
+
+// matching are the rules that match a tool.
+type matching struct {
 	denies []ruleRef // conditional, save that an unconditional one stands alone
 	allows []ruleRef // conditional ones before the first unconditional one, and that one
 }
@@ -93,53 +106,53 @@ type toolAccess struct {
 type ruleRef struct {
 	*rule
 	group string
-	index int // from 1
+	index int32 // from 1
 }
 
 // on returns what the set may do on a connector. The table's lock is held.
-func (t *Table) on(s *groupSet, id string) *access {
-	if a := (*s.access.Load())[id]; a != nil {
+func (t *Table) on(s *groupSet, o *offer) *access {
+	if a := s.access[o.no].Load(); a != nil {
 		return a
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	have := *s.access.Load()
-	if a := have[id]; a != nil {
-		return a
-	}
-	a := t.newAccess(s, id)
-	more := make(map[string]*access, len(have)+1)
-	for k, v := range have {
-		more[k] = v
-	}
-	more[id] = a
-	s.access.Store(&more)
+	a := t.newAccess(s, o) // two that find it at once find the same
+	s.access[o.no].Store(a)
 	return a
 }
 
-func (t *Table) newAccess(s *groupSet, id string) *access {
-	a := &access{tools: map[string]*toolAccess{}}
-	c := t.catalogues[id]
-	if c == nil || t.connectors[id] == nil {
+func (t *Table) newAccess(s *groupSet, o *offer) *access {
+	a := &access{}
+	if o.catalogue == nil || o.connector == nil {
 		return a
 	}
-	rules := t.rulesOf(s, id)
-	for _, tool := range c.tools {
-		ta := &toolAccess{tool: tool}
+	a.tools = make([]toolAccess, len(o.catalogue.tools))
+	rules := t.rulesOf(s, o.connector.settings.GetId())
+	for i, tool := range o.catalogue.tools {
+		m := &matching{}
 		for _, r := range rules {
 			if matchAny(r.globs, tool.name) {
-				ta.add(r)
+				m.add(r)
 			}
 		}
-		if len(ta.denies) == 0 && len(ta.allows) == 0 {
-			continue // nothing is said of it: denied by default
-		}
-		a.tools[tool.name] = ta
-		if ta.maybe() {
+		a.tools[i] = m.settle()
+		if m.maybe() {
 			a.listed = append(a.listed, tool)
 		}
 	}
 	return a
+}
+
+// settle finds the verdict of a tool of which no condition decides.
+func (m *matching) settle() toolAccess {
+	switch {
+	case len(m.denies) > 0 && m.denies[0].when == nil:
+		return toolAccess{always: true, reason: auditv1.Reason_REASON_RULE_DENIED, group: m.denies[0].group, index: m.denies[0].index}
+	case len(m.denies) > 0:
+	case len(m.allows) == 0:
+		return toolAccess{always: true, reason: auditv1.Reason_REASON_NOTHING_ALLOWS}
+	case m.allows[0].when == nil:
+		return toolAccess{always: true, allowed: true, reason: auditv1.Reason_REASON_RULE_ALLOWED, group: m.allows[0].group, index: m.allows[0].index}
+	}
+	return toolAccess{rules: m}
 }
 
 // rulesOf lists the rules of all groups of a set on a connector, by group, in their order.
@@ -151,7 +164,7 @@ func (t *Table) rulesOf(s *groupSet, id string) []ruleRef {
 			continue
 		}
 		for i, r := range g.rules {
-			all = append(all, ruleRef{rule: r, group: t.groups[no].name, index: i + 1})
+			all = append(all, ruleRef{rule: r, group: t.groups[no].name, index: int32(i + 1)})
 		}
 	}
 	return all
@@ -159,20 +172,20 @@ func (t *Table) rulesOf(s *groupSet, id string) []ruleRef {
 
 // add puts a matching rule where it counts. A deny without a condition makes every other rule idle; after
 // an allow without one no other allow is looked at.
-func (ta *toolAccess) add(r ruleRef) {
+func (m *matching) add(r ruleRef) {
 	switch {
 	case r.deny && r.when == nil:
-		ta.denies = []ruleRef{r}
-	case r.deny && (len(ta.denies) == 0 || ta.denies[0].when != nil):
-		ta.denies = append(ta.denies, r)
+		m.denies = []ruleRef{r}
+	case r.deny && (len(m.denies) == 0 || m.denies[0].when != nil):
+		m.denies = append(m.denies, r)
 	case !r.deny && r.when == nil:
-		ta.allows = []ruleRef{r}
-	case !r.deny && (len(ta.allows) == 0 || ta.allows[0].when != nil):
-		ta.allows = append(ta.allows, r)
+		m.allows = []ruleRef{r}
+	case !r.deny && (len(m.allows) == 0 || m.allows[0].when != nil):
+		m.allows = append(m.allows, r)
 	}
 }
 
 // maybe tells whether some arguments are allowed, as far as can be told without them.
-func (ta *toolAccess) maybe() bool {
-	return len(ta.allows) > 0 && (len(ta.denies) == 0 || ta.denies[0].when != nil)
+func (m *matching) maybe() bool {
+	return len(m.allows) > 0 && (len(m.denies) == 0 || m.denies[0].when != nil)
 }

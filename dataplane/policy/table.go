@@ -33,8 +33,7 @@ type Table struct {
 	texts      map[string]string
 	groups     map[uint32]*group
 	grants     map[grantKey]*grant
-	connectors map[string]*connector
-	catalogues map[string]*catalogue
+	offers     map[string]*offer
 	blocks     map[string]*block
 	issuers    map[string]*issuer
 
@@ -63,8 +62,7 @@ var ErrDrifted = errors.New("the table drifted from the control plane's")
 func Compile(version uint64, entries iter.Seq[*fleetv1.Entry]) (*Table, error) {
 	t := &Table{
 		version: version, users: map[uuid.UUID]*person{}, subjects: map[subjectKey]*person{}, texts: map[string]string{},
-		groups: map[uint32]*group{}, grants: map[grantKey]*grant{}, connectors: map[string]*connector{},
-		catalogues: map[string]*catalogue{}, blocks: map[string]*block{}, issuers: map[string]*issuer{},
+		groups: map[uint32]*group{}, grants: map[grantKey]*grant{}, offers: map[string]*offer{}, blocks: map[string]*block{}, issuers: map[string]*issuer{},
 	}
 	t.sets.Store(newSetCache())
 	for e := range entries {
@@ -192,11 +190,11 @@ func (t *Table) Connector(id string) (*policyv1.Connector, bool) {
 	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	c := t.connectors[id]
-	if c == nil || t.broken {
+	o := t.offers[id]
+	if o == nil || o.connector == nil || t.broken {
 		return nil, false
 	}
-	return c.settings, true
+	return o.connector.settings, true
 }
 
 func (t *Table) rulesChanged() {

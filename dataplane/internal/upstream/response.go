@@ -158,8 +158,13 @@ func (r *Response) Close() error {
 // whole reads an answer to the gateway's own question to its end.
 func (r *Response) whole() (*mcp.Message, error) {
 	for r.Stream {
-		if e, err := r.Next(); err != nil || e.Last {
-			return e.Message, err
+		e, err := r.Next()
+		if err != nil {
+			return nil, err
+		}
+		if e.Last {
+			r.body.drain()
+			return e.Message, nil
 		}
 	}
 	if r.large != nil || r.Message.Kind != mcp.Response {

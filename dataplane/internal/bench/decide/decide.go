@@ -25,6 +25,8 @@ const (
 	groupsOfPerson = 10
 	groupCount     = 1000
 	toolCount      = 50
+	// workingSet is how many people's agents are calling at a time.
+	workingSet = 1024
 )
 
 // Figure is one line of output.
@@ -44,7 +46,7 @@ func Run(_ context.Context, out io.Writer, users int) error {
 	if err != nil {
 		return err
 	}
-	people := make([]uuid.UUID, 1<<16)
+	people := make([]uuid.UUID, workingSet)
 	index := make(map[uuid.UUID]int, users)
 	for i := range users {
 		index[id(i)] = i
@@ -58,12 +60,12 @@ func Run(_ context.Context, out io.Writer, users int) error {
 	if err != nil {
 		return err
 	}
-	reference := measure(func(i int) { sink = index[people[i&0xffff]] })
+	reference := measure(func(i int) { sink = index[people[i%workingSet]] })
 	request := policy.Request{Client: "agent", Connector: "github", Region: "us-east", Now: now}
 	decide := func(tool string, a policy.Arguments) func(int) {
 		return func(i int) {
 			r := request
-			r.Person, r.Tool, r.Arguments = people[i&0xffff], tool, a
+			r.Person, r.Tool, r.Arguments = people[i%workingSet], tool, a
 			if !table.Decide(r).Allowed {
 				panic("the load is one of calls that are allowed")
 			}
@@ -74,7 +76,7 @@ func Run(_ context.Context, out io.Writer, users int) error {
 		decide("tool_0", arguments)(i)
 		decide("tool_1", arguments)(i)
 	}
-	load := fmt.Sprintf("%d users, %d rules each, random people; reference: a lookup of the person in a Go map", users, rulesPerPerson)
+	load := fmt.Sprintf("%d users, %d rules each, calls of %d random people in turn; reference: a lookup of the person in a Go map", users, rulesPerPerson, workingSet)
 	for _, f := range []struct {
 		name string
 		run  func(int)

@@ -1,0 +1,63 @@
+package upstream
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/strictjson"
+)
+
+// FuzzRestorer holds the restorer, on any valid response, to what a reading of the whole message gives.
+func FuzzRestorer(f *testing.F) {
+	f.Add(`{"jsonrpc":"2.0","id":12,"result":{"id":3,"x":"\"},{\\"}}`)
+	f.Add(` { "result" : {"a":[{"id":1}]} , "id" : 12 , "jsonrpc":"2.0" } `)
+	f.Add(`{"jsonrpc":"2.0","idx":1,"\u0069d":7,"error":{"code":1,"message":""},"id":12}`)
+	f.Fuzz(func(t *testing.T, in string) {
+		var m mcp.Message
+		if mcp.ReadMessage([]byte(in), strictjson.Limits{}, &m) != nil || m.Kind != mcp.Response || m.ID == nil {
+			return
+		}
+		if !strings.Contains(in, `"id"`) {
+			return // its key is escaped, which servers do not do
+		}
+		edit := mcp.Edit{ID: []byte(`"agent"`)}
+		want := string(edit.Append(nil, &m))
+		for name, from := range map[string]io.Reader{"whole": strings.NewReader(in), "bytewise": iotest.OneByteReader(strings.NewReader(in))} {
+			r := &restorer{from: from, sent: m.ID, answer: edit.ID, fail: func(s string) error { return errors.New(s) }}
+			got, err := io.ReadAll(r)
+			if err != nil || strings.TrimSpace(string(got)) != want {
+				t.Fatalf("%s: %q, %v, want %q", name, got, err, want)
+			}
+			other := &restorer{from: strings.NewReader(in), sent: []byte("987654321987"), answer: edit.ID, fail: func(s string) error { return errors.New(s) }}
+			if got, err := io.ReadAll(other); err == nil && string(m.ID) != "987654321987" {
+				t.Fatalf("%s: another id passed: %q", name, got)
+			}
+		}
+	})
+}
+
+func TestALargeAnswerPassesWithoutBeingKept(t *testing.T) {
+	const size = 8 << 20
+	in := io.MultiReader(strings.NewReader(`{"jsonrpc":"2.0","id":5,"result":{"x":"`), io.LimitReader(zeros{}, size), strings.NewReader(`"}}`))
+	r := &restorer{from: in, sent: []byte("5"), answer: []byte("6"), fail: func(s string) error { return errors.New(s) }}
+	n, err := io.Copy(io.Discard, struct{ io.Reader }{r})
+	if err != nil || n < size {
+		t.Fatal(n, err)
+	}
+	if cap(r.kept) > small || cap(r.rest) > small {
+		t.Errorf("keeps %d and %d bytes", cap(r.kept), cap(r.rest))
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = '0'
+	}
+	return len(p), nil
+}
