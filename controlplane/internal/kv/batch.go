@@ -2,17 +2,21 @@ package kv
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
+	"strings"
+	"sync"
+	"time"
 
-	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 )
 
 // MaxBatch is the most keys that one CreateBatch takes: JetStream's limit.
 const MaxBatch = 1000
+
+// readsAtOnce bounds how many keys are asked for at the same time.
+const readsAtOnce = 64
 
 // KeyValue is a key with the value that it is to have.
 type KeyValue struct {
@@ -20,55 +24,95 @@ type KeyValue struct {
 	Value []byte
 }
 
-// CreateBatch stores values where there are none, all or none, as one write. ErrExists: at least one key
-// is there; read which. After any other error some try again is needed, which is safe: what was stored by
-// this call is found as existing.
-func (s *Store) CreateBatch(ctx context.Context, all []KeyValue) error {
-	switch {
-	case len(all) == 0:
-		return nil
-	case len(all) > MaxBatch:
-		return fmt.Errorf("creating keys: at most %d at once, not %d", MaxBatch, len(all))
-	case len(all) == 1:
-		_, err := s.Create(ctx, all[0].Key, all[0].Value, 0)
-		return err
-	}
-	id := nuid.Next()
-	for i, kv := range all {
-		m := &nats.Msg{Subject: s.prefix + kv.Key, Data: kv.Value, Header: nats.Header{
-			"Nats-Batch-Id": {id}, "Nats-Batch-Sequence": {strconv.Itoa(i + 1)}, "Nats-Expected-Last-Subject-Sequence": {"0"},
-		}}
-		if i < len(all)-1 {
-			if err := s.nc.PublishMsg(m); err != nil {
-				return fmt.Errorf("creating keys: %w", err)
-			}
-			continue
-		}
-		m.Header["Nats-Batch-Commit"] = []string{"1"}
-		answer, err := s.nc.RequestMsgWithContext(ctx, m)
-		if err != nil {
-			return fmt.Errorf("creating keys: %w", err)
-		}
-		return batchAnswer(answer.Data)
-	}
-	return nil
+// ExistsError says which keys of a batch exist. It is an ErrExists.
+type ExistsError struct{ Keys []string }
+
+func (e *ExistsError) Error() string {
+	return fmt.Sprintf("%d of the keys exist, such as %s", len(e.Keys), e.Keys[0])
 }
 
-func batchAnswer(data []byte) error {
-	var answer struct {
-		Error *struct {
-			Code        int    `json:"err_code"`
-			Description string `json:"description"`
-		} `json:"error"`
-	}
-	if err := json.Unmarshal(data, &answer); err != nil {
-		return fmt.Errorf("reading the acknowledgement of keys: %w", err)
-	}
-	switch {
-	case answer.Error == nil:
+// Is tells that it is an ErrExists.
+func (e *ExistsError) Is(target error) bool { return target == ErrExists }
+
+// CreateBatch stores values where there are none, all or none, as one write. An *ExistsError names the keys
+// that are there; then nothing was stored.
+func (s *Store) CreateBatch(ctx context.Context, all []KeyValue) error {
+	if len(all) == 0 {
 		return nil
-	case answer.Error.Code == 10071 || answer.Error.Code == 10164:
-		return ErrExists
 	}
-	return errors.New("creating keys: " + answer.Error.Description)
+	if len(all) > MaxBatch {
+		return fmt.Errorf("creating keys: at most %d at once, not %d", MaxBatch, len(all))
+	}
+	_, err := s.create(ctx, all, 0)
+	return err
+}
+
+func (s *Store) create(ctx context.Context, all []KeyValue, ttl time.Duration) (revision uint64, err error) {
+	id := nuid.Next()
+	changes := make([]change, len(all))
+	seen := make(map[string]bool, len(all))
+	for i, kv := range all {
+		if err := checkKey(kv.Key); err != nil {
+			return 0, err
+		}
+		if seen[kv.Key] {
+			return 0, fmt.Errorf("creating keys: %s is there twice", kv.Key)
+		}
+		seen[kv.Key] = true
+		changes[i] = change{key: kv.Key, value: kv.Value, ttl: ttl}
+	}
+	err = retry(ctx, func(ctx context.Context, wait time.Duration) (bool, error) {
+		var err error
+		revision, err = s.try(ctx, wait, id, changes)
+		if err == nil || !errors.Is(err, ErrConflict) && !errors.Is(err, errLost) {
+			return true, err
+		}
+		lasts, readErr := s.lasts(ctx, changes)
+		if readErr != nil {
+			return false, errors.Join(err, readErr)
+		}
+		var taken []string
+		for i, last := range lasts {
+			switch {
+			case last == nil:
+				changes[i].expected = 0
+			case last.Header.Get(writeHeader) == id:
+				// An earlier try was carried out, and with it the whole batch.
+				revision = last.Sequence
+				return true, nil
+			case removal(last.Header):
+				changes[i].expected = last.Sequence
+			default:
+				taken = append(taken, strings.Clone(changes[i].key))
+			}
+		}
+		if len(taken) > 0 {
+			return true, &ExistsError{Keys: taken}
+		}
+		return false, err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("creating keys: %w", err)
+	}
+	return revision, nil
+}
+
+// lasts returns what was last written for each key.
+func (s *Store) lasts(ctx context.Context, changes []change) ([]*jetstream.RawStreamMsg, error) {
+	all, failed := make([]*jetstream.RawStreamMsg, len(changes)), make([]error, len(changes))
+	next := make(chan int)
+	var readers sync.WaitGroup
+	for range min(readsAtOnce, len(changes)) {
+		readers.Go(func() {
+			for i := range next {
+				all[i], failed[i] = s.last(ctx, changes[i].key)
+			}
+		})
+	}
+	for i := range changes {
+		next <- i
+	}
+	close(next)
+	readers.Wait()
+	return all, errors.Join(failed...)
 }

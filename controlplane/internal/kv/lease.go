@@ -15,13 +15,15 @@ type Leadership struct {
 }
 
 // Campaign tries to hold a lease under a key until ctx ends, and calls fn at each change of who holds it,
-// one call at a time. A holder renews it three times within ttl and stops to believe in it when a renewal
-// is two thirds of ttl late; another takes it when it saw no renewal for ttl by its own clock since it saw
-// the last. Clocks of two machines are never compared. When ctx ends the lease is given up at once.
+// one call at a time; fn must return well within ttl. An id is of one campaign, never of two.
+//
+// A holder renews its lease at a third of ttl and stops to believe in it at two thirds after the last
+// renewal began. Another takes it when it saw no renewal for ttl, by its own clock, since it first saw the
+// last one; clocks of two machines are never compared. When ctx ends the lease is given up at once.
 //
 // A lease says who should act, and fences nothing: whoever acts on it needs a fence of another kind.
 func (s *Store) Campaign(ctx context.Context, key, id string, ttl time.Duration, log *slog.Logger, fn func(Leadership)) {
-	c := &campaign{store: s, key: key, id: id, ttl: ttl, log: log, fn: fn}
+	c := &campaign{store: s, key: key, id: id, ttl: ttl, log: log, fn: fn, seen: time.Now()}
 	c.run(ctx)
 }
 
@@ -42,12 +44,19 @@ type campaign struct {
 
 func (c *campaign) run(ctx context.Context) {
 	defer c.resign(ctx)
-	// A timer rather than a ticker: a slow call must not be followed by a burst.
 	for {
-		c.step(ctx)
-		wait := c.ttl / 3
-		if !c.told.Mine {
-			wait = c.ttl / 6
+		wait := c.ttl / 6
+		if c.told.Mine {
+			c.renew(ctx)
+		} else {
+			c.challenge(ctx)
+		}
+		if c.told.Mine {
+			// Ahead of the time at which it stops to believe, also after a renewal that failed early.
+			wait = min(c.ttl/3, max(time.Until(c.renewed.Add(c.ttl*2/3)), 0))
+			if time.Since(c.renewed) > c.ttl/3 {
+				wait = min(wait, c.ttl/10)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -57,53 +66,82 @@ func (c *campaign) run(ctx context.Context) {
 	}
 }
 
-// step renews the lease, or takes it where it is free.
-func (c *campaign) step(ctx context.Context) {
+// renew lengthens a lease that is held, within the time for which it is.
+func (c *campaign) renew(ctx context.Context) {
+	began, end := time.Now(), c.renewed.Add(c.ttl*2/3)
+	bounded, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	rev, err := c.write(bounded, []byte(c.id))
+	switch {
+	case err == nil && time.Now().Before(end):
+		c.revision, c.renewed = rev, began
+	case errors.Is(err, ErrConflict):
+		c.log.WarnContext(ctx, "another took the lease", "key", c.key)
+		c.lose()
+		c.challenge(ctx)
+	case ctx.Err() != nil: // it is given up
+	case !time.Now().Before(end):
+		c.log.WarnContext(ctx, "the lease could not be renewed in time", "key", c.key, "error", err)
+		c.lose()
+	}
+}
+
+// write replaces the value of a lease that is held.
+func (c *campaign) write(ctx context.Context, value []byte) (uint64, error) {
+	rev, err := c.store.Update(ctx, c.key, value, c.revision, 0)
+	if !errors.Is(err, ErrConflict) {
+		return rev, err
+	}
+	// A renewal may have gone through whose answer was given up. It counts for what it is: a revision.
+	e, readErr := c.store.Get(ctx, c.key)
+	if readErr != nil || string(e.Value) != c.id {
+		return 0, err
+	}
+	return c.store.Update(ctx, c.key, value, e.Revision, 0)
+}
+
+// lose stops believing. From now on it watches as any other does, with all patience.
+func (c *campaign) lose() {
+	c.revision, c.seen = 0, time.Now()
+	c.tell(Leadership{})
+}
+
+// challenge takes a lease that is free or silent.
+func (c *campaign) challenge(ctx context.Context) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, c.ttl/2)
 	defer cancel()
-	if c.told.Mine {
-		rev, err := c.store.Update(ctx, c.key, []byte(c.id), c.revision)
-		switch {
-		case err == nil:
-			c.revision, c.renewed = rev, began
-			return
-		case errors.Is(err, ErrConflict):
-			// Another holds it, or a renewal went through whose answer was lost: look below.
-			c.tell(Leadership{})
-		case time.Since(c.renewed) > 2*c.ttl/3:
-			c.log.WarnContext(ctx, "the lease could not be renewed in time", "key", c.key, "error", err)
-			c.tell(Leadership{})
-			return
-		default:
-			return
-		}
-	}
 	e, err := c.store.Get(ctx, c.key)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		if rev, err := c.store.Create(ctx, c.key, []byte(c.id), 0); err == nil {
-			c.won(rev, began)
+			c.win(rev, began)
 		}
 		return
 	case err != nil:
-		return // nothing is known now
-	}
-	if e.Revision != c.revision {
-		c.revision, c.seen = e.Revision, time.Now()
+		if time.Since(c.seen) >= c.ttl {
+			c.tell(Leadership{}) // whoever held it is not known to any more
+		}
+		return
 	}
 	holder := string(e.Value)
-	if holder != c.id && time.Since(c.seen) < c.ttl {
+	if e.Revision > c.revision {
+		c.revision, c.seen = e.Revision, time.Now()
+	}
+	// An empty holder gave it up; one with this id is a try of this campaign that went through unheard.
+	if holder != "" && holder != c.id && time.Since(c.seen) < c.ttl {
 		c.tell(Leadership{Holder: holder})
 		return
 	}
-	// The holder is silent, or it is this one from before: take it over.
-	if rev, err := c.store.Update(ctx, c.key, []byte(c.id), e.Revision); err == nil {
-		c.won(rev, began)
+	if rev, err := c.store.Update(ctx, c.key, []byte(c.id), e.Revision, 0); err == nil {
+		c.win(rev, began)
 	}
 }
 
-func (c *campaign) won(revision uint64, began time.Time) {
+func (c *campaign) win(revision uint64, began time.Time) {
+	if time.Since(began) > c.ttl*2/3 {
+		return // it took too long to believe in
+	}
 	c.revision, c.renewed = revision, began
 	c.tell(Leadership{Holder: c.id, Mine: true})
 }
@@ -116,7 +154,7 @@ func (c *campaign) tell(l Leadership) {
 	c.fn(l)
 }
 
-// resign gives the lease up, so that another need not wait for it to run out.
+// resign gives the lease up, so that another need not wait for it to run out: an empty holder is nobody.
 func (c *campaign) resign(ctx context.Context) {
 	if !c.told.Mine {
 		return
@@ -124,10 +162,7 @@ func (c *campaign) resign(ctx context.Context) {
 	c.tell(Leadership{})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	// An empty holder is nobody: the next one that looks takes it.
-	if _, err := c.store.Update(ctx, c.key, nil, c.revision); err == nil {
-		if err := c.store.Purge(ctx, c.key); err != nil {
-			c.log.DebugContext(ctx, "the lease that was given up could not be purged", "key", c.key, "error", err)
-		}
+	if _, err := c.write(ctx, nil); err != nil {
+		c.log.DebugContext(ctx, "the lease could not be given up; it runs out", "key", c.key, "error", err)
 	}
 }
