@@ -65,8 +65,8 @@ func accepts(values []string, want string) bool {
 			one, value, _ = strings.Cut(value, ",")
 			one, weight, _ := strings.Cut(one, ";")
 			one = strings.TrimSpace(one)
-			whole := strings.EqualFold(one, want) || one == "*/*"
-			if !whole && !(len(one) == len(kind)+2 && strings.EqualFold(one[:len(kind)], kind) && one[len(kind):] == "/*") {
+			ranged := len(one) == len(kind)+2 && strings.EqualFold(one[:len(kind)], kind) && one[len(kind):] == "/*"
+			if !ranged && !strings.EqualFold(one, want) && one != "*/*" {
 				continue
 			}
 			if weight = strings.ReplaceAll(weight, " ", ""); strings.HasPrefix(weight, "q=0") && strings.Trim(weight[3:], ".0") == "" {

@@ -2,6 +2,7 @@ package mcp_test
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -356,7 +357,8 @@ func FuzzPost(f *testing.F) {
 				}
 			}
 			if err := json.Unmarshal(m.Raw, &theirs); err != nil {
-				if _, wrong := err.(*json.UnmarshalTypeError); !wrong {
+				var wrong *json.UnmarshalTypeError
+				if !errors.As(err, &wrong) {
 					t.Fatalf("accepted what encoding/json refuses: %v", err)
 				}
 				continue

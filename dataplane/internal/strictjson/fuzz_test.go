@@ -3,6 +3,7 @@ package strictjson_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"reflect"
 	"strconv"
@@ -41,7 +42,7 @@ func FuzzAgainstJSONText(f *testing.F) {
 		if err != nil {
 			t.Fatalf("accepted what jsontext refuses: %v", err)
 		}
-		if _, err := dec.ReadToken(); err != io.EOF {
+		if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
 			t.Fatalf("accepted trailing data: %v", err)
 		}
 		if !reflect.DeepEqual(value, theirs) {

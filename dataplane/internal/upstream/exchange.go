@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -116,7 +117,7 @@ func (r *Response) beginJSON(rep reply) error {
 // restored checks that the message answers the request, and returns it under the agent's id.
 func (r *Response) restored() ([]byte, error) {
 	m := &r.Message
-	if m.Kind != mcp.Response || !(sameID(m.ID, r.exchange.sent) || m.ID == nil) {
+	if m.Kind != mcp.Response || m.ID != nil && !sameID(m.ID, r.exchange.sent) {
 		return nil, r.status(BadResponse, answersAnother, 0)
 	}
 	if m.Failure != nil {
@@ -205,7 +206,7 @@ func readUpTo(from io.Reader, size, most int) (data []byte, ended bool, err erro
 		}
 		n, err := from.Read(data[len(data):cap(data)])
 		data = data[:len(data)+n]
-		if err == io.EOF { //nolint:errorlint // readers return it bare
+		if errors.Is(err, io.EOF) {
 			return data, true, nil
 		}
 		if err != nil {

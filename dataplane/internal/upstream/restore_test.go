@@ -27,12 +27,12 @@ func FuzzRestorer(f *testing.F) {
 		edit := mcp.Edit{ID: []byte(`"agent"`)}
 		want := string(edit.Append(nil, &m))
 		for name, from := range map[string]io.Reader{"whole": strings.NewReader(in), "bytewise": iotest.OneByteReader(strings.NewReader(in))} {
-			r := &restorer{from: from, sent: m.ID, answer: edit.ID, fail: func(s string) error { return errors.New(s) }}
+			r := &restorer{from: from, sent: m.ID, answer: edit.ID, fail: errors.New}
 			got, err := io.ReadAll(r)
 			if err != nil || strings.TrimSpace(string(got)) != want {
 				t.Fatalf("%s: %q, %v, want %q", name, got, err, want)
 			}
-			other := &restorer{from: strings.NewReader(in), sent: []byte("987654321987"), answer: edit.ID, fail: func(s string) error { return errors.New(s) }}
+			other := &restorer{from: strings.NewReader(in), sent: []byte("987654321987"), answer: edit.ID, fail: errors.New}
 			if got, err := io.ReadAll(other); err == nil && string(m.ID) != "987654321987" {
 				t.Fatalf("%s: another id passed: %q", name, got)
 			}
@@ -43,7 +43,7 @@ func FuzzRestorer(f *testing.F) {
 func TestALargeAnswerPassesWithoutBeingKept(t *testing.T) {
 	const size = 8 << 20
 	in := io.MultiReader(strings.NewReader(`{"jsonrpc":"2.0","id":5,"result":{"x":"`), io.LimitReader(zeros{}, size), strings.NewReader(`"}}`))
-	r := &restorer{from: in, sent: []byte("5"), answer: []byte("6"), fail: func(s string) error { return errors.New(s) }}
+	r := &restorer{from: in, sent: []byte("5"), answer: []byte("6"), fail: errors.New}
 	n, err := io.Copy(io.Discard, struct{ io.Reader }{r})
 	if err != nil || n < size {
 		t.Fatal(n, err)

@@ -23,10 +23,11 @@ import (
 // server is a real MCP server, which also counts what it is asked.
 type server struct {
 	*httptest.Server
-	methods   sync.Map // Mcp-Method or HTTP method → *atomic.Int64
-	restart   func()   // loses all sessions
-	cancelled chan struct{}
-	lastToken atomic.Value // what Authorization said last
+	methods   sync.Map      // Mcp-Method or HTTP method → *atomic.Int64
+	restart   func()        // loses all sessions
+	waiting   chan struct{} // its tool "wait" began
+	cancelled chan struct{} // and was ended
+	lastToken atomic.Value  // what Authorization said last
 }
 
 func (s *server) count(key string) int64 {
@@ -40,7 +41,7 @@ func (s *server) count(key string) int64 {
 // newServer starts a server of one era: stateless speaks both, as the SDK does there.
 func newServer(t *testing.T, stateless, json bool) *server {
 	t.Helper()
-	s := &server{cancelled: make(chan struct{}, 10)}
+	s := &server{waiting: make(chan struct{}, 10), cancelled: make(chan struct{}, 10)}
 	fresh := func() http.Handler {
 		m := sdk.NewServer(&sdk.Implementation{Name: "demo", Version: "1"}, nil)
 		type in struct {
@@ -61,6 +62,7 @@ func newServer(t *testing.T, stateless, json bool) *server {
 		sdk.AddTool(m, &sdk.Tool{Name: "wait"}, func(ctx context.Context, r *sdk.CallToolRequest, _ struct{}) (*sdk.CallToolResult, any, error) {
 			// The first event takes the head of the answer with it.
 			_ = r.Session.NotifyProgress(ctx, &sdk.ProgressNotificationParams{ProgressToken: r.Params.GetProgressToken()}) // not in JSON
+			s.waiting <- struct{}{}
 			<-ctx.Done()
 			s.cancelled <- struct{}{}
 			return nil, nil, ctx.Err()
@@ -268,10 +270,8 @@ func TestCancellationReachesTheServer(t *testing.T) {
 				why := errors.New("person deactivated")
 				ctx, cancel := context.WithCancelCause(t.Context())
 				defer cancel(nil)
-				begun := make(chan struct{})
 				ended := make(chan error, 1)
 				go func() {
-					close(begun)
 					r, err := u.Call(ctx, upstream.Call{Message: message(t, "2026-07-28", "2", "tools/call", `{"name":"wait","arguments":{}}`), Revision: "2026-07-28"})
 					if err == nil && how == "close" {
 						err = r.Close()
@@ -280,12 +280,10 @@ func TestCancellationReachesTheServer(t *testing.T) {
 					}
 					ended <- err
 				}()
-				<-begun
-				for deadline := time.Now().Add(5 * time.Second); how == "context" && s.count("tools/call") < 2; {
-					if time.Now().After(deadline) {
-						t.Fatal("the call does not arrive")
-					}
-					time.Sleep(time.Millisecond)
+				select {
+				case <-s.waiting:
+				case <-time.After(5 * time.Second):
+					t.Fatal("the call does not arrive")
 				}
 				if how == "context" {
 					cancel(why)

@@ -88,7 +88,7 @@ func (w *netWire) send(ctx context.Context, r *request) (reply, error) {
 		// Only used where not one byte was written.
 		req.GetBody = func() (io.ReadCloser, error) { return newBody(r.body), nil }
 	}
-	resp, err := w.transport.RoundTrip(req)
+	resp, err := w.transport.RoundTrip(req) //nolint:bodyclose // the reply's body, which the caller of send closes
 	if err != nil {
 		return reply{}, err
 	}
