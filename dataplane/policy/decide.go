@@ -141,6 +141,14 @@ func (t *Table) Arguments(connector, tool string, raw []byte) (Arguments, error)
 	return p.arguments(raw)
 }
 
+// Definition returns a tool's pinned definition, JSON, or nil. It is the table's: do not change it.
+func (t *Table) Definition(connector, tool string) []byte {
+	if p := t.pinned(connector, tool); p != nil {
+		return p.definition
+	}
+	return nil
+}
+
 func (t *Table) pinned(connector, tool string) *pinnedTool {
 	if t == nil {
 		return nil

@@ -114,7 +114,7 @@ func (p *pinnedTool) arguments(raw []byte) (Arguments, error) {
 			}
 		}
 	}
-	if err := schema.Validate(map[string]any(values)); err != nil {
+	if err := schema.Validate(values); err != nil {
 		return Arguments{}, fmt.Errorf("the arguments do not fit the tool's schema: %s", describe(err))
 	}
 	if inexact {

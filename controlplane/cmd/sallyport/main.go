@@ -16,7 +16,10 @@ import (
 // version is set by the build.
 var version = "dev"
 
-func main() {
+func main() { os.Exit(run()) }
+
+// run returns the exit code.
+func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := &cobra.Command{
@@ -28,6 +31,7 @@ func main() {
 	cli.Commands(root)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "sallyport: "+cli.Explain(err))
-		os.Exit(cli.ExitCode(err))
+		return cli.ExitCode(err)
 	}
+	return 0
 }

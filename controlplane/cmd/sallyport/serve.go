@@ -191,7 +191,7 @@ func (p *plane) run(ctx context.Context) error {
 		{"fleet", p.fleetAddr, fleetMux},
 	}
 	for _, l := range listeners {
-		listener, err := net.Listen("tcp", l.addr)
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", l.addr)
 		if err != nil {
 			cancel()
 			return fmt.Errorf("the %s listener cannot be opened: %w; choose another with --%s-addr", l.name, err, l.name)

@@ -30,7 +30,7 @@ func (a *api) Explain(_ context.Context, req *connect.Request[adminv1.ExplainReq
 	if err != nil {
 		res.Decision.Reason = auditv1.Reason_REASON_ARGUMENTS_INVALID
 		res.Decision.Text = err.Error()
-		return connect.NewResponse(res), nil
+		return connect.NewResponse(res), nil //nolint:nilerr // arguments that are refused are a verdict, not a failure
 	}
 	e := table.Explain(policy.Request{
 		Person: u.ID, Connector: req.Msg.GetConnector(), Tool: req.Msg.GetTool(), Region: req.Msg.GetRegion(), Arguments: arguments, Now: a.Now(),

@@ -145,7 +145,10 @@ func DecodeState(r io.Reader) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s, s.restoreMemberships(dec)
+	if err := s.restoreMemberships(dec); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (s *State) restoreMemberships(dec *gob.Decoder) error {

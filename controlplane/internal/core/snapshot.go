@@ -243,13 +243,19 @@ func (t *touch) user(id string) {
 }
 
 func (t *touch) users(packed []byte) {
-	for id := range ids(packed) {
+	for id, err := range ids(packed) {
+		if err != nil { // the fold refused such an event
+			return
+		}
 		t.key(entryKey{kind: userEntry, id: id})
 	}
 }
 
 func (t *touch) groups(packed []byte) {
-	for id := range ids(packed) {
+	for id, err := range ids(packed) {
+		if err != nil {
+			return
+		}
 		t.group(id)
 	}
 }

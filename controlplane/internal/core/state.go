@@ -120,7 +120,7 @@ func (p *pairs) of(a uint32) func(yield func(uint32) bool) { return p.after(a, 0
 func (p *pairs) after(a, after uint32) func(yield func(uint32) bool) {
 	return func(yield func(uint32) bool) {
 		p.set.Ascend(pair(a, after)+1, func(k uint64, _ struct{}) bool {
-			return uint32(k>>32) == a && yield(uint32(k))
+			return k>>32 == uint64(a) && yield(uint32(k))
 		})
 	}
 }

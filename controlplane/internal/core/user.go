@@ -126,7 +126,7 @@ func (c UpdateUser) decide(s *State, env Env) ([]*eventv1.Event, error) {
 		return env.events(userDeleted(u.ID), userCreated(id, u.Directory, c.Profile, c.Active)), nil
 	}
 	var events []*eventv1.Event
-	if !u.Profile.equal(c.Profile) {
+	if !u.equal(c.Profile) {
 		events = append(events, &eventv1.Event{
 			PersonId: u.ID.String(), Personal: c.Profile.personal(),
 			Body: &eventv1.Event_UserUpdated{UserUpdated: &eventv1.UserUpdated{UserId: u.ID.String()}},

@@ -76,7 +76,7 @@ func (r *Roster) Run(ctx context.Context) error {
 			}
 			return fmt.Errorf("following the proxies' standing: %w", err)
 		case <-ctx.Done():
-			<-watched
+			_ = <-watched // it ends because ctx did
 			return nil
 		case <-r.kick:
 		}

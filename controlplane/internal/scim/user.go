@@ -72,7 +72,7 @@ func (a *attribute) check(v any) error {
 		keepOnePrimary(elements, nil)
 		return nil
 	}
-	ok := true
+	var ok bool
 	switch a.kind {
 	case "complex":
 		_, ok = v.(object)

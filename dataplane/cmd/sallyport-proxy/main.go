@@ -14,7 +14,10 @@ import (
 // version is set by the build.
 var version = "dev"
 
-func main() {
+func main() { os.Exit(run()) }
+
+// run returns the exit code.
+func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := &cobra.Command{
@@ -24,6 +27,7 @@ func main() {
 	root.AddCommand(serveCommand(), benchCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "sallyport-proxy: "+err.Error())
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }

@@ -141,7 +141,7 @@ func serve(ctx context.Context, c *serveConfig) error {
 			log.Error("the spool could not be closed", "error", err)
 		}
 	}()
-	listener, err := net.Listen("tcp", c.listen)
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.listen)
 	if err != nil {
 		return fmt.Errorf("the listener cannot be opened: %w; choose another with --listen", err)
 	}
@@ -196,12 +196,27 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 	running.Go(func() { _ = policies.Run(work) }) // it returns work's end
 	running.Go(func() { _ = verifier.Run(work) })
 	running.Go(func() { front.Run(work) })
+	running.Go(func() { sweep(work, pool) })
 	running.Go(func() {
 		if err := records.Deliver(work, client.DeliverAudit); err != nil && work.Err() == nil {
 			log.Error("audit is not delivered any more: restart the proxy", "error", err)
 		}
 	})
 	return c.listenAndServe(ctx, log, front, listener)
+}
+
+// sweep ends upstream sessions that nobody uses any more.
+func sweep(ctx context.Context, pool *upstream.Pool) {
+	ticker := time.NewTicker(time.Minute)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			pool.Sweep()
+		}
+	}
 }
 
 func (c *serveConfig) listenAndServe(ctx context.Context, log *slog.Logger, h http.Handler, listener net.Listener) error {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
 	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/strictjson"
 	"sallyport.dev/dataplane/policy"
 )
 
@@ -23,6 +25,14 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	f := &flight{
 		person: x.ID, client: x.ClientID, region: g.Region, session: x.session.ID, request: string(x.message.ID),
 		issuedAt: x.IssuedAt, cancel: cancel, call: &ask,
+	}
+	params := paramHeaders(x.table.Definition(connector, tool))
+	if x.revision.Stateless() {
+		if e := mcp.CheckParams(r.Header, params, x.message.Arguments); e != nil {
+			g.refused(x.caller, x.message.Method, auditv1.Reason_REASON_ARGUMENTS_INVALID)
+			mcp.WriteError(w, x.revision, x.message.ID, e)
+			return
+		}
 	}
 	arguments, err := x.table.Arguments(connector, tool, x.message.Arguments)
 	ask.Arguments = arguments
@@ -51,8 +61,21 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		g.toolError(w, x, "Sallyport cannot record calls at the moment, so that it makes none. Try again later.")
 		return
 	}
-	end := g.forward(ctx, w, x, f, connector, tool)
+	end := g.forward(ctx, w, x, f, connector, tool, params)
 	g.keep(g.completed(first, x.began, &end))
+}
+
+// paramHeaders are a definition's bindings of arguments to headers (x-mcp-header). A definition that breaks
+// their rules has none: clients do not offer such a tool.
+func paramHeaders(definition []byte) []mcp.ParamHeader {
+	if !bytes.Contains(definition, []byte("x-mcp-header")) {
+		return nil
+	}
+	params, err := mcp.ParamHeaders(definition, strictjson.Limits{})
+	if err != nil {
+		return nil
+	}
+	return params
 }
 
 // refuse records a call that is not made and says why, where the model reads it. A tool that is not there

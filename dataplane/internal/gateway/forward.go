@@ -18,7 +18,7 @@ import (
 )
 
 // forward makes the call at the upstream and passes the answer on as it comes. It says how the call ended.
-func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, x *exchange, f *flight, connector, tool string) ending {
+func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, x *exchange, f *flight, connector, tool string, params []mcp.ParamHeader) ending {
 	settings, offered := x.table.Connector(connector)
 	if !offered {
 		return g.failed(ctx, w, x, errors.New("the connector is not offered any more"))
@@ -38,7 +38,7 @@ func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, x *exchang
 	}
 	sent := time.Now()
 	call := upstream.Call{
-		Message: x.message, Revision: x.revision, Name: tool, Credential: credential, Header: x.header,
+		Message: x.message, Revision: x.revision, Name: tool, Credential: credential, Params: params, Header: x.header,
 		TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
 	}
 	response, err := to.Call(ctx, call)

@@ -1,14 +1,12 @@
 package gateway
 
 import (
-	"bytes"
 	"net/http"
 	"strings"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
 	"sallyport.dev/dataplane/internal/mcp"
-	"sallyport.dev/dataplane/internal/strictjson"
 	"sallyport.dev/dataplane/policy"
 )
 
@@ -41,28 +39,17 @@ func (g *Gateway) list(w http.ResponseWriter, x *exchange) {
 	definitions := make([][]byte, len(tools))
 	for i, t := range tools {
 		definitions[i] = t.Definition
-		if x.connector == "" {
-			definitions[i] = renamed(t.Definition, t.Connector+separator+t.Name)
+		if x.connector != "" {
+			continue
+		}
+		var err error
+		if definitions[i], err = mcp.RenameTool(t.Definition, t.Connector+separator+t.Name); err != nil {
+			g.Log.Error("a pinned definition cannot be read, which is not possible", "connector", t.Connector, "tool", t.Name, "error", err)
+			mcp.WriteError(w, x.revision, x.message.ID, &mcp.Error{Code: mcp.CodeInternal, Message: "the list cannot be made: ask an administrator"})
+			return
 		}
 	}
 	mcp.WriteJSON(w, http.StatusOK, mcp.AppendTools(nil, x.message.ID, x.revision, definitions, "", 0))
-}
-
-// renamed is a definition under another name; all else stays as it was pinned.
-func renamed(definition []byte, name string) []byte {
-	var r strictjson.Reader
-	r.Reset(definition, strictjson.Limits{})
-	for r.Enter(); r.Next(); {
-		key := r.Key()
-		isName := string(key) == "name"
-		raw := r.Value()
-		if isName {
-			end := r.Offset()
-			out := append(make([]byte, 0, len(definition)+len(name)), definition[:end-len(raw)]...)
-			return append(strictjson.Quote(out, name), bytes.TrimSpace(definition[end:])...)
-		}
-	}
-	return definition
 }
 
 // named is what a call's name means at the endpoint.

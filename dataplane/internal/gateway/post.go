@@ -42,7 +42,7 @@ func (g *Gateway) post(w http.ResponseWriter, r *http.Request, c *caller) {
 		return
 	}
 	x := exchange{caller: c, revision: p.Revision, began: began, header: r.Header}
-	if !p.Revision.Stateless() && !(len(p.Messages) == 1 && p.Messages[0].Method == mcp.MethodInitialize) {
+	if !p.Revision.Stateless() && (len(p.Messages) != 1 || p.Messages[0].Method != mcp.MethodInitialize) {
 		var e *mcp.Error
 		if x.session, e = g.session(r, c); e == nil {
 			e = p.InSession(x.session.Revision)
