@@ -120,7 +120,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 	if err != nil {
 		return closeAll, err
 	}
-	if p.vault, err = vault.Open(secrets, filepath.Join(p.dataDir, "key-encryption-key.json")); err != nil {
+	if p.vault, err = vault.Open(ctx, secrets, vault.Config{KeyFile: filepath.Join(p.dataDir, "key-encryption-key.json"), Log: p.log}); err != nil {
 		return closeAll, err
 	}
 	shared, err := kv.Open(ctx, p.conn.Conn, kv.Config{Bucket: "SALLYPORT_SHARED", Replicas: replicas})
@@ -177,6 +177,9 @@ func (p *plane) run(ctx context.Context) error {
 	defer running.Wait()
 	failed := make(chan error, 4)
 	running.Go(func() { fleetServer.Run(ctx) })
+	if !p.conn.Embedded() {
+		running.Go(func() { p.vault.Run(ctx) }) // others may destroy keys that are in memory here
+	}
 	running.Go(func() {
 		if err := p.roster.Run(ctx); err != nil {
 			failed <- err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -49,7 +48,7 @@ func (s *Store) CreateBatch(ctx context.Context, all []KeyValue) error {
 
 func (s *Store) create(ctx context.Context, all []KeyValue, ttl time.Duration) (revision uint64, err error) {
 	id := nuid.Next()
-	changes := make([]change, len(all))
+	changes, keys := make([]change, len(all)), make([]string, len(all))
 	seen := make(map[string]bool, len(all))
 	for i, kv := range all {
 		if err := checkKey(kv.Key); err != nil {
@@ -59,6 +58,7 @@ func (s *Store) create(ctx context.Context, all []KeyValue, ttl time.Duration) (
 			return 0, fmt.Errorf("creating keys: %s is there twice", kv.Key)
 		}
 		seen[kv.Key] = true
+		keys[i] = kv.Key
 		changes[i] = change{key: kv.Key, value: kv.Value, ttl: ttl}
 	}
 	err = retry(ctx, func(ctx context.Context, wait time.Duration) (bool, error) {
@@ -67,7 +67,7 @@ func (s *Store) create(ctx context.Context, all []KeyValue, ttl time.Duration) (
 		if err == nil || !errors.Is(err, ErrConflict) && !errors.Is(err, errLost) {
 			return true, err
 		}
-		lasts, readErr := s.lasts(ctx, changes)
+		lasts, readErr := s.lasts(ctx, keys)
 		if readErr != nil {
 			return false, errors.Join(err, readErr)
 		}
@@ -83,7 +83,7 @@ func (s *Store) create(ctx context.Context, all []KeyValue, ttl time.Duration) (
 			case removal(last.Header):
 				changes[i].expected = last.Sequence
 			default:
-				taken = append(taken, strings.Clone(changes[i].key))
+				taken = append(taken, keys[i])
 			}
 		}
 		if len(taken) > 0 {
@@ -97,19 +97,35 @@ func (s *Store) create(ctx context.Context, all []KeyValue, ttl time.Duration) (
 	return revision, nil
 }
 
+// GetMany returns the values under keys, in their order. One that is missing has the revision zero.
+func (s *Store) GetMany(ctx context.Context, keys []string) ([]Entry, error) {
+	lasts, err := s.lasts(ctx, keys)
+	if err != nil {
+		return nil, fmt.Errorf("reading keys: %w", err)
+	}
+	all := make([]Entry, len(keys))
+	for i, last := range lasts {
+		all[i].Key = keys[i]
+		if last != nil && !removal(last.Header) {
+			all[i].Value, all[i].Revision = last.Data, last.Sequence
+		}
+	}
+	return all, nil
+}
+
 // lasts returns what was last written for each key.
-func (s *Store) lasts(ctx context.Context, changes []change) ([]*jetstream.RawStreamMsg, error) {
-	all, failed := make([]*jetstream.RawStreamMsg, len(changes)), make([]error, len(changes))
+func (s *Store) lasts(ctx context.Context, keys []string) ([]*jetstream.RawStreamMsg, error) {
+	all, failed := make([]*jetstream.RawStreamMsg, len(keys)), make([]error, len(keys))
 	next := make(chan int)
 	var readers sync.WaitGroup
-	for range min(readsAtOnce, len(changes)) {
+	for range min(readsAtOnce, len(keys)) {
 		readers.Go(func() {
 			for i := range next {
-				all[i], failed[i] = s.last(ctx, changes[i].key)
+				all[i], failed[i] = s.last(ctx, keys[i])
 			}
 		})
 	}
-	for i := range changes {
+	for i := range keys {
 		next <- i
 	}
 	close(next)

@@ -200,6 +200,15 @@ func (s *Store) Watch(ctx context.Context, prefix string, synced func(), fn func
 	return err
 }
 
+// Changes is Watch of what is stored or removed from now on. Synced is called when now has begun.
+func (s *Store) Changes(ctx context.Context, prefix string, synced func(), fn func(Entry) error) error {
+	err := s.follow(ctx, prefix, func() error { synced(); return nil }, fn, jetstream.UpdatesOnly())
+	if errors.Is(err, errEnded) {
+		return nil
+	}
+	return err
+}
+
 // Each calls fn with every value under a prefix, such as "person.", once. An empty prefix stands for all.
 func (s *Store) Each(ctx context.Context, prefix string, fn func(Entry) error) error {
 	done := errors.New("all was delivered")
@@ -231,14 +240,14 @@ func (s *Store) List(ctx context.Context, prefix string) ([]Entry, error) {
 // errEnded: follow's context ended.
 var errEnded = errors.New("the context ended")
 
-func (s *Store) follow(ctx context.Context, prefix string, synced func() error, fn func(Entry) error) error {
+func (s *Store) follow(ctx context.Context, prefix string, synced func() error, fn func(Entry) error, options ...jetstream.WatchOpt) error {
 	keys, err := pattern(prefix)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w, err := s.kv.Watch(ctx, keys)
+	w, err := s.kv.Watch(ctx, keys, options...)
 	if err != nil && ctx.Err() != nil {
 		return errEnded
 	}
@@ -251,6 +260,11 @@ func (s *Store) follow(ctx context.Context, prefix string, synced func() error, 
 			continue // what delivers may wait for us with one in hand
 		}
 	}()
+	if len(options) > 0 { // only updates: nothing is to come first
+		if err := synced(); err != nil {
+			return err
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():

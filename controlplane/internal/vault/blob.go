@@ -12,11 +12,13 @@ import (
 // segmentBytes is how much of a blob is sealed at a time.
 const segmentBytes = 1 << 20
 
+func blobBinding(name string) []byte { return []byte("blob\x00" + name) }
+
 // SealBlob returns a writer that seals what is written to it, under a key of its own, bound to a name.
 // Closing it does not close w.
 func (v *Vault) SealBlob(w io.Writer, name string) (io.WriteCloser, error) {
 	key := newKey()
-	wrapped, err := v.kek.Encrypt(key[:], []byte(name))
+	wrapped, err := v.kek.Encrypt(key[:], blobBinding(name))
 	if err != nil {
 		return nil, fmt.Errorf("wrapping a blob's key: %w", err)
 	}
@@ -28,7 +30,7 @@ func (v *Vault) SealBlob(w io.Writer, name string) (io.WriteCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sealing a blob: %w", err)
 	}
-	return c.NewEncryptingWriter(w, []byte(name))
+	return c.NewEncryptingWriter(w, blobBinding(name))
 }
 
 // OpenBlob returns a reader of what SealBlob sealed for a name. It fails where a byte was changed or is missing.
@@ -41,7 +43,7 @@ func (v *Vault) OpenBlob(r io.Reader, name string) (io.Reader, error) {
 	if _, err := io.ReadFull(r, wrapped); err != nil {
 		return nil, fmt.Errorf("reading a blob: %w", err)
 	}
-	key, err := v.unwrap(wrapped, []byte(name))
+	key, err := v.unwrap(wrapped, blobBinding(name))
 	if err != nil {
 		return nil, err
 	}
@@ -49,5 +51,5 @@ func (v *Vault) OpenBlob(r io.Reader, name string) (io.Reader, error) {
 	if err != nil {
 		return nil, errors.New("opening a blob: its key is not one")
 	}
-	return c.NewDecryptingReader(r, []byte(name))
+	return c.NewDecryptingReader(r, blobBinding(name))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -13,113 +14,164 @@ import (
 // personPrefix begins the names of people's keys in the store.
 const personPrefix = "person."
 
-// EnsureKeys makes keys for people who have none, as one write for each thousand.
+// rivalTries bounds how often keys are made again because another control plane made some of them meanwhile.
+const rivalTries = 10
+
+func personName(id uuid.UUID) string { return personPrefix + id.String() }
+
+// personBinding is what the seals of a person's key, and those under it, are bound to.
+func personBinding(id uuid.UUID) []byte { return append([]byte("person\x00"), id[:]...) }
+
+// EnsureKeys makes keys for people who have none, as one write for each thousand. Where another control
+// plane was first, its keys count.
 func (v *Vault) EnsureKeys(ctx context.Context, people []uuid.UUID) error {
-	for len(people) > 0 {
-		n := min(len(people), kv.MaxBatch)
-		if err := v.ensure(ctx, people[:n]); err != nil {
-			return err
+	missing := make([]uuid.UUID, 0, len(people))
+	seen := make(map[uuid.UUID]bool, len(people))
+	for _, id := range people {
+		if _, cached := v.people.get(id); !cached && !seen[id] {
+			seen[id] = true
+			missing = append(missing, id)
 		}
-		people = people[n:]
+	}
+	for len(missing) > 0 {
+		n := min(len(missing), kv.MaxBatch)
+		if err := v.ensure(ctx, missing[:n]); err != nil {
+			return fmt.Errorf("keeping people's keys: %w", err)
+		}
+		missing = missing[n:]
 	}
 	return nil
 }
 
 func (v *Vault) ensure(ctx context.Context, people []uuid.UUID) error {
-	keys := map[uuid.UUID]*[keyBytes]byte{}
-	var batch []kv.KeyValue
+	era := v.people.now()
+	made := make(map[string]uuid.UUID, len(people))
+	keys := make(map[uuid.UUID]*dataKey, len(people))
+	batch := make([]kv.KeyValue, 0, len(people))
 	for _, id := range people {
-		if v.cached(id) != nil || keys[id] != nil {
-			continue
-		}
 		key := newKey()
-		wrapped, err := v.kek.Encrypt(key[:], id[:])
+		wrapped, err := v.kek.Encrypt(key[:], personBinding(id))
 		if err != nil {
 			return fmt.Errorf("wrapping a person's key: %w", err)
 		}
-		keys[id] = key
-		batch = append(batch, kv.KeyValue{Key: personPrefix + id.String(), Value: wrapped})
+		keys[id], made[personName(id)] = key, id
+		batch = append(batch, kv.KeyValue{Key: personName(id), Value: wrapped})
 	}
-	err := v.store.CreateBatch(ctx, batch)
-	if errors.Is(err, kv.ErrExists) {
-		// Another control plane was first for some, or an answer was lost: one by one, what is there counts.
-		return v.ensureEach(ctx, batch)
-	}
-	if err != nil {
-		return fmt.Errorf("keeping people's keys: %w", err)
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for id, key := range keys {
-		v.people[id] = key
-	}
-	return nil
-}
-
-func (v *Vault) ensureEach(ctx context.Context, batch []kv.KeyValue) error {
-	for _, item := range batch {
-		if _, err := v.store.Create(ctx, item.Key, item.Value, 0); err != nil && !errors.Is(err, kv.ErrExists) {
-			return fmt.Errorf("keeping a person's key: %w", err)
+	for range rivalTries {
+		err := v.store.CreateBatch(ctx, batch)
+		if err == nil {
+			for _, item := range batch {
+				v.people.put(made[item.Key], *keys[made[item.Key]], era)
+			}
+			return nil
 		}
-		id, err := uuid.Parse(item.Key[len(personPrefix):])
-		if err != nil {
-			return fmt.Errorf("keeping a person's key: %w", err)
-		}
-		if _, err := v.personKey(ctx, id); err != nil {
+		var exists *kv.ExistsError
+		if !errors.As(err, &exists) {
 			return err
 		}
+		there, err := v.adopt(ctx, exists.Keys)
+		if err != nil {
+			return err
+		}
+		rest := batch[:0:0]
+		for _, item := range batch {
+			if !there[item.Key] {
+				rest = append(rest, item)
+			}
+		}
+		batch = rest
 	}
-	return nil
+	return errors.New("other control planes make the same keys over and over")
 }
 
-func (v *Vault) cached(id uuid.UUID) *[keyBytes]byte {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return v.people[id]
+// adopt reads keys that another made, and says which it found.
+func (v *Vault) adopt(ctx context.Context, names []string) (map[string]bool, error) {
+	era := v.people.now()
+	entries, err := v.store.GetMany(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	there := make(map[string]bool, len(names))
+	for _, e := range entries {
+		if e.Revision == 0 {
+			continue // gone again
+		}
+		if err := v.keep(e, era); err != nil {
+			return nil, err
+		}
+		there[e.Key] = true
+	}
+	return there, nil
+}
+
+// keep unwraps a person's key as it lies in the store, and caches it.
+func (v *Vault) keep(e kv.Entry, era uint64) error {
+	id, err := uuid.Parse(e.Key[len(personPrefix):])
+	if err != nil {
+		return fmt.Errorf("the vault holds a person's key under the name %q: %w", e.Key, err)
+	}
+	key, err := v.unwrap(e.Value, personBinding(id))
+	if err != nil {
+		return err
+	}
+	v.people.put(id, *key, era)
+	return nil
 }
 
 // personKey returns a person's key, or nil where it was destroyed or never made.
-func (v *Vault) personKey(ctx context.Context, id uuid.UUID) (*[keyBytes]byte, error) {
-	if key := v.cached(id); key != nil {
-		return key, nil
+func (v *Vault) personKey(ctx context.Context, id uuid.UUID) (*dataKey, error) {
+	if key, ok := v.people.get(id); ok {
+		return &key, nil
 	}
-	e, err := v.store.Get(ctx, personPrefix+id.String())
+	era := v.people.now()
+	e, err := v.store.Get(ctx, personName(id))
 	if errors.Is(err, kv.ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading a person's key: %w", err)
 	}
-	return v.keep(id, e.Value)
-}
-
-func (v *Vault) keep(id uuid.UUID, wrapped []byte) (*[keyBytes]byte, error) {
-	key, err := v.unwrap(wrapped, id[:])
+	key, err := v.unwrap(e.Value, personBinding(id))
 	if err != nil {
 		return nil, err
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.people[id] = key
+	v.people.put(id, *key, era)
 	return key, nil
 }
 
-// Preload reads all people's keys in one pass, for a start that opens many seals.
+// Preload reads people's keys in one pass, for a start that opens many seals.
 func (v *Vault) Preload(ctx context.Context) error {
-	all, err := v.store.List(ctx, personPrefix)
-	if err != nil {
+	era := v.people.now()
+	if err := v.store.Each(ctx, personPrefix, func(e kv.Entry) error { return v.keep(e, era) }); err != nil {
 		return fmt.Errorf("reading people's keys: %w", err)
 	}
-	for _, e := range all {
-		id, err := uuid.Parse(e.Key[len(personPrefix):])
-		if err != nil {
-			return fmt.Errorf("reading people's keys: %w", err)
+	return nil
+}
+
+// Run forgets keys that other control planes destroy, until ctx ends. It must run while the vault is used
+// where there is more than one of them.
+func (v *Vault) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		// What was destroyed before the watch began is not told, so nothing from before it is believed.
+		err := v.store.Changes(ctx, personPrefix, v.people.forgetAll, func(e kv.Entry) error {
+			if e.Value != nil {
+				return nil
+			}
+			if id, err := uuid.Parse(e.Key[len(personPrefix):]); err == nil {
+				v.people.forget(id)
+			}
+			return nil
+		})
+		if err == nil {
+			return
 		}
-		if _, err := v.keep(id, e.Value); err != nil {
-			return err
+		v.people.forgetAll()
+		v.log.WarnContext(ctx, "keys that others destroy are not heard of; trying again", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
 		}
 	}
-	return nil
 }
 
 // Seal seals a person's attributes under the key that EnsureKeys made.
@@ -129,27 +181,26 @@ func (v *Vault) Seal(ctx context.Context, person uuid.UUID, plain []byte) ([]byt
 		return nil, err
 	}
 	if key == nil {
-		return nil, fmt.Errorf("person %s has no key: it was destroyed", person)
+		return nil, fmt.Errorf("person %s has no key: it was destroyed, or never made", person)
 	}
-	return encrypt(key, plain, person[:])
+	return encrypt(key, plain, personBinding(person))
 }
 
-// Open opens what Seal sealed. Erased: the person's key was destroyed, and nothing opens it any more.
+// Open opens what Seal sealed. Erased: the person has no key, and nothing opens it any more.
 func (v *Vault) Open(ctx context.Context, person uuid.UUID, sealed []byte) (plain []byte, erased bool, err error) {
 	key, err := v.personKey(ctx, person)
 	if err != nil || key == nil {
 		return nil, err == nil, err
 	}
-	plain, err = decrypt(key, sealed, person[:])
+	plain, err = decrypt(key, sealed, personBinding(person))
 	return plain, false, err
 }
 
 // DestroyKey makes all that was sealed for a person unreadable for good.
 func (v *Vault) DestroyKey(ctx context.Context, person uuid.UUID) error {
-	v.mu.Lock()
-	delete(v.people, person)
-	v.mu.Unlock()
-	if err := v.store.Purge(ctx, personPrefix+person.String()); err != nil {
+	err := v.store.Purge(ctx, personName(person))
+	v.people.forget(person) // also after an error: it may be gone
+	if err != nil {
 		return fmt.Errorf("destroying a person's key: %w", err)
 	}
 	return nil

@@ -12,9 +12,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
+	"log/slog"
 
-	"github.com/google/uuid"
 	"github.com/tink-crypto/tink-go/v2/aead/subtle"
 	"github.com/tink-crypto/tink-go/v2/tink"
 
@@ -26,23 +25,38 @@ const keyBytes = 32
 // ErrNotFound: there is no such secret, or it was destroyed.
 var ErrNotFound = errors.New("there is no such secret")
 
-// Vault is an open vault. It is safe for concurrent use.
-type Vault struct {
-	store *kv.Store
-	kek   tink.AEAD
-
-	mu     sync.RWMutex
-	people map[uuid.UUID]*[keyBytes]byte
+// Config is how a vault is opened. KeyFile is required.
+type Config struct {
+	// KeyFile holds the key-encryption key. It is made with the vault, read by its owner alone, and the same
+	// for every control plane. Keep a copy: without it nothing in the vault opens.
+	KeyFile string
+	// CachedKeys is how many keys of people are kept in memory, about 100 bytes each. Default 2,000,000, of
+	// which at least the latter half of those used are there. Fewer than there are people cost a read each.
+	CachedKeys int
+	Log        *slog.Logger
 }
 
-// Open opens the vault that lies in a store, under the key-encryption key of a file, which is made where
-// there is none.
-func Open(store *kv.Store, keyFile string) (*Vault, error) {
-	kek, err := readKey(keyFile)
-	if err != nil {
-		return nil, err
+// Vault is an open vault. It is safe for concurrent use.
+type Vault struct {
+	store  *kv.Store
+	kek    tink.AEAD
+	people *cache
+	log    *slog.Logger
+}
+
+// Open opens the vault that lies in a store, and makes it and its key where there is neither.
+func Open(ctx context.Context, store *kv.Store, c Config) (*Vault, error) {
+	if c.CachedKeys == 0 {
+		c.CachedKeys = 2_000_000
 	}
-	return &Vault{store: store, kek: kek, people: map[uuid.UUID]*[keyBytes]byte{}}, nil
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	kek, err := unlock(ctx, store, c.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("opening the vault: %w", err)
+	}
+	return &Vault{store: store, kek: kek, people: newCache(c.CachedKeys), log: c.Log}, nil
 }
 
 // envelope is a secret as it lies in the store.
@@ -54,7 +68,7 @@ type envelope struct {
 }
 
 // bound is what a seal binds a secret to.
-func bound(name, owner string) []byte { return []byte(name + "\x00" + owner) }
+func bound(name, owner string) []byte { return []byte("secret\x00" + name + "\x00" + owner) }
 
 func (v *Vault) seal(name, owner string, secret Secret) ([]byte, error) {
 	key := newKey()
@@ -85,15 +99,16 @@ func (v *Vault) open(name, owner string, data []byte) (Secret, error) {
 	return NewSecret(plain), nil
 }
 
-func (v *Vault) unwrap(wrapped, binding []byte) (*[keyBytes]byte, error) {
+func (v *Vault) unwrap(wrapped, binding []byte) (*dataKey, error) {
 	plain, err := v.kek.Decrypt(wrapped, binding)
 	if err != nil || len(plain) != keyBytes {
 		return nil, errors.New("a data key cannot be unwrapped: is the key-encryption key the one with which the vault was made?")
 	}
-	return (*[keyBytes]byte)(plain), nil
+	return (*dataKey)(plain), nil
 }
 
-// Put keeps a secret under a name, in place of one that is there, bound to its owner.
+// Put keeps a secret under a name, bound to its owner, in place of one that is there. What it replaces is
+// not overwritten on disk; what has to be gone is destroyed first.
 func (v *Vault) Put(ctx context.Context, name, owner string, secret Secret) error {
 	data, err := v.seal(name, owner, secret)
 	if err != nil {
@@ -147,14 +162,14 @@ func (v *Vault) Destroy(ctx context.Context, name string) error {
 	return nil
 }
 
-func newKey() *[keyBytes]byte {
-	var key [keyBytes]byte
+func newKey() *dataKey {
+	var key dataKey
 	// It does not fail: without randomness the process ends (crypto/rand).
 	_, _ = rand.Read(key[:])
 	return &key
 }
 
-func encrypt(key *[keyBytes]byte, plain, binding []byte) ([]byte, error) {
+func encrypt(key *dataKey, plain, binding []byte) ([]byte, error) {
 	c, err := subtle.NewAESGCM(key[:])
 	if err != nil {
 		return nil, fmt.Errorf("sealing: %w", err)
@@ -162,7 +177,7 @@ func encrypt(key *[keyBytes]byte, plain, binding []byte) ([]byte, error) {
 	return c.Encrypt(plain, binding)
 }
 
-func decrypt(key *[keyBytes]byte, sealed, binding []byte) ([]byte, error) {
+func decrypt(key *dataKey, sealed, binding []byte) ([]byte, error) {
 	c, err := subtle.NewAESGCM(key[:])
 	if err != nil {
 		return nil, fmt.Errorf("opening a seal: %w", err)
