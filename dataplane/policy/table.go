@@ -28,14 +28,14 @@ type Table struct {
 	digest  Digest
 	broken  bool // a delta failed half-way: nothing is decided by the table any more
 
-	users      map[uuid.UUID]*person
-	subjects   map[subjectKey]*person
-	texts      map[string]string
-	groups     map[uint32]*group
-	grants     map[grantKey]*grant
-	offers     map[string]*offer
-	blocks     map[string]*block
-	issuers    map[string]*issuer
+	users    map[uuid.UUID]*person
+	subjects map[subjectKey]*person
+	texts    map[string]string
+	groups   map[uint32]*group
+	grants   map[grantKey]*grant
+	offers   map[string]*offer
+	blocks   map[string]*block
+	issuers  map[string]*issuer
 
 	// What blocks say, by target.
 	blocked blocks

@@ -200,6 +200,9 @@ func (p *plane) run(ctx context.Context) error {
 			return fmt.Errorf("the %s listener cannot be opened: %w; choose another with --%s-addr", l.name, err, l.name)
 		}
 		server := newServer(ctx, l.handler)
+		if l.name == "scim" { // the others have streams
+			server.ReadTimeout = time.Minute
+		}
 		running.Go(func() {
 			<-ctx.Done()
 			grace, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)

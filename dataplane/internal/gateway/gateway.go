@@ -46,6 +46,8 @@ type Config struct {
 	MaxBody int64
 	// MaxResult is the most bytes of a result that comes as one JSON message, or of one event. Default 16 MiB.
 	MaxResult int
+	// ReadBody is how long a request's body may take to arrive. Default 30 seconds.
+	ReadBody time.Duration
 	// JSON bounds what is read from agents. Its zero value has defaults.
 	JSON strictjson.Limits
 	// SessionFor is how long a session id of the session era is good. Default 24 hours.
@@ -70,6 +72,8 @@ type Gateway struct {
 	sealer  atomic.Pointer[mcp.Sealer]
 	ended   *endedSessions
 	mux     *http.ServeMux
+
+	refusals refusals
 }
 
 // New returns a gateway. It must be told of each Welcome, and Run must be running.
@@ -87,6 +91,9 @@ func New(c Config) (*Gateway, error) {
 	}
 	if c.MaxResult == 0 {
 		c.MaxResult = 16 << 20
+	}
+	if c.ReadBody == 0 {
+		c.ReadBody = 30 * time.Second
 	}
 	if c.SessionFor == 0 {
 		c.SessionFor = 24 * time.Hour

@@ -30,7 +30,7 @@ func (g *Gateway) post(w http.ResponseWriter, r *http.Request, c *caller) {
 		mcp.WriteError(w, "", nil, e)
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, g.MaxBody))
+	body, err := g.readBody(w, r)
 	if err != nil {
 		g.tooLarge(w, c, err)
 		return
@@ -61,10 +61,27 @@ func (g *Gateway) post(w http.ResponseWriter, r *http.Request, c *caller) {
 	g.answer(w, r, &x)
 }
 
+// readBody reads a body that must not be too large, nor take too long: a stream that is answered with may
+// then take as long as it likes.
+func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	conn := http.NewResponseController(w)
+	// Deadlines are the connection's, by the real clock. A connection that has none keeps its body's pace.
+	_ = conn.SetReadDeadline(time.Now().Add(g.ReadBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, g.MaxBody))
+	if err != nil {
+		return nil, err
+	}
+	_ = conn.SetReadDeadline(time.Time{})
+	return body, nil
+}
+
 func (g *Gateway) tooLarge(w http.ResponseWriter, c *caller, err error) {
 	var most *http.MaxBytesError
 	if !errors.As(err, &most) {
-		return // the agent went away while it sent
+		// The agent went away, or was too slow: nothing more is read from this connection.
+		w.Header().Set("Connection", "close")
+		mcp.WriteError(w, "", nil, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: "the body did not arrive whole, in time", Status: http.StatusRequestTimeout})
+		return
 	}
 	g.refused(c, "read", auditv1.Reason_REASON_ARGUMENTS_INVALID)
 	mcp.WriteError(w, "", nil, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: "the body is larger than this proxy takes", Status: http.StatusRequestEntityTooLarge})

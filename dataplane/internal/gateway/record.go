@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -17,11 +18,22 @@ import (
 
 // refused records a request that did not come as far as a verdict on a tool. A record that cannot be kept
 // changes nothing for the caller, who is refused either way; the spool says so in its log.
+//
+// Whoever reaches the proxy can cause such a refusal, so that only so many a second are recorded: a flood must
+// not fill the spool that calls need. What was left out is counted, and the next record says how many.
 func (g *Gateway) refused(c *caller, method string, reason auditv1.Reason) {
+	leftOut, ok := g.refusals.admit(g.Now())
+	if !ok {
+		return
+	}
+	text := policy.Decision{Reason: reason}.Text()
+	if leftOut > 0 {
+		text = strings.TrimSpace(fmt.Sprintf("%s (%d refusals before this one were not recorded: too many a second)", text, leftOut))
+	}
 	g.keep(&auditv1.AuditRecord{
 		At: timestamppb.New(g.Now()), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: clip(method), PersonId: personID(c),
 		Connector: c.connector, Client: &auditv1.Client{Id: c.ClientID, Address: c.address}, SnapshotVersion: c.table.Version(),
-		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: reason, Text: policy.Decision{Reason: reason}.Text()},
+		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: reason, Text: text},
 	})
 }
 
