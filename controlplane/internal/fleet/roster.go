@@ -76,7 +76,9 @@ func (r *Roster) Run(ctx context.Context) error {
 			}
 			return fmt.Errorf("following the proxies' standing: %w", err)
 		case <-ctx.Done():
-			_ = <-watched // it ends because ctx did
+			if err := <-watched; err != nil {
+				r.log.Debug("following the proxies' standing did not end well", "error", err)
+			}
 			return nil
 		case <-r.kick:
 		}
