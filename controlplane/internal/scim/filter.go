@@ -111,8 +111,36 @@ func (p *filterParser) comparison(depth int) (*filter, error) {
 		if !p.take(']') {
 			return nil, badRequest(invalidFilter, "the filter lacks a closing bracket at %q", short(p.rest))
 		}
+		if sub, ok := p.sub(); ok {
+			// emails[type eq "work"].value eq "x" asks for an element of which both hold.
+			compared, err := p.operation(attrPath{name: sub})
+			if err != nil {
+				return nil, err
+			}
+			inner = &filter{combine: "and", left: inner, right: compared}
+		}
 		return &filter{path: path, inner: inner}, nil
 	}
+	return p.operation(path)
+}
+
+// sub reads what may follow a closing bracket at once: a dot and a sub-attribute.
+func (p *filterParser) sub() (string, bool) {
+	if !strings.HasPrefix(p.rest, ".") {
+		return "", false
+	}
+	whole := p.rest
+	p.rest = p.rest[1:]
+	path, err := p.attrPath()
+	if err != nil || path.schema != "" || path.sub != "" || whole[1] == ' ' {
+		p.rest = whole
+		return "", false
+	}
+	return path.name, true
+}
+
+// operation reads what is said of an attribute: an operator and its value.
+func (p *filterParser) operation(path attrPath) (*filter, error) {
 	p.skip()
 	op := strings.ToLower(p.run(isLetter))
 	switch op {

@@ -100,14 +100,7 @@ func parsePatchPath(s string) (*patchPath, error) {
 		if !p.take(']') {
 			return nil, badRequest(invalidPath, "the path %q lacks a closing bracket", short(s))
 		}
-		if strings.HasPrefix(p.rest, ".") {
-			p.rest = p.rest[1:]
-			sub, ok := splitAttrPath(p.rest)
-			if !ok || sub.schema != "" || sub.sub != "" {
-				return nil, badRequest(invalidPath, "the path %q does not end in a sub-attribute", short(s))
-			}
-			out.sub, p.rest = sub.name, ""
-		}
+		out.sub, _ = p.sub()
 	}
 	if p.rest != "" {
 		return nil, badRequest(invalidPath, "the path %q goes on after its end", short(s))
@@ -129,9 +122,13 @@ func patch(o object, op operation) error {
 }
 
 // patchMember handles a member of a value without path: a plain name, a schema URN with an object of its
-// attributes, or the flat forms "name.givenName" and "urn:…:User:employeeNumber".
+// attributes, or the flat forms "name.givenName", `emails[type eq "work"].value` and "urn:…:User:employeeNumber".
 func patchMember(o object, op, name string, value any) error {
-	if inner, ok := value.(object); ok && strings.HasPrefix(strings.ToLower(name), "urn:") {
+	path, err := parsePatchPath(name)
+	if err != nil {
+		return err
+	}
+	if inner, ok := value.(object); ok && strings.HasPrefix(strings.ToLower(name), "urn:") && !isSchema(o, path.schema) {
 		target := o
 		if !isCoreSchema(name) {
 			target = child(o, name)
@@ -143,11 +140,13 @@ func patchMember(o object, op, name string, value any) error {
 		}
 		return nil
 	}
-	path, ok := splitAttrPath(name)
-	if !ok {
-		return badRequest(invalidPath, "%q names no attribute", short(name))
-	}
-	return patchPathed(o, operation{op: op, path: &patchPath{attrPath: path}, value: value})
+	return patchPathed(o, operation{op: op, path: path, value: value})
+}
+
+// isSchema tells whether a URN is a schema of which a resource can have, or has, attributes.
+func isSchema(o object, urn string) bool {
+	_, _, has := find(o, urn)
+	return has || isCoreSchema(urn) || strings.EqualFold(urn, enterpriseSchema)
 }
 
 func patchPathed(o object, op operation) error {

@@ -43,8 +43,12 @@ func readUser(body object, activeBefore bool) (profile core.Profile, active bool
 			}
 			attributes[a.name] = v
 		} else if strings.HasPrefix(strings.ToLower(name), "urn:") {
-			if _, ok := v.(object); !ok {
+			extension, ok := v.(object)
+			if !ok {
 				return profile, false, badRequest(invalidValue, "the extension %s must be an object", short(name))
+			}
+			if canonical(name) == enterpriseSchema {
+				wrapComplex(extension, enterpriseAttributes)
 			}
 			attributes[canonical(name)] = v
 		}
@@ -55,6 +59,17 @@ func readUser(body object, activeBefore bool) (profile core.Profile, active bool
 	profile.Email = primaryEmail(attributes)
 	profile.Attributes, err = marshal(attributes)
 	return profile, active, err
+}
+
+// wrapComplex makes an object of a complex attribute of which a client sent the bare value, as some send the
+// manager's id.
+func wrapComplex(o object, table []attribute) {
+	for name, v := range o {
+		bare, ok := v.(string)
+		if a := known(table, name); ok && a != nil && a.kind == "complex" && !a.many {
+			o[name] = object{"value": bare}
+		}
+	}
 }
 
 // check refuses a value that is not of the attribute's kind.
