@@ -74,6 +74,13 @@ func (v *Verifier) Verify(ctx context.Context, s *core.State, token, resource st
 	if err != nil || audience == "" {
 		return nil, time.Time{}, errors.New("the access token is expired, forged, or made for another audience")
 	}
+	var own struct {
+		Nonce      string `json:"nonce"`
+		AccessHash string `json:"at_hash"`
+	}
+	if err := verified.Claims(&own); err != nil || own.Nonce != "" || own.AccessHash != "" {
+		return nil, time.Time{}, errors.New("the token is an ID token, which opens nothing: an access token is needed")
+	}
 	subject := verified.Subject
 	if claim := issuer.GetUserClaim(); claim != "" && claim != "sub" {
 		var claims map[string]json.RawMessage

@@ -63,7 +63,7 @@ func (g *Gateway) credential(ctx context.Context, x *exchange, settings *policyv
 	if settings.GetAuth().GetHeader() == nil {
 		return upstream.Credential{}, nil
 	}
-	header, err := g.Credentials.Get(ctx, settings.GetId(), g.Resource, x.token)
+	header, err := g.Credentials.Get(ctx, settings.GetId(), x.Audience, x.token)
 	if err != nil {
 		return upstream.Credential{}, err
 	}

@@ -33,6 +33,8 @@ type Caller struct {
 	Issuer string
 	// Subject is the value of the issuer's user claim.
 	Subject string
+	// Audience is the one of the token's audiences for which it was accepted.
+	Audience string
 	// ClientID is the OAuth client's: client_id, else cid (Okta), azp or appid.
 	ClientID string
 	// TokenID is the jti claim, Session the sid claim; empty where the issuer sends none.
@@ -125,19 +127,22 @@ func (v *Verifier) Verify(ctx context.Context, table Table, resources []string, 
 		}
 	}
 	now := v.cfg.Now()
+	accepted := fits(known.audience, issuer.GetIssuer().GetAudience(), resources)
 	switch {
 	case !now.Before(known.expiry.Add(skew)):
 		v.cache.drop(&d)
 		return Caller{}, fail(Expired, nil)
 	case known.notBefore.After(now.Add(skew)), known.issuedAt.After(now.Add(skew)):
 		return Caller{}, fail(NotYetValid, nil)
-	case !fits(known.audience, issuer.GetIssuer().GetAudience(), resources):
+	case accepted == "":
 		return Caller{}, fail(WrongAudience, nil)
 	}
 	if fresh {
 		v.cache.put(&d, known)
 	}
-	return identify(table, issuer, known, d)
+	caller, err := identify(table, issuer, known, d)
+	caller.Audience = accepted
+	return caller, err
 }
 
 // digestOf hashes a token without a copy on the heap where it has the usual size.
@@ -167,17 +172,14 @@ func claimOf(issuer *fleetv1.Issuer) string {
 	return "sub"
 }
 
-func fits(audience []string, configured string, resources []string) bool {
+// fits returns the audience for which a token is accepted; empty: it is for others.
+func fits(audience []string, configured string, resources []string) string {
 	for _, a := range audience {
-		if configured != "" {
-			if a == configured {
-				return true
-			}
-		} else if slices.Contains(resources, a) {
-			return true
+		if configured != "" && a == configured || configured == "" && slices.Contains(resources, a) {
+			return a
 		}
 	}
-	return false
+	return ""
 }
 
 // identify finds the person in the current table.
