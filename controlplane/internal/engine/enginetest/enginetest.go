@@ -56,7 +56,7 @@ func New(t testing.TB) *Plane {
 	p.Conn = natstest.Open(t, natsconn.Config{DataDir: p.Dir})
 	secrets, err := kv.Open(ctx, p.Conn.Conn, kv.Config{Bucket: "VAULT"})
 	Must(t, err)
-	p.Vault, err = vault.Open(secrets, filepath.Join(p.Dir, "key-encryption-key.json"))
+	p.Vault, err = vault.Open(ctx, secrets, vault.Config{KeyFile: filepath.Join(p.Dir, "key-encryption-key.json"), Log: p.Log})
 	Must(t, err)
 	p.Shared, err = kv.Open(ctx, p.Conn.Conn, kv.Config{Bucket: "SHARED"})
 	Must(t, err)
