@@ -8,6 +8,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"sallyport.dev/controlplane/internal/core"
 )
 
 // object is a JSON object.
@@ -32,7 +34,36 @@ func (r *request) readObject() (object, error) {
 	if depth(body) > 12 {
 		return nil, badRequest(invalidSyntax, "the body is nested too deeply")
 	}
+	if name, twice := doubled(body); twice {
+		return nil, badRequest(invalidSyntax, "the body has %q twice: letter case tells no attributes apart", short(name))
+	}
 	return body, nil
+}
+
+// doubled finds two names of one object that are the same attribute, since letter case does not matter
+// (RFC 7643, section 2.1): which of the two would count is chance.
+func doubled(v any) (string, bool) {
+	switch v := v.(type) {
+	case object:
+		seen := make(map[string]bool, len(v))
+		for name, member := range v {
+			folded := core.Fold(name)
+			if seen[folded] {
+				return name, true
+			}
+			seen[folded] = true
+			if name, twice := doubled(member); twice {
+				return name, true
+			}
+		}
+	case []any:
+		for _, element := range v {
+			if name, twice := doubled(element); twice {
+				return name, true
+			}
+		}
+	}
+	return "", false
 }
 
 func depth(v any) int {
