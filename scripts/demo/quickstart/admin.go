@@ -18,28 +18,28 @@ import (
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 )
 
-// admin is an administrator: the command line for what is set up, the API for what is read and timed.
-type admin struct {
-	program   string
-	url       string
-	tokenFile string
+// Admin is an administrator: the command line for what is set up, the API for what is read and timed.
+type Admin struct {
+	Program   string
+	URL       string
+	TokenFile string
 
-	directories adminv1connect.DirectoryServiceClient
-	connectors  adminv1connect.ConnectorServiceClient
-	policy      adminv1connect.PolicyServiceClient
-	fleet       adminv1connect.FleetAdminServiceClient
-	audit       adminv1connect.AuditServiceClient
+	Directories adminv1connect.DirectoryServiceClient
+	Connectors  adminv1connect.ConnectorServiceClient
+	Policy      adminv1connect.PolicyServiceClient
+	Fleet       adminv1connect.FleetAdminServiceClient
+	Audit       adminv1connect.AuditServiceClient
 }
 
-func newAdmin(program, url, tokenFile, token string) *admin {
+func NewAdmin(program, url, tokenFile, token string) *Admin {
 	client := &http.Client{Transport: &authorized{token: token}}
-	return &admin{
-		program: program, url: url, tokenFile: tokenFile,
-		directories: adminv1connect.NewDirectoryServiceClient(client, url),
-		connectors:  adminv1connect.NewConnectorServiceClient(client, url),
-		policy:      adminv1connect.NewPolicyServiceClient(client, url),
-		fleet:       adminv1connect.NewFleetAdminServiceClient(client, url),
-		audit:       adminv1connect.NewAuditServiceClient(client, url),
+	return &Admin{
+		Program: program, URL: url, TokenFile: tokenFile,
+		Directories: adminv1connect.NewDirectoryServiceClient(client, url),
+		Connectors:  adminv1connect.NewConnectorServiceClient(client, url),
+		Policy:      adminv1connect.NewPolicyServiceClient(client, url),
+		Fleet:       adminv1connect.NewFleetAdminServiceClient(client, url),
+		Audit:       adminv1connect.NewAuditServiceClient(client, url),
 	}
 }
 
@@ -53,9 +53,9 @@ func (a *authorized) RoundTrip(r *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(r)
 }
 
-// run calls the command line as an admin would and returns what it printed.
-func (a *admin) run(ctx context.Context, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, a.program, append([]string{"--server", a.url, "--token-file", a.tokenFile}, args...)...)
+// Run calls the command line as an admin would and returns what it printed.
+func (a *Admin) Run(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, a.Program, append([]string{"--server", a.URL, "--token-file", a.TokenFile}, args...)...)
 	var out, problem bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problem
 	if err := cmd.Run(); err != nil {
@@ -64,9 +64,9 @@ func (a *admin) run(ctx context.Context, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// token makes a token and returns it; the command line shows it this once.
-func (a *admin) token(ctx context.Context, args ...string) (string, error) {
-	out, err := a.run(ctx, append(append([]string{"tokens", "create"}, args...), "-o", "json")...)
+// Token makes a token and returns it; the command line shows it this once.
+func (a *Admin) Token(ctx context.Context, args ...string) (string, error) {
+	out, err := a.Run(ctx, append(append([]string{"tokens", "create"}, args...), "-o", "json")...)
 	if err != nil {
 		return "", err
 	}
@@ -79,12 +79,12 @@ func (a *admin) token(ctx context.Context, args ...string) (string, error) {
 	return created.Token, nil
 }
 
-// keptToken is a token from a file, made and stored at the first time.
-func (a *admin) keptToken(ctx context.Context, file string, args ...string) (string, error) {
+// KeptToken is a token from a file, made and stored at the first time.
+func (a *Admin) KeptToken(ctx context.Context, file string, args ...string) (string, error) {
 	if kept, err := os.ReadFile(file); err == nil {
 		return strings.TrimSpace(string(kept)), nil
 	}
-	token, err := a.token(ctx, args...)
+	token, err := a.Token(ctx, args...)
 	if err != nil {
 		return "", err
 	}
@@ -94,8 +94,8 @@ func (a *admin) keptToken(ctx context.Context, file string, args ...string) (str
 	return token, nil
 }
 
-// apply writes resources to a file and applies it.
-func (a *admin) apply(ctx context.Context, dir, name string, text []byte) error {
+// Apply writes resources to a file and applies it.
+func (a *Admin) Apply(ctx context.Context, dir, name string, text []byte) error {
 	path := filepath.Join(dir, "policy", strings.ReplaceAll(name, "/", "-"))
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("make the folder for policy: %w", err)
@@ -103,29 +103,29 @@ func (a *admin) apply(ctx context.Context, dir, name string, text []byte) error 
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	_, err := a.run(ctx, "apply", "-f", path)
+	_, err := a.Run(ctx, "apply", "-f", path)
 	return err
 }
 
-// pin asks an upstream for its tools and approves what it offers.
-func (a *admin) pin(ctx context.Context, connector string) error {
-	if _, err := a.run(ctx, "connectors", "discover", connector); err != nil {
+// Pin asks an upstream for its tools and approves what it offers.
+func (a *Admin) Pin(ctx context.Context, connector string) error {
+	if _, err := a.Run(ctx, "connectors", "discover", connector); err != nil {
 		return err
 	}
-	_, err := a.run(ctx, "catalogue", "approve", connector)
+	_, err := a.Run(ctx, "catalogue", "approve", connector)
 	return err
 }
 
-// enforced waits until every proxy enforces a version, or the log's end where none is given.
-func (a *admin) enforced(ctx context.Context, version uint64) error {
+// Enforced waits until every proxy enforces a version, or the log's end where none is given.
+func (a *Admin) Enforced(ctx context.Context, version uint64) error {
 	if version == 0 {
-		proxies, err := a.fleet.ListProxies(ctx, connect.NewRequest(&adminv1.ListProxiesRequest{}))
+		proxies, err := a.Fleet.ListProxies(ctx, connect.NewRequest(&adminv1.ListProxiesRequest{}))
 		if err != nil {
 			return fmt.Errorf("list the proxies: %w", err)
 		}
 		version = proxies.Msg.GetVersion()
 	}
-	receipt, err := a.fleet.GetReceipt(ctx, connect.NewRequest(&adminv1.GetReceiptRequest{Version: version, Wait: true}))
+	receipt, err := a.Fleet.GetReceipt(ctx, connect.NewRequest(&adminv1.GetReceiptRequest{Version: version, Wait: true}))
 	if err != nil {
 		return fmt.Errorf("wait for version %d: %w", version, err)
 	}
@@ -135,25 +135,25 @@ func (a *admin) enforced(ctx context.Context, version uint64) error {
 	return nil
 }
 
-// explain asks for the verdict on a call, by the code that proxies run.
-func (a *admin) explain(ctx context.Context, person, connector, tool string, args any) (*auditv1.Decision, error) {
+// Explain asks for the verdict on a call, by the code that proxies run.
+func (a *Admin) Explain(ctx context.Context, person, connector, tool string, args any) (*auditv1.Decision, error) {
 	encoded, err := json.Marshal(args)
 	if err != nil {
 		return nil, fmt.Errorf("encode the arguments: %w", err)
 	}
-	res, err := a.policy.Explain(ctx, connect.NewRequest(&adminv1.ExplainRequest{Person: person, Connector: connector, Tool: tool, Arguments: encoded}))
+	res, err := a.Policy.Explain(ctx, connect.NewRequest(&adminv1.ExplainRequest{Person: person, Connector: connector, Tool: tool, Arguments: encoded}))
 	if err != nil {
 		return nil, fmt.Errorf("explain: %w", err)
 	}
 	return res.Msg.GetDecision(), nil
 }
 
-// records returns all audit records that match, newest first.
-func (a *admin) records(ctx context.Context, filter *adminv1.AuditFilter) ([]*adminv1.StoredRecord, error) {
+// Records returns all audit records that match, newest first.
+func (a *Admin) Records(ctx context.Context, filter *adminv1.AuditFilter) ([]*adminv1.StoredRecord, error) {
 	var out []*adminv1.StoredRecord
 	page := ""
 	for {
-		res, err := a.audit.SearchAudit(ctx, connect.NewRequest(&adminv1.SearchAuditRequest{Filter: filter, PageSize: 1000, PageToken: page}))
+		res, err := a.Audit.SearchAudit(ctx, connect.NewRequest(&adminv1.SearchAuditRequest{Filter: filter, PageSize: 1000, PageToken: page}))
 		if err != nil {
 			return nil, fmt.Errorf("search audit: %w", err)
 		}

@@ -82,36 +82,36 @@ func TestPolicyIsFilledIn(t *testing.T) {
 
 func TestProcessIsAskedToStop(t *testing.T) {
 	dir := t.TempDir()
-	p, err := start(dir, "sleeper", "/bin/sh", "-c", "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done")
+	p, err := Start(dir, "sleeper", "/bin/sh", "-c", "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done")
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if !strings.Contains(p.tail(), "up") {
+		if !strings.Contains(p.Tail(), "up") {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	}))
 	defer server.Close()
-	if err := p.ready(t.Context(), server.URL); err != nil {
+	if err := p.Ready(t.Context(), server.URL); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Errorf("a second stop: %v", err)
 	}
-	if !strings.Contains(p.tail(), "bye") {
-		t.Errorf("log = %q", p.tail())
+	if !strings.Contains(p.Tail(), "bye") {
+		t.Errorf("log = %q", p.Tail())
 	}
 }
 
 func TestProcessThatEndsBeforeItIsReadyShowsItsLog(t *testing.T) {
-	p, err := start(t.TempDir(), "broken", "/bin/sh", "-c", "echo the disk is full >&2; exit 3")
+	p, err := Start(t.TempDir(), "broken", "/bin/sh", "-c", "echo the disk is full >&2; exit 3")
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = p.ready(t.Context(), "http://127.0.0.1:1/readyz")
+	err = p.Ready(t.Context(), "http://127.0.0.1:1/readyz")
 	if err == nil || !strings.Contains(err.Error(), "the disk is full") || !strings.Contains(err.Error(), "exit status 3") {
 		t.Errorf("error = %v", err)
 	}

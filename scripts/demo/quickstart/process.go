@@ -20,27 +20,27 @@ const (
 	stopTimeout  = 15 * time.Second
 )
 
-// process is one program that was started, with its log in a file.
-type process struct {
+// Process is one program that was started, with its log in a file.
+type Process struct {
 	name string
-	log  string
+	Log  string
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 }
 
-// start runs a program whose standard output and error go to logs/NAME.log. It gets a process group of its own, so that
+// Start runs a program whose standard output and error go to logs/NAME.log. It gets a process group of its own, so that
 // Ctrl-C at the terminal reaches the quickstart alone, which then stops all in order.
-func start(dir, name, program string, args ...string) (*process, error) {
+func Start(dir, name, program string, args ...string) (*Process, error) {
 	logs := filepath.Join(dir, "logs")
 	if err := os.MkdirAll(logs, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder for logs: %w", err)
 	}
-	p := &process{name: name, log: filepath.Join(logs, name+".log"), done: make(chan struct{})}
-	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	p := &Process{name: name, Log: filepath.Join(logs, name+".log"), done: make(chan struct{})}
+	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the log of %s: %w", name, err)
 	}
-	// A program outlives the call that starts it: stop ends it.
+	// A program outlives the call that starts it: Stop ends it.
 	p.cmd = exec.CommandContext(context.Background(), program, args...)
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -56,8 +56,8 @@ func start(dir, name, program string, args ...string) (*process, error) {
 	return p, nil
 }
 
-// stop asks the program to end, and ends it if it does not.
-func (p *process) stop() error {
+// Stop asks the program to end, and ends it if it does not.
+func (p *Process) Stop() error {
 	select {
 	case <-p.done:
 		return nil
@@ -76,8 +76,8 @@ func (p *process) stop() error {
 	}
 }
 
-// ready waits until a URL answers 200; a program that ended before says so with the end of its log.
-func (p *process) ready(ctx context.Context, url string) error {
+// Ready waits until a URL answers 200; a program that ended before says so with the end of its log.
+func (p *Process) Ready(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	tick := time.NewTicker(25 * time.Millisecond)
@@ -86,9 +86,9 @@ func (p *process) ready(ctx context.Context, url string) error {
 	for {
 		select {
 		case <-p.done:
-			return fmt.Errorf("%s ended before it was ready: %s\n%s", p.name, p.cmd.ProcessState, p.tail())
+			return fmt.Errorf("%s ended before it was ready: %s\n%s", p.name, p.cmd.ProcessState, p.Tail())
 		case <-ctx.Done():
-			return fmt.Errorf("%s was not ready within %s (%w)\n%s", p.name, startTimeout, last, p.tail())
+			return fmt.Errorf("%s was not ready within %s (%w)\n%s", p.name, startTimeout, last, p.Tail())
 		case <-tick.C:
 			if last = probe(ctx, url); last == nil {
 				return nil
@@ -117,9 +117,9 @@ func probe(ctx context.Context, url string) error {
 	return nil
 }
 
-// tail is the end of the log, for a person who wants to know why.
-func (p *process) tail() string {
-	data, err := os.ReadFile(p.log)
+// Tail is the end of the log, for a person who wants to know why.
+func (p *Process) Tail() string {
+	data, err := os.ReadFile(p.Log)
 	if err != nil {
 		return ""
 	}
@@ -127,5 +127,17 @@ func (p *process) tail() string {
 	if len(lines) > 15 {
 		lines = lines[len(lines)-15:]
 	}
-	return "the end of " + p.log + ":\n  " + string(bytes.Join(lines, []byte("\n  ")))
+	return "the end of " + p.Log + ":\n  " + string(bytes.Join(lines, []byte("\n  ")))
 }
+
+// Kill ends the program at once, as a crash would, and returns when it is gone.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill() // one that has ended needs none
+	<-p.done
+}
+
+// Done is closed when the program has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// ExitCode is that of a program that has ended; -1: a signal ended it.
+func (p *Process) ExitCode() int { return p.cmd.ProcessState.ExitCode() }

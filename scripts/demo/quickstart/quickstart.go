@@ -76,7 +76,7 @@ func (s *system) stories(ctx context.Context) error {
 func (s *system) invite() {
 	s.say.line("\nEverything stays up until Ctrl-C. To try it yourself:")
 	s.say.line("  claude mcp add --transport http sallyport %s --header \"Authorization: Bearer $(./scripts/agent-token --data-dir %s %s)\"", s.mcpURL(usEast), s.dir, maya)
-	s.say.line("  export SALLYPORT_SERVER=%s SALLYPORT_TOKEN=$(cat %s)", s.admin.url, s.admin.tokenFile)
+	s.say.line("  export SALLYPORT_SERVER=%s SALLYPORT_TOKEN=$(cat %s)", s.admin.URL, s.admin.TokenFile)
 	s.say.line("  %s explain %s github push_files --args '{\"owner\":\"acme\",\"repo\":\"payments\",\"branch\":\"main\",\"message\":\"m\",\"files\":[]}'", s.bin.controlPlane, maya)
 	s.say.line("  %s audit tail", s.bin.controlPlane)
 }

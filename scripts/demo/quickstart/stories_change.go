@@ -185,13 +185,13 @@ func (s *system) analyticsStory(ctx context.Context, r *run) error {
 		begin := time.Now()
 		err := s.apply(ctx, "analytics/connector.yaml")
 		if err == nil {
-			err = s.admin.pin(ctx, "analytics")
+			err = s.admin.Pin(ctx, "analytics")
 		}
 		if err == nil {
 			err = s.apply(ctx, "analytics/grants.yaml")
 		}
 		if err == nil {
-			err = s.admin.enforced(ctx, 0)
+			err = s.admin.Enforced(ctx, 0)
 		}
 		return "enforced at both proxies", time.Since(begin), err
 	})
@@ -238,13 +238,13 @@ func (s *system) retireStory(ctx context.Context, r *run) error {
 		me.may(ctx, attempt{what: "before: " + who.person + " searches issues", name: "jira__search_issues", args: search})
 		seats = append(seats, me)
 	}
-	res, err := s.admin.connectors.RetireConnector(ctx, connect.NewRequest(&adminv1.RetireConnectorRequest{Id: "jira"}))
+	res, err := s.admin.Connectors.RetireConnector(ctx, connect.NewRequest(&adminv1.RetireConnectorRequest{Id: "jira"}))
 	answered := time.Now()
 	if err != nil {
 		return fmt.Errorf("retire jira: %w", err)
 	}
 	_ = r.step("the receipt says that both proxies enforce it", func() (string, time.Duration, error) {
-		err := s.admin.enforced(ctx, res.Msg.GetVersion())
+		err := s.admin.Enforced(ctx, res.Msg.GetVersion())
 		return fmt.Sprintf("version %d", res.Msg.GetVersion()), time.Since(answered), err
 	})
 	for _, me := range seats {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	"sallyport.dev/scripts/demo/agent"
@@ -66,7 +67,7 @@ func (s *system) offboardStory(ctx context.Context, r *run) error {
 	})
 	_ = r.step("the audit says that they were ended by Sallyport", func() (string, time.Duration, error) {
 		begin := time.Now()
-		_, err := until(ctx, func() error { return s.revokedCalls(ctx, len(streams)) })
+		_, err := until(ctx, func() error { return s.revokedCalls(ctx, r.began, len(streams)) })
 		return fmt.Sprintf("%d calls, outcome revoked", len(streams)), time.Since(begin), err
 	})
 	return nil
@@ -133,8 +134,8 @@ func (o *openStream) locked(ctx context.Context, r *run) (string, time.Duration,
 	return "refused: " + seen, took, nil
 }
 
-func (s *system) revokedCalls(ctx context.Context, want int) error {
-	records, err := s.admin.records(ctx, &adminv1.AuditFilter{Person: victor, Tool: "watch_workflow_run"})
+func (s *system) revokedCalls(ctx context.Context, since time.Time, want int) error {
+	records, err := s.admin.Records(ctx, &adminv1.AuditFilter{Person: victor, Tool: "watch_workflow_run", Since: timestamppb.New(since)})
 	if err != nil {
 		return err
 	}
@@ -159,7 +160,7 @@ func (s *system) investigationStory(ctx context.Context, r *run) error {
 		begin := time.Now()
 		_, err := until(ctx, func() error {
 			var err error
-			if records, err = s.admin.records(ctx, &adminv1.AuditFilter{Person: maya}); err != nil {
+			if records, err = s.admin.Records(ctx, &adminv1.AuditFilter{Person: maya, Since: timestamppb.New(r.began)}); err != nil {
 				return err
 			}
 			return compare(remembered, records)
@@ -171,7 +172,7 @@ func (s *system) investigationStory(ctx context.Context, r *run) error {
 	}
 	_ = r.step("no record holds Salesforce's credential or a token", func() (string, time.Duration, error) {
 		begin := time.Now()
-		all, err := s.admin.records(ctx, &adminv1.AuditFilter{})
+		all, err := s.admin.Records(ctx, &adminv1.AuditFilter{})
 		if err != nil {
 			return "", 0, err
 		}

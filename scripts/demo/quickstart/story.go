@@ -38,6 +38,8 @@ type run struct {
 	sessions []*agent.Session
 	// asked is every call that a person's agents made, in order.
 	asked map[string][]asked
+	// began: the audit of a data folder that was used before holds older records too.
+	began time.Time
 }
 
 // asked is one call as the agent remembers it.
@@ -48,7 +50,7 @@ type asked struct {
 }
 
 func newRun(g gateway, say *printer) *run {
-	return &run{gateway: g, say: say, asked: map[string][]asked{}}
+	return &run{gateway: g, say: say, asked: map[string][]asked{}, began: time.Now()}
 }
 
 func (r *run) close() {
@@ -263,7 +265,7 @@ func (s *system) signIn(ctx context.Context, email string) (agent.Tokens, error)
 }
 
 func (s *system) verdict(ctx context.Context, person, connector, tool string, args any) (*auditv1.Decision, error) {
-	decision, err := s.admin.explain(ctx, person, connector, tool, args)
+	decision, err := s.admin.Explain(ctx, person, connector, tool, args)
 	if connect.CodeOf(err) == connect.CodeNotFound {
 		// What is not there is denied too.
 		return &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Text: err.Error()}, nil

@@ -62,11 +62,11 @@ type system struct {
 	urls       map[string]string // of the servers, as the policy names them
 
 	bin       binaries
-	admin     *admin
+	admin     *Admin
 	scimToken string
 	adminText string
 
-	running []*process
+	running []*Process
 	stops   []func() // in the order of starting
 }
 
@@ -137,7 +137,7 @@ func (s *system) startControlPlane(ctx context.Context) error {
 		return err
 	}
 	adminURL := "http://" + s.addrs["admin"]
-	if err := p.ready(ctx, adminURL+"/readyz"); err != nil {
+	if err := p.Ready(ctx, adminURL+"/readyz"); err != nil {
 		return err
 	}
 	file := filepath.Join(dir, "admin-token")
@@ -146,19 +146,19 @@ func (s *system) startControlPlane(ctx context.Context) error {
 		return fmt.Errorf("read the admin token: %w", err)
 	}
 	s.adminText = strings.TrimSpace(string(token))
-	s.admin = newAdmin(s.bin.controlPlane, adminURL, file, s.adminText)
+	s.admin = NewAdmin(s.bin.controlPlane, adminURL, file, s.adminText)
 	s.say.status("control plane: admin API %s, SCIM http://%s/scim/v2", adminURL, s.addrs["scim"])
 	return nil
 }
 
 // connectOkta is what docs tell an admin to do once: a directory, a SCIM token, Okta's two apps.
 func (s *system) connectOkta(ctx context.Context) error {
-	_, err := s.admin.run(ctx, "directories", "create", "okta", "--issuer", s.issuer, "--audience", s.audience(),
+	_, err := s.admin.Run(ctx, "directories", "create", "okta", "--issuer", s.issuer, "--audience", s.audience(),
 		"--user-claim", "uid", "--user-attribute", "externalId")
 	if err != nil {
 		return err
 	}
-	if s.scimToken, err = s.admin.keptToken(ctx, filepath.Join(s.dir, "scim-token"), "scim", "--directory", "okta"); err != nil {
+	if s.scimToken, err = s.admin.KeptToken(ctx, filepath.Join(s.dir, "scim-token"), "scim", "--directory", "okta"); err != nil {
 		return err
 	}
 	if _, err := s.org.ConnectSCIM(ctx, s.scimURL(), s.scimToken); err != nil {
@@ -172,28 +172,35 @@ func (s *system) scimURL() string { return "http://" + s.addrs["scim"] + "/scim/
 
 func (s *system) startProxies(ctx context.Context) error {
 	for _, region := range []string{usEast, euWest} {
-		name := region + "-1"
-		file := filepath.Join(s.dir, name+".token")
-		if _, err := s.admin.keptToken(ctx, file, "proxy", "--name", name, "--region", region); err != nil {
+		if err := s.startProxy(ctx, region); err != nil {
 			return err
 		}
-		p, err := s.start(name, s.bin.proxy, "serve", "--name", name, "--region", region, "--control-plane", "http://"+s.addrs["fleet"],
-			"--token-file", file, "--listen", s.addrs[region], "--public-url", "http://"+s.addrs[region], "--data-dir", filepath.Join(s.dir, name))
-		if err != nil {
-			return err
-		}
-		if err := p.ready(ctx, "http://"+s.addrs[region]+"/readyz"); err != nil {
-			return err
-		}
-		s.say.status("proxy %s: %s", name, s.mcpURL(region))
 	}
+	return nil
+}
+
+func (s *system) startProxy(ctx context.Context, region string) error {
+	name := region + "-1"
+	file := filepath.Join(s.dir, name+".token")
+	if _, err := s.admin.KeptToken(ctx, file, "proxy", "--name", name, "--region", region); err != nil {
+		return err
+	}
+	p, err := s.start(name, s.bin.proxy, "serve", "--name", name, "--region", region, "--control-plane", "http://"+s.addrs["fleet"],
+		"--token-file", file, "--listen", s.addrs[region], "--public-url", "http://"+s.addrs[region], "--data-dir", filepath.Join(s.dir, name))
+	if err != nil {
+		return err
+	}
+	if err := p.Ready(ctx, "http://"+s.addrs[region]+"/readyz"); err != nil {
+		return err
+	}
+	s.say.status("proxy %s: %s", name, s.mcpURL(region))
 	return nil
 }
 
 // loadConnectors registers the servers, sets Salesforce's credential and pins every catalogue. Analytics comes later.
 func (s *system) loadConnectors(ctx context.Context) error {
 	// A data folder that was used before may still have it.
-	_, err := s.admin.connectors.RetireConnector(ctx, connect.NewRequest(&adminv1.RetireConnectorRequest{Id: "analytics"}))
+	_, err := s.admin.Connectors.RetireConnector(ctx, connect.NewRequest(&adminv1.RetireConnectorRequest{Id: "analytics"}))
 	if err != nil && connect.CodeOf(err) != connect.CodeNotFound {
 		return fmt.Errorf("retire analytics: %w", err)
 	}
@@ -204,12 +211,12 @@ func (s *system) loadConnectors(ctx context.Context) error {
 	if err := os.WriteFile(secret, []byte("Bearer "+salesforceCredential), 0o600); err != nil {
 		return fmt.Errorf("write the credential: %w", err)
 	}
-	_, err = s.admin.run(ctx, "secrets", "set", "--connector", "salesforce", "--header", "Authorization", "--value-file", secret)
+	_, err = s.admin.Run(ctx, "secrets", "set", "--connector", "salesforce", "--header", "Authorization", "--value-file", secret)
 	if err := errors.Join(err, os.Remove(secret)); err != nil {
 		return err
 	}
 	for _, connector := range []string{"github", "jira", "confluence", "salesforce"} {
-		if err := s.admin.pin(ctx, connector); err != nil {
+		if err := s.admin.Pin(ctx, connector); err != nil {
 			return err
 		}
 	}
@@ -222,7 +229,7 @@ func (s *system) apply(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return s.admin.apply(ctx, s.dir, name, text)
+	return s.admin.Apply(ctx, s.dir, name, text)
 }
 
 // hireStaff makes the org's people and groups; Okta pushes them.
@@ -260,7 +267,7 @@ func (s *system) loadGrants(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.admin.enforced(ctx, 0); err != nil {
+	if err := s.admin.Enforced(ctx, 0); err != nil {
 		return err
 	}
 	s.say.status("policy is loaded and enforced at both proxies")
@@ -270,7 +277,7 @@ func (s *system) loadGrants(ctx context.Context) error {
 func (s *system) writeEnv() error {
 	values := map[string]string{
 		KeySCIMURL: s.scimURL(), KeySCIMToken: s.scimToken,
-		KeyAdminURL: s.admin.url, KeyAdminToken: s.adminText,
+		KeyAdminURL: s.admin.URL, KeyAdminToken: s.adminText,
 		KeyIssuer:    s.issuer,
 		KeyMCPUSEast: s.mcpURL(usEast), KeyMCPEUWest: s.mcpURL(euWest),
 		KeyNATSURL: (&url.URL{Scheme: "nats", Host: s.addrs["nats"]}).String(),
@@ -294,14 +301,14 @@ func (s *system) writeEnv() error {
 	return nil
 }
 
-func (s *system) start(name, program string, args ...string) (*process, error) {
-	p, err := start(s.dir, name, program, args...)
+func (s *system) start(name, program string, args ...string) (*Process, error) {
+	p, err := Start(s.dir, name, program, args...)
 	if err != nil {
 		return nil, err
 	}
 	s.running = append(s.running, p)
 	s.stops = append(s.stops, func() {
-		if err := p.stop(); err != nil {
+		if err := p.Stop(); err != nil {
 			s.say.status("%v", err)
 		}
 	})
@@ -321,7 +328,7 @@ func (s *system) crashed() error {
 	for _, p := range s.running {
 		select {
 		case <-p.done:
-			return fmt.Errorf("%s ended by itself: %s\n%s", p.name, p.cmd.ProcessState, p.tail())
+			return fmt.Errorf("%s ended by itself: %s\n%s", p.name, p.cmd.ProcessState, p.Tail())
 		default:
 		}
 	}

@@ -1,0 +1,106 @@
+package quickstart
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+
+	"sallyport.dev/scripts/demo/okta"
+)
+
+// Regions of an Installation's proxies.
+const (
+	USEast = usEast
+	EUWest = euWest
+)
+
+// InstallConfig says what to install.
+type InstallConfig struct {
+	// Dir keeps state and logs.
+	Dir string
+	// ControlPlane and Proxy are the built programs.
+	ControlPlane, Proxy string
+	// Regions that get a proxy: USEast, EUWest, or both.
+	Regions []string
+	// Out gets progress.
+	Out io.Writer
+}
+
+// Installation is a control plane with the stand-in Okta connected to it, and proxies; without servers, people and
+// policy. It is for programs that bring their own, such as those that measure.
+type Installation struct{ s *system }
+
+// Install starts everything, or nothing.
+func Install(ctx context.Context, cfg InstallConfig) (*Installation, error) {
+	addrs, err := addresses(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	s := &system{say: &printer{out: cfg.Out}, dir: cfg.Dir, addrs: addrs, bin: binaries{controlPlane: cfg.ControlPlane, proxy: cfg.Proxy}}
+	steps := []func(context.Context) error{s.startOkta, s.startControlPlane, s.connectOkta}
+	for _, region := range cfg.Regions {
+		steps = append(steps, func(ctx context.Context) error { return s.startProxy(ctx, region) })
+	}
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			s.down()
+			return nil, err
+		}
+	}
+	return &Installation{s}, nil
+}
+
+// Close stops everything, the last started first.
+func (i *Installation) Close() { i.s.down() }
+
+// Start runs another program until Close, and waits until a URL of its answers 200.
+func (i *Installation) Start(ctx context.Context, name, readyURL, program string, args ...string) error {
+	p, err := i.s.start(name, program, args...)
+	if err != nil {
+		return err
+	}
+	return p.Ready(ctx, readyURL)
+}
+
+// Crashed tells of a program that ended by itself.
+func (i *Installation) Crashed() error { return i.s.crashed() }
+
+// Org is the stand-in Okta, already connected.
+func (i *Installation) Org() *okta.Org { return i.s.org }
+
+// MCPURL is where the agents of a region call.
+func (i *Installation) MCPURL(region string) string { return i.s.mcpURL(region) }
+
+// SCIM is the SCIM endpoint and its token.
+func (i *Installation) SCIM() (url, token string) { return i.s.scimURL(), i.s.scimToken }
+
+// FleetURL is what proxies connect to.
+func (i *Installation) FleetURL() string { return "http://" + i.s.addrs["fleet"] }
+
+// AdminURL is the admin API's, and the client sends the admin's token.
+func (i *Installation) AdminURL() (url string, client *http.Client) {
+	return i.s.admin.URL, &http.Client{Transport: &authorized{token: i.s.adminText}}
+}
+
+// Apply applies resources as YAML.
+func (i *Installation) Apply(ctx context.Context, name, text string) error {
+	return i.s.admin.Apply(ctx, i.s.dir, name, []byte(text))
+}
+
+// Pin asks a connector's server for its tools and approves what it offers.
+func (i *Installation) Pin(ctx context.Context, connector string) error {
+	return i.s.admin.Pin(ctx, connector)
+}
+
+// Enforced waits until every proxy enforces what the log holds now.
+func (i *Installation) Enforced(ctx context.Context) error { return i.s.admin.Enforced(ctx, 0) }
+
+// SignIn returns a person's access token, by the stand-in Okta's real flow.
+func (i *Installation) SignIn(ctx context.Context, login string) (string, error) {
+	tokens, err := i.s.signIn(ctx, login)
+	if err != nil {
+		return "", fmt.Errorf("sign in %s: %w", login, err)
+	}
+	return tokens.Access, nil
+}
