@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -31,13 +32,16 @@ type Checkpoints struct {
 	Blobs Blobs
 }
 
-// head names what is in the file, and is bound into its seal.
-func head(s *core.State) string {
-	return fmt.Sprintf("sallyport-checkpoint fold=%d seq=%d epoch=%s", core.FoldVersion, s.Seq(), s.Epoch())
+// headFormat names what is in the file, and is bound into its seal: the last event tells whether the log
+// still is the one that was folded.
+const headFormat = "sallyport-checkpoint fold=%d seq=%d epoch=%q last=%s"
+
+func (c *committed) head() string {
+	return fmt.Sprintf(headFormat, core.FoldVersion, c.state.Seq(), c.state.Epoch(), c.last)
 }
 
 // read returns the state of the file, or nil where there is none that this build can use.
-func (c *Checkpoints) read(log *slog.Logger) *core.State {
+func (c *Checkpoints) read(log *slog.Logger) *committed {
 	s, err := c.load()
 	switch {
 	case err == nil:
@@ -48,7 +52,7 @@ func (c *Checkpoints) read(log *slog.Logger) *core.State {
 	return nil
 }
 
-func (c *Checkpoints) load() (*core.State, error) {
+func (c *Checkpoints) load() (*committed, error) {
 	f, err := os.Open(c.Path)
 	if err != nil {
 		return nil, err
@@ -71,15 +75,16 @@ func (c *Checkpoints) load() (*core.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	if head(s) != name {
+	at := &committed{state: s, last: name[strings.LastIndexByte(name, '=')+1:]}
+	if at.head() != name {
 		return nil, errors.New("it holds another state than its head says")
 	}
-	return s, nil
+	return at, nil
 }
 
 // write puts a state into the file so that a crash leaves the old one or the new one, whole.
-func (c *Checkpoints) write(s *core.State) error {
-	if s.Seq() == 0 {
+func (c *Checkpoints) write(s *committed) error {
+	if s.state.Seq() == 0 {
 		return nil
 	}
 	f, err := os.OpenFile(c.Path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
@@ -90,22 +95,34 @@ func (c *Checkpoints) write(s *core.State) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(c.Path+".new", c.Path)
 	}
+	if err == nil {
+		err = syncFolder(filepath.Dir(c.Path))
+	}
 	if err != nil {
 		return fmt.Errorf("writing a checkpoint: %w", err)
 	}
 	return nil
 }
 
-func (c *Checkpoints) save(f io.Writer, s *core.State) error {
-	w := bufio.NewWriterSize(f, 1<<20)
-	if _, err := fmt.Fprintln(w, head(s)); err != nil {
-		return err
-	}
-	sealed, err := c.Blobs.SealBlob(w, head(s))
+// syncFolder makes a rename in a folder last.
+func syncFolder(path string) error {
+	d, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	if err := s.Encode(sealed); err != nil {
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (c *Checkpoints) save(f io.Writer, s *committed) error {
+	w := bufio.NewWriterSize(f, 1<<20)
+	if _, err := fmt.Fprintln(w, s.head()); err != nil {
+		return err
+	}
+	sealed, err := c.Blobs.SealBlob(w, s.head())
+	if err != nil {
+		return err
+	}
+	if err := s.state.Encode(sealed); err != nil {
 		return err
 	}
 	return errors.Join(sealed.Close(), w.Flush())
@@ -127,12 +144,12 @@ func (e *Engine) checkpointLoop(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		if s := e.State(); s.Seq() >= written+every {
+		if s := e.now.Load(); s.state.Seq() >= written+every {
 			if err := e.Checkpoints.write(s); err != nil {
 				e.Log.WarnContext(ctx, "the checkpoint could not be written; it is tried again", "error", err)
 				continue
 			}
-			written = s.Seq()
+			written = s.state.Seq()
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 
@@ -32,7 +33,7 @@ func (e *Engine) commitLoop(ctx context.Context, followed <-chan []journal.Recor
 				continue
 			}
 			e.crowd = len(waiting)
-			if err := e.Healthy(); err != nil {
+			if err := e.halted(); err != nil {
 				e.refuseAll(waiting, err)
 				continue
 			}
@@ -66,6 +67,9 @@ type round struct {
 	answers    []answer
 }
 
+// errMoved: nothing was done, since another control plane is the active writer now.
+var errMoved = errors.New("another control plane became the active writer")
+
 type answer struct {
 	to      *pending
 	outcome Outcome
@@ -76,6 +80,11 @@ type answer struct {
 // it throws the overlay away, catches up and decides all again. It returns what did not fit.
 func (e *Engine) commit(ctx context.Context, waiting []*pending, followed <-chan []journal.Record) (rest []*pending) {
 	for {
+		if !e.leader.Load().mine {
+			// To go on beside the active writer would be a race that one of the two always loses.
+			e.refuseAll(waiting, errMoved)
+			return nil
+		}
 		r, rest := e.decide(waiting)
 		err := e.write(ctx, r)
 		switch {
@@ -111,7 +120,7 @@ func (e *Engine) decide(waiting []*pending) (*round, []*pending) {
 			continue
 		}
 		if known, ok := e.recent.get(p.id); ok { // it was sent again, and done the first time
-			r.answers = append(r.answers, answer{to: p, outcome: known})
+			r.answers = append(r.answers, answer{to: p, outcome: Outcome{Seq: known, repeated: true}})
 			continue
 		}
 		events, err := core.Decide(r.next, p.command, env)
@@ -132,7 +141,7 @@ func (e *Engine) decide(waiting []*pending) (*round, []*pending) {
 		}
 		a.outcome.Seq = r.next.Seq()
 		r.answers = append(r.answers, a)
-		if e.Healthy() != nil {
+		if e.halted() != nil {
 			return &round{prev: prev, next: prev, answers: r.answers}, waiting[i+1:]
 		}
 	}
@@ -156,7 +165,7 @@ func (e *Engine) barrier(r *round, env core.Env) *round {
 
 // write makes a round durable, or says why it is not.
 func (e *Engine) write(ctx context.Context, r *round) error {
-	if err := e.Healthy(); err != nil {
+	if err := e.halted(); err != nil {
 		return err
 	}
 	if len(r.records) == 0 {
@@ -173,8 +182,26 @@ func (e *Engine) write(ctx context.Context, r *round) error {
 		}
 		batch[i] = journal.Message{Subject: core.Subject(rec.Event), Data: data}
 	}
+	defer e.stall.watch(e.Store)()
+	ctx, done := lingering(ctx)
+	defer done()
 	_, err := e.Journal.Append(ctx, r.prev.Seq(), batch)
+	if errors.Is(err, journal.ErrMisplaced) {
+		e.halt(err)
+	}
 	return err
+}
+
+// lingerFor is how long a round that is under way when the engine is closed may take to learn its fate.
+const lingerFor = 5 * time.Second
+
+// lingering is a context that ends a while after another.
+func lingering(ctx context.Context) (context.Context, func()) {
+	longer, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		time.AfterFunc(lingerFor, func() { cancel(context.Cause(ctx)) })
+	})
+	return longer, func() { stop(); cancel(nil) }
 }
 
 // ensureKeys makes the keys of a round's new people as one write, before the round.
@@ -235,12 +262,14 @@ func (e *Engine) settle(r *round) {
 	if len(r.records) > 0 {
 		e.advance(r.prev, r.next, r.records)
 	}
+	if e.Peers != nil {
+		for _, rec := range r.records {
+			e.recent.add(rec.Event.GetCommandId(), rec.Seq)
+		}
+	}
 	done := make([]*pending, len(r.answers))
 	for i, a := range r.answers {
 		done[i] = a.to
-		if e.Peers != nil && a.err == nil && len(a.outcome.Events) > 0 {
-			e.recent.put(a.to.id, a.outcome)
-		}
 	}
 	e.queue.answered(done)
 	for _, a := range r.answers {
@@ -266,10 +295,17 @@ func (e *Engine) overtaken(ctx context.Context, position uint64, followed <-chan
 		e.halt(err)
 		return err
 	}
+	hurry := time.NewTicker(hurryAfter)
+	defer hurry.Stop()
 	for e.State().Seq() <= position {
+		if !e.leader.Load().mine {
+			return errMoved // whoever writes now has the end of the log; here it comes in its own time
+		}
 		select {
 		case <-ctx.Done():
 			return ErrClosed
+		case <-hurry.C:
+			e.Journal.Hurry()
 		case records := <-followed:
 			if err := e.fold(ctx, records); err != nil {
 				e.halt(err)
@@ -289,44 +325,71 @@ func (e *Engine) fold(ctx context.Context, records []journal.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
+	events, err := e.decodeAll(ctx, records)
+	if err != nil {
+		return err
+	}
 	next := prev.Fork()
 	folded := make([]core.Record, 0, len(records))
-	for _, rec := range records {
-		ev, err := e.decode(ctx, rec.Data)
-		if err != nil {
-			return fmt.Errorf("reading event %d: %w", rec.Seq, err)
-		}
-		r := core.Record{Seq: rec.Seq, Event: ev}
+	for i, rec := range records {
+		r := core.Record{Seq: rec.Seq, Event: events[i]}
 		if err := next.Apply(r); err != nil {
 			return err
 		}
 		folded = append(folded, r)
-		if e.Peers != nil && ev.GetCommandId() != "" {
-			e.recent.add(ev.GetCommandId(), rec.Seq, ev)
+		if e.Peers != nil {
+			e.recent.add(r.Event.GetCommandId(), rec.Seq)
+			e.awaited.add(r.Event)
 		}
 	}
 	e.advance(prev, next, folded)
 	return nil
 }
 
-// decode reads an event and opens its personal attributes. Of an erased person there are none.
-func (e *Engine) decode(ctx context.Context, data []byte) (*eventv1.Event, error) {
-	ev := &eventv1.Event{}
-	if err := proto.Unmarshal(data, ev); err != nil {
-		return nil, err
+// opensAtOnce is how many people's keys may be asked for at a time: those that are new here have to come
+// from the vault, which may be far.
+const opensAtOnce = 128
+
+// decodeAll reads records, in their order.
+func (e *Engine) decodeAll(ctx context.Context, records []journal.Record) ([]*eventv1.Event, error) {
+	events := make([]*eventv1.Event, len(records))
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(opensAtOnce)
+	for i, rec := range records {
+		events[i] = &eventv1.Event{}
+		if err := proto.Unmarshal(rec.Data, events[i]); err != nil {
+			return nil, errors.Join(fmt.Errorf("reading event %d: %w", rec.Seq, err), work.Wait())
+		}
+		if len(events[i].GetSealed()) == 0 {
+			continue
+		}
+		work.Go(func() error {
+			if err := e.openPersonal(ctx, events[i]); err != nil {
+				return fmt.Errorf("reading event %d: %w", rec.Seq, err)
+			}
+			return nil
+		})
 	}
-	if len(ev.GetSealed()) == 0 {
-		return ev, nil
-	}
+	return events, work.Wait()
+}
+
+// openPersonal opens an event's personal attributes. Of an erased person there are none.
+func (e *Engine) openPersonal(ctx context.Context, ev *eventv1.Event) error {
 	person, err := uuid.Parse(ev.GetPersonId())
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("reading a person's id: %w", err)
 	}
 	plain, erased, err := e.Seals.Open(ctx, person, ev.GetSealed())
 	ev.Sealed = nil
-	if err != nil || erased {
-		return ev, err
+	if err != nil {
+		return fmt.Errorf("opening a person's attributes: %w", err)
+	}
+	if erased {
+		return nil
 	}
 	ev.Personal = &eventv1.Personal{}
-	return ev, proto.Unmarshal(plain, ev.Personal)
+	if err := proto.Unmarshal(plain, ev.Personal); err != nil {
+		return fmt.Errorf("reading a person's attributes: %w", err)
+	}
+	return nil
 }

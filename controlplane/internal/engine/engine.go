@@ -28,6 +28,8 @@ type Journal interface {
 	Append(ctx context.Context, expected uint64, batch []journal.Message) (uint64, error)
 	Follow(ctx context.Context, after uint64, fn func([]journal.Record) error) error
 	Last(ctx context.Context) (uint64, error)
+	// Hurry makes a running Follow look for itself whether there is more.
+	Hurry()
 }
 
 // Seals keeps personal attributes unreadable on the log.
@@ -48,6 +50,9 @@ type Config struct {
 	// Peers connects the control planes of one log. Nil: this process alone can write the log, which then
 	// needs no barriers.
 	Peers Peers
+	// Store says why the event store takes no writes, if so; it is asked when a round takes long. Nil: no
+	// reason is known.
+	Store func(ctx context.Context) error
 	// Checkpoints bounds the time of a start. Nil: each start folds the whole log.
 	Checkpoints *Checkpoints
 	// Now tells the time. Default time.Now.
@@ -56,18 +61,23 @@ type Config struct {
 	NewID func() uuid.UUID
 	// AnswerWithin bounds how long a command without a deadline of its own may take. Default 30 seconds.
 	AnswerWithin time.Duration
-	Log          *slog.Logger
+	// TryWithin bounds one try to have the active writer answer; the command is then sent again under the
+	// same id. Default 500 milliseconds.
+	TryWithin time.Duration
+	Log       *slog.Logger
 }
 
 // Outcome is what a command came to.
 type Outcome struct {
 	// Seq is the version at which the answer holds: that of the last event, or of the fence.
 	Seq uint64
-	// Events are what the command became; none where all was so already. Those of a forwarded command
-	// hold no personal attributes.
+	// Events are what the command became; none where all was so already.
 	Events []*eventv1.Event
 	// State is a committed state that holds the outcome.
 	State *core.State
+
+	// repeated: the command had been carried out before, and its events were read from the log.
+	repeated bool
 }
 
 // Round tells a follower what was committed: records lead from prev to next.
@@ -76,8 +86,9 @@ type Round func(prev, next *core.State, records []core.Record)
 // Engine is a running engine. It is safe for concurrent use.
 type Engine struct {
 	Config
-	state  atomic.Pointer[core.State]
+	now    atomic.Pointer[committed]
 	failed atomic.Pointer[error]
+	stall  stall
 	queue  queue
 	round  Round
 	// crowd is how many commands the last round had. It is the commit loop's.
@@ -87,16 +98,28 @@ type Engine struct {
 	movedMu sync.Mutex
 	moved   chan struct{}
 
-	leader atomic.Pointer[leadership]
-	recent *recent
+	leader  atomic.Pointer[leadership]
+	recent  *recent
+	awaited awaited
 
 	stop    context.CancelFunc
 	stopped sync.WaitGroup
 	closed  context.Context
 }
 
-// ErrClosed: the engine was closed before the command's fate was known.
-var ErrClosed = errors.New("the engine is closed")
+// committed is a state with the id of the event that led to it.
+type committed struct {
+	state *core.State
+	last  string
+}
+
+// Errors of Do and Fence that are no refusals.
+var (
+	// ErrClosed: the engine was closed before the command's fate was known.
+	ErrClosed = errors.New("the engine is closed")
+	// ErrUnavailable: the event store takes no writes now. Nothing was done; the text says why.
+	ErrUnavailable = errors.New("changes cannot be stored now, and nothing was done")
+)
 
 // Open folds the log up to its end. Start must be called before commands are given.
 func Open(ctx context.Context, c Config) (*Engine, error) {
@@ -109,61 +132,25 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if c.AnswerWithin == 0 {
 		c.AnswerWithin = 30 * time.Second
 	}
+	if c.TryWithin == 0 {
+		c.TryWithin = 500 * time.Millisecond
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{Config: c, moved: make(chan struct{}), recent: newRecent(recentCommands)}
 	e.queue.wake = make(chan struct{}, 1)
 	e.leader.Store(&leadership{})
-	state := core.NewState()
+	e.now.Store(&committed{state: core.NewState()})
 	if c.Checkpoints != nil {
 		if restored := c.Checkpoints.read(c.Log); restored != nil {
-			state = restored
+			e.now.Store(restored)
 		}
 	}
-	e.state.Store(state)
-	if err := e.catchUp(ctx); err != nil {
-		return nil, err
+	if err := e.open(ctx); err != nil {
+		return nil, fmt.Errorf("opening the engine: %w", err)
 	}
 	return e, nil
-}
-
-// catchUp folds what the log holds beyond the state, up to the end that its leader believes in.
-func (e *Engine) catchUp(ctx context.Context) error {
-	last, err := e.Journal.Last(ctx)
-	if err != nil {
-		return fmt.Errorf("opening the engine: %w", err)
-	}
-	at := e.State().Seq()
-	switch {
-	case last == at:
-		return nil
-	case last < at:
-		return fmt.Errorf("opening the engine: the log ends at %d, but a checkpoint here stands at %d: the log was rolled back. Restore it, or, if the log is right, remove the checkpoint", last, at)
-	case last-at > 1000:
-		if err := e.Seals.Preload(ctx); err != nil {
-			return fmt.Errorf("opening the engine: %w", err)
-		}
-		e.Log.InfoContext(ctx, "folding the log", "from", at, "to", last)
-	}
-	ctx, done := context.WithCancel(ctx)
-	defer done()
-	err = e.Journal.Follow(ctx, at, func(records []journal.Record) error {
-		if err := e.fold(ctx, records); err != nil {
-			return err
-		}
-		if e.State().Seq() >= last {
-			done()
-		}
-		return nil
-	})
-	if err == nil && e.State().Seq() < last {
-		err = ctx.Err()
-	}
-	if err != nil {
-		return fmt.Errorf("folding the log: %w", err)
-	}
-	return nil
 }
 
 // Start begins to commit. Each round, of this control plane or another, is given to round, in order and
@@ -192,27 +179,36 @@ func (e *Engine) Close() {
 	e.stopped.Wait()
 	e.queue.close()
 	if e.Checkpoints != nil {
-		if err := e.Checkpoints.write(e.State()); err != nil {
+		if err := e.Checkpoints.write(e.now.Load()); err != nil {
 			e.Log.Warn("the checkpoint could not be written; the next start folds more of the log", "error", err)
 		}
 	}
 }
 
 // State is the committed state. It does not change; ask again for a newer one.
-func (e *Engine) State() *core.State { return e.state.Load() }
+func (e *Engine) State() *core.State { return e.now.Load().state }
 
-// Healthy says why the engine does not work, for readiness.
+// Healthy says why the engine does not work, for readiness: it halted for good, or a round has been waiting
+// for the event store for long.
 func (e *Engine) Healthy() error {
+	if err := e.halted(); err != nil {
+		return err
+	}
+	return e.stall.reason()
+}
+
+func (e *Engine) halted() error {
 	if err := e.failed.Load(); err != nil {
 		return *err
 	}
 	return nil
 }
 
-// Do commits a command under an actor's identity. A refusal is a *core.Error. After any other error it is
-// not known whether the command was carried out, unless the error is from before it was sent.
+// Do commits a command under an actor's identity. A refusal is a *core.Error; with it, and with
+// ErrUnavailable, nothing was done. After any other error it is not known whether the command was carried
+// out.
 func (e *Engine) Do(ctx context.Context, actor *eventv1.Actor, c core.Command) (Outcome, error) {
-	return e.answer(ctx, &pending{id: e.NewID().String(), actor: actor, command: c, done: make(chan struct{})})
+	return e.answer(ctx, e.NewID().String(), actor, c)
 }
 
 // Fence returns a state that was proved, by a write, to stand at the end of the log.
@@ -220,12 +216,17 @@ func (e *Engine) Fence(ctx context.Context) (*core.State, error) {
 	if e.Peers == nil {
 		return e.State(), e.Healthy()
 	}
-	out, err := e.answer(ctx, &pending{id: e.NewID().String(), done: make(chan struct{})})
+	out, err := e.answer(ctx, e.NewID().String(), nil, nil)
 	return out.State, err
 }
 
-// WaitFor returns when the state has reached a version.
+// hurryAfter is how long a version that is known to be on the log may take to come by itself.
+const hurryAfter = 100 * time.Millisecond
+
+// WaitFor returns when the state has reached a version, which is on the log or will be.
 func (e *Engine) WaitFor(ctx context.Context, seq uint64) (*core.State, error) {
+	hurry := time.NewTicker(hurryAfter)
+	defer hurry.Stop()
 	for {
 		e.movedMu.Lock()
 		moved := e.moved
@@ -233,8 +234,13 @@ func (e *Engine) WaitFor(ctx context.Context, seq uint64) (*core.State, error) {
 		if s := e.State(); s.Seq() >= seq {
 			return s, nil
 		}
+		if err := e.halted(); err != nil {
+			return nil, err
+		}
 		select {
 		case <-moved:
+		case <-hurry.C:
+			e.Journal.Hurry()
 		case <-e.closed.Done():
 			return nil, ErrClosed
 		case <-ctx.Done():
@@ -245,7 +251,7 @@ func (e *Engine) WaitFor(ctx context.Context, seq uint64) (*core.State, error) {
 
 // advance makes a state the committed one and tells who waits or follows.
 func (e *Engine) advance(prev, next *core.State, records []core.Record) {
-	e.state.Store(next)
+	e.now.Store(&committed{state: next, last: records[len(records)-1].Event.GetId()})
 	if e.round != nil {
 		e.round(prev, next, records)
 	}

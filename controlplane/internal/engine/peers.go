@@ -30,9 +30,6 @@ type leadership struct {
 	mine   bool
 }
 
-// tryWithin bounds one try to have a peer answer; a lost request is then sent again under the same id.
-const tryWithin = 700 * time.Millisecond
-
 // forwarded is a command, or without one a fence, on its way to the active writer.
 type forwarded struct {
 	ID      string          `json:"id"`
@@ -43,7 +40,6 @@ type forwarded struct {
 // reply is a writer's answer.
 type reply struct {
 	Seq     uint64      `json:"seq,omitempty"`
-	Events  [][]byte    `json:"events,omitempty"`
 	Refused *core.Error `json:"refused,omitempty"`
 	// Failed: it is not known here whether the command was carried out; send it again.
 	Failed string `json:"failed,omitempty"`
@@ -51,25 +47,37 @@ type reply struct {
 
 // answer commits a command here or has the active writer do it, and sends it again, under its id, until
 // there is an answer or the time is over.
-func (e *Engine) answer(ctx context.Context, p *pending) (Outcome, error) {
+func (e *Engine) answer(ctx context.Context, id string, actor *eventv1.Actor, command core.Command) (Outcome, error) {
 	if _, bounded := ctx.Deadline(); !bounded {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, e.AnswerWithin)
 		defer cancel()
 	}
+	if e.Peers != nil {
+		e.awaited.begin(id)
+		defer e.awaited.end(id)
+	}
 	for {
-		leader := e.leader.Load()
-		if leader.mine {
-			return e.wait(ctx, e.queue.push(p))
-		}
 		var out Outcome
 		err := errors.New("no control plane is the active writer yet")
-		if leader.holder != "" {
+		p := &pending{id: id, actor: actor, command: command, done: make(chan struct{})}
+		switch leader := e.leader.Load(); {
+		case leader.mine:
+			if err := e.stall.reason(); err != nil {
+				return Outcome{}, err
+			}
+			if out, err = e.wait(ctx, e.queue.push(p)); !errors.Is(err, errMoved) {
+				if out.repeated {
+					out.Events = e.awaited.of(id)
+				}
+				return out, err
+			}
+		case leader.holder != "":
 			out, err = e.forward(ctx, leader.holder, p)
-		}
-		var refusal *core.Error
-		if err == nil || errors.As(err, &refusal) {
-			return out, err
+			var refusal *core.Error
+			if err == nil || errors.As(err, &refusal) {
+				return out, err
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -87,7 +95,7 @@ func (e *Engine) wait(ctx context.Context, p *pending) (Outcome, error) {
 	case <-p.done:
 		return p.outcome, p.err
 	case <-ctx.Done():
-		return Outcome{}, fmt.Errorf("waiting for a command's round: %w", ctx.Err())
+		return Outcome{}, errors.Join(fmt.Errorf("waiting for a command's round: %w", ctx.Err()), e.Healthy())
 	}
 }
 
@@ -106,7 +114,7 @@ func (e *Engine) forward(ctx context.Context, peer string, p *pending) (Outcome,
 	if err != nil {
 		return Outcome{}, fmt.Errorf("encoding a command: %w", err)
 	}
-	try, cancel := context.WithTimeout(ctx, tryWithin)
+	try, cancel := context.WithTimeout(ctx, e.TryWithin)
 	defer cancel()
 	answer, err := e.Peers.Request(try, peer, data)
 	if err != nil {
@@ -120,13 +128,6 @@ func (e *Engine) forward(ctx context.Context, peer string, p *pending) (Outcome,
 		return Outcome{}, errors.New(r.Failed)
 	}
 	out := Outcome{Seq: r.Seq}
-	for _, data := range r.Events {
-		ev := &eventv1.Event{}
-		if err := proto.Unmarshal(data, ev); err != nil {
-			return Outcome{}, fmt.Errorf("reading the active writer's answer: %w", err)
-		}
-		out.Events = append(out.Events, ev)
-	}
 	// What is answered here must be visible here.
 	if out.State, err = e.WaitFor(ctx, r.Seq); err != nil {
 		return Outcome{}, err
@@ -134,6 +135,7 @@ func (e *Engine) forward(ctx context.Context, peer string, p *pending) (Outcome,
 	if r.Refused != nil {
 		return out, r.Refused
 	}
+	out.Events = e.awaited.of(p.id)
 	return out, nil
 }
 
@@ -180,20 +182,18 @@ func (e *Engine) served(ctx context.Context, data []byte) reply {
 	default:
 		return reply{Failed: err.Error()}
 	}
-	for _, ev := range out.Events {
-		data, err := proto.Marshal(stripped(ev))
-		if err != nil {
-			return reply{Failed: "the answer could not be encoded"}
-		}
-		r.Events = append(r.Events, data)
-	}
 	return r
 }
 
 // lead keeps track of who the active writer is. Becoming it needs no catching up first: a round that is
-// decided behind the log's end conflicts, and is decided again there.
+// decided behind the log's end conflicts, and is decided again there. That nobody is known to hold the
+// lease, since it could not be renewed in time, stops nobody: whoever wrote goes on until another is named,
+// and what the others forward still goes there.
 func (e *Engine) lead(ctx context.Context) {
 	e.Peers.Campaign(ctx, func(holder string, mine bool) {
+		if holder == "" {
+			return
+		}
 		e.leader.Store(&leadership{holder: holder, mine: mine})
 		e.Log.InfoContext(ctx, "the active writer changed", "holder", holder, "mine", mine)
 	})

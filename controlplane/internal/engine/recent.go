@@ -7,58 +7,77 @@ import (
 )
 
 // recentCommands is how many commands are remembered: a forwarded command that is sent again is found
-// among them, as long as fewer came between.
-const recentCommands = 65536
+// among them, as long as fewer came between. At the pace of a replicated log that is more than a minute.
+const recentCommands = 1 << 17
 
-// recent remembers what commands became, those of other control planes included.
+// recent remembers where the last event of each command is on the log, those of other control planes
+// included. Commands that became no events are not among them: to decide those again changes nothing.
 type recent struct {
 	mu    sync.Mutex
-	known map[string]*Outcome
+	known map[string]uint64
 	ring  []string
 	next  int
 }
 
 func newRecent(size int) *recent {
-	return &recent{known: map[string]*Outcome{}, ring: make([]string, size)}
+	return &recent{known: map[string]uint64{}, ring: make([]string, size)}
 }
 
-func (r *recent) get(id string) (Outcome, bool) {
+func (r *recent) get(id string) (uint64, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out, ok := r.known[id]
-	if !ok {
-		return Outcome{}, false
-	}
-	return *out, true
+	last, ok := r.known[id]
+	return last, ok
 }
 
-func (r *recent) put(id string, out Outcome) {
+// add takes events in the order of the log.
+func (r *recent) add(id string, seq uint64) {
+	if id == "" {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := r.known[id]; !ok {
-		r.remember(id)
+		delete(r.known, r.ring[r.next])
+		r.ring[r.next] = id
+		r.next = (r.next + 1) % len(r.ring)
 	}
-	r.known[id] = &Outcome{Seq: out.Seq, Events: out.Events}
+	r.known[id] = seq
 }
 
-// add is for events as they are read from the log, one by one.
-func (r *recent) add(id string, seq uint64, ev *eventv1.Event) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	out, ok := r.known[id]
-	if !ok {
-		out = &Outcome{}
-		r.known[id] = out
-		r.remember(id)
+// awaited collects from the log the events of commands whose callers wait here while another control
+// plane carries them out: an answer on the wire is only a position, whatever the command became.
+type awaited struct {
+	mu     sync.Mutex
+	events map[string][]*eventv1.Event
+}
+
+// begin collects from now on, which is before the command is sent.
+func (a *awaited) begin(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.events == nil {
+		a.events = map[string][]*eventv1.Event{}
 	}
-	if seq > out.Seq {
-		out.Seq = seq
-		out.Events = append(out.Events[:len(out.Events):len(out.Events)], ev)
+	a.events[id] = nil
+}
+
+func (a *awaited) add(ev *eventv1.Event) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if all, ok := a.events[ev.GetCommandId()]; ok {
+		a.events[ev.GetCommandId()] = append(all, ev)
 	}
 }
 
-func (r *recent) remember(id string) {
-	delete(r.known, r.ring[r.next])
-	r.ring[r.next] = id
-	r.next = (r.next + 1) % len(r.ring)
+func (a *awaited) of(id string) []*eventv1.Event {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.events[id]
+}
+
+func (a *awaited) end(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.events, id)
 }

@@ -29,6 +29,9 @@ const (
 	unansweredBytes = 4 << 20
 )
 
+// errTaken: a record stands at the position, or is about to, and it may be one of an earlier try.
+var errTaken = errors.New("the position is taken")
+
 // appending is a batch on its way, over all the tries that it takes.
 type appending struct {
 	*Journal
@@ -74,8 +77,8 @@ func (a *appending) run(ctx context.Context) error {
 		if done {
 			return err
 		}
-		if len(a.open) > 0 {
-			switch owner, readErr := a.owner(ctx); {
+		if errors.Is(err, errTaken) {
+			switch owner, readErr := a.owner(ctx, wait); {
 			case readErr != nil: // a leader that was deposed may not have the record: nothing is known
 				err = errors.Join(err, readErr)
 			case owner == a.round:
@@ -83,6 +86,8 @@ func (a *appending) run(ctx context.Context) error {
 			default:
 				return ErrConflict
 			}
+		}
+		if len(a.open) > 0 {
 			a.log.WarnContext(ctx, "a round's acknowledgement was lost; it is sent again", "position", a.expected+1, "try", try, "error", err)
 		}
 		select {
@@ -100,11 +105,11 @@ func (a *appending) run(ctx context.Context) error {
 // try sends the batch once and waits for an answer to this try or an earlier one. Not done: send it again;
 // the error says what happened.
 func (a *appending) try(ctx context.Context, name string, wait time.Duration) (done bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
 	if err := a.send(ctx, name); err != nil {
 		return false, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
 	for {
 		select {
 		case <-ctx.Done():
@@ -138,7 +143,7 @@ func (a *appending) judge(r reply) (done bool, err error) {
 		if len(a.open) == 0 {
 			return true, ErrConflict
 		}
-		return false, r.err()
+		return false, fmt.Errorf("%w: %w", errTaken, r.err())
 	case notWritten[r.code]:
 		delete(a.open, r.try)
 		if len(a.open) == 0 && !passing[r.code] {
@@ -201,6 +206,8 @@ func (a *appending) commit(msg *nats.Msg, try string) error {
 // part publishes a message within the batch and waits until the server has it, so that a long batch does
 // not run over the server's buffers.
 func (a *appending) part(ctx context.Context, msg *nats.Msg, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
 	msg.Reply = a.replies.address(a.round, name)
 	if err := a.publish(msg); err != nil {
 		return fmt.Errorf("publishing: %w", err)
@@ -225,8 +232,8 @@ func (a *appending) part(ctx context.Context, msg *nats.Msg, name string) error 
 
 // owner returns the round of the record at the expected position, or of the next after it where records
 // were erased.
-func (a *appending) owner(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+func (a *appending) owner(ctx context.Context, wait time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	m, err := a.stream.GetMsg(ctx, a.expected+1, jetstream.WithGetMsgSubject(subjects))
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,8 +18,10 @@ const (
 	followHeartbeat = 500 * time.Millisecond
 	// lookAfter is how long a consumer may take to be made before records are read without one.
 	lookAfter = 100 * time.Millisecond
-	// lookFor bounds such reading at a time.
+	// lookFor bounds one such reading.
 	lookFor = 300 * time.Millisecond
+	// lookAhead is how many records are asked for at a time, at most.
+	lookAhead = 256
 	// forgetAfter is when the server forgets a consumer that nobody reads any more.
 	forgetAfter = 30 * time.Second
 )
@@ -48,7 +51,7 @@ func (j *Journal) Follow(ctx context.Context, after uint64, fn func([]Record) er
 			return nil
 		case <-time.After(wait):
 		}
-		wait = min(2*wait, time.Second)
+		wait = min(2*wait, 200*time.Millisecond) // where a consumer cannot be made, what reads meanwhile must go on
 	}
 }
 
@@ -121,19 +124,49 @@ func (j *Journal) follow(ctx context.Context, after *uint64, fn func([]Record) e
 	}
 }
 
-// look reads what comes next from the stream's leader, as far as it is whole.
+// look reads what comes next from the stream's leader, as far as it is whole: many records at a time where
+// there are many, since the leader may be far.
 func (j *Journal) look(ctx context.Context, t *taker) []Record {
-	ctx, cancel := context.WithTimeout(ctx, lookFor)
-	defer cancel()
 	var whole []Record
-	for len(whole) < followBatch {
-		m, err := j.stream.GetMsg(ctx, t.last+1, jetstream.WithGetMsgSubject(subjects))
-		if err != nil {
-			break // there is no more, or nobody who knows: the consumer, or another look, will tell
+	for len(whole) < followBatch && ctx.Err() == nil {
+		t.ahead = min(max(t.ahead, 1), lookAhead)
+		found := j.readAt(ctx, t.last+1, t.ahead)
+		for _, m := range found {
+			whole = append(whole, t.add(m.Header, Record{Seq: m.Sequence, Subject: m.Subject, Data: m.Data}, false)...)
 		}
-		whole = append(whole, t.add(m.Header, Record{Seq: m.Sequence, Subject: m.Subject, Data: m.Data}, false)...)
+		if len(found) < t.ahead {
+			t.ahead = 2 * len(found) // about as many may have come by the next time
+			break                    // there is no more, or nobody who knows: the consumer, or another look, will tell
+		}
+		t.ahead *= 4
 	}
 	return whole
+}
+
+// readAt reads the next record at or after a sequence, and with it those that follow without a gap, n at most.
+func (j *Journal) readAt(ctx context.Context, seq uint64, n int) []*jetstream.RawStreamMsg {
+	ctx, cancel := context.WithTimeout(ctx, lookFor)
+	defer cancel()
+	all := make([]*jetstream.RawStreamMsg, n)
+	var reading sync.WaitGroup
+	for i := range n {
+		reading.Go(func() {
+			var options []jetstream.GetMsgOpt
+			if i == 0 {
+				options = append(options, jetstream.WithGetMsgSubject(subjects)) // past what was erased
+			}
+			if m, err := j.stream.GetMsg(ctx, seq+uint64(i), options...); err == nil {
+				all[i] = m
+			}
+		})
+	}
+	reading.Wait()
+	for i, m := range all {
+		if m == nil || m.Sequence != all[0].Sequence+uint64(i) {
+			return all[:i]
+		}
+	}
+	return all
 }
 
 // consume hands a consumer's messages over. A consumer costs little: whatever troubles it, another goes
@@ -172,6 +205,7 @@ type taker struct {
 	consumed uint64 // sequence on the consumer, which has no gaps
 	held     []Record
 	batch    string // the batch that is not there as a whole
+	ahead    int    // how many records a look asks for next
 }
 
 // take returns what is there already, up to a bound, as far as it is whole.

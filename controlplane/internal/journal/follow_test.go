@@ -106,7 +106,7 @@ func TestTheLogGoesOnWhenItsLeaderStops(t *testing.T) {
 				end = mustAppend(t, writer, end, batch("a", 3))
 			}
 			leader := s.cluster.StreamLeader("SALLYPORT_EVENTS")
-			s.cluster.StopNode(leader)
+			s.cluster.StopNode(leader, "SALLYPORT_EVENTS")
 			began := time.Now()
 			end = mustAppend(t, writer, end, batch("b", 3))
 			wrote := time.Since(began)
@@ -167,5 +167,30 @@ func TestAStreamThatCouldLoseIsRefused(t *testing.T) {
 				t.Fatalf("got %v, want a refusal that says %q", err, want)
 			}
 		})
+	}
+}
+
+// TestALookReadsAsFarAsThereIs is how a follower goes on while no consumer can be made.
+func TestALookReadsAsFarAsThereIs(t *testing.T) {
+	conn := natstest.Embedded(t)
+	j := site{connect: func() *nats.Conn { return conn.Conn }, replicas: 1}.open(t)
+	end := mustAppend(t, j, 0, batch("a", 600))
+	end = mustAppend(t, j, end, batch("b", 2))
+	for _, seq := range []uint64{1, 100, 300} {
+		if err := j.stream.SecureDeleteMsg(t.Context(), seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var taken taker
+	var got []Record
+	for taken.last < end {
+		before := taken.last
+		got = append(got, j.look(t.Context(), &taken)...)
+		if taken.last == before {
+			t.Fatalf("a look found nothing after %d", before)
+		}
+	}
+	if len(got) != 599 || got[0].Seq != 2 || got[len(got)-1].Seq != end {
+		t.Fatalf("got %d records from %d to %d", len(got), got[0].Seq, got[len(got)-1].Seq)
 	}
 }

@@ -200,6 +200,9 @@ func (e *embedded) healthy() error {
 		}
 		return fmt.Errorf("%w; it is being started again", err)
 	}
+	if nearlyFull(e.dir) { // a server whose disk is full may go on and fail only at the next batch
+		return probeFolder(e.dir)
+	}
 	return nil
 }
 

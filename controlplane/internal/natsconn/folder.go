@@ -33,6 +33,15 @@ func probeFolder(dir string) error {
 	return explain(dir, err)
 }
 
+// nearlyFull tells whether so little is free that a folder has to be tried.
+func nearlyFull(dir string) bool {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		return true
+	}
+	return fs.Bavail < 4*probeBytes/uint64(fs.Bsize)
+}
+
 // explain says what to do about a folder that takes no writes.
 func explain(dir string, err error) error {
 	switch {

@@ -120,16 +120,36 @@ func (c *Cluster) node(i int) *server.Server {
 	return c.servers[i]
 }
 
-// StopNode stops a node; what it stored stays. A node that is stopped already is left alone.
-func (c *Cluster) StopNode(i int) {
+// StopNode stops a node in order, as an operator would; what it stored stays. It first gives up the lead of
+// the streams that are named: NATS waits four to nine seconds before it elects a leader in place of one that
+// just went silent, which is its own, and not what a test of ours is about. A node that is stopped already is
+// left alone.
+func (c *Cluster) StopNode(i int, streams ...string) {
+	c.t.Helper()
+	s := c.node(i)
+	if s == nil {
+		return
+	}
+	for _, stream := range streams {
+		if s.JetStreamIsStreamLeader("$G", stream) {
+			if err := s.JetStreamStepdownStream("$G", stream); err != nil {
+				c.t.Fatal(err)
+			}
+			c.wait("another leader of "+stream, func() bool {
+				for other := range nodes {
+					if s := c.node(other); other != i && s != nil && s.JetStreamIsStreamLeader("$G", stream) {
+						return true
+					}
+				}
+				return false
+			})
+		}
+	}
 	c.mu.Lock()
-	s := c.servers[i]
 	c.servers[i] = nil
 	c.mu.Unlock()
-	if s != nil {
-		s.Shutdown()
-		s.WaitForShutdown()
-	}
+	s.Shutdown()
+	s.WaitForShutdown()
 }
 
 // StartNode starts a stopped node where it was, and returns when it has caught up on the streams that are named.
