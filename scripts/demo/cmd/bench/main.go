@@ -1,0 +1,64 @@
+// Command bench makes the measurements that need running programs; scripts/bench builds and calls it. It also plays the
+// upstream and the reverse proxy of a measurement, each as a process of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"sallyport.dev/scripts/demo/bench"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	if err := dispatch(ctx, args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
+	return 0
+}
+
+func dispatch(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return errors.New("which measurement: proxy or revoke?")
+	}
+	if (args[0] == "upstream" || args[0] == "reverse-proxy") && len(args) > 1 {
+		return bench.Serve(ctx, args[0], args[1], args[2:])
+	}
+	// Libraries of the stand-ins log through the default logger; what matters is printed.
+	slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	cfg := bench.Config{Self: self, Out: os.Stdout, Progress: os.Stderr, Connections: []int{1, 16, 256}}
+	flags := flag.NewFlagSet("bench "+args[0], flag.ContinueOnError)
+	bin := flags.String("bin", filepath.Dir(self), "the `folder` of sallyport and sallyport-proxy")
+	flags.IntVar(&cfg.Rounds, "rounds", 5, "proxy: rounds of each load")
+	flags.DurationVar(&cfg.RoundFor, "round-for", 1500*time.Millisecond, "proxy: how long a round lasts")
+	flags.IntVar(&cfg.Deactivations, "deactivations", 100, "revoke: people deactivated for each fleet")
+	flags.IntVar(&cfg.Replicas, "replicas", 200, "revoke: replicas in the large fleet")
+	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 || cfg.Rounds < 1 || cfg.RoundFor <= 0 || cfg.Deactivations < 1 || cfg.Replicas < 1 {
+		return errors.New("a size is not positive, or an argument was not expected")
+	}
+	cfg.ControlPlane, cfg.Proxy = filepath.Join(*bin, "sallyport"), filepath.Join(*bin, "sallyport-proxy")
+	return bench.Run(ctx, args[0], cfg)
+}
