@@ -249,9 +249,10 @@ func newServer(ctx context.Context, h http.Handler) *http.Server {
 
 // ready says whether changes can be made durable here and now.
 func (p *plane) ready(w http.ResponseWriter, r *http.Request) {
-	err := p.engine.Healthy()
+	// The store first: it knows the cause, such as a full disk, of which the engine sees only the silence.
+	err := p.conn.Healthy(r.Context())
 	if err == nil {
-		err = p.conn.Healthy(r.Context())
+		err = p.engine.Healthy()
 	}
 	if err != nil {
 		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
