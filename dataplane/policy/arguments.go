@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"sallyport.dev/dataplane/internal/strictjson"
 )
@@ -13,65 +14,159 @@ import (
 // Arguments are a call's arguments, read strictly and found to fit the tool's pinned schema. Only
 // Table.Arguments makes them, so that no verdict rests on others.
 type Arguments struct {
-	values map[string]any
+	values          values
+	connector, tool string
+	any             bool  // NoArguments
+	failed          error // why there are none
+}
+
+// NoArguments are those of a call that has none, for any tool: a condition finds nothing in them. They are
+// held against no schema, so that what is decided by them is not a call to let through.
+var NoArguments = Arguments{values: values{}, any: true}
+
+// of tells whether the arguments were read for a tool.
+func (a *Arguments) of(connector, tool string) bool {
+	return a.any || a.values != nil && a.tool == tool && a.connector == connector
 }
 
 // unreadable stands for a number that a float64 does not hold: a condition that reads it fails.
 type unreadable struct{}
 
-// decodeObject reads one JSON object strictly. Whole numbers come as int64, others as float64; inexact
-// tells that there are numbers that a float64 does not hold, which come as json.Number.
-func decodeObject(data []byte) (values map[string]any, inexact bool, err error) {
-	data = bytes.TrimSpace(data)
-	if len(data) == 0 || bytes.Equal(data, []byte("null")) {
-		return map[string]any{}, false, nil
+// Arguments reads a call's arguments strictly and holds them against the tool's pinned schema. None, and
+// null, are an empty object. After an error the arguments are none that Decide would allow anything by, and
+// its reason is the error unless another comes first; so they are for an unknown tool, without an error.
+func (t *Table) Arguments(connector, tool string, raw []byte) (Arguments, error) {
+	p := t.state().connector(connector).tool(tool)
+	if p == nil {
+		return Arguments{}, nil
 	}
+	a, err := p.arguments(raw)
+	if err != nil {
+		return Arguments{failed: err}, err
+	}
+	return a, nil
+}
+
+// arguments reads and validates a call's arguments.
+func (p *pinnedTool) arguments(raw []byte) (Arguments, error) {
+	schema, err := p.compiled()
+	if err != nil {
+		return Arguments{}, err
+	}
+	values := map[string]any{}
+	if raw = bytes.TrimSpace(raw); len(raw) > 0 && !bytes.Equal(raw, []byte("null")) {
+		if values, err = decodeObject(raw); err != nil {
+			return Arguments{}, fmt.Errorf("the arguments: %w", err)
+		}
+	}
+	if err := schema.shape.unambiguous(values); err != nil {
+		return Arguments{}, err
+	}
+	if err := schema.validator.Validate(values); err != nil {
+		return Arguments{}, fmt.Errorf("the arguments do not fit the tool's schema: %s", describe(err))
+	}
+	schema.shape.convert(values)
+	return Arguments{values: values, connector: p.connector, tool: p.name}, nil
+}
+
+// decodeObject reads one JSON object strictly. Numbers come as float64, or as json.Number where a float64
+// does not hold them.
+func decodeObject(data []byte) (map[string]any, error) {
 	v, err := strictjson.Decode(data, strictjson.Limits{})
 	if err != nil {
-		return nil, false, fmt.Errorf("the JSON is refused: %w", err)
+		return nil, fmt.Errorf("the JSON is refused: %w", err)
 	}
 	values, ok := v.(map[string]any)
 	if !ok {
-		return nil, false, errors.New("it must be a JSON object")
+		return nil, errors.New("it must be a JSON object")
 	}
-	whole(values, &inexact)
-	return values, inexact, nil
+	return values, boundNumbers(v)
 }
 
-// whole makes an int64 of each whole number that a float64 tells from its neighbours: conditions then
-// calculate with 5 whether it was written 5 or 5.0.
-func whole(v any, inexact *bool) any {
+// boundNumbers refuses numbers so long, or so large or small, that to compute with them exactly, as the
+// validator does, would be work without bounds.
+func boundNumbers(v any) error {
 	switch v := v.(type) {
-	case float64:
-		if v == math.Trunc(v) && math.Abs(v) <= 1<<53 {
-			return int64(v)
-		}
 	case json.Number:
-		*inexact = true
+		mantissa, exponent, _ := strings.Cut(strings.ToLower(v.String()), "e")
+		if len(mantissa) > 400 || len(strings.TrimLeft(exponent, "+-0")) > 3 {
+			return errors.New("a number is too long, too large or too small")
+		}
 	case map[string]any:
-		for name, member := range v {
-			v[name] = whole(member, inexact)
+		for _, member := range v {
+			if err := boundNumbers(member); err != nil {
+				return err
+			}
 		}
 	case []any:
-		for i, element := range v {
-			v[i] = whole(element, inexact)
+		for _, element := range v {
+			if err := boundNumbers(element); err != nil {
+				return err
+			}
 		}
 	}
-	return v
+	return nil
 }
 
-// hide replaces the numbers that a float64 does not hold, once the schema has seen them.
-func hide(v any) any {
+// unambiguous refuses keys that fold to a property of the schema without equalling it, at any depth: a
+// reader that ignores case, as many do, would take them for the property.
+func (s *shape) unambiguous(v any) error {
+	if s == nil {
+		return nil
+	}
 	switch v := v.(type) {
+	case map[string]any:
+		for key, member := range v {
+			child, known := s.known[key]
+			if !known {
+				if have, ok := s.folded[fold(key)]; ok {
+					return fmt.Errorf("argument %q differs from %q only in letter case", clip(key), have)
+				}
+				child = s.rest
+			}
+			if err := child.unambiguous(member); err != nil {
+				return err
+			}
+		}
+	case []any:
+		for _, element := range v {
+			if err := s.each.unambiguous(element); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// convert makes of numbers what conditions calculate with: a float64 where the schema says "number", and
+// elsewhere an int64 of a whole number, so that 5 and 5.0, which are the same number, are the same value.
+func (s *shape) convert(v any) any {
+	switch v := v.(type) {
+	case float64:
+		switch {
+		case s != nil && s.kind == number:
+		case v == math.Trunc(v) && math.Abs(v) < 1<<63:
+			return int64(v)
+		case s != nil && s.kind == integer:
+			return unreadable{}
+		}
 	case json.Number:
 		return unreadable{}
 	case map[string]any:
-		for name, member := range v {
-			v[name] = hide(member)
+		for key, member := range v {
+			var child *shape
+			if s != nil {
+				child = s.fields[key]
+			}
+			v[key] = child.convert(member)
 		}
 	case []any:
+		var items *shape
+		if s != nil {
+			items = s.items
+		}
 		for i, element := range v {
-			v[i] = hide(element)
+			v[i] = items.convert(element)
 		}
 	}
 	return v

@@ -32,18 +32,26 @@ func Check(r *policyv1.Rule, tools []*policyv1.Tool) error {
 	if r.GetWhen() == "" {
 		return nil
 	}
-	if _, err := compileCondition(r.GetWhen()); err != nil {
-		return err
+	if err := newCondition(r.GetWhen()).compiled().failed; err != nil {
+		return fmt.Errorf("the rule that %s: %w", said(r), err)
 	}
 	for _, t := range tools {
 		if !matchAny(globs, t.GetName()) {
 			continue
 		}
 		if err := checkAgainst(r.GetWhen(), t); err != nil {
-			return fmt.Errorf("for tool %q: %w", t.GetName(), err)
+			return fmt.Errorf("the rule that %s, for tool %q: %w", said(r), t.GetName(), err)
 		}
 	}
 	return nil
+}
+
+// said names a rule by what it does.
+func said(r *policyv1.Rule) string {
+	if len(r.GetDeny()) > 0 {
+		return "denies " + clip(strings.Join(r.GetDeny(), ", "))
+	}
+	return "allows " + clip(strings.Join(r.GetAllow(), ", "))
 }
 
 func isToolRune(c rune) bool {
@@ -52,7 +60,11 @@ func isToolRune(c rune) bool {
 
 // checkAgainst type-checks a condition against one tool's schema.
 func checkAgainst(when string, t *policyv1.Tool) error {
-	tool, err := readTool(t)
+	schema, err := readSchema(t)
+	if err != nil {
+		return err
+	}
+	args, err := shapeOf(schema)
 	if err != nil {
 		return err
 	}
@@ -60,71 +72,67 @@ func checkAgainst(when string, t *policyv1.Tool) error {
 	if err != nil {
 		return fmt.Errorf("making a type registry: %w", err)
 	}
-	p := &schemaTypes{Registry: base, objects: map[string]*object{}}
-	args := p.object(tool.schema, 0)
-	env, err := cel.NewEnv(append(limits(), cel.CustomTypeProvider(p), cel.Variable("args", args))...)
+	p := &schemaTypes{Registry: base, objects: map[string]*shape{}, names: map[*shape]string{}}
+	env, err := cel.NewEnv(append(limits(), cel.CustomTypeProvider(p), cel.Variable("args", p.object(args)))...)
 	if err != nil {
 		return fmt.Errorf("making the condition's environment: %w", err)
 	}
 	ast, issues := env.Compile(when)
 	if issues.Err() != nil {
-		return fmt.Errorf("the condition does not fit its schema: %s", issue(issues))
+		return fmt.Errorf("the condition does not fit its schema: %s%s", issue(issues), advice(issues))
 	}
 	w := &reads{types: p, ast: ast.NativeRep()}
 	w.walk(ast.NativeRep().Expr(), nil)
 	return w.failed
 }
 
+// advice says what to write instead, where that is known.
+func advice(issues *cel.Issues) string {
+	text := issues.Err().Error()
+	if strings.Contains(text, "(double, int)") || strings.Contains(text, "(int, double)") {
+		return " (a property of type number is compared with 5.0, one of type integer with 5)"
+	}
+	return ""
+}
+
 // schemaTypes tells CEL's checker what a JSON schema says of objects.
 type schemaTypes struct {
 	*types.Registry
-	objects map[string]*object
+	objects map[string]*shape
+	names   map[*shape]string
 }
 
-// object is an object type of a schema.
-type object struct {
-	fields   map[string]*types.Type
-	required map[string]bool
-}
-
-// object makes a type of an object schema.
-func (p *schemaTypes) object(schema map[string]any, depth int) *types.Type {
-	o := &object{fields: map[string]*types.Type{}, required: map[string]bool{}}
-	name := "schema.object" + strconv.Itoa(len(p.objects))
-	p.objects[name] = o
-	properties, _ := schema["properties"].(map[string]any)
-	for field, s := range properties {
-		sub, _ := s.(map[string]any)
-		o.fields[field] = p.typeOf(sub, depth+1)
-	}
-	required, _ := schema["required"].([]any)
-	for _, r := range required {
-		if field, ok := r.(string); ok {
-			o.required[field] = true
-		}
+// object is the type of an object's shape.
+func (p *schemaTypes) object(s *shape) *types.Type {
+	name, ok := p.names[s]
+	if !ok {
+		name = "schema.object" + strconv.Itoa(len(p.objects))
+		p.objects[name], p.names[s] = s, name
 	}
 	return types.NewObjectType(name)
 }
 
-// typeOf is the CEL type of a schema, dynamic where the schema does not pin one. "number" is dynamic: a
-// condition may compare it with 5 and with 5.0.
-func (p *schemaTypes) typeOf(schema map[string]any, depth int) *types.Type {
-	kind, _ := schema["type"].(string)
-	switch {
-	case depth > maxSchemaDepth:
-	case kind == "string":
+// typeOf is the CEL type of a shape, dynamic where the schema does not pin one.
+func (p *schemaTypes) typeOf(s *shape, depth int) *types.Type {
+	if s == nil || depth > maxSchemaDepth {
+		return types.DynType
+	}
+	switch s.kind {
+	case text:
 		return types.StringType
-	case kind == "boolean":
+	case boolean:
 		return types.BoolType
-	case kind == "array":
-		items, _ := schema["items"].(map[string]any)
-		return types.NewListType(p.typeOf(items, depth+1))
-	case kind == "object" && schema["properties"] != nil:
-		return p.object(schema, depth)
-	case kind == "object":
-		return types.NewMapType(types.StringType, types.DynType)
-	case kind == "integer":
+	case integer:
 		return types.IntType
+	case number:
+		return types.DoubleType
+	case array:
+		return types.NewListType(p.typeOf(s.items, depth+1))
+	case object:
+		if len(s.fields) > 0 {
+			return p.object(s)
+		}
+		return types.NewMapType(types.StringType, types.DynType)
 	}
 	return types.DynType
 }
@@ -152,10 +160,7 @@ func (p *schemaTypes) FindStructFieldType(name, field string) (*types.FieldType,
 	if o == nil {
 		return p.Registry.FindStructFieldType(name, field)
 	}
-	if t := o.fields[field]; t != nil {
-		return &types.FieldType{Type: t}, true
-	}
-	return &types.FieldType{Type: types.DynType}, true
+	return &types.FieldType{Type: p.typeOf(o.fields[field], 0)}, true
 }
 
 // NewValue makes no schema objects: a condition only reads them.
@@ -194,8 +199,15 @@ func (w *reads) walk(e celast.Expr, guards []string) {
 		}
 	case celast.ComprehensionKind:
 		c := e.AsComprehension()
-		for _, part := range []celast.Expr{c.IterRange(), c.AccuInit(), c.LoopCondition(), c.LoopStep(), c.Result()} {
-			w.walk(part, guards)
+		w.walk(c.IterRange(), guards)
+		w.walk(c.AccuInit(), guards)
+		// Within, a variable may bear the name of one outside, of which something was asked.
+		inner := slices.DeleteFunc(slices.Clone(guards), func(path string) bool {
+			root, _, _ := strings.Cut(path, ".")
+			return root == c.IterVar() || root == c.IterVar2() || root == c.AccuVar()
+		})
+		for _, part := range []celast.Expr{c.LoopCondition(), c.LoopStep(), c.Result()} {
+			w.walk(part, inner)
 		}
 	}
 }
@@ -227,11 +239,11 @@ func (w *reads) call(c celast.CallExpr, guards []string) {
 func (w *reads) read(s celast.SelectExpr, guards []string) {
 	o := w.types.objects[w.ast.GetType(s.Operand().ID()).TypeName()]
 	path := pathOf(s.Operand()) + "." + s.FieldName()
-	if o == nil || w.failed != nil || o.required[s.FieldName()] && o.fields[s.FieldName()] != nil || slices.Contains(guards, path) {
+	if o == nil || w.failed != nil || o.required[s.FieldName()] || slices.Contains(guards, path) {
 		return
 	}
 	why := "may be omitted"
-	if o.fields[s.FieldName()] == nil {
+	if _, named := o.known[s.FieldName()]; !named {
 		why = "is not in the tool's schema"
 	}
 	w.failed = fmt.Errorf("the condition reads %s, which %s: ask first, as in has(%s) && …", path, why, path)

@@ -9,17 +9,36 @@ import (
 
 	"cel.dev/cel-go/cel"
 	celast "cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/overloads"
+	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/interpreter"
 )
 
 // costLimit bounds the evaluation of one condition, in CEL's units: about a millisecond of work.
 const costLimit = 20_000
 
-// condition is a `when`, ready to be evaluated.
+// condition is a `when`. It is compiled when it is first needed: a snapshot may hold more of them than a
+// proxy ever evaluates.
 type condition struct {
-	text    string
+	text  string
+	rules int // how many have it; Apply's alone
+
+	once    sync.Once
 	program cel.Program
+	failed  error
+	// always and never: what it gives is known without arguments.
+	always, never bool
 }
+
+// notUnderstood stands for what a rule says that this build does not know.
+var notUnderstood = func() *condition {
+	c := &condition{failed: errors.New("a part of the rule is not known to this build: upgrade it")}
+	c.once.Do(func() {})
+	return c
+}()
+
+func newCondition(text string) *condition { return &condition{text: text} }
 
 // environment is the one in which conditions run: `args` is what the call says. Types are checked when a
 // rule is written, against each tool; here they are dynamic.
@@ -29,46 +48,99 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 
 func limits() []cel.EnvOption {
 	return []cel.EnvOption{
-		cel.CrossTypeNumericComparisons(true), cel.ParserRecursionLimit(64), cel.ParserExpressionSizeLimit(4096),
+		cel.CrossTypeNumericComparisons(true), cel.EnableIdentifierEscapeSyntax(),
+		cel.ParserRecursionLimit(64), cel.ParserExpressionSizeLimit(4096),
 	}
 }
 
-func compileCondition(text string) (*condition, error) {
-	env, err := environment()
-	if err != nil {
-		return nil, fmt.Errorf("making the condition's environment: %w", err)
-	}
-	ast, issues := env.Compile(text)
-	if issues.Err() != nil {
-		return nil, fmt.Errorf("the condition is not valid: %s", issue(issues))
-	}
-	if out := ast.OutputType(); !out.IsExactType(cel.BoolType) && !out.IsExactType(cel.DynType) {
-		return nil, fmt.Errorf("the condition is of type %s, it must be true or false", out)
-	}
-	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
-	if !bounded(ast.NativeRep().Expr()) { // to count the work costs more than a simple condition does
-		options = append(options, cel.CostLimit(costLimit))
-	}
-	program, err := env.Program(ast, options...)
-	if err != nil {
-		return nil, fmt.Errorf("the condition is not valid: %w", err)
-	}
-	return &condition{text: text, program: program}, nil
+// compiled returns the condition, ready; failed says why it is not.
+func (c *condition) compiled() *condition {
+	c.once.Do(func() {
+		env, err := environment()
+		if err != nil {
+			c.failed = fmt.Errorf("making the condition's environment: %w", err)
+			return
+		}
+		ast, issues := env.Compile(c.text)
+		if issues.Err() != nil {
+			c.failed = fmt.Errorf("the condition is not valid: %s", issue(issues))
+			return
+		}
+		if out := ast.OutputType(); !out.IsExactType(cel.BoolType) && !out.IsExactType(cel.DynType) {
+			c.failed = fmt.Errorf("the condition is of type %s, it must be true or false", out)
+			return
+		}
+		options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
+		if !bounded(ast.NativeRep().Expr()) { // to count the work costs more than a simple condition does
+			options = append(options, cel.CostLimit(costLimit))
+		}
+		if c.program, err = env.Program(ast, options...); err != nil {
+			c.failed = fmt.Errorf("the condition is not valid: %w", err)
+			return
+		}
+		c.judge(env, ast)
+	})
+	return c
 }
 
-// bounded tells whether an expression's work is bounded by its own size and that of what it reads: it has no
-// loop and no regular expression.
+// judge evaluates the condition with unknown arguments: what it gives then, it gives for all.
+func (c *condition) judge(env *cel.Env, ast *cel.Ast) {
+	program, err := env.Program(ast, cel.EvalOptions(cel.OptPartialEval), cel.CostLimit(costLimit))
+	if err != nil {
+		return
+	}
+	unknown, err := cel.PartialVars(map[string]any{}, cel.AttributePattern("args"))
+	if err != nil {
+		return
+	}
+	out, _, err := program.Eval(unknown)
+	if value, ok := out.(types.Bool); ok && err == nil {
+		c.always, c.never = bool(value), !bool(value)
+	}
+}
+
+// certain tells whether the condition holds, or does not, whatever the arguments.
+func (c *condition) certain() (always, never bool) {
+	c.compiled()
+	return c.always, c.never
+}
+
+// holds evaluates the condition. An error is a condition that cannot be evaluated: a value that is not
+// there or of another type, or more work than the limit.
+func (c *condition) holds(args values) (bool, error) {
+	if c.compiled().failed != nil {
+		return false, c.failed
+	}
+	out, _, err := c.program.Eval(args)
+	if err != nil {
+		return false, evaluationError(err)
+	}
+	value, ok := out.(types.Bool)
+	if !ok {
+		return false, errors.New("the condition is not true or false")
+	}
+	return bool(value), nil
+}
+
+// bounded tells whether an expression's work is bounded by its own size and that of what it reads: it has
+// no loop and no regular expression, and builds nothing longer than what it read.
 func bounded(e celast.Expr) bool {
+	all := func(parts []celast.Expr) bool {
+		return !slices.ContainsFunc(parts, func(part celast.Expr) bool { return !bounded(part) })
+	}
 	switch e.Kind() {
 	case celast.IdentKind, celast.LiteralKind:
 		return true
 	case celast.SelectKind:
 		return bounded(e.AsSelect().Operand())
+	case celast.ListKind:
+		return all(e.AsList().Elements())
 	case celast.CallKind:
 		c := e.AsCall()
-		return c.FunctionName() != "matches" && (!c.IsMemberFunction() || bounded(c.Target())) && !slices.ContainsFunc(c.Args(), func(a celast.Expr) bool { return !bounded(a) })
-	case celast.ListKind:
-		return !slices.ContainsFunc(e.AsList().Elements(), func(a celast.Expr) bool { return !bounded(a) })
+		if c.FunctionName() == overloads.Matches || c.FunctionName() == operators.Add {
+			return false
+		}
+		return (!c.IsMemberFunction() || bounded(c.Target())) && all(c.Args())
 	}
 	return false
 }
@@ -79,20 +151,6 @@ func issue(issues *cel.Issues) string {
 		return fmt.Sprintf("at column %d: %s", all[0].Location.Column()+1, all[0].Message)
 	}
 	return issues.Err().Error()
-}
-
-// holds evaluates the condition. An error is a condition that cannot be evaluated: a value that is not
-// there or of another type, or more work than the limit.
-func (c *condition) holds(a Arguments) (bool, error) {
-	out, _, err := c.program.Eval(activation(a))
-	if err != nil {
-		return false, evaluationError(err)
-	}
-	value, ok := out.Value().(bool)
-	if !ok {
-		return false, errors.New("the condition is not true or false")
-	}
-	return value, nil
 }
 
 // evaluationError says why a condition could not be evaluated, without what it read.
@@ -107,16 +165,17 @@ func evaluationError(err error) error {
 	return errors.New("the condition cannot be evaluated on these arguments")
 }
 
-// activation gives a condition its variables.
-type activation Arguments
+// values are decoded arguments. They are what gives a condition its one variable; a map goes into an
+// interface without an allocation.
+type values map[string]any
 
 // ResolveName returns a variable's value.
-func (a activation) ResolveName(name string) (any, bool) {
+func (v values) ResolveName(name string) (any, bool) {
 	if name == "args" {
-		return a.values, true
+		return map[string]any(v), true
 	}
 	return nil, false
 }
 
 // Parent is nil: there are no other variables.
-func (activation) Parent() interpreter.Activation { return nil }
+func (values) Parent() interpreter.Activation { return nil }

@@ -10,6 +10,7 @@ import (
 
 // Digest is a multiset hash over entries: the same entries give the same digest, in whatever order they
 // were added and removed. It finds tables that drifted apart; it is no defence against who makes entries.
+// The zero value is the digest of no entries.
 type Digest [2]uint64
 
 // Add puts an entry in.
@@ -18,7 +19,7 @@ func (d *Digest) Add(e *fleetv1.Entry) { d.add(hashEntry(e)) }
 // Remove takes an entry out that was put in.
 func (d *Digest) Remove(e *fleetv1.Entry) { d.remove(hashEntry(e)) }
 
-// Bytes is the digest as it is sent.
+// Bytes is the digest as it is sent: 16 bytes.
 func (d *Digest) Bytes() []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, d[0]), d[1])
 }
@@ -33,9 +34,10 @@ func (d *Digest) remove(h Digest) {
 	d[1] -= h[1]
 }
 
+// hashEntry is 128 bits of the SHA-256 of an entry's deterministic encoding.
 func hashEntry(e *fleetv1.Entry) Digest {
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(e)
-	if err != nil { // an entry that came over the wire marshals; another is not one
+	if err != nil { // text that is not UTF-8: no such entry can be sent, or come
 		return Digest{}
 	}
 	sum := sha256.Sum256(data)

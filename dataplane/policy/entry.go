@@ -1,306 +1,388 @@
 package policy
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
-// Person is what a table knows of a person.
-type Person struct {
-	ID         uuid.UUID
-	Directory  string
-	Active     bool
-	Generation uint64
-	// ValidAfter voids foreign tokens that were issued at or before it.
-	ValidAfter time.Time
+// edit is a state on its way to the next version. Nobody reads it yet.
+type edit struct {
+	state  state
+	owner  *owner
+	table  *Table
+	effect Effect
 }
 
-// person is a user's entry.
-type person struct {
-	id         uuid.UUID
-	directory  string
-	subject    string
-	active     bool
-	generation uint64
-	validAfter int64 // Unix milliseconds
-	groups     []uint32
-	hash       Digest
-	// set is what the groups come to, resolved when it is first needed.
-	set setPointer
+func (t *Table) edit(from *state) *edit {
+	e := &edit{state: *from, owner: &owner{}, table: t}
+	e.state.memory = &t.memory
+	return e
 }
 
-type group struct {
-	name    string
-	parents []uint32
-	hash    Digest
+func (e *edit) stamp() uint64 {
+	e.table.stamp++
+	return e.table.stamp
 }
 
-type grantKey struct {
-	group     uint32
-	connector string
+func (e *edit) groupsChanged() {
+	e.state.groupsAt = e.stamp()
+	e.effect.Everybody = true
 }
 
-type grant struct {
-	rules []*rule
-	hash  Digest
-}
-
-// rule is one line of a grant, ready to be decided.
-type rule struct {
-	wire  *policyv1.Rule
-	deny  bool
-	globs []string
-	when  *condition // nil: always
-}
-
-type connector struct {
-	settings *policyv1.Connector
-	hash     Digest
-}
-
-type catalogue struct {
-	tools []*pinnedTool // ascending by name
-	// place is a tool's in tools.
-	place map[string]int
-	hash  Digest
-}
-
-// offer is a connector with its catalogue; either may be missing.
-type offer struct {
-	// no is small, and the same as long as the table lives: what a set of groups may do is found by it.
-	no        int
-	connector *connector
-	catalogue *catalogue
-}
-
-// offer returns the offer of a connector's id, made where there is none.
-func (t *Table) offer(id string) *offer {
-	o := t.offers[id]
-	if o == nil {
-		o = &offer{no: len(t.offers)}
-		t.offers[id] = o
-		t.rulesChanged() // sets have a place for each offer
-	}
-	return o
-}
-
-type block struct {
-	wire *policyv1.Block
-	hash Digest
-}
-
-type issuer struct {
-	wire *fleetv1.Issuer
-	hash Digest
-}
-
-// put makes an entry the table's, in place of the one of the same key.
-func (t *Table) put(e *fleetv1.Entry) error {
-	h := hashEntry(e)
-	switch v := e.GetValue().(type) {
+// put makes an entry the state's, in place of the one of the same key.
+func (e *edit) put(entry *fleetv1.Entry) error {
+	h := hashEntry(entry)
+	switch v := entry.GetValue().(type) {
 	case *fleetv1.Entry_User:
-		return t.putUser(v.User, h)
+		return e.putUser(v.User, h)
 	case *fleetv1.Entry_Group:
-		if old := t.groups[v.Group.GetNumber()]; old != nil {
-			t.digest.remove(old.hash)
-		}
-		t.groups[v.Group.GetNumber()] = &group{name: v.Group.GetName(), parents: v.Group.GetParents(), hash: h}
-		t.rulesChanged()
+		e.putGroup(v.Group, h)
+		return nil
 	case *fleetv1.Entry_Grant:
-		return t.putGrant(v.Grant, h)
+		e.putGrant(v.Grant, h)
+		return nil
 	case *fleetv1.Entry_Connector:
-		o := t.offer(v.Connector.GetId())
-		if o.connector != nil {
-			t.digest.remove(o.connector.hash)
-		}
-		o.connector = &connector{settings: v.Connector, hash: h}
-		t.rulesChanged()
+		e.putConnector(v.Connector, h)
+		return nil
 	case *fleetv1.Entry_Catalogue:
-		return t.putCatalogue(v.Catalogue, h)
+		e.putCatalogue(v.Catalogue, h)
+		return nil
 	case *fleetv1.Entry_Block:
-		if old := t.blocks[v.Block.GetId()]; old != nil {
-			t.digest.remove(old.hash)
-		}
-		t.blocks[v.Block.GetId()] = &block{wire: v.Block, hash: h}
-		t.blocksChanged()
+		return e.putBlock(v.Block, h)
 	case *fleetv1.Entry_Issuer:
-		if old := t.issuers[v.Issuer.GetIssuer().GetUrl()]; old != nil {
-			t.digest.remove(old.hash)
-		}
-		t.issuers[v.Issuer.GetIssuer().GetUrl()] = &issuer{wire: v.Issuer, hash: h}
-		t.effect.Everybody = true
-	default:
-		return errors.New("an entry is of a kind that this build does not know: upgrade it")
+		e.putIssuer(v.Issuer, h)
+		return nil
 	}
-	t.digest.add(h)
-	return nil
-}
-
-func (t *Table) putUser(u *fleetv1.User, h Digest) error {
-	id, err := uuid.FromBytes(u.GetId())
-	if err != nil {
-		return fmt.Errorf("a user's id: %w", err)
-	}
-	if !slices.IsSorted(u.GetGroups()) {
-		return errors.New("a user's groups are not in order")
-	}
-	if old := t.users[id]; old != nil {
-		t.forgetUser(old)
-	}
-	p := &person{
-		id: id, directory: t.intern(u.GetDirectory()), subject: u.GetSubject(), active: u.GetActive(), generation: u.GetGeneration(),
-		validAfter: u.GetValidAfterMs(), groups: u.GetGroups(), hash: h,
-	}
-	t.users[id] = p
-	if p.subject != "" {
-		t.subjects[subjectKey{p.directory, p.subject}] = p
-	}
-	t.effect.People = append(t.effect.People, id)
-	t.digest.add(h)
-	return nil
-}
-
-func (t *Table) forgetUser(p *person) {
-	delete(t.users, p.id)
-	if key := (subjectKey{p.directory, p.subject}); t.subjects[key] == p {
-		delete(t.subjects, key)
-	}
-	t.digest.remove(p.hash)
-}
-
-// intern returns the one copy of a text that stands in many entries.
-func (t *Table) intern(s string) string {
-	if have, ok := t.texts[s]; ok {
-		return have
-	}
-	t.texts[s] = s
-	return s
-}
-
-func (t *Table) putGrant(g *fleetv1.Grant, h Digest) error {
-	out := &grant{hash: h}
-	for i, r := range g.GetRules() {
-		compiled, err := compileRule(r)
-		if err != nil {
-			return fmt.Errorf("rule %d of a grant on %s: %w", i+1, g.GetConnector(), err)
-		}
-		out.rules = append(out.rules, compiled)
-	}
-	key := grantKey{g.GetGroup(), g.GetConnector()}
-	if old := t.grants[key]; old != nil {
-		t.digest.remove(old.hash)
-	}
-	t.grants[key] = out
-	t.digest.add(h)
-	t.rulesChanged()
-	return nil
-}
-
-// compileRule refuses what Check would have refused: a table must not hold a rule that it cannot decide.
-func compileRule(r *policyv1.Rule) (*rule, error) {
-	if err := Check(r, nil); err != nil {
-		return nil, err
-	}
-	out := &rule{wire: r, deny: len(r.GetDeny()) > 0, globs: r.GetAllow()}
-	if out.deny {
-		out.globs = r.GetDeny()
-	}
-	if r.GetWhen() != "" {
-		var err error
-		if out.when, err = compileCondition(r.GetWhen()); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
-func (t *Table) putCatalogue(c *fleetv1.Catalogue, h Digest) error {
-	out := &catalogue{place: map[string]int{}, hash: h}
-	for _, wire := range c.GetTools() {
-		tool, err := readTool(wire)
-		if err != nil {
-			return fmt.Errorf("tool %q of %s: %w", wire.GetName(), c.GetConnector(), err)
-		}
-		out.tools = append(out.tools, tool)
-	}
-	slices.SortFunc(out.tools, func(a, b *pinnedTool) int { return strings.Compare(a.name, b.name) })
-	for i, tool := range out.tools {
-		out.place[tool.name] = i
-	}
-	o := t.offer(c.GetConnector())
-	if o.catalogue != nil {
-		t.digest.remove(o.catalogue.hash)
-	}
-	o.catalogue = out
-	t.digest.add(h)
-	t.rulesChanged()
-	return nil
+	return errors.New("an entry is of a kind that this build does not know: upgrade it")
 }
 
 // remove takes an entry out. One that is not there is a table that drifted.
-func (t *Table) remove(k *fleetv1.EntryKey) error {
-	var h Digest
+func (e *edit) remove(k *fleetv1.EntryKey) error {
 	found := false
-	take := func(have Digest, ok bool) { h, found = have, ok }
 	switch key := k.GetKey().(type) {
 	case *fleetv1.EntryKey_User:
 		id, err := uuid.FromBytes(key.User)
 		if err != nil {
 			return fmt.Errorf("a user's id: %w", err)
 		}
-		if p := t.users[id]; p != nil {
-			t.forgetUser(p)
-			t.effect.People = append(t.effect.People, id)
-			return nil
-		}
+		found = e.removeUser(id)
 	case *fleetv1.EntryKey_Group:
-		if g := t.groups[key.Group]; g != nil {
-			take(g.hash, true)
-			delete(t.groups, key.Group)
-			t.rulesChanged()
-		}
+		found = e.removeGroup(key.Group)
 	case *fleetv1.EntryKey_Grant:
-		gk := grantKey{key.Grant.GetGroup(), key.Grant.GetConnector()}
-		if g := t.grants[gk]; g != nil {
-			take(g.hash, true)
-			delete(t.grants, gk)
-			t.rulesChanged()
-		}
+		found = e.removeGrant(key.Grant.GetGroup(), key.Grant.GetConnector())
 	case *fleetv1.EntryKey_Connector:
-		if o := t.offers[key.Connector]; o != nil && o.connector != nil {
-			take(o.connector.hash, true)
-			o.connector = nil
-			t.rulesChanged()
-		}
+		found = e.removeConnector(key.Connector)
 	case *fleetv1.EntryKey_Catalogue:
-		if o := t.offers[key.Catalogue]; o != nil && o.catalogue != nil {
-			take(o.catalogue.hash, true)
-			o.catalogue = nil
-			t.rulesChanged()
-		}
+		found = e.removeCatalogue(key.Catalogue)
 	case *fleetv1.EntryKey_Block:
-		if b := t.blocks[key.Block]; b != nil {
-			take(b.hash, true)
-			delete(t.blocks, key.Block)
-			t.blocksChanged()
-		}
+		found = e.removeBlock(key.Block)
 	case *fleetv1.EntryKey_Issuer:
-		if i := t.issuers[key.Issuer]; i != nil {
-			take(i.hash, true)
-			delete(t.issuers, key.Issuer)
-			t.effect.Everybody = true
-		}
+		found = e.removeIssuer(key.Issuer)
 	}
 	if !found {
 		return errors.New("an entry that is to be removed is not there")
 	}
-	t.digest.remove(h)
 	return nil
+}
+
+func (e *edit) putUser(u *fleetv1.User, h Digest) error {
+	id, err := uuid.FromBytes(u.GetId())
+	if err != nil {
+		return fmt.Errorf("a user's id: %w", err)
+	}
+	e.removeUser(id)
+	p := &person{
+		id: id, directory: e.table.shared.text(u.GetDirectory()), sub: u.GetSubject(), active: u.GetActive(),
+		generation: u.GetGeneration(), validAfter: u.GetValidAfterMs(), members: e.table.shared.memberSet(u.GetGroups()), digest: h,
+	}
+	e.state.people.put(e.owner, p, func(q *person) bool { return q.id == id })
+	if p.sub != "" {
+		e.state.subjects.put(e.owner, subject{p}, func(q subject) bool { return q.id == id })
+	}
+	e.state.digest.add(h)
+	e.effect.People = append(e.effect.People, id)
+	return nil
+}
+
+func (e *edit) removeUser(id uuid.UUID) bool {
+	p := e.state.person(id)
+	if p == nil {
+		return false
+	}
+	e.state.people.remove(e.owner, p.hash(), func(q *person) bool { return q == p })
+	if p.sub != "" {
+		e.state.subjects.remove(e.owner, subject{p}.hash(), func(q subject) bool { return q.person == p })
+	}
+	e.table.shared.release(p.members)
+	e.state.digest.remove(p.digest)
+	e.effect.People = append(e.effect.People, id)
+	return true
+}
+
+func (e *edit) putGroup(g *fleetv1.Group, h Digest) {
+	e.removeGroup(g.GetNumber())
+	out := &group{number: g.GetNumber(), name: g.GetName(), parents: g.GetParents(), digest: h}
+	e.state.groups.put(e.owner, out, func(q *group) bool { return q.number == out.number })
+	e.state.digest.add(h)
+	e.groupsChanged()
+}
+
+func (e *edit) removeGroup(number uint32) bool {
+	g := e.state.group(number)
+	if g == nil {
+		return false
+	}
+	e.state.groups.remove(e.owner, g.hash(), func(q *group) bool { return q == g })
+	e.state.digest.remove(g.digest)
+	e.groupsChanged()
+	return true
+}
+
+// change returns a connector to change, which is stored. Its grants, catalogue and settings may be none.
+func (e *edit) change(id string) *connector {
+	c := &connector{id: id}
+	if old := e.state.connector(id); old != nil {
+		*c = *old
+	} else {
+		e.table.shared.connectors++
+		c.number = e.table.shared.connectors
+	}
+	c.at = e.stamp()
+	e.state.connectors.put(e.owner, c, func(q *connector) bool { return q.id == id })
+	e.effect.Everybody = true
+	return c
+}
+
+// changed drops a connector of which nothing is left.
+func (e *edit) changed(c *connector) {
+	if c.settings == nil && c.catalogue == nil && c.grants.size == 0 {
+		e.state.connectors.remove(e.owner, c.hash(), func(q *connector) bool { return q == c })
+	}
+}
+
+func (e *edit) putConnector(settings *policyv1.Connector, h Digest) {
+	e.removeConnector(settings.GetId())
+	c := e.change(settings.GetId())
+	c.settings, c.settingsDigest = settings, h
+	e.state.digest.add(h)
+}
+
+func (e *edit) removeConnector(id string) bool {
+	if c := e.state.connector(id); c == nil || c.settings == nil {
+		return false
+	}
+	c := e.change(id)
+	e.state.digest.remove(c.settingsDigest)
+	c.settings, c.settingsDigest = nil, Digest{}
+	e.changed(c)
+	return true
+}
+
+func (e *edit) putCatalogue(wire *fleetv1.Catalogue, h Digest) {
+	e.removeCatalogue(wire.GetConnector())
+	out := &catalogue{byName: make(map[string]*pinnedTool, len(wire.GetTools())), digest: h}
+	for _, t := range wire.GetTools() {
+		out.tools = append(out.tools, newTool(wire.GetConnector(), t))
+	}
+	slices.SortFunc(out.tools, func(a, b *pinnedTool) int { return strings.Compare(a.name, b.name) })
+	for i, t := range out.tools {
+		e.table.shared.tools++
+		t.number, t.place = e.table.shared.tools, i
+		out.byName[t.name] = t
+	}
+	c := e.change(wire.GetConnector())
+	c.catalogue = out
+	e.state.digest.add(h)
+}
+
+func (e *edit) removeCatalogue(id string) bool {
+	if c := e.state.connector(id); c == nil || c.catalogue == nil {
+		return false
+	}
+	c := e.change(id)
+	e.state.digest.remove(c.catalogue.digest)
+	c.catalogue = nil
+	e.changed(c)
+	return true
+}
+
+func (e *edit) putGrant(g *fleetv1.Grant, h Digest) {
+	e.removeGrant(g.GetGroup(), g.GetConnector())
+	out := &grant{group: g.GetGroup(), digest: h}
+	for i, r := range g.GetRules() {
+		out.rules = append(out.rules, e.table.shared.rule(r, i+1))
+	}
+	c := e.change(g.GetConnector())
+	c.grants.put(e.owner, out, func(q *grant) bool { return q.group == out.group })
+	e.state.digest.add(h)
+}
+
+func (e *edit) removeGrant(group uint32, id string) bool {
+	have := e.state.connector(id)
+	if have == nil {
+		return false
+	}
+	g := have.grant(group)
+	if g == nil {
+		return false
+	}
+	c := e.change(id)
+	c.grants.remove(e.owner, g.hash(), func(q *grant) bool { return q == g })
+	for _, r := range g.rules {
+		e.table.shared.releaseCondition(r.when)
+	}
+	e.state.digest.remove(g.digest)
+	e.changed(c)
+	return true
+}
+
+func (e *edit) putBlock(wire *policyv1.Block, h Digest) error {
+	b, err := newBlock(wire, h)
+	if err != nil {
+		return err
+	}
+	e.removeBlock(b.id)
+	e.state.blocks.put(e.owner, b, func(q *block) bool { return q.id == b.id })
+	var others []*block
+	if l := e.state.blocked.list(b.target); l != nil {
+		others = l.blocks
+	}
+	e.state.blocked.set(e.owner, b.target, append(slices.Clone(others), b))
+	e.state.digest.add(h)
+	e.blockChanged(b)
+	return nil
+}
+
+func (e *edit) removeBlock(id string) bool {
+	b, ok := e.state.blocks.find(hashOf(id), func(b *block) bool { return b.id == id })
+	if !ok {
+		return false
+	}
+	e.state.blocks.remove(e.owner, b.hash(), func(q *block) bool { return q == b })
+	rest := slices.DeleteFunc(slices.Clone(e.state.blocked.list(b.target).blocks), func(q *block) bool { return q == b })
+	e.state.blocked.set(e.owner, b.target, rest)
+	e.state.digest.remove(b.digest)
+	e.blockChanged(b)
+	return true
+}
+
+func (e *edit) blockChanged(b *block) {
+	if b.target.person != (uuid.UUID{}) {
+		e.effect.People = append(e.effect.People, b.target.person)
+		return
+	}
+	e.effect.Everybody = true
+}
+
+func (e *edit) putIssuer(i *fleetv1.Issuer, h Digest) {
+	e.removeIssuer(i.GetIssuer().GetUrl())
+	out := &issuer{url: i.GetIssuer().GetUrl(), wire: i, digest: h}
+	e.state.issuers.put(e.owner, out, func(q *issuer) bool { return q.url == out.url })
+	e.state.digest.add(h)
+	e.effect.Everybody = true
+}
+
+func (e *edit) removeIssuer(url string) bool {
+	i, ok := e.state.issuer(url)
+	if !ok {
+		return false
+	}
+	e.state.issuers.remove(e.owner, i.hash(), func(q *issuer) bool { return q == i })
+	e.state.digest.remove(i.digest)
+	e.effect.Everybody = true
+	return true
+}
+
+// shared holds one copy of what many entries have in common. Apply alone touches it.
+type shared struct {
+	texts      map[string]string
+	members    map[string]*memberSet
+	conditions map[string]*condition
+	// How many connectors and tools were given a number.
+	connectors, tools uint32
+}
+
+func newShared() shared {
+	return shared{texts: map[string]string{}, members: map[string]*memberSet{}, conditions: map[string]*condition{}}
+}
+
+// text returns the one copy of a text that stands in many entries and never goes: a directory's name.
+func (s *shared) text(text string) string {
+	if have, ok := s.texts[text]; ok {
+		return have
+	}
+	s.texts[text] = text
+	return text
+}
+
+// memberSet returns the one copy of a set of groups.
+func (s *shared) memberSet(groups []uint32) *memberSet {
+	if !slices.IsSorted(groups) {
+		groups = slices.Sorted(slices.Values(groups))
+	}
+	var room [256]byte
+	key := room[:0]
+	for _, g := range groups {
+		key = binary.BigEndian.AppendUint32(key, g)
+	}
+	m := s.members[string(key)]
+	if m == nil {
+		m = &memberSet{groups: string(key)}
+		s.members[m.groups] = m
+	}
+	m.users++
+	return m
+}
+
+func (s *shared) release(m *memberSet) {
+	if m.users--; m.users == 0 {
+		delete(s.members, m.groups)
+	}
+}
+
+// rule makes a rule ready to be decided. One that this build does not wholly understand is one that cannot
+// be evaluated: as an allow it gives nothing, as anything else it denies.
+func (s *shared) rule(wire *policyv1.Rule, place int) *rule {
+	r := &rule{wire: wire, place: place, globs: wire.GetAllow()}
+	switch allows, denies := len(wire.GetAllow()) > 0, len(wire.GetDeny()) > 0; {
+	case allows && denies, !allows && !denies:
+		r.deny, r.globs, r.when = true, []string{"*"}, notUnderstood
+		return r
+	case denies:
+		r.deny, r.globs = true, wire.GetDeny()
+	}
+	switch {
+	case len(wire.ProtoReflect().GetUnknown()) > 0:
+		r.when = notUnderstood
+	case wire.GetWhen() != "":
+		r.when = s.condition(wire.GetWhen())
+	}
+	return r
+}
+
+// condition returns the one copy of a condition. It is compiled when it is first needed.
+func (s *shared) condition(text string) *condition {
+	c := s.conditions[text]
+	if c == nil {
+		c = newCondition(text)
+		s.conditions[text] = c
+	}
+	c.rules++
+	return c
+}
+
+func (s *shared) releaseCondition(c *condition) {
+	if c == nil || c == notUnderstood {
+		return
+	}
+	if c.rules--; c.rules == 0 {
+		delete(s.conditions, c.text)
+	}
 }

@@ -163,7 +163,7 @@ func TestBlockBeatsEverything(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b.Id, b.Until = name, timestamppb.New(now.Add(time.Hour))
 			table := compile(t, user(ann, 1), groupEntry(1, "g"), grantOf(1, allow("*")), blockEntry(b))
-			r := Request{Person: ann, Client: "agent", Connector: "github", Tool: "read_file", Region: "us", Now: now}
+			r := Request{Person: ann, Client: "agent", Connector: "github", Tool: "read_file", Region: "us", Arguments: NoArguments, Now: now}
 			if d := table.Decide(r); d.Allowed || d.Reason != auditv1.Reason_REASON_BLOCKED {
 				t.Fatalf("got %+v", d)
 			}
@@ -316,7 +316,7 @@ func TestExplainSaysWhatBecameOfEachRule(t *testing.T) {
 
 func TestDecidingAllocatesNothingWithoutACondition(t *testing.T) {
 	table := compile(t, user(ann, 1), groupEntry(1, "g"), grantOf(1, allow("read_*"), deny("delete_*")))
-	r := Request{Person: ann, Client: "c", Connector: "github", Tool: "read_file", Region: "us", Now: now}
+	r := Request{Person: ann, Client: "c", Connector: "github", Tool: "read_file", Region: "us", Arguments: NoArguments, Now: now}
 	table.Decide(r)
 	if n := testing.AllocsPerRun(1000, func() {
 		if !table.Decide(r).Allowed {

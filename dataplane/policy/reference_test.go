@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
@@ -99,11 +100,8 @@ func (w *world) reference(t *rapid.T, tool string, a Arguments) bool {
 			}
 			holds, failed := true, false
 			if r.GetWhen() != "" {
-				c, err := compileCondition(r.GetWhen())
-				if err != nil {
-					t.Fatal(err)
-				}
-				if holds, err = c.holds(a); err != nil {
+				var err error
+				if holds, err = newCondition(r.GetWhen()).holds(a.values); err != nil {
 					holds, failed = false, true
 				}
 			}
@@ -127,12 +125,26 @@ func slowGlob(glob, name string) bool {
 	return name != "" && (glob[0] == '?' || glob[0] == name[0]) && slowGlob(glob[1:], name[1:])
 }
 
-func verdict(t *rapid.T, table *Table, tool string, raw string) (bool, Arguments) {
+func decided(t *rapid.T, table *Table, tool string, raw string) (bool, Arguments) {
 	a, err := table.Arguments("github", tool, []byte(raw))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return table.Decide(Request{Person: ann, Connector: "github", Tool: tool, Arguments: a, Now: now}).Allowed, a
+}
+
+// explained is what the traces of an explanation come to.
+func explained(table *Table, tool string, a Arguments) bool {
+	e := table.Explain(Request{Person: ann, Connector: "github", Tool: tool, Arguments: a, Now: now})
+	allowed, denied := false, e.Reason == auditv1.Reason_REASON_BLOCKED
+	for _, r := range e.Rules {
+		if len(r.Rule.GetDeny()) > 0 {
+			denied = denied || r.Matched || r.Err != nil
+		} else {
+			allowed = allowed || r.Matched && r.Err == nil
+		}
+	}
+	return allowed && !denied
 }
 
 // TestTableDecidesAsTheReferenceDoes also guards that a list holds whatever some arguments allow.
@@ -146,9 +158,12 @@ func TestTableDecidesAsTheReferenceDoes(t *testing.T) {
 		}
 		for _, tool := range someTools {
 			for _, raw := range someArguments[tool] {
-				got, a := verdict(t, table, tool, raw)
+				got, a := decided(t, table, tool, raw)
 				if want := w.reference(t, tool, a); got != want {
 					t.Fatalf("%s %s: got %v, the reference says %v", tool, raw, got, want)
+				}
+				if explained(table, tool, a) != got {
+					t.Fatalf("%s %s: decided %v, and the explanation's rules come to the contrary", tool, raw, got)
 				}
 				if got && !listed[tool] {
 					t.Fatalf("%s %s is allowed, and the tool is not listed", tool, raw)
@@ -173,8 +188,8 @@ func TestVerdictsAreMonotonous(t *testing.T) {
 		after := w.table(t)
 		for _, tool := range someTools {
 			for _, raw := range someArguments[tool] {
-				was, _ := verdict(t, before, tool, raw)
-				is, _ := verdict(t, after, tool, raw)
+				was, _ := decided(t, before, tool, raw)
+				is, _ := decided(t, after, tool, raw)
 				if len(removed.GetAllow()) > 0 && is && !was || len(removed.GetDeny()) > 0 && was && !is {
 					t.Fatalf("without %v the verdict on %s %s went from %v to %v", removed, tool, raw, was, is)
 				}
@@ -183,32 +198,30 @@ func TestVerdictsAreMonotonous(t *testing.T) {
 	})
 }
 
-// TestDeltaLeadsToTheTableThatASnapshotMakes: Apply(Diff(a, b)) on a equals b, the digest included.
-func TestDeltaLeadsToTheTableThatASnapshotMakes(t *testing.T) {
+// TestDeltasLeadToTheTableThatASnapshotMakes: Apply(Diff(a, b)) on a equals b, the digest included, and so on
+// from there, while verdicts of each version are remembered.
+func TestDeltasLeadToTheTableThatASnapshotMakes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		a, b := randomWorld(t), randomWorld(t)
-		table, want := a.table(t), b.table(t)
-		delta := &fleetv1.Delta{FromVersion: 1, Version: 2, Changed: b.entries(), Digest: want.Digest()}
-		for no := uint32(1); no <= 5; no++ {
-			if len(a.rules[no]) > 0 && len(b.rules[no]) == 0 {
-				delta.Removed = append(delta.Removed, &fleetv1.EntryKey{Key: &fleetv1.EntryKey_Grant{Grant: &fleetv1.GrantKey{Group: no, Connector: "github"}}})
+		last := randomWorld(t)
+		table := last.table(t)
+		for version := uint64(2); version < 5; version++ {
+			next := randomWorld(t)
+			want := next.table(t)
+			if _, err := table.Apply(delta(last.entries(), next.entries(), version)); err != nil {
+				t.Fatal(err)
 			}
-		}
-		if len(a.blocks) > len(b.blocks) {
-			delta.Removed = append(delta.Removed, &fleetv1.EntryKey{Key: &fleetv1.EntryKey_Block{Block: "b"}})
-		}
-		// What was resolved for the old rules must not decide under the new ones.
-		verdict(t, table, "read_file", `{"path":"p"}`)
-		if _, err := table.Apply(delta); err != nil {
-			t.Fatal(err)
-		}
-		for _, tool := range someTools {
-			for _, raw := range someArguments[tool] {
-				got, _ := verdict(t, table, tool, raw)
-				if is, _ := verdict(t, want, tool, raw); got != is {
-					t.Fatalf("%s %s: %v after the delta, %v after the snapshot", tool, raw, got, is)
+			if !slices.Equal(table.Digest(), want.Digest()) {
+				t.Fatalf("the digests differ at version %d", version)
+			}
+			for _, tool := range someTools {
+				for _, raw := range someArguments[tool] {
+					got, _ := decided(t, table, tool, raw)
+					if is, _ := decided(t, want, tool, raw); got != is {
+						t.Fatalf("%s %s: %v after the delta, %v after the snapshot", tool, raw, got, is)
+					}
 				}
 			}
+			last = next
 		}
 	})
 }
@@ -232,13 +245,8 @@ func FuzzCondition(f *testing.F) {
 		if len(text) > 4096 || Check(&policyv1.Rule{Allow: []string{"*"}, When: text}, []*policyv1.Tool{tool("push_files", `"branch":{"type":"string"}`, ``)}) != nil {
 			return
 		}
-		c, err := compileCondition(text)
-		if err != nil {
-			return
-		}
-		values, _, err := decodeObject([]byte(raw))
-		if err == nil {
-			_, _ = c.holds(Arguments{values: values})
+		if values, err := decodeObject([]byte(raw)); err == nil {
+			_, _ = newCondition(text).holds(values)
 		}
 	})
 }

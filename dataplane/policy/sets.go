@@ -5,187 +5,156 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-
-	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 )
 
-// setCache holds what each distinct set of direct groups comes to. When a rule changes the whole cache is
-// replaced: what a person holds of the old one is then not used any more.
-type setCache struct {
-	mu   sync.Mutex
-	sets map[string]*groupSet
+// memberSet is a set of groups of which people are direct members: one for all who are in the same.
+type memberSet struct {
+	// resolved is what the set comes to, as of some state's groups; nil: it was not needed yet, or forgotten.
+	resolved atomic.Pointer[groupSet]
+	groups   string // numbers, four bytes each, ascending
+	users    int    // how many are in it; Apply's alone
 }
 
-func newSetCache() *setCache { return &setCache{sets: map[string]*groupSet{}} }
-
-// groupSet is a set of groups with all groups that contain them, and what their grants come to.
+// groupSet is a set of groups with all groups that contain them, and the verdicts that were found for it.
 type groupSet struct {
-	cache *setCache
-	// groups are all that count, nested ones included, by number; names are theirs, sorted.
-	groups []uint32
+	at uint64 // the state's groupsAt
+	// near are verdicts of the first few tools that were asked for: most verdicts take two reads from here.
+	near [4]atomic.Pointer[verdict]
+	// names are those of the groups that count, nested ones included, sorted; groups ascend by number.
 	names  []string
+	groups []*group
+	of     *memberSet
+	// bytes is about what it holds; the memory's lock guards it.
+	bytes int
 
-	// access is what the grants come to on each connector, by its offer's number, found when it is first needed.
-	access []atomic.Pointer[access]
+	mu sync.Mutex // held to add to accesses
+	// accesses are by connector, in open addressing by its number. Readers take no lock: places are filled,
+	// never emptied, and a larger table replaces a full one.
+	accesses atomic.Pointer[[]atomic.Pointer[access]]
+	count    int
 }
 
-type setPointer struct{ atomic.Pointer[groupSet] }
-
-// resolve returns what a person's groups come to. The table's lock is held.
-func (t *Table) resolve(p *person) *groupSet {
-	cache := t.sets.Load()
-	if s := p.set.Load(); s != nil && s.cache == cache {
-		return s
+// resolve returns what a person's groups come to.
+func (s *state) resolve(p *person) *groupSet {
+	if g := p.members.resolved.Load(); g != nil && g.at == s.groupsAt {
+		return g
 	}
-	key := make([]byte, 0, 4*len(p.groups))
-	for _, g := range p.groups {
-		key = binary.BigEndian.AppendUint32(key, g)
-	}
-	cache.mu.Lock()
-	s := cache.sets[string(key)]
-	if s == nil {
-		s = t.newSet(cache, p.groups)
-		cache.sets[string(key)] = s
-	}
-	cache.mu.Unlock()
-	p.set.Store(s)
-	return s
+	return s.newSet(p.members)
 }
 
-// newSet walks from direct groups to all that contain them. A cycle is walked once.
-func (t *Table) newSet(cache *setCache, direct []uint32) *groupSet {
-	s := &groupSet{cache: cache}
+// newSet walks from direct groups to all that contain them. A cycle is walked once. Two readers may do so
+// at a time: both find the same, and one of the two is kept.
+func (s *state) newSet(m *memberSet) *groupSet {
+	out := &groupSet{of: m, at: s.groupsAt}
 	seen := map[uint32]bool{}
-	todo := slices.Clone(direct)
+	var todo []uint32
+	for i := 0; i < len(m.groups); i += 4 {
+		todo = append(todo, binary.BigEndian.Uint32([]byte(m.groups[i:i+4])))
+	}
 	for len(todo) > 0 {
-		no := todo[len(todo)-1]
+		number := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		g := t.groups[no]
-		if seen[no] || g == nil {
+		g := s.group(number)
+		if seen[number] || g == nil {
 			continue
 		}
-		seen[no] = true
-		s.groups = append(s.groups, no)
-		s.names = append(s.names, g.name)
+		seen[number] = true
+		out.groups = append(out.groups, g)
+		out.names = append(out.names, g.name)
 		todo = append(todo, g.parents...)
 	}
-	slices.Sort(s.groups)
-	slices.Sort(s.names)
-	s.access = make([]atomic.Pointer[access], len(t.offers))
-	return s
+	slices.SortFunc(out.groups, func(a, b *group) int { return int(int64(a.number) - int64(b.number)) })
+	slices.Sort(out.names)
+	m.resolved.Store(out)
+	s.memory.hold(out, 256+24*len(out.groups))
+	return out
 }
 
-// access is what a set of groups may do on a connector.
-type access struct {
-	// tools are in the order of the catalogue's.
-	tools []toolAccess
-	// listed are the tools that are listed, ascending by name.
-	listed []*pinnedTool
-}
-
-// toolAccess is what rules say of one tool: a verdict that holds whatever the arguments, or the conditions
-// that decide, in order. What a verdict needs lies together: it is read at every call.
-type toolAccess struct {
-	// always: no condition has a say, and the verdict is the one that follows.
-	always  bool
-	allowed bool
-	reason  auditv1.Reason
-	index   int32
-	group   string
-
-	rules *matching
-}
-
-// matching are the rules that match a tool.
-type matching struct {
-	denies []ruleRef // conditional, save that an unconditional one stands alone
-	allows []ruleRef // conditional ones before the first unconditional one, and that one
-}
-
-// ruleRef is a rule with its place.
-type ruleRef struct {
-	*rule
-	group string
-	index int32 // from 1
-}
-
-// on returns what the set may do on a connector. The table's lock is held.
-func (t *Table) on(s *groupSet, o *offer) *access {
-	if a := s.access[o.no].Load(); a != nil {
+// on returns what the set may do on a connector.
+func (s *state) on(set *groupSet, c *connector) *access {
+	if a := set.find(c.number); a != nil && a.at == c.at {
 		return a
 	}
-	a := t.newAccess(s, o) // two that find it at once find the same
-	s.access[o.no].Store(a)
+	a := &access{connector: c.number, at: c.at, tools: make([]atomic.Pointer[verdict], len(c.catalogue.tools))}
+	set.keep(a)
+	s.memory.hold(set, 64+16*len(a.tools))
 	return a
 }
 
-func (t *Table) newAccess(s *groupSet, o *offer) *access {
-	a := &access{}
-	if o.catalogue == nil || o.connector == nil {
-		return a
+func (g *groupSet) find(connector uint32) *access {
+	table := g.accesses.Load()
+	if table == nil {
+		return nil
 	}
-	a.tools = make([]toolAccess, len(o.catalogue.tools))
-	rules := t.rulesOf(s, o.connector.settings.GetId())
-	for i, tool := range o.catalogue.tools {
-		m := &matching{}
-		for _, r := range rules {
-			if matchAny(r.globs, tool.name) {
-				m.add(r)
+	for i := hashPlace(connector, len(*table)); ; i = (i + 1) & (len(*table) - 1) {
+		if a := (*table)[i].Load(); a == nil || a.connector == connector {
+			return a
+		}
+	}
+}
+
+// keep holds an access, in place of the one to the same connector.
+func (g *groupSet) keep(a *access) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var table []atomic.Pointer[access]
+	if have := g.accesses.Load(); have != nil {
+		table = *have
+	}
+	if 2*(g.count+1) > len(table) {
+		larger := make([]atomic.Pointer[access], max(2, 2*len(table)))
+		for i := range table {
+			if old := table[i].Load(); old != nil {
+				fill(larger, old)
 			}
 		}
-		a.tools[i] = m.settle()
-		if m.maybe() {
-			a.listed = append(a.listed, tool)
+		table = larger
+	}
+	if fill(table, a) {
+		g.count++
+	}
+	g.accesses.Store(&table)
+}
+
+func hashPlace(number uint32, size int) int { return int(number*0x9E3779B1>>7) & (size - 1) }
+
+// fill puts an access into a table that has room for it, and tells whether it took another place.
+func fill(table []atomic.Pointer[access], a *access) bool {
+	for i := hashPlace(a.connector, len(table)); ; i = (i + 1) & (len(table) - 1) {
+		have := table[i].Load()
+		if have == nil || have.connector == a.connector {
+			table[i].Store(a)
+			return have == nil
 		}
 	}
-	return a
 }
 
-// settle finds the verdict of a tool of which no condition decides.
-func (m *matching) settle() toolAccess {
-	switch {
-	case len(m.denies) > 0 && m.denies[0].when == nil:
-		return toolAccess{always: true, reason: auditv1.Reason_REASON_RULE_DENIED, group: m.denies[0].group, index: m.denies[0].index}
-	case len(m.denies) > 0:
-	case len(m.allows) == 0:
-		return toolAccess{always: true, reason: auditv1.Reason_REASON_NOTHING_ALLOWS}
-	case m.allows[0].when == nil:
-		return toolAccess{always: true, allowed: true, reason: auditv1.Reason_REASON_RULE_ALLOWED, group: m.allows[0].group, index: m.allows[0].index}
+// rememberedBytes bounds what a table remembers of verdicts, about.
+const rememberedBytes = 128 << 20
+
+// memory bounds what is remembered: the sets that were resolved first are forgotten first, and resolved
+// anew when they are needed again.
+type memory struct {
+	mu    sync.Mutex
+	bytes int
+	sets  []*groupSet // oldest first
+}
+
+// hold counts what a set holds from now on, and forgets others where that is too much.
+func (m *memory) hold(set *groupSet, bytes int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if set.bytes == 0 {
+		m.sets = append(m.sets, set)
 	}
-	return toolAccess{rules: m}
-}
-
-// rulesOf lists the rules of all groups of a set on a connector, by group, in their order.
-func (t *Table) rulesOf(s *groupSet, id string) []ruleRef {
-	var all []ruleRef
-	for _, no := range s.groups {
-		g := t.grants[grantKey{no, id}]
-		if g == nil {
-			continue
-		}
-		for i, r := range g.rules {
-			all = append(all, ruleRef{rule: r, group: t.groups[no].name, index: int32(i + 1)})
-		}
+	set.bytes += bytes
+	m.bytes += bytes
+	for m.bytes > rememberedBytes && len(m.sets) > 1 {
+		oldest := m.sets[0]
+		m.sets[0] = nil
+		m.sets = m.sets[1:]
+		m.bytes -= oldest.bytes
+		oldest.bytes = 0
+		oldest.of.resolved.CompareAndSwap(oldest, nil)
 	}
-	return all
-}
-
-// add puts a matching rule where it counts. A deny without a condition makes every other rule idle; after
-// an allow without one no other allow is looked at.
-func (m *matching) add(r ruleRef) {
-	switch {
-	case r.deny && r.when == nil:
-		m.denies = []ruleRef{r}
-	case r.deny && (len(m.denies) == 0 || m.denies[0].when != nil):
-		m.denies = append(m.denies, r)
-	case !r.deny && r.when == nil:
-		m.allows = []ruleRef{r}
-	case !r.deny && (len(m.allows) == 0 || m.allows[0].when != nil):
-		m.allows = append(m.allows, r)
-	}
-}
-
-// maybe tells whether some arguments are allowed, as far as can be told without them.
-func (m *matching) maybe() bool {
-	return len(m.allows) > 0 && (len(m.denies) == 0 || m.denies[0].when != nil)
 }

@@ -1,47 +1,62 @@
 package policy
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
-	"unicode"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
-// maxSchemaDepth bounds the nesting of a definition.
-const maxSchemaDepth = 64
+const (
+	// maxSchemaDepth bounds the nesting of a definition, as the strict reader does.
+	maxSchemaDepth = 64
+	// maxDefinition bounds its size in bytes.
+	maxDefinition = 256 << 10
+)
 
 // CheckTool refuses a definition that cannot be pinned: it must be one JSON object that names the tool and
-// has a usable input schema.
+// has a usable input schema, which refers to nothing outside itself.
 func CheckTool(t *policyv1.Tool) error {
-	p, err := readTool(t)
-	if err != nil {
-		return err
+	name := t.GetName()
+	if name == "" || len(name) > 128 || strings.ContainsFunc(name, func(r rune) bool { return !isToolRune(r) }) {
+		return fmt.Errorf("%q is no tool name: 1 to 128 letters, digits, '_', '-' and '.'", clip(name))
 	}
-	_, err = p.compiled()
+	_, err := newTool("", t).compiled()
 	return err
 }
 
-// pinnedTool is a tool of a catalogue.
+// pinnedTool is a tool of a catalogue. Its definition is read when a call first needs it: a snapshot may
+// hold more tools than a proxy ever calls.
 type pinnedTool struct {
-	name       string
-	definition []byte
-	schema     map[string]any // the input schema, decoded
-	// properties that the schema names at its top, by their fold.
-	folded map[string]string
+	connector, name string
+	definition      []byte
+	number          uint32 // short for this pin of the tool
+	place           int    // in the catalogue
 
-	once    sync.Once
-	compile *jsonschema.Schema
-	failed  error
+	once   sync.Once
+	ready  *inputSchema
+	failed error
 }
 
-func readTool(t *policyv1.Tool) (*pinnedTool, error) {
-	values, _, err := decodeObject(t.GetDefinition())
+// inputSchema is what arguments are held against.
+type inputSchema struct {
+	shape     *shape
+	validator *jsonschema.Schema
+}
+
+func newTool(connector string, t *policyv1.Tool) *pinnedTool {
+	return &pinnedTool{connector: connector, name: t.GetName(), definition: t.GetDefinition()}
+}
+
+// readSchema returns the input schema of a definition.
+func readSchema(t *policyv1.Tool) (map[string]any, error) {
+	if len(t.GetDefinition()) > maxDefinition {
+		return nil, fmt.Errorf("the definition is larger than %d bytes", maxDefinition)
+	}
+	values, err := decodeObject(t.GetDefinition())
 	if err != nil {
 		return nil, fmt.Errorf("the definition: %w", err)
 	}
@@ -55,39 +70,34 @@ func readTool(t *policyv1.Tool) (*pinnedTool, error) {
 	if kind, found := schema["type"]; found && kind != "object" {
 		return nil, errors.New("the inputSchema must be of type object")
 	}
-	p := &pinnedTool{name: t.GetName(), definition: t.GetDefinition(), schema: schema, folded: map[string]string{}}
-	properties, _ := schema["properties"].(map[string]any)
-	for name := range properties {
-		p.folded[fold(name)] = name
-	}
-	return p, nil
+	return schema, nil
 }
 
-// compiled is the schema's validator. A reference out of the definition is refused: nothing is fetched.
-func (p *pinnedTool) compiled() (*jsonschema.Schema, error) {
-	p.once.Do(func() {
-		// The validator reads numbers as it does everywhere else: from JSON, decoded by its own rule.
-		data, err := json.Marshal(p.schema)
-		if err != nil {
-			p.failed = fmt.Errorf("the inputSchema cannot be read: %w", err)
-			return
-		}
-		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
-		if err != nil {
-			p.failed = fmt.Errorf("the inputSchema cannot be read: %w", err)
-			return
-		}
-		c := jsonschema.NewCompiler()
-		c.UseLoader(noLoader{})
-		if err := c.AddResource("tool:///input", doc); err != nil {
-			p.failed = fmt.Errorf("the inputSchema is not usable: %w", err)
-			return
-		}
-		if p.compile, err = c.Compile("tool:///input"); err != nil {
-			p.failed = fmt.Errorf("the inputSchema is not usable: %s", firstLine(err))
-		}
-	})
-	return p.compile, p.failed
+// compiled is what the tool's arguments are held against.
+func (p *pinnedTool) compiled() (*inputSchema, error) {
+	p.once.Do(func() { p.ready, p.failed = compileSchema(&policyv1.Tool{Name: p.name, Definition: p.definition}) })
+	return p.ready, p.failed
+}
+
+func compileSchema(t *policyv1.Tool) (*inputSchema, error) {
+	schema, err := readSchema(t)
+	if err != nil {
+		return nil, err
+	}
+	s, err := shapeOf(schema)
+	if err != nil {
+		return nil, err
+	}
+	c := jsonschema.NewCompiler()
+	c.UseLoader(noLoader{})
+	if err := c.AddResource("tool:///input", schema); err != nil {
+		return nil, fmt.Errorf("the inputSchema is not usable: %s", firstLine(err))
+	}
+	validator, err := c.Compile("tool:///input")
+	if err != nil {
+		return nil, fmt.Errorf("the inputSchema is not usable: %s", firstLine(err))
+	}
+	return &inputSchema{shape: s, validator: validator}, nil
 }
 
 type noLoader struct{}
@@ -95,32 +105,6 @@ type noLoader struct{}
 // Load refuses every URL.
 func (noLoader) Load(string) (any, error) {
 	return nil, errors.New("a schema may not refer to another document")
-}
-
-// arguments reads and validates a call's arguments.
-func (p *pinnedTool) arguments(raw []byte) (Arguments, error) {
-	schema, err := p.compiled()
-	if err != nil {
-		return Arguments{}, err
-	}
-	values, inexact, err := decodeObject(raw)
-	if err != nil {
-		return Arguments{}, err
-	}
-	for name := range values {
-		if have, ok := p.folded[fold(name)]; ok && have != name {
-			if _, own := p.schema["properties"].(map[string]any)[name]; !own {
-				return Arguments{}, fmt.Errorf("argument %q differs from %q only in letter case", clip(name), have)
-			}
-		}
-	}
-	if err := schema.Validate(values); err != nil {
-		return Arguments{}, fmt.Errorf("the arguments do not fit the tool's schema: %s", describe(err))
-	}
-	if inexact {
-		hide(values)
-	}
-	return Arguments{values: values}, nil
 }
 
 // describe says where arguments fail, not what they hold.
@@ -146,16 +130,4 @@ func clip(s string) string {
 		s = s[:200] + "…"
 	}
 	return strings.ToValidUTF8(s, "\uFFFD")
-}
-
-// fold is how names are told to differ only in letter case.
-func fold(s string) string {
-	return strings.Map(func(r rune) rune {
-		// The smallest rune of the orbit stands for all of it.
-		least := r
-		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
-			least = min(least, f)
-		}
-		return least
-	}, s)
 }

@@ -75,7 +75,7 @@ func Run(_ context.Context, out io.Writer, users int) error {
 	}
 	// Every distinct set of groups is resolved once; that is not what is measured.
 	for i := range people {
-		decide("tool_0", arguments)(i)
+		decide("tool_0", policy.NoArguments)(i)
 		decide("tool_1", arguments)(i)
 	}
 	if found == 0 {
@@ -86,7 +86,7 @@ func Run(_ context.Context, out io.Writer, users int) error {
 		name string
 		run  func(int)
 	}{
-		{"decide_plain", decide("tool_0", policy.Arguments{})},
+		{"decide_plain", decide("tool_0", policy.NoArguments)},
 		{"decide_condition", decide("tool_1", arguments)},
 		{"decide_decode", func(int) {
 			if _, err := table.Arguments("github", "tool_1", raw); err != nil {

@@ -1,0 +1,75 @@
+package policy
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Tool is a tool as it is listed.
+type Tool struct {
+	Connector string
+	Name      string
+	// Definition is the pinned one, JSON. It is the table's: do not change it.
+	Definition []byte
+}
+
+// List returns the tools of a connector that a person may use with some arguments, ascending by name: all
+// but those that a deny is certain to match, or no allow can match, and those that a block stands against.
+func (t *Table) List(person uuid.UUID, client, connector, region string, now time.Time) []Tool {
+	s := t.state()
+	return s.list(nil, &Request{Person: person, Client: client, Connector: connector, Region: region, Now: now}, false)
+}
+
+// ListAll returns the tools of all connectors that a person may use with some arguments, ascending by
+// connector, then by name.
+func (t *Table) ListAll(person uuid.UUID, client, region string, now time.Time) []Tool {
+	s := t.state()
+	var tools []Tool
+	for _, id := range s.connectorIDs() {
+		tools = s.list(tools, &Request{Person: person, Client: client, Connector: id, Region: region, Now: now}, false)
+	}
+	return tools
+}
+
+// Connectors returns the ids of the connectors of which List would show something, ascending.
+func (t *Table) Connectors(person uuid.UUID, client, region string, now time.Time) []string {
+	s := t.state()
+	var ids []string
+	for _, id := range s.connectorIDs() {
+		if len(s.list(nil, &Request{Person: person, Client: client, Connector: id, Region: region, Now: now}, true)) > 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// Definition returns a tool's pinned definition, JSON, or nil. It is the table's: do not change it.
+func (t *Table) Definition(connector, tool string) []byte {
+	if p := t.state().connector(connector).tool(tool); p != nil {
+		return p.definition
+	}
+	return nil
+}
+
+// list appends a connector's tools, or one of them where that is enough.
+func (s *state) list(tools []Tool, r *Request, one bool) []Tool {
+	p, c := s.person(r.Person), s.connector(r.Connector)
+	if s.broken || p == nil || !p.active || !c.offered(r.Region) {
+		return tools
+	}
+	set := s.resolve(p)
+	for _, tool := range c.catalogue.tools {
+		if !s.verdict(set, c, tool).listed() {
+			continue
+		}
+		if r.Tool = tool.name; s.blocked.stand(r) {
+			continue
+		}
+		tools = append(tools, Tool{Connector: c.id, Name: tool.name, Definition: tool.definition})
+		if one {
+			break
+		}
+	}
+	return tools
+}
