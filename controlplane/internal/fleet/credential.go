@@ -25,6 +25,9 @@ func (s *Server) IssueCredential(ctx context.Context, req *connect.Request[fleet
 	if err != nil {
 		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the control plane cannot prove that it is current: try again"))
 	}
+	if state.Token(token.ID) == nil { // revoked, which the state that let it in did not hold yet
+		return nil, errProxyToken()
+	}
 	user, expires, err := s.config.Verifier.Verify(ctx, state, req.Msg.GetAccessToken(), req.Msg.GetResource())
 	if err != nil {
 		return nil, connect.NewError(connect.CodePermissionDenied, err)

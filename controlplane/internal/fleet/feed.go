@@ -37,7 +37,8 @@ type feed struct {
 
 type round struct {
 	from, to uint64
-	// digest is what a table has after the round.
+	// before and digest are what a table has before and after the round.
+	before  []byte
 	digest  []byte
 	message *fleetv1.SyncResponse
 }
@@ -59,7 +60,7 @@ func newFeed(region string, state *core.State, size int) *feed {
 func (f *feed) publish(changes []core.Change, from uint64, next *core.State) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delta := &fleetv1.Delta{FromVersion: from, Version: next.Seq()}
+	delta, before := &fleetv1.Delta{FromVersion: from, Version: next.Seq()}, f.digest.Bytes()
 	for _, c := range changes {
 		if c.Old != nil {
 			f.digest.Remove(c.Old)
@@ -78,7 +79,7 @@ func (f *feed) publish(changes []core.Change, from uint64, next *core.State) {
 		// Nothing that the core compiles fails to encode; were it to, streams go on with a snapshot.
 		f.ring = nil
 	} else {
-		f.ring = append(f.ring, round{from: from, to: next.Seq(), digest: delta.Digest, message: message})
+		f.ring = append(f.ring, round{from: from, to: next.Seq(), before: before, digest: delta.Digest, message: message})
 	}
 	if len(f.ring) > 2*f.size {
 		f.ring = append([]round(nil), f.ring[len(f.ring)-f.size:]...)
@@ -114,8 +115,11 @@ func (f *feed) digestAt(version uint64) []byte {
 		return f.digest.Bytes()
 	}
 	for i := len(f.ring) - 1; i >= 0; i-- {
-		if f.ring[i].to == version {
+		switch version {
+		case f.ring[i].to:
 			return f.ring[i].digest
+		case f.ring[i].from:
+			return f.ring[i].before
 		}
 	}
 	return nil

@@ -91,10 +91,11 @@ func (s *Server) Run(ctx context.Context) {
 	ticker := time.NewTicker(s.config.Heartbeat)
 	defer ticker.Stop()
 	for {
+		began := s.config.Now()
 		state, err := s.config.Engine.Fence(ctx)
 		switch {
 		case err == nil:
-			s.beat.set(state.Seq())
+			s.beat.set(proof{fenced: state.Seq(), at: began})
 		case ctx.Err() == nil:
 			s.config.Log.WarnContext(ctx, "the end of the log could not be proved: leases of proxies are not renewed", "error", err)
 		}
@@ -110,10 +111,14 @@ func (s *Server) Run(ctx context.Context) {
 func (s *Server) proxy(h http.Header) (*core.Token, error) {
 	token := bearer.Check(s.config.Engine.State(), eventv1.TokenKind_TOKEN_KIND_PROXY, bearer.FromHeader(h), s.config.Now())
 	if token == nil {
-		return nil, connect.NewError(connect.CodeUnauthenticated,
-			errors.New("a proxy's token is needed; make one with: sallyport tokens create proxy --name NAME --region REGION"))
+		return nil, errProxyToken()
 	}
 	return token, nil
+}
+
+func errProxyToken() error {
+	return connect.NewError(connect.CodeUnauthenticated,
+		errors.New("a proxy's token is needed; make one with: sallyport tokens create proxy --name NAME --region REGION"))
 }
 
 // DeliverAudit stores a run of the calling proxy's records.

@@ -108,7 +108,7 @@ type cursor struct {
 // run sends rounds as they come and heartbeats as they are proved, until the stream ends or the proxy's
 // token is no longer valid. A heartbeat waits until the proxy was sent all up to the position that it proves.
 func (c *cursor) run(ctx context.Context) error {
-	fenced, beat := c.server.beat.get()
+	last, beat := c.server.beat.get()
 	for {
 		rounds, more, ok := c.feed.after(c.version)
 		if !ok {
@@ -123,11 +123,11 @@ func (c *cursor) run(ctx context.Context) error {
 			}
 			c.version = r.to
 		}
-		if fenced != 0 && fenced <= c.version {
-			if err := c.heartbeat(fenced); err != nil {
+		if last.fenced != 0 && last.fenced <= c.version {
+			if err := c.heartbeat(last); err != nil {
 				return err
 			}
-			fenced = 0
+			last = proof{}
 		}
 		if len(rounds) > 0 {
 			continue
@@ -141,7 +141,7 @@ func (c *cursor) run(ctx context.Context) error {
 				return err
 			}
 		case <-beat:
-			fenced, beat = c.server.beat.get()
+			last, beat = c.server.beat.get()
 		}
 		if c.server.config.Engine.State().Token(c.token.ID) == nil {
 			return connect.NewError(connect.CodeUnauthenticated, errors.New("the proxy's token was revoked"))
@@ -149,13 +149,18 @@ func (c *cursor) run(ctx context.Context) error {
 	}
 }
 
-// heartbeat renews the lease up to a proved position. The roster hears of it first, so that it never
-// believes that a lease ended before the proxy does.
-func (c *cursor) heartbeat(fenced uint64) error {
+// heartbeat renews the lease from when the position was proved: a control plane that has been cut off from
+// the log has an old proof, with which a proxy that connects anew may not begin a whole lease. The roster
+// hears of it first.
+func (c *cursor) heartbeat(last proof) error {
 	now := c.server.config.Now()
-	c.server.config.Roster.Leased(c.token, now.Add(c.server.config.Lease))
+	lease := c.server.config.Lease - now.Sub(last.at)
+	if lease <= 0 {
+		return nil
+	}
+	c.server.config.Roster.Leased(c.token, now.Add(lease))
 	return c.send(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Heartbeat{Heartbeat: &fleetv1.Heartbeat{
-		FencedVersion: fenced, Lease: durationpb.New(c.server.config.Lease), At: timestamppb.New(now),
+		FencedVersion: last.fenced, Lease: durationpb.New(lease), At: timestamppb.New(now),
 	}}})
 }
 

@@ -154,7 +154,10 @@ func Serve(t testing.TB, h http.Handler) *httptest.Server {
 	s.Config.Protocols.SetHTTP1(true)
 	s.Config.Protocols.SetUnencryptedHTTP2(true)
 	s.Start()
-	t.Cleanup(s.Close)
+	t.Cleanup(func() {
+		s.CloseClientConnections() // HTTP/2 keeps them open when nothing is under way
+		s.Close()
+	})
 	return s
 }
 

@@ -1,0 +1,252 @@
+package fleet_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/validate"
+	"google.golang.org/protobuf/proto"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
+
+	"sallyport.dev/dataplane/policy"
+
+	"sallyport.dev/controlplane/internal/audit"
+	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/engine/enginetest"
+	"sallyport.dev/controlplane/internal/fleet"
+	"sallyport.dev/controlplane/internal/kv"
+)
+
+// site is a fleet server over a real engine, served by cleartext HTTP/2, with a proxy's token.
+type site struct {
+	*enginetest.Plane
+	server *httptest.Server
+	roster *fleet.Roster
+	audit  *audit.Store
+	token  string
+}
+
+// config is what a test may choose of a site.
+type config struct {
+	lease time.Duration
+	ring  int
+	// cutOff makes the end of the log unprovable while it is true.
+	cutOff *atomic.Bool
+}
+
+// fenced is the engine with a fence that can be made to fail.
+type fenced struct {
+	fleet.Engine
+	cutOff *atomic.Bool
+}
+
+func (f fenced) Fence(ctx context.Context) (*core.State, error) {
+	if f.cutOff != nil && f.cutOff.Load() {
+		return nil, errors.New("cut off")
+	}
+	return f.Engine.Fence(ctx)
+}
+
+// ledger keeps standings in real key-value.
+type ledger struct{ *kv.Store }
+
+func (l ledger) Watch(ctx context.Context, fn func(key string, value []byte)) error {
+	return l.Store.Watch(ctx, "proxy.", nil, func(e kv.Entry) error {
+		if e.Value != nil {
+			fn(e.Key, e.Value)
+		}
+		return nil
+	})
+}
+
+func newSite(t *testing.T, c config) *site {
+	t.Helper()
+	p := enginetest.New(t)
+	publisher := fleet.NewPublisher(p.Engine.State(), c.ring)
+	p.Start(publisher.Publish)
+	p.Directory("okta")
+	records, err := audit.Open(t.Context(), p.Conn.Conn, audit.Config{})
+	enginetest.Must(t, err)
+	if c.lease == 0 {
+		c.lease = time.Minute
+	}
+	s := &site{Plane: p, roster: fleet.NewRoster(ledger{p.Shared}, p.Log), audit: records}
+	_, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_PROXY, "us-east-1")
+	server := fleet.New(fleet.Config{
+		Engine: fenced{p.Engine, c.cutOff}, Secrets: p.Vault, Audit: records, Roster: s.roster, Publisher: publisher,
+		Verifier: fleet.NewVerifier(nil, nil), Lease: c.lease, Heartbeat: 20 * time.Millisecond, Name: "cp-1", Log: p.Log,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{}, 2)
+	go func() { server.Run(ctx); done <- struct{}{} }()
+	go func() { _ = s.roster.Run(ctx); done <- struct{}{} }()
+	t.Cleanup(func() { cancel(); <-done; <-done })
+	mux := http.NewServeMux()
+	mux.Handle(fleetv1connect.NewFleetServiceHandler(server, connect.WithInterceptors(validate.NewInterceptor())))
+	s.server = enginetest.Serve(t, mux)
+	return s
+}
+
+func (s *site) client(t *testing.T) fleetv1connect.FleetServiceClient {
+	return fleetv1connect.NewFleetServiceClient(enginetest.H2C(t), s.server.URL)
+}
+
+// proxy is a hand-written proxy: it holds entries by key as it was sent them, and checks every digest.
+type proxy struct {
+	t       *testing.T
+	stream  *connect.BidiStreamForClient[fleetv1.SyncRequest, fleetv1.SyncResponse]
+	cancel  context.CancelFunc
+	welcome *fleetv1.Welcome
+	epoch   string
+	version uint64
+	digest  []byte
+	entries map[string]*fleetv1.Entry
+	// chunks and deltas count what came; heartbeats are kept.
+	chunks, deltas int
+	midway         bool // in a snapshot
+	heartbeats     []*fleetv1.Heartbeat
+}
+
+// dial opens a stream; a proxy from before goes on with what it holds.
+func (s *site) dial(t *testing.T, token string, before *proxy) *proxy {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	p := &proxy{t: t, entries: map[string]*fleetv1.Entry{}}
+	if before != nil {
+		p.epoch, p.version, p.digest, p.entries = before.epoch, before.version, before.digest, before.entries
+	}
+	p.stream = s.client(t).Sync(ctx)
+	p.stream.RequestHeader().Set("Authorization", "Bearer "+token)
+	p.cancel = func() {
+		cancel()
+		_ = p.stream.CloseRequest() // the client does not notice the end of ctx while it waits for what to send
+	}
+	t.Cleanup(p.cancel)
+	p.send(&fleetv1.SyncRequest{Message: &fleetv1.SyncRequest_Hello{Hello: &fleetv1.Hello{Epoch: p.epoch, Version: p.version, Digest: p.digest, Build: "test"}}})
+	return p
+}
+
+func (p *proxy) send(m *fleetv1.SyncRequest) { _ = p.stream.Send(m) } // its failure shows at the next receive
+
+func (p *proxy) ack(resync bool) {
+	p.send(&fleetv1.SyncRequest{Message: &fleetv1.SyncRequest_Ack{Ack: &fleetv1.Ack{Version: p.version, Resync: resync}}})
+}
+
+// step takes one message.
+func (p *proxy) step() error {
+	m, err := p.stream.Receive()
+	if err != nil {
+		return err
+	}
+	switch m := m.GetMessage().(type) {
+	case *fleetv1.SyncResponse_Welcome:
+		p.welcome = m.Welcome
+	case *fleetv1.SyncResponse_Chunk:
+		if !p.midway {
+			p.entries = map[string]*fleetv1.Entry{}
+		}
+		p.chunks++
+		p.midway = !m.Chunk.GetLast()
+		for _, e := range m.Chunk.GetEntries() {
+			p.entries[keyOf(e)] = e
+		}
+		if m.Chunk.GetLast() {
+			p.epoch, p.version = m.Chunk.GetEpoch(), m.Chunk.GetVersion()
+			p.check(m.Chunk.GetDigest())
+		}
+	case *fleetv1.SyncResponse_Delta:
+		p.deltas++
+		if m.Delta.GetFromVersion() != p.version {
+			p.t.Fatalf("a delta leads on from %d, the proxy is at %d", m.Delta.GetFromVersion(), p.version)
+		}
+		for _, e := range m.Delta.GetChanged() {
+			p.entries[keyOf(e)] = e
+		}
+		for _, k := range m.Delta.GetRemoved() {
+			delete(p.entries, keyText(k))
+		}
+		p.version = m.Delta.GetVersion()
+		p.check(m.Delta.GetDigest())
+	case *fleetv1.SyncResponse_Heartbeat:
+		if m.Heartbeat.GetFencedVersion() > p.version {
+			p.t.Fatalf("a heartbeat proves %d, the proxy was sent up to %d", m.Heartbeat.GetFencedVersion(), p.version)
+		}
+		p.heartbeats = append(p.heartbeats, m.Heartbeat)
+	}
+	return nil
+}
+
+func (p *proxy) check(digest []byte) {
+	p.t.Helper()
+	var d policy.Digest
+	for _, e := range p.entries {
+		d.Add(e)
+	}
+	if p.digest = d.Bytes(); !bytes.Equal(p.digest, digest) {
+		p.t.Fatalf("at version %d the digest is %x, want %x", p.version, p.digest, digest)
+	}
+}
+
+// until takes messages until something is so.
+func (p *proxy) until(what string, done func() bool) {
+	p.t.Helper()
+	for !done() {
+		if err := p.step(); err != nil {
+			p.t.Fatalf("waiting for %s: %v", what, err)
+		}
+	}
+}
+
+func (p *proxy) reach(version uint64) {
+	p.t.Helper()
+	p.until(fmt.Sprintf("version %d", version), func() bool { return p.version >= version })
+}
+
+// end takes messages until the stream ends, and returns why.
+func (p *proxy) end() error {
+	for {
+		if err := p.step(); err != nil {
+			return err
+		}
+	}
+}
+
+// keyText is a key as a text: the same key, the same text.
+func keyText(k *fleetv1.EntryKey) string {
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(k)
+	if err != nil {
+		panic(err)
+	}
+	return string(data)
+}
+
+func keyOf(e *fleetv1.Entry) string {
+	k := &fleetv1.EntryKey{}
+	switch v := e.GetValue().(type) {
+	case *fleetv1.Entry_User:
+		k.Key = &fleetv1.EntryKey_User{User: v.User.GetId()}
+	case *fleetv1.Entry_Group:
+		k.Key = &fleetv1.EntryKey_Group{Group: v.Group.GetNumber()}
+	case *fleetv1.Entry_Grant:
+		k.Key = &fleetv1.EntryKey_Grant{Grant: &fleetv1.GrantKey{Group: v.Grant.GetGroup(), Connector: v.Grant.GetConnector()}}
+	case *fleetv1.Entry_Connector:
+		k.Key = &fleetv1.EntryKey_Connector{Connector: v.Connector.GetId()}
+	case *fleetv1.Entry_Catalogue:
+		k.Key = &fleetv1.EntryKey_Catalogue{Catalogue: v.Catalogue.GetConnector()}
+	case *fleetv1.Entry_Block:
+		k.Key = &fleetv1.EntryKey_Block{Block: v.Block.GetId()}
+	case *fleetv1.Entry_Issuer:
+		k.Key = &fleetv1.EntryKey_Issuer{Issuer: v.Issuer.GetIssuer().GetUrl()}
+	}
+	return keyText(k)
+}
