@@ -55,7 +55,7 @@ func TestTwoControlPlanesCompleteEveryCommandInTime(t *testing.T) {
 			var p parts
 			for _, name := range []string{writer, map[string]string{"near": "far", "far": "near"}[writer]} { // the first takes the lease
 				engines[name], p = open(name, urls[name])
-				defer engines[name].Close()
+				t.Cleanup(engines[name].Close)
 			}
 
 			ctx, cancel := context.WithCancel(t.Context())

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,44 +26,60 @@ func (e *Engine) commitLoop(ctx context.Context, followed <-chan []journal.Recor
 				e.halt(err)
 			}
 		case <-e.queue.wake:
-			e.gather(ctx)
 			waiting := e.queue.take()
 			if len(waiting) == 0 {
 				continue
 			}
-			e.crowd = len(waiting)
 			if err := e.halted(); err != nil {
 				e.refuseAll(waiting, err)
 				continue
 			}
-			rest := e.commit(ctx, waiting, followed)
-			e.queue.putBack(rest)
+			e.queue.putBack(e.commit(ctx, waiting, followed))
 		}
 	}
 }
 
-// A batch costs about as much as six single writes before its first message, so that after a crowded round,
-// whose callers are about to come back, it pays to let them arrive. One caller alone never waits.
+// A batch costs much before its first message, and little with each more, so that after a crowded round,
+// whose callers are about to come back, it pays to let them arrive: for a part of what the round took. One
+// caller alone never waits.
 const (
-	crowded   = 8
-	gatherFor = 400 * time.Microsecond
+	crowded    = 8
+	gatherPart = 8
+	gatherMost = 3 * time.Millisecond
 )
 
-// gather waits a moment for as many commands as the last round had.
-func (e *Engine) gather(ctx context.Context) {
+// gather takes commands into a round as they come, until there are as many as there were callers in the last
+// round and behind it, or the moment is over. It returns all that the round was given, and what did not fit.
+func (e *Engine) gather(ctx context.Context, r *round, waiting []*pending) (all, rest []*pending) {
+	rest = e.add(r, waiting)
 	if e.crowd < crowded {
-		return
+		return waiting, rest
 	}
-	for end := time.Now().Add(gatherFor); e.queue.waiting() < e.crowd && time.Now().Before(end) && ctx.Err() == nil; {
-		runtime.Gosched()
+	over := time.NewTimer(min(e.took/gatherPart, gatherMost))
+	defer over.Stop()
+	for len(rest) == 0 && len(waiting) < e.crowd && len(r.records) < journal.MaxBatch && e.halted() == nil {
+		select {
+		case <-e.queue.wake:
+			more := e.queue.take()
+			waiting, rest = append(waiting, more...), e.add(r, more)
+		case <-over.C:
+			return waiting, rest
+		case <-ctx.Done():
+			return waiting, rest
+		}
 	}
+	return waiting, rest
 }
 
 // round is what is decided for one batch, not yet committed.
 type round struct {
 	prev, next *core.State
+	env        core.Env
 	records    []core.Record
-	answers    []answer
+	// batch is what is published of the records, as far as it is known: personal attributes are sealed when
+	// the keys of all are there.
+	batch   []journal.Message
+	answers []answer
 }
 
 // errMoved: nothing was done, since another control plane is the active writer now.
@@ -76,20 +91,29 @@ type answer struct {
 	err     error
 }
 
-// commit decides what waits against an overlay and writes it as one round; when another writer was first
+// commit decides what waits, and what comes meanwhile, against an overlay and writes it as one round; when another writer was first
 // it throws the overlay away, catches up and decides all again. It returns what did not fit.
 func (e *Engine) commit(ctx context.Context, waiting []*pending, followed <-chan []journal.Record) (rest []*pending) {
-	for {
+	began := time.Now()
+	for first := true; ; first = false {
 		if !e.leader.Load().mine {
 			// To go on beside the active writer would be a race that one of the two always loses.
 			e.refuseAll(waiting, errMoved)
 			return nil
 		}
-		r, rest := e.decide(waiting)
+		r := e.begin()
+		if first {
+			waiting, rest = e.gather(ctx, r, waiting)
+		} else {
+			rest = e.add(r, waiting)
+		}
+		e.fence(r)
 		err := e.write(ctx, r)
 		switch {
 		case err == nil:
 			e.settle(r)
+			// Whoever was answered may come back, beside those who wait already.
+			e.crowd, e.took = len(waiting)+e.queue.waiting(), time.Since(began)
 			return rest
 		case errors.Is(err, journal.ErrConflict):
 			if err := e.overtaken(ctx, r.prev.Seq(), followed); err != nil {
@@ -100,6 +124,9 @@ func (e *Engine) commit(ctx context.Context, waiting []*pending, followed <-chan
 			e.refuseAll(waiting, fmt.Errorf("%w: %w", ErrClosed, err))
 			return nil
 		default:
+			if e.halted() == nil {
+				err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+			}
 			for _, a := range r.answers {
 				e.refuseAll([]*pending{a.to}, err)
 			}
@@ -108,12 +135,15 @@ func (e *Engine) commit(ctx context.Context, waiting []*pending, followed <-chan
 	}
 }
 
-// decide takes commands in order as long as their events fit one batch, each decided on what those before
-// it became.
-func (e *Engine) decide(waiting []*pending) (*round, []*pending) {
+// begin opens a round on the committed state.
+func (e *Engine) begin() *round {
 	prev := e.State()
-	r := &round{prev: prev, next: prev.Fork()}
-	env := core.Env{Now: e.Now(), NewID: e.NewID}
+	return &round{prev: prev, next: prev.Fork(), env: core.Env{Now: e.Now(), NewID: e.NewID}}
+}
+
+// add decides commands in order as long as their events fit one batch, each on what those before it became,
+// and returns those that do not fit.
+func (e *Engine) add(r *round, waiting []*pending) (rest []*pending) {
 	for i, p := range waiting {
 		if p.command == nil {
 			r.answers = append(r.answers, answer{to: p})
@@ -123,44 +153,52 @@ func (e *Engine) decide(waiting []*pending) (*round, []*pending) {
 			r.answers = append(r.answers, answer{to: p, outcome: Outcome{Seq: known, repeated: true}})
 			continue
 		}
-		events, err := core.Decide(r.next, p.command, env)
+		events, err := core.Decide(r.next, p.command, r.env)
 		if err == nil && len(r.records)+len(events) > journal.MaxBatch {
-			return e.barrier(r, env), waiting[i:]
+			return waiting[i:]
 		}
 		a := answer{to: p, err: err, outcome: Outcome{Events: events}}
 		for _, ev := range events {
 			ev.Actor, ev.CommandId = p.actor, p.id
-			rec := core.Record{Seq: r.next.Seq() + 1, Event: ev}
-			if applyErr := r.next.Apply(rec); applyErr != nil {
+			if err := e.put(r, ev); err != nil {
 				// The core decided what it cannot fold: nothing after it can be trusted.
-				e.halt(applyErr)
-				a.err = applyErr
-				break
+				e.halt(err)
+				r.answers = append(r.answers, answer{to: p, err: err})
+				return waiting[i+1:]
 			}
-			r.records = append(r.records, rec)
 		}
 		a.outcome.Seq = r.next.Seq()
 		r.answers = append(r.answers, a)
-		if e.halted() != nil {
-			return &round{prev: prev, next: prev, answers: r.answers}, waiting[i+1:]
-		}
 	}
-	return e.barrier(r, env), nil
+	return nil
 }
 
-// barrier gives a round without events one that proves where the log ends, where another could have
-// written: what was decided to nothing, or refused, is true only there.
-func (e *Engine) barrier(r *round, env core.Env) *round {
-	if len(r.records) > 0 || e.Peers == nil {
-		return r
-	}
-	rec := core.Record{Seq: r.next.Seq() + 1, Event: core.Barrier(env)}
+// put adds an event to a round and to its overlay.
+func (e *Engine) put(r *round, ev *eventv1.Event) error {
+	rec := core.Record{Seq: r.next.Seq() + 1, Event: ev}
 	if err := r.next.Apply(rec); err != nil {
-		e.halt(err)
-		return r
+		return err
 	}
-	r.records = append(r.records, rec)
-	return r
+	m := journal.Message{Subject: core.Subject(ev)}
+	if ev.GetPersonal() == nil {
+		var err error
+		if m.Data, err = proto.Marshal(stripped(ev)); err != nil {
+			return fmt.Errorf("encoding an event: %w", err)
+		}
+	}
+	r.records, r.batch = append(r.records, rec), append(r.batch, m)
+	return nil
+}
+
+// fence gives a round without events one that proves where the log ends, where another could have
+// written: what was decided to nothing, or refused, is true only there.
+func (e *Engine) fence(r *round) {
+	if len(r.records) > 0 || e.Peers == nil || e.halted() != nil {
+		return
+	}
+	if err := e.put(r, core.Barrier(r.env)); err != nil {
+		e.halt(err)
+	}
 }
 
 // write makes a round durable, or says why it is not.
@@ -174,18 +212,20 @@ func (e *Engine) write(ctx context.Context, r *round) error {
 	if err := e.ensureKeys(ctx, r.records); err != nil {
 		return err
 	}
-	batch := make([]journal.Message, len(r.records))
 	for i, rec := range r.records {
-		data, err := e.encode(ctx, rec.Event)
+		if r.batch[i].Data != nil {
+			continue
+		}
+		data, err := e.sealed(ctx, rec.Event)
 		if err != nil {
 			return err
 		}
-		batch[i] = journal.Message{Subject: core.Subject(rec.Event), Data: data}
+		r.batch[i].Data = data
 	}
 	defer e.stall.watch(e.Store)()
 	ctx, done := lingering(ctx)
 	defer done()
-	_, err := e.Journal.Append(ctx, r.prev.Seq(), batch)
+	_, err := e.Journal.Append(ctx, r.prev.Seq(), r.batch)
 	if errors.Is(err, journal.ErrMisplaced) {
 		e.halt(err)
 	}
@@ -226,21 +266,19 @@ func (e *Engine) ensureKeys(ctx context.Context, records []core.Record) error {
 	return nil
 }
 
-// encode is an event as it lies on the log: personal attributes only sealed.
-func (e *Engine) encode(ctx context.Context, ev *eventv1.Event) ([]byte, error) {
+// sealed is an event as it lies on the log: its personal attributes only sealed.
+func (e *Engine) sealed(ctx context.Context, ev *eventv1.Event) ([]byte, error) {
 	published := stripped(ev)
-	if ev.GetPersonal() != nil {
-		person, err := uuid.Parse(ev.GetPersonId())
-		if err != nil {
-			return nil, fmt.Errorf("reading a person's id: %w", err)
-		}
-		plain, err := proto.Marshal(ev.GetPersonal())
-		if err != nil {
-			return nil, fmt.Errorf("encoding personal attributes: %w", err)
-		}
-		if published.Sealed, err = e.Seals.Seal(ctx, person, plain); err != nil {
-			return nil, fmt.Errorf("sealing personal attributes: %w", err)
-		}
+	person, err := uuid.Parse(ev.GetPersonId())
+	if err != nil {
+		return nil, fmt.Errorf("reading a person's id: %w", err)
+	}
+	plain, err := proto.Marshal(ev.GetPersonal())
+	if err != nil {
+		return nil, fmt.Errorf("encoding personal attributes: %w", err)
+	}
+	if published.Sealed, err = e.Seals.Seal(ctx, person, plain); err != nil {
+		return nil, fmt.Errorf("sealing personal attributes: %w", err)
 	}
 	data, err := proto.Marshal(published)
 	if err != nil {

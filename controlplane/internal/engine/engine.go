@@ -91,8 +91,10 @@ type Engine struct {
 	stall  stall
 	queue  queue
 	round  Round
-	// crowd is how many commands the last round had. It is the commit loop's.
+	// crowd is how many callers there were about the last round, and took how long it took. They are the
+	// commit loop's.
 	crowd int
+	took  time.Duration
 
 	// moved is closed and replaced when the state moves.
 	movedMu sync.Mutex
@@ -104,7 +106,7 @@ type Engine struct {
 
 	stop    context.CancelFunc
 	stopped sync.WaitGroup
-	closed  context.Context
+	closed  <-chan struct{} // since Start
 }
 
 // committed is a state with the id of the event that led to it.
@@ -158,7 +160,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 func (e *Engine) Start(round Round) {
 	e.round = round
 	ctx, stop := context.WithCancel(context.Background())
-	e.stop, e.closed = stop, ctx
+	e.stop, e.closed = stop, ctx.Done()
 	followed := make(chan []journal.Record, 16)
 	if e.Peers != nil {
 		e.stopped.Go(func() { e.follow(ctx, followed) })
@@ -241,7 +243,7 @@ func (e *Engine) WaitFor(ctx context.Context, seq uint64) (*core.State, error) {
 		case <-moved:
 		case <-hurry.C:
 			e.Journal.Hurry()
-		case <-e.closed.Done():
+		case <-e.closed:
 			return nil, ErrClosed
 		case <-ctx.Done():
 			return nil, fmt.Errorf("waiting for version %d: %w", seq, ctx.Err())

@@ -82,7 +82,7 @@ func (e *Engine) answer(ctx context.Context, id string, actor *eventv1.Actor, co
 		select {
 		case <-ctx.Done():
 			return Outcome{}, fmt.Errorf("the active writer did not answer in time: %w", err)
-		case <-e.closed.Done():
+		case <-e.closed:
 			return Outcome{}, ErrClosed
 		case <-time.After(20 * time.Millisecond):
 		}

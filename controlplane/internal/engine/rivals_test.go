@@ -34,7 +34,7 @@ func TestLostRoundsChangeNothingThatWasAnswered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }()
 		conn, err := natsconn.Open(context.Background(), natsconn.Config{DataDir: dir})
 		if err != nil {
 			t.Fatal(err)
@@ -54,9 +54,13 @@ func TestLostRoundsChangeNothingThatWasAnswered(t *testing.T) {
 		for _, id := range ids {
 			p := newParts(t, conn, dir, 1)
 			e := start(t, engine.Config{Journal: p.journal, Seals: p.vault, Peers: peer{h, id}, TryWithin: 50 * time.Millisecond}, nil)
-			defer e.Close()
 			engines, all = append(engines, e), append(all, p)
 		}
+		defer func() {
+			for _, e := range engines {
+				e.Close()
+			}
+		}()
 		const callers, each, names = 6, 8, 10
 		results := make(chan answered, callers*each)
 		var running sync.WaitGroup
