@@ -38,7 +38,7 @@ func (j *Journal) Follow(ctx context.Context, after uint64, fn func([]Record) er
 		var stop *stopped
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the caller ended it, and what broke with that is no error
 		case errors.As(err, &stop):
 			return stop.error
 		}
@@ -85,6 +85,8 @@ func (j *Journal) follow(ctx context.Context, after *uint64, fn func([]Record) e
 	messages := make(chan jetstream.Msg, followBatch)
 	look := time.NewTimer(lookAfter)
 	defer look.Stop()
+	release := func() {}
+	defer func() { release() }()
 	for {
 		var records []Record
 		var err error
@@ -96,12 +98,14 @@ func (j *Journal) follow(ctx context.Context, after *uint64, fn func([]Record) e
 			if m.err != nil {
 				return fmt.Errorf("making a consumer: %w", m.err)
 			}
-			defer j.forget(ctx, m.consumer.CachedInfo().Name)
 			consuming, err := consume(ctx, m.consumer, messages, cancel)
 			if err != nil {
 				return fmt.Errorf("consuming: %w", err)
 			}
-			defer consuming.Stop()
+			release = func() {
+				consuming.Stop()
+				j.forget(ctx, m.consumer.CachedInfo().Name)
+			}
 			continue
 		case m := <-messages:
 			records, err = t.take(m, messages)

@@ -90,7 +90,7 @@ func askServers(ctx context.Context, nc *nats.Conn, subject string) ([][]byte, e
 	for {
 		msg, err := sub.NextMsgWithContext(ctx)
 		if err != nil {
-			return answers, nil //nolint:nilerr // time is over, or nobody may answer: what came is what is known
+			return answers, nil // time is over, or nobody may answer: what came is what is known
 		}
 		answers = append(answers, msg.Data)
 	}

@@ -67,10 +67,12 @@ func lockFolder(dir string) (*folderLock, error) {
 		return nil, explain(dir, err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
+		_ = f.Close() // nothing was written to it
 		return nil, fmt.Errorf("the folder %s is used by another process: stop that one, or name another folder: %w", dir, err)
 	}
 	return &folderLock{f}, nil
 }
 
-func (l *folderLock) release() { l.file.Close() }
+func (l *folderLock) release() {
+	_ = l.file.Close() // what was locked is released either way
+}

@@ -211,14 +211,18 @@ func (c *Cluster) wait(what string, done func() bool) {
 // freePorts finds ports that are free now.
 func freePorts(t testing.TB, n int) []int {
 	t.Helper()
-	ports := make([]int, n)
+	ports, listeners := make([]int, n), make([]net.Listener, n)
 	for i := range n {
 		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
-		ports[i] = l.Addr().(*net.TCPAddr).Port
+		listeners[i], ports[i] = l, l.Addr().(*net.TCPAddr).Port
+	}
+	for _, l := range listeners { // not before all are known, so that each is another
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return ports
 }
