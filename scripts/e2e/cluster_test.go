@@ -83,7 +83,7 @@ func TestTwoControlPlanesOnACluster(t *testing.T) {
 		login := fmt.Sprintf("after%d@corp.test", time.Now().UnixNano())
 		status, answer, err := other.send(t.Context(), http.MethodPost, "/Users", userBody(login))
 		if err != nil || status != http.StatusCreated {
-			return fmt.Errorf("%d %v %v", status, answer, err)
+			return fmt.Errorf("%d %v: %w", status, answer, err)
 		}
 		answered = append(answered, login)
 		return nil

@@ -98,7 +98,7 @@ func (c *controlPlane) must(args ...string) {
 // apply loads resources.
 func (c *controlPlane) apply(text string) {
 	c.t.Helper()
-	if err := c.Admin.Apply(c.t.Context(), c.dir, fmt.Sprintf("%d.yaml", time.Now().UnixNano()), []byte(text)); err != nil {
+	if err := c.Apply(c.t.Context(), c.dir, fmt.Sprintf("%d.yaml", time.Now().UnixNano()), []byte(text)); err != nil {
 		c.t.Fatal(err)
 	}
 }

@@ -135,7 +135,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 		return closeAll, err
 	}
 	config := engine.Config{
-		Journal: events, Seals: p.vault, Log: p.log,
+		Journal: events, Seals: p.vault, Store: p.conn.Healthy, Log: p.log,
 		Checkpoints: &engine.Checkpoints{Path: filepath.Join(p.dataDir, "checkpoint"), Blobs: p.vault},
 	}
 	if !p.conn.Embedded() {
@@ -176,6 +176,7 @@ func (p *plane) run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	failed := make(chan error, 4)
+	running.Go(func() { p.vault.Run(ctx) })
 	running.Go(func() { fleetServer.Run(ctx) })
 	if !p.conn.Embedded() {
 		running.Go(func() { p.vault.Run(ctx) }) // others may destroy keys that are in memory here

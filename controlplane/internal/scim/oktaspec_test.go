@@ -114,7 +114,7 @@ func (s specAssertion) check(t *testing.T, a answer, fill func(string) string) {
 	case "is_a_number":
 		_, ok = got.(float64)
 	case "not_empty":
-		ok = got != nil && got != "" && !(reflect.ValueOf(got).Kind() == reflect.Slice && reflect.ValueOf(got).Len() == 0)
+		ok = got != nil && got != "" && (reflect.ValueOf(got).Kind() != reflect.Slice || reflect.ValueOf(got).Len() != 0)
 	case "has_value", "contains":
 		list, _ := got.([]any)
 		for _, v := range list {

@@ -126,10 +126,10 @@ func (a answer) get(path string) any { return follow(a.body, path) }
 
 func follow(v any, path string) any {
 	for path != "" {
-		switch {
-		case path[0] == '.':
+		switch path[0] {
+		case '.':
 			path = path[1:]
-		case path[0] == '[':
+		case '[':
 			index, rest, _ := strings.Cut(path[1:], "]")
 			i, err := strconv.Atoi(index)
 			list, _ := v.([]any)
@@ -137,7 +137,7 @@ func follow(v any, path string) any {
 				return nil
 			}
 			v, path = list[i], rest
-		case path[0] == '\'':
+		case '\'':
 			name, rest, _ := strings.Cut(path[1:], "'")
 			o, _ := v.(map[string]any)
 			v, path = o[name], rest

@@ -66,7 +66,7 @@ func (l *lab) rounds(ctx context.Context, ways []*way, token string, n int, audi
 			if err != nil {
 				return nil, err
 			}
-			defer c.close()
+			defer c.close() //nolint:gocritic // all of them close when the measurement ends
 			w.callers = append(w.callers, c)
 		}
 	}
@@ -195,7 +195,7 @@ func (t *auditTail) drained(ctx context.Context) (time.Duration, error) {
 
 func (t *auditTail) close() {
 	t.cancel()
-	for range t.seen { //nolint:revive // until its reader has ended
+	for range t.seen { // until its reader has ended
 	}
 	_ = t.stream.Close()
 	t.caller.close()

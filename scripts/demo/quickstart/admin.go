@@ -31,6 +31,7 @@ type Admin struct {
 	Audit       adminv1connect.AuditServiceClient
 }
 
+// NewAdmin returns an admin of the control plane at a URL, by the API and by the CLI.
 func NewAdmin(program, url, tokenFile, token string) *Admin {
 	client := &http.Client{Transport: &authorized{token: token}}
 	return &Admin{
