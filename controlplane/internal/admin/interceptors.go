@@ -23,12 +23,14 @@ func actor(ctx context.Context) *eventv1.Actor {
 // authenticator lets nobody in without an admin token, on unary and streaming calls alike.
 type authenticator struct{ *api }
 
-func (i *authenticator) authenticate(ctx context.Context, h http.Header) (context.Context, error) {
+func (i *authenticator) authenticate(ctx context.Context, h http.Header, protocol string) (context.Context, error) {
 	token := bearer.Check(i.Engine.State(), eventv1.TokenKind_TOKEN_KIND_ADMIN, bearer.FromHeader(h), i.Now())
 	if token == nil {
 		err := connect.NewError(connect.CodeUnauthenticated,
 			errors.New("an admin token is needed: set SALLYPORT_TOKEN or --token-file; the first one is in the file admin-token of the data folder"))
-		err.Meta().Set("WWW-Authenticate", `Bearer realm="sallyport-admin"`)
+		if protocol == connect.ProtocolConnect { // gRPC has trailers alone, where HTTP does not allow it
+			err.Meta().Set("WWW-Authenticate", `Bearer realm="sallyport-admin"`)
+		}
 		return nil, err
 	}
 	return context.WithValue(ctx, actorKey{}, &eventv1.Actor{Kind: eventv1.ActorKind_ACTOR_KIND_ADMIN, Id: token.ID.String()}), nil
@@ -37,7 +39,7 @@ func (i *authenticator) authenticate(ctx context.Context, h http.Header) (contex
 // WrapUnary guards unary calls.
 func (i *authenticator) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-		ctx, err := i.authenticate(ctx, req.Header())
+		ctx, err := i.authenticate(ctx, req.Header(), req.Peer().Protocol)
 		if err != nil {
 			return nil, err
 		}
@@ -53,7 +55,7 @@ func (i *authenticator) WrapStreamingClient(next connect.StreamingClientFunc) co
 // WrapStreamingHandler guards streams.
 func (i *authenticator) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
-		ctx, err := i.authenticate(ctx, conn.RequestHeader())
+		ctx, err := i.authenticate(ctx, conn.RequestHeader(), conn.Peer().Protocol)
 		if err != nil {
 			return err
 		}
