@@ -16,12 +16,14 @@ type access struct {
 
 // verdict is what the rules of a set of groups say of one tool: constant, or up to conditions.
 type verdict struct {
-	// tool is the pinned tool's number, at the connector's: whether the verdict still holds.
-	tool uint32
+	// The verdict holds for the tool of this number, while the connector and the groups are at these.
+	tool         uint32
+	at, groupsAt uint64
 	// open: conditions have a say. Otherwise decision holds whatever the arguments.
 	open     bool
-	at       uint64
 	decision ruling
+	set      *groupSet
+	names    []string // the set's
 	// denies are tried first, then allows. The last of allows may be without a condition.
 	denies []ruleOf
 	allows []ruleOf
@@ -43,21 +45,22 @@ type ruleOf struct {
 
 var nothingAllows = ruling{reason: auditv1.Reason_REASON_NOTHING_ALLOWS}
 
-// verdict returns what rules say of a connector's tool.
-func (s *state) verdict(set *groupSet, c *connector, tool *pinnedTool) *verdict {
-	near := &set.near[tool.number%uint32(len(set.near))]
+// verdict returns what rules say of a connector's tool to those who are in a set of groups.
+func (s *state) verdict(m *memberSet, c *connector, tool *pinnedTool) *verdict {
+	near := &m.near[tool.number%uint32(len(m.near))]
 	held := near.Load()
-	if held != nil && held.tool == tool.number && held.at == c.at {
+	if held != nil && held.tool == tool.number && held.at == c.at && held.groupsAt == s.groupsAt {
 		return held
 	}
+	set := s.resolve(m)
 	a := s.on(set, c)
 	v := a.tools[tool.place].Load()
 	if v == nil {
 		v = newVerdict(set, c, tool)
 		a.tools[tool.place].Store(v)
-		s.memory.hold(set, 128+32*(len(v.denies)+len(v.allows)))
+		s.memory.hold(set, 176+32*(len(v.denies)+len(v.allows)))
 	}
-	if held == nil || held.at != c.at { // the first that asks keeps the place while it can
+	if held == nil || held.at != c.at || held.groupsAt != s.groupsAt { // the first that asks keeps the place while it can
 		near.Store(v)
 	}
 	return v
@@ -66,7 +69,7 @@ func (s *state) verdict(set *groupSet, c *connector, tool *pinnedTool) *verdict 
 // newVerdict collects the rules that match a tool. A deny that is certain to match makes all others idle;
 // behind an allow that is certain to match no other allow is looked at.
 func newVerdict(set *groupSet, c *connector, tool *pinnedTool) *verdict {
-	v := &verdict{tool: tool.number, at: c.at, decision: nothingAllows}
+	v := &verdict{tool: tool.number, at: c.at, groupsAt: set.at, decision: nothingAllows, set: set, names: set.names}
 	certain := false
 	for r := range rulesOf(set, c) {
 		if !matchAny(r.globs, tool.name) {

@@ -43,40 +43,38 @@ type Decision struct {
 // person's set of groups is met for the first time. The first of these that holds is the reason: the table
 // is stale; the person is unknown, then inactive; a block stands; the tool is not offered; the rules deny
 // whatever the arguments; the arguments were not read; a deny; an allow; nothing allows.
-func (t *Table) Decide(r Request) Decision { return t.state().decide(&r) }
+func (t *Table) Decide(r Request) (d Decision) {
+	t.state().decide(&r, &d)
+	return d
+}
 
-func (s *state) decide(r *Request) Decision {
-	d := Decision{Version: s.version}
+func (s *state) decide(r *Request, d *Decision) {
+	d.Version = s.version
 	if s.broken {
 		d.Reason = auditv1.Reason_REASON_STALE
-		return d
+		return
 	}
 	p := s.person(r.Person)
 	if p == nil {
 		d.Reason = auditv1.Reason_REASON_PERSON_UNKNOWN
-		return d
+		return
 	}
-	set := s.resolve(p)
-	d.Groups = set.names
+	c := s.connector(r.Connector)
+	tool := c.tool(r.Tool)
 	switch {
 	case !p.active:
 		d.Reason = auditv1.Reason_REASON_PERSON_INACTIVE
-		return d
 	case s.blocked.stand(r):
 		d.Reason = auditv1.Reason_REASON_BLOCKED
-		return d
-	}
-	c := s.connector(r.Connector)
-	if !c.offered(r.Region) {
+	case tool == nil || !c.offered(r.Region):
 		d.Reason = auditv1.Reason_REASON_TOOL_UNKNOWN
-		return d
 	}
-	tool := c.catalogue.byName[r.Tool]
-	if tool == nil {
-		d.Reason = auditv1.Reason_REASON_TOOL_UNKNOWN
-		return d
+	if d.Reason != 0 {
+		d.Groups = s.resolve(p.members).names
+		return
 	}
-	v := s.verdict(set, c, tool)
+	v := s.verdict(p.members, c, tool)
+	d.Groups = v.names
 	given := r.Arguments.of(r.Connector, r.Tool)
 	switch {
 	case !given && v.listed():
@@ -86,7 +84,6 @@ func (s *state) decide(r *Request) Decision {
 	default:
 		d.rule(v.decision)
 	}
-	return d
 }
 
 func (d *Decision) rule(r ruling) {

@@ -25,12 +25,13 @@ type Trace struct {
 // Explain makes the verdict as Decide does, of one state of the table, and says what became of every rule.
 func (t *Table) Explain(r Request) Explanation {
 	s := t.state()
-	out := Explanation{Decision: s.decide(&r)}
+	var out Explanation
+	s.decide(&r, &out.Decision)
 	p, c := s.person(r.Person), s.connector(r.Connector)
 	if p == nil || c == nil {
 		return out
 	}
-	for rule := range rulesOf(s.resolve(p), c) {
+	for rule := range rulesOf(s.resolve(p.members), c) {
 		trace := Trace{Group: rule.group, Index: rule.place, Rule: rule.wire, OtherTool: !matchAny(rule.globs, r.Tool)}
 		if !trace.OtherTool {
 			trace.Matched, trace.Err = rule.matches(r.Arguments.values)

@@ -58,9 +58,8 @@ func (s *state) list(tools []Tool, r *Request, one bool) []Tool {
 	if s.broken || p == nil || !p.active || !c.offered(r.Region) {
 		return tools
 	}
-	set := s.resolve(p)
 	for _, tool := range c.catalogue.tools {
-		if !s.verdict(set, c, tool).listed() {
+		if !s.verdict(p.members, c, tool).listed() {
 			continue
 		}
 		if r.Tool = tool.name; s.blocked.stand(r) {

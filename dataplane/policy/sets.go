@@ -9,6 +9,8 @@ import (
 
 // memberSet is a set of groups of which people are direct members: one for all who are in the same.
 type memberSet struct {
+	// near are verdicts of the first few tools that were asked for: most verdicts take two reads from here.
+	near [4]atomic.Pointer[verdict]
 	// resolved is what the set comes to, as of some state's groups; nil: it was not needed yet, or forgotten.
 	resolved atomic.Pointer[groupSet]
 	groups   string // numbers, four bytes each, ascending
@@ -18,8 +20,6 @@ type memberSet struct {
 // groupSet is a set of groups with all groups that contain them, and the verdicts that were found for it.
 type groupSet struct {
 	at uint64 // the state's groupsAt
-	// near are verdicts of the first few tools that were asked for: most verdicts take two reads from here.
-	near [4]atomic.Pointer[verdict]
 	// names are those of the groups that count, nested ones included, sorted; groups ascend by number.
 	names  []string
 	groups []*group
@@ -34,12 +34,22 @@ type groupSet struct {
 	count    int
 }
 
-// resolve returns what a person's groups come to.
-func (s *state) resolve(p *person) *groupSet {
-	if g := p.members.resolved.Load(); g != nil && g.at == s.groupsAt {
+// resolve returns what a set of groups comes to.
+func (s *state) resolve(m *memberSet) *groupSet {
+	if g := m.resolved.Load(); g != nil && g.at == s.groupsAt {
 		return g
 	}
-	return s.newSet(p.members)
+	return s.newSet(m)
+}
+
+// forget drops what was found for a set, so that it is found anew when it is needed.
+func (m *memberSet) forget(set *groupSet) {
+	m.resolved.CompareAndSwap(set, nil)
+	for i := range m.near {
+		if v := m.near[i].Load(); v != nil && v.set == set {
+			m.near[i].CompareAndSwap(v, nil)
+		}
+	}
 }
 
 // newSet walks from direct groups to all that contain them. A cycle is walked once. Two readers may do so
@@ -155,6 +165,6 @@ func (m *memory) hold(set *groupSet, bytes int) {
 		m.sets = m.sets[1:]
 		m.bytes -= oldest.bytes
 		oldest.bytes = 0
-		oldest.of.resolved.CompareAndSwap(oldest, nil)
+		oldest.of.forget(oldest)
 	}
 }

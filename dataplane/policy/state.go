@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"encoding/binary"
 	"slices"
 
 	"github.com/google/uuid"
@@ -40,7 +41,14 @@ type person struct {
 	digest     Digest
 }
 
-func (p *person) hash() uint64 { return hashOf(p.id) }
+func (p *person) hash() uint64 { return hashOfID(p.id) }
+
+// hashOfID is the hash of an id, which nobody outside chooses: it needs to spread, not to withstand.
+func hashOfID(id uuid.UUID) uint64 {
+	h := binary.LittleEndian.Uint64(id[:8])*0x9E3779B97F4A7C15 ^ binary.LittleEndian.Uint64(id[8:])
+	h = (h ^ h>>32) * 0xD6E8FEB86659FD93
+	return h ^ h>>29
+}
 
 // subject is a person, found by directory and matching attribute.
 type subject struct{ *person }
@@ -123,7 +131,7 @@ type issuer struct {
 func (i *issuer) hash() uint64 { return hashOf(i.url) }
 
 func (s *state) person(id uuid.UUID) *person {
-	p, _ := s.people.find(hashOf(id), func(p *person) bool { return p.id == id })
+	p, _ := s.people.find(hashOfID(id), func(p *person) bool { return p.id == id })
 	return p
 }
 

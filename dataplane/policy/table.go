@@ -175,7 +175,7 @@ func (t *Table) Groups(id uuid.UUID) []string {
 	if p == nil {
 		return nil
 	}
-	return s.resolve(p).names
+	return s.resolve(p.members).names
 }
 
 // Connector returns a connector's settings. They are the table's: do not change them.

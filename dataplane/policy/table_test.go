@@ -267,7 +267,7 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 			if !table.Decide(r).Allowed {
 				t.Fatal("denied")
 			}
-			table.memory.hold(table.state().resolve(table.state().person(p)), rememberedBytes/4) // as if it were large
+			table.memory.hold(table.state().resolve(table.state().person(p).members), rememberedBytes/4) // as if it were large
 		}
 	}
 	held := 0
