@@ -172,7 +172,6 @@ func TestOnlyThoseWhoseListChangedAreTold(t *testing.T) {
 		return []*stream{w.stateless(person, path).listen(), w.opened(person, path, "2025-11-25").listen(), w.opened(person, path, "2025-03-26").listen()}
 	}
 	all := map[string][]*stream{"ada demo": open(ada, "/mcp/demo"), "ada other": open(ada, "/mcp/other"), "ada all": open(ada, "/mcp"), "bob demo": open(bob, "/mcp/demo")}
-	// pending counts what a stream was told of, and not by its message but by the change at which it came.
 	for _, step := range []struct {
 		name   string
 		change *fleetv1.Entry

@@ -312,7 +312,7 @@ func (w *world) request(method, path string, header http.Header, body string) an
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // what mattered was read
+	defer resp.Body.Close() // what mattered was read
 	data, err := io.ReadAll(resp.Body)
 	if err != nil {
 		w.t.Fatal(err)
@@ -423,7 +423,7 @@ func (a *agent) open(method string, header http.Header, body string) *stream {
 		a.w.t.Fatal(err)
 	}
 	r.Header = header
-	resp, err := http.DefaultClient.Do(r) //nolint:bodyclose // below, when the stream ends
+	resp, err := http.DefaultClient.Do(r) // below, when the stream ends
 	if err != nil {
 		a.w.t.Fatal(err)
 	}
@@ -436,7 +436,7 @@ func (a *agent) open(method string, header http.Header, body string) *stream {
 	go func() {
 		defer close(done)
 		defer close(s.events)
-		defer resp.Body.Close() //nolint:errcheck // what mattered was read
+		defer resp.Body.Close() // what mattered was read
 		events := mcp.NewEventReader(resp.Body, 1<<20)
 		for {
 			e, err := events.Next()
@@ -449,7 +449,7 @@ func (a *agent) open(method string, header http.Header, body string) *stream {
 		}
 	}()
 	a.w.t.Cleanup(func() {
-		resp.Body.Close() //nolint:errcheck // it may be closed
+		resp.Body.Close() // it may be closed
 		<-done
 	})
 	return s
