@@ -176,7 +176,6 @@ func (p *plane) run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	failed := make(chan error, 4)
-	running.Go(func() { p.vault.Run(ctx) })
 	running.Go(func() { fleetServer.Run(ctx) })
 	if !p.conn.Embedded() {
 		running.Go(func() { p.vault.Run(ctx) }) // others may destroy keys that are in memory here
@@ -292,16 +291,19 @@ func (p *plane) bootstrap(ctx context.Context) error {
 // standings keeps the roster where every control plane sees it.
 type standings struct{ store *kv.Store }
 
-// Put stores a proxy's standing.
-func (s standings) Put(ctx context.Context, key string, value []byte) error {
-	return s.store.Put(ctx, key, value)
+// forgottenAfter is how long a proxy that was never heard of again is known.
+const forgottenAfter = 30 * 24 * time.Hour
+
+// Update changes a proxy's standing.
+func (s standings) Update(ctx context.Context, key string, change func([]byte) ([]byte, error)) (uint64, error) {
+	return s.store.Change(ctx, key, forgottenAfter, change)
 }
 
 // Watch follows all standings.
-func (s standings) Watch(ctx context.Context, fn func(key string, value []byte)) error {
-	return s.store.Watch(ctx, "proxy.", nil, func(e kv.Entry) error {
+func (s standings) Watch(ctx context.Context, synced func(), fn func(key string, value []byte, revision uint64)) error {
+	return s.store.Watch(ctx, "proxy.", synced, func(e kv.Entry) error {
 		if e.Value != nil {
-			fn(e.Key, e.Value)
+			fn(e.Key, e.Value, e.Revision)
 		}
 		return nil
 	})

@@ -45,8 +45,9 @@ type Secrets interface {
 
 // Fleet is what the API needs to know of the proxies.
 type Fleet interface {
-	// Proxies lists the proxies that have a token, and returns a channel that is closed when any of them changes.
-	Proxies(s *core.State) ([]*adminv1.Proxy, <-chan struct{})
+	// Proxies lists the proxies that have a token or may still be serving, and returns a channel that is closed
+	// when any of them changes. An error says that not all of them are known yet.
+	Proxies(s *core.State, now time.Time) ([]*adminv1.Proxy, <-chan struct{}, error)
 }
 
 // Discoverer asks an upstream for its tools.

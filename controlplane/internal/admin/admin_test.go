@@ -28,6 +28,7 @@ import (
 	"sallyport.dev/controlplane/internal/discover"
 	"sallyport.dev/controlplane/internal/engine/enginetest"
 	"sallyport.dev/controlplane/internal/fleet"
+	"sallyport.dev/controlplane/internal/kv"
 )
 
 // site is the admin API over a real engine, with an admin's token.
@@ -40,11 +41,15 @@ type site struct {
 	option connect.ClientOption
 }
 
-// unshared keeps no standings: one control plane needs none.
-type unshared struct{}
+// ledger keeps standings in real key-value, of which nobody else writes any.
+type ledger struct{ *kv.Store }
 
-func (unshared) Put(context.Context, string, []byte) error { return nil }
-func (unshared) Watch(ctx context.Context, _ func(string, []byte)) error {
+func (l ledger) Update(ctx context.Context, key string, change func([]byte) ([]byte, error)) (uint64, error) {
+	return l.Change(ctx, key, 0, change)
+}
+
+func (l ledger) Watch(ctx context.Context, synced func(), _ func(string, []byte, uint64)) error {
+	synced()
 	<-ctx.Done()
 	return nil
 }
@@ -55,7 +60,11 @@ func newSite(t *testing.T) *site {
 	p.Directory("okta")
 	records, err := audit.Open(t.Context(), p.Conn.Conn, audit.Config{})
 	enginetest.Must(t, err)
-	s := &site{Plane: p, audit: records, roster: fleet.NewRoster(unshared{}, p.Log)}
+	s := &site{Plane: p, audit: records, roster: fleet.NewRoster(ledger{p.Shared}, p.Log)}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.roster.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
 	_, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_ADMIN, "root")
 	s.option = connect.WithInterceptors(bearerOf(s.token))
 	s.server = enginetest.Serve(t, admin.NewHandler(admin.Config{
@@ -330,14 +339,18 @@ func TestAReceiptWaitsUntilAllEnforceOrCannotServe(t *testing.T) {
 	state := s.Engine.State()
 	version := state.Seq()
 	receipts := adminv1connect.NewFleetAdminServiceClient(http.DefaultClient, s.server.URL, s.option)
+	enginetest.Eventually(t, "the roster to be read", func() bool {
+		_, _, err := s.roster.Standings(state, time.Now())
+		return err == nil
+	})
 	get := func(wait bool) *adminv1.GetReceiptResponse {
 		t.Helper()
 		res, err := receipts.GetReceipt(t.Context(), connect.NewRequest(&adminv1.GetReceiptRequest{Version: version, Wait: wait}))
 		enginetest.Must(t, err)
 		return res.Msg
 	}
-	s.roster.Leased(state.Token(first), time.Now().Add(time.Hour))
-	s.roster.Leased(state.Token(second), time.Now().Add(2*time.Second))
+	enginetest.Must(t, s.roster.Lease(t.Context(), state.Token(first), time.Now().Add(time.Hour), time.Minute))
+	enginetest.Must(t, s.roster.Lease(t.Context(), state.Token(second), time.Now().Add(2*time.Second), 0))
 	s.roster.Acknowledged(state.Token(first), version-1, time.Now())
 	if get(false).GetEnforcedEverywhere() {
 		t.Error("enforced everywhere, though two proxies are behind")

@@ -10,7 +10,10 @@ import (
 
 func (a *api) ListProxies(_ context.Context, _ *connect.Request[adminv1.ListProxiesRequest]) (*connect.Response[adminv1.ListProxiesResponse], error) {
 	s := a.Engine.State()
-	proxies, _ := a.Fleet.Proxies(s)
+	proxies, _, err := a.Fleet.Proxies(s, a.Now())
+	if err != nil {
+		return nil, connect.NewError(connect.CodeUnavailable, err)
+	}
 	for _, p := range proxies {
 		if p.GetVersion() < s.Seq() {
 			p.Lag = s.Seq() - p.GetVersion()
@@ -25,10 +28,15 @@ const leasePoll = time.Second
 // GetReceipt waits, where asked to, until each proxy enforces the version or its lease has run out.
 func (a *api) GetReceipt(ctx context.Context, req *connect.Request[adminv1.GetReceiptRequest]) (*connect.Response[adminv1.GetReceiptResponse], error) {
 	for {
-		proxies, changed := a.Fleet.Proxies(a.Engine.State())
-		receipt := a.receipt(req.Msg.GetVersion(), proxies)
-		if receipt.GetEnforcedEverywhere() || !req.Msg.GetWait() {
-			return connect.NewResponse(receipt), nil
+		proxies, changed, err := a.Fleet.Proxies(a.Engine.State(), a.Now())
+		if err != nil && !req.Msg.GetWait() {
+			return nil, connect.NewError(connect.CodeUnavailable, err)
+		}
+		if err == nil {
+			receipt := a.receipt(req.Msg.GetVersion(), proxies)
+			if receipt.GetEnforcedEverywhere() || !req.Msg.GetWait() {
+				return connect.NewResponse(receipt), nil
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -20,13 +20,20 @@ func proxiesCommand(o *options) *cobra.Command {
 					t := table{head: []string{"PROXY", "REGION", "CONNECTED", "VERSION", "LAG", "ACKNOWLEDGED", "LEASE UNTIL", "BUILD"}}
 					for _, p := range r.GetProxies() {
 						t.rows = append(t.rows, []string{
-							p.GetName(), p.GetRegion(), yes(p.GetConnected()), fmt.Sprint(p.GetVersion()), fmt.Sprint(p.GetLag()), ago(p.GetAcknowledgedAt()), when(p.GetLeaseUntil()), dash(p.GetBuild()),
+							p.GetName(), p.GetRegion(), connected(p), fmt.Sprint(p.GetVersion()), fmt.Sprint(p.GetLag()), ago(p.GetAcknowledgedAt()), when(p.GetLeaseUntil()), dash(p.GetBuild()),
 						})
 					}
 					return t
 				})
 		},
 	}
+}
+
+func connected(p *adminv1.Proxy) string {
+	if p.GetRevoked() {
+		return "revoked"
+	}
+	return yes(p.GetConnected())
 }
 
 func receiptCommand(o *options) *cobra.Command {

@@ -68,6 +68,7 @@ type Config struct {
 type Server struct {
 	config Config
 	beat   *pulse
+	prove  chan struct{} // asks Run for a proof before the next is due
 }
 
 var _ fleetv1connect.FleetServiceHandler = (*Server)(nil)
@@ -83,10 +84,11 @@ func New(c Config) *Server {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Server{config: c, beat: newPulse()}
+	return &Server{config: c, beat: newPulse(), prove: make(chan struct{}, 1)}
 }
 
-// Run proves every heartbeat interval where the log ends, once for all streams, until ctx ends.
+// Run proves every heartbeat interval where the log ends, and when a stream has begun, once for all that wait,
+// until ctx ends.
 func (s *Server) Run(ctx context.Context) {
 	ticker := time.NewTicker(s.config.Heartbeat)
 	defer ticker.Stop()
@@ -103,6 +105,7 @@ func (s *Server) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		case <-s.prove:
 		}
 	}
 }

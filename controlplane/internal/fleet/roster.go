@@ -3,8 +3,11 @@ package fleet
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,30 +16,33 @@ import (
 	"sallyport.dev/controlplane/internal/core"
 )
 
-// Ledger keeps what is known of each proxy where every control plane sees it.
+// Ledger keeps what is known of each proxy where every control plane sees it, durably.
 type Ledger interface {
-	// Put stores a value under a key, whatever was there.
-	Put(ctx context.Context, key string, value []byte) error
-	// Watch calls fn with every value that is there, then with each change, until ctx ends.
-	Watch(ctx context.Context, fn func(key string, value []byte)) error
+	// Update replaces the value of a key, nil where there is none, by what change makes of it, and returns
+	// the new revision. It asks again where another came first.
+	Update(ctx context.Context, key string, change func(value []byte) ([]byte, error)) (revision uint64, err error)
+	// Watch calls fn with every value that is there, then synced, then fn with each change, until ctx ends.
+	Watch(ctx context.Context, synced func(), fn func(key string, value []byte, revision uint64)) error
 }
 
 // Standing is what is known of one proxy.
 type Standing struct {
-	Name   string `json:"name"`
-	Region string `json:"region"`
+	// TokenID tells a proxy from a later one of the same name.
+	TokenID string `json:"token_id"`
+	Name    string `json:"name"`
+	Region  string `json:"region"`
 	// Version is what the proxy acknowledged that it enforces.
 	Version        uint64    `json:"version"`
 	AcknowledgedAt time.Time `json:"acknowledged_at"`
-	// LeaseUntil is when the proxy stops to serve unless it hears from a control plane.
-	LeaseUntil time.Time `json:"lease_until"`
+	// LeaseUntil is when the proxy has stopped to serve at the latest, unless it hears from a control plane.
+	LeaseUntil time.Time `json:"lease_until,omitzero"`
 	// ServedBy is the control plane to which a stream is open; empty: none.
 	ServedBy string `json:"served_by,omitempty"`
 	Build    string `json:"build,omitempty"`
 	// Resyncs counts full snapshots that were needed because a digest differed.
 	Resyncs uint64 `json:"resyncs,omitempty"`
-	// TokenID tells a proxy from a later one of the same name.
-	TokenID string `json:"token_id"`
+	// Revoked: its token is no longer valid, while its lease may still run. Not kept: the log says it.
+	Revoked bool `json:"-"`
 }
 
 // Live tells whether the proxy may still be serving.
@@ -45,29 +51,43 @@ func (s Standing) Live(now time.Time) bool { return now.Before(s.LeaseUntil) }
 // flushEvery is how often what changed is written: a few times a second, however many acknowledgements came.
 const flushEvery = 250 * time.Millisecond
 
-// Roster knows of every proxy what it enforces and until when, those of other control planes included.
+// ErrUnheard: what other control planes, or this one before, knew of the proxies was not read yet.
+var ErrUnheard = errors.New("the proxies' standing was not read from the store yet: try again")
+
+// Roster knows of every proxy what it enforces and until when, those of other control planes included. No
+// proxy is ever given a lease that is not in the ledger first, so that a control plane that starts, or
+// serves others, knows of all that may be running.
 type Roster struct {
 	ledger Ledger
 	log    *slog.Logger
 
 	mu      sync.Mutex
-	all     map[string]Standing // by name, as seen in the ledger or here, whichever is newer
-	dirty   map[string]bool
-	changed chan struct{} // closed at each change
+	all     map[string]*entry // by token id
+	heard   bool              // all that the ledger held was read
+	changed chan struct{}     // closed at each change
 	kick    chan struct{}
 }
 
-// NewRoster returns a roster. Run must be running for it to be shared.
-func NewRoster(ledger Ledger, log *slog.Logger) *Roster {
-	return &Roster{ledger: ledger, log: log, all: map[string]Standing{}, dirty: map[string]bool{}, changed: make(chan struct{}), kick: make(chan struct{}, 1)}
+// entry is a standing as it is known here: what the ledger said last, and on it what is yet to be written.
+type entry struct {
+	Standing
+	writing  sync.Mutex // held while the ledger is updated
+	written  Standing
+	revision uint64
+	pending  []func(*Standing) // each gives the same if it is made twice
 }
 
-// Run shares what changes with the other control planes until ctx ends.
+// NewRoster returns a roster. Run must be running for it to know and share anything.
+func NewRoster(ledger Ledger, log *slog.Logger) *Roster {
+	return &Roster{ledger: ledger, log: log, all: map[string]*entry{}, changed: make(chan struct{}), kick: make(chan struct{}, 1)}
+}
+
+// Run hears from the other control planes, and shares what changes, until ctx ends.
 func (r *Roster) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watched := make(chan error, 1)
-	go func() { watched <- r.ledger.Watch(ctx, r.hear) }()
+	go func() { watched <- r.ledger.Watch(ctx, r.synced, r.hear) }()
 	for {
 		select {
 		case err := <-watched:
@@ -90,25 +110,48 @@ func (r *Roster) Run(ctx context.Context) error {
 	}
 }
 
-// hear takes what another control plane, or this one before, wrote. Of two standings of one proxy the
-// further one counts; the lease that ends later counts in any case.
-func (r *Roster) hear(_ string, value []byte) {
+func (r *Roster) synced() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heard = true
+	r.announce()
+}
+
+// hear takes what a control plane wrote, this one included.
+func (r *Roster) hear(key string, value []byte, revision uint64) {
 	var heard Standing
 	if err := json.Unmarshal(value, &heard); err != nil {
-		r.log.Warn("a proxy's standing could not be read", "error", err)
+		r.log.Warn("a proxy's standing could not be read", "key", key, "error", err)
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known, ok := r.all[heard.Name]
-	if ok && r.dirty[heard.Name] && known.TokenID == heard.TokenID {
-		return // what is known here is newer and about to be written
+	r.take(r.entry(heard.TokenID), heard, revision)
+}
+
+// take has a standing that the ledger holds replace what was known. The caller holds mu.
+func (r *Roster) take(e *entry, s Standing, revision uint64) {
+	if revision <= e.revision {
+		return
 	}
-	if ok && known.TokenID == heard.TokenID && heard.LeaseUntil.Before(known.LeaseUntil) {
-		heard.LeaseUntil = known.LeaseUntil
+	e.written, e.revision = s, revision
+	for _, change := range e.pending {
+		change(&s)
 	}
-	r.all[heard.Name] = heard
-	r.announce()
+	if s != e.Standing {
+		e.Standing = s
+		r.announce()
+	}
+}
+
+// entry returns what is known under a token's id. The caller holds mu.
+func (r *Roster) entry(id string) *entry {
+	e := r.all[id]
+	if e == nil {
+		e = &entry{Standing: Standing{TokenID: id}}
+		r.all[id] = e
+	}
+	return e
 }
 
 func (r *Roster) announce() {
@@ -116,44 +159,86 @@ func (r *Roster) announce() {
 	r.changed = make(chan struct{})
 }
 
+// flush writes what changed. What cannot be written now is written with what changes next.
 func (r *Roster) flush(ctx context.Context) {
 	r.mu.Lock()
-	var out []Standing
-	for name := range r.dirty {
-		out = append(out, r.all[name])
+	var due []*entry
+	for _, e := range r.all {
+		if len(e.pending) > 0 {
+			due = append(due, e)
+		}
 	}
-	clear(r.dirty)
 	r.mu.Unlock()
-	for _, s := range out {
-		value, err := json.Marshal(s)
-		if err == nil {
-			err = r.ledger.Put(ctx, "proxy."+s.Name, value)
-		}
-		if err != nil && ctx.Err() == nil {
-			r.log.WarnContext(ctx, "a proxy's standing could not be shared; it is tried again", "proxy", s.Name, "error", err)
-			r.change(s.Name, func(*Standing) {})
+	for _, e := range due {
+		if err := r.write(ctx, e); err != nil && ctx.Err() == nil {
+			r.log.WarnContext(ctx, "a proxy's standing could not be shared; it is tried again", "proxy", e.written.Name, "error", err)
+			r.wake()
 		}
 	}
 }
 
-func (r *Roster) update(token *core.Token, change func(*Standing)) {
-	r.change(token.Name, func(s *Standing) {
-		if s.TokenID != token.ID.String() {
-			*s = Standing{TokenID: token.ID.String()}
-		}
-		s.Name, s.Region = token.Name, token.Region
-		change(s)
-	})
-}
-
-func (r *Roster) change(name string, change func(*Standing)) {
+// write makes an entry's pending changes in the ledger.
+func (r *Roster) write(ctx context.Context, e *entry) error {
+	e.writing.Lock()
+	defer e.writing.Unlock()
 	r.mu.Lock()
-	s := r.all[name]
-	change(&s)
-	r.all[name] = s
-	r.dirty[name] = true
-	r.announce()
+	changes := slices.Clip(e.pending)
 	r.mu.Unlock()
+	if len(changes) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeWithin)
+	defer cancel()
+	var s Standing
+	revision, err := r.ledger.Update(ctx, keyPrefix+e.TokenID, func(value []byte) ([]byte, error) {
+		s = Standing{}
+		if value != nil {
+			if err := json.Unmarshal(value, &s); err != nil {
+				return nil, fmt.Errorf("reading a proxy's standing: %w", err)
+			}
+		}
+		for _, change := range changes {
+			change(&s)
+		}
+		return json.Marshal(s)
+	})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e.pending = e.pending[len(changes):]
+	r.take(e, s, revision)
+	return nil
+}
+
+// keyPrefix is where standings lie in the ledger, by token id.
+const keyPrefix = "proxy."
+
+// writeWithin bounds one write: a stream waits for it.
+const writeWithin = 3 * time.Second
+
+// change changes what is known of a proxy, here at once and in the ledger soon. The change must give the
+// same if it is made twice.
+func (r *Roster) change(token *core.Token, change func(*Standing)) *entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.entry(token.ID.String())
+	s := e.Standing
+	whole := func(s *Standing) {
+		s.TokenID, s.Name, s.Region = token.ID.String(), token.Name, token.Region
+		change(s)
+	}
+	if whole(&s); s == e.Standing {
+		return e
+	}
+	e.Standing, e.pending = s, append(e.pending, whole)
+	r.announce()
+	r.wake()
+	return e
+}
+
+func (r *Roster) wake() {
 	select {
 	case r.kick <- struct{}{}:
 	default:
@@ -161,22 +246,28 @@ func (r *Roster) change(name string, change func(*Standing)) {
 }
 
 // Connected says that a proxy opened a stream to a control plane.
-func (r *Roster) Connected(token *core.Token, build, controlPlane string, _ time.Time) {
-	r.update(token, func(s *Standing) { s.ServedBy, s.Build = controlPlane, build })
+func (r *Roster) Connected(token *core.Token, build, controlPlane string) {
+	r.change(token, func(s *Standing) { s.ServedBy, s.Build = controlPlane, build })
 }
 
 // Disconnected says that the stream ended. The lease goes on.
 func (r *Roster) Disconnected(token *core.Token, controlPlane string) {
-	r.update(token, func(s *Standing) {
+	r.change(token, func(s *Standing) {
 		if s.ServedBy == controlPlane {
 			s.ServedBy = ""
 		}
 	})
 }
 
+// Left says that the proxy gave its lease up: it serves nobody.
+func (r *Roster) Left(token *core.Token) {
+	r.change(token, func(s *Standing) { s.LeaseUntil = time.Time{} })
+}
+
 // Acknowledged says that a proxy enforces a version.
 func (r *Roster) Acknowledged(token *core.Token, version uint64, now time.Time) {
-	r.update(token, func(s *Standing) {
+	now = now.Round(0).UTC() // as it comes back from the ledger
+	r.change(token, func(s *Standing) {
 		if version > s.Version {
 			s.Version, s.AcknowledgedAt = version, now
 		}
@@ -185,34 +276,67 @@ func (r *Roster) Acknowledged(token *core.Token, version uint64, now time.Time) 
 
 // Resynced counts a digest that differed.
 func (r *Roster) Resynced(token *core.Token) {
-	r.update(token, func(s *Standing) { s.Resyncs++ })
+	r.mu.Lock()
+	n := r.entry(token.ID.String()).Resyncs + 1
+	r.mu.Unlock()
+	r.change(token, func(s *Standing) { s.Resyncs = max(s.Resyncs, n) })
 }
 
-// Leased says until when a proxy may serve.
-func (r *Roster) Leased(token *core.Token, until time.Time) {
-	r.update(token, func(s *Standing) {
-		if until.After(s.LeaseUntil) {
-			s.LeaseUntil = until
+// Lease makes it durable that a proxy may serve until a time, before it is told so. Once written, a lease
+// is good for a while of renewals: it is written as longer than it is, by ahead.
+func (r *Roster) Lease(ctx context.Context, token *core.Token, until time.Time, ahead time.Duration) error {
+	r.mu.Lock()
+	e := r.entry(token.ID.String())
+	enough := !e.LeaseUntil.Before(until) && !e.written.LeaseUntil.Before(until)
+	r.mu.Unlock()
+	if enough {
+		return nil
+	}
+	bound := until.Add(ahead).Round(0).UTC()
+	r.change(token, func(s *Standing) {
+		if bound.After(s.LeaseUntil) {
+			s.LeaseUntil = bound
 		}
 	})
+	if err := r.write(ctx, e); err != nil {
+		return fmt.Errorf("writing down a lease: %w", err)
+	}
+	return nil
 }
 
-// Standings returns what is known of each proxy that has a token, by name, and a channel that is closed
-// when any of it changes. A proxy that never connected has a zero version and no lease.
-func (r *Roster) Standings(state *core.State) ([]Standing, <-chan struct{}) {
+// Standings returns what is known of each proxy that has a token or may still be serving, by name, and a
+// channel that is closed when any of it changes. A proxy that never connected has a zero version and no lease.
+func (r *Roster) Standings(state *core.State, now time.Time) ([]Standing, <-chan struct{}, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !r.heard {
+		return nil, r.changed, ErrUnheard
+	}
 	var all []Standing
+	valid := map[string]bool{}
 	for t := range state.Tokens() {
 		if t.Kind != eventv1.TokenKind_TOKEN_KIND_PROXY {
 			continue
 		}
-		s := r.all[t.Name]
-		if s.TokenID != t.ID.String() {
-			s = Standing{TokenID: t.ID.String()}
+		s := Standing{TokenID: t.ID.String()}
+		if e := r.all[s.TokenID]; e != nil {
+			s = e.Standing
 		}
 		s.Name, s.Region = t.Name, t.Region
-		all = append(all, s)
+		all, valid[s.TokenID] = append(all, s), true
 	}
-	return all, r.changed
+	for id, e := range r.all {
+		if e.Live(now) && !valid[id] {
+			s := e.Standing
+			s.Revoked = true
+			all = append(all, s)
+		}
+	}
+	slices.SortFunc(all, func(a, b Standing) int {
+		if c := strings.Compare(a.Name, b.Name); c != 0 {
+			return c
+		}
+		return strings.Compare(a.TokenID, b.TokenID)
+	})
+	return all, r.changed, nil
 }

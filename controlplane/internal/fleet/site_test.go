@@ -13,6 +13,7 @@ import (
 
 	"connectrpc.com/connect"
 	"connectrpc.com/validate"
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
@@ -34,6 +35,7 @@ type site struct {
 	roster *fleet.Roster
 	audit  *audit.Store
 	token  string
+	id     uuid.UUID // of the token
 }
 
 // config is what a test may choose of a site.
@@ -60,10 +62,14 @@ func (f fenced) Fence(ctx context.Context) (*core.State, error) {
 // ledger keeps standings in real key-value.
 type ledger struct{ *kv.Store }
 
-func (l ledger) Watch(ctx context.Context, fn func(key string, value []byte)) error {
-	return l.Store.Watch(ctx, "proxy.", nil, func(e kv.Entry) error {
+func (l ledger) Update(ctx context.Context, key string, change func([]byte) ([]byte, error)) (uint64, error) {
+	return l.Change(ctx, key, 0, change)
+}
+
+func (l ledger) Watch(ctx context.Context, synced func(), fn func(key string, value []byte, revision uint64)) error {
+	return l.Store.Watch(ctx, "proxy.", synced, func(e kv.Entry) error {
 		if e.Value != nil {
-			fn(e.Key, e.Value)
+			fn(e.Key, e.Value, e.Revision)
 		}
 		return nil
 	})
@@ -81,7 +87,7 @@ func newSite(t *testing.T, c config) *site {
 		c.lease = time.Minute
 	}
 	s := &site{Plane: p, roster: fleet.NewRoster(ledger{p.Shared}, p.Log), audit: records}
-	_, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_PROXY, "us-east-1")
+	s.id, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_PROXY, "us-east-1")
 	server := fleet.New(fleet.Config{
 		Engine: fenced{p.Engine, c.cutOff}, Secrets: p.Vault, Audit: records, Roster: s.roster, Publisher: publisher,
 		Verifier: fleet.NewVerifier(nil, nil), Lease: c.lease, Heartbeat: 20 * time.Millisecond, Name: "cp-1", Log: p.Log,
@@ -91,10 +97,23 @@ func newSite(t *testing.T, c config) *site {
 	go func() { server.Run(ctx); done <- struct{}{} }()
 	go func() { _ = s.roster.Run(ctx); done <- struct{}{} }()
 	t.Cleanup(func() { cancel(); <-done; <-done })
+	enginetest.Eventually(t, "the roster to be read", func() bool {
+		_, _, err := s.roster.Standings(p.Engine.State(), time.Now())
+		return err == nil
+	})
 	mux := http.NewServeMux()
 	mux.Handle(fleetv1connect.NewFleetServiceHandler(server, connect.WithInterceptors(validate.NewInterceptor())))
 	s.server = enginetest.Serve(t, mux)
 	return s
+}
+
+// standings returns what the roster knows of each proxy.
+func (s *site) standings() []fleet.Standing {
+	all, _, err := s.roster.Standings(s.Engine.State(), time.Now())
+	if err != nil {
+		panic(err) // newSite saw to it
+	}
+	return all
 }
 
 func (s *site) client(t *testing.T) fleetv1connect.FleetServiceClient {
@@ -117,6 +136,9 @@ type proxy struct {
 	heartbeats     []*fleetv1.Heartbeat
 }
 
+// helloMark is the mark of a proxy's first message.
+const helloMark = 7
+
 // dial opens a stream; a proxy from before goes on with what it holds.
 func (s *site) dial(t *testing.T, token string, before *proxy) *proxy {
 	t.Helper()
@@ -132,14 +154,16 @@ func (s *site) dial(t *testing.T, token string, before *proxy) *proxy {
 		_ = p.stream.CloseRequest() // the client does not notice the end of ctx while it waits for what to send
 	}
 	t.Cleanup(p.cancel)
-	p.send(&fleetv1.SyncRequest{Message: &fleetv1.SyncRequest_Hello{Hello: &fleetv1.Hello{Epoch: p.epoch, Version: p.version, Digest: p.digest, Build: "test"}}})
+	p.send(&fleetv1.SyncRequest{Message: &fleetv1.SyncRequest_Hello{Hello: &fleetv1.Hello{Mark: helloMark, Epoch: p.epoch, Version: p.version, Digest: p.digest, Build: "test"}}})
 	return p
 }
 
 func (p *proxy) send(m *fleetv1.SyncRequest) { _ = p.stream.Send(m) } // its failure shows at the next receive
 
-func (p *proxy) ack(resync bool) {
-	p.send(&fleetv1.SyncRequest{Message: &fleetv1.SyncRequest_Ack{Ack: &fleetv1.Ack{Version: p.version, Resync: resync}}})
+func (p *proxy) ack(resync bool) { p.say(&fleetv1.Ack{Version: p.version, Resync: resync}) }
+
+func (p *proxy) say(ack *fleetv1.Ack) {
+	p.send(&fleetv1.SyncRequest{Message: &fleetv1.SyncRequest_Ack{Ack: ack}})
 }
 
 // step takes one message.

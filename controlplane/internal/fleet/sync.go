@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -40,14 +42,22 @@ func (s *Server) Sync(ctx context.Context, stream *connect.BidiStream[fleetv1.Sy
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c := &cursor{server: s, stream: stream, token: token, feed: s.config.Publisher.feed(token.Region), epoch: state.Epoch(), resync: make(chan struct{}, 1)}
+	c := &cursor{
+		server: s, stream: stream, token: token, feed: s.config.Publisher.feed(token.Region), epoch: state.Epoch(), resync: make(chan struct{}, 1),
+		began: s.config.Now(),
+	}
+	c.mark(hello.GetMark())
+	select {
+	case s.prove <- struct{}{}:
+	default: // it was asked for already
+	}
 	err = c.send(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Welcome{Welcome: &fleetv1.Welcome{
 		Epoch: c.epoch, Proxy: token.Name, Region: token.Region, SealingKeys: keys,
 	}}})
 	if err != nil {
 		return err
 	}
-	s.config.Roster.Connected(token, hello.GetBuild(), s.config.Name, s.config.Now())
+	s.config.Roster.Connected(token, hello.GetBuild(), s.config.Name)
 	defer s.config.Roster.Disconnected(token, s.config.Name)
 
 	received := make(chan error, 1)
@@ -103,7 +113,17 @@ type cursor struct {
 	epoch   string
 	version uint64
 	resync  chan struct{}
+	began   time.Time
+	marked  atomic.Pointer[marked]
 }
+
+// marked is the newest mark that was read, and when.
+type marked struct {
+	mark uint64
+	at   time.Time
+}
+
+func (c *cursor) mark(mark uint64) { c.marked.Store(&marked{mark, c.server.config.Now()}) }
 
 // run sends rounds as they come and heartbeats as they are proved, until the stream ends or the proxy's
 // token is no longer valid. A heartbeat waits until the proxy was sent all up to the position that it proves.
@@ -124,7 +144,7 @@ func (c *cursor) run(ctx context.Context) error {
 			c.version = r.to
 		}
 		if last.fenced != 0 && last.fenced <= c.version {
-			if err := c.heartbeat(last); err != nil {
+			if err := c.heartbeat(ctx, last); err != nil {
 				return err
 			}
 			last = proof{}
@@ -149,18 +169,26 @@ func (c *cursor) run(ctx context.Context) error {
 	}
 }
 
+// leaseAhead is the part of a lease by which it is written down as longer than it is.
+const leaseAhead = 10
+
 // heartbeat renews the lease from when the position was proved: a control plane that has been cut off from
-// the log has an old proof, with which a proxy that connects anew may not begin a whole lease. The roster
-// hears of it first.
-func (c *cursor) heartbeat(last proof) error {
-	now := c.server.config.Now()
+// the log has an old proof, with which no proxy may begin a whole lease. One from before the stream began
+// begins none: the proxy may have enforced, and acknowledged elsewhere, what came after it, and have lost it
+// in a restart. A lease that cannot be written down is not given.
+func (c *cursor) heartbeat(ctx context.Context, last proof) error {
+	now, marked := c.server.config.Now(), c.marked.Load()
 	lease := c.server.config.Lease - now.Sub(last.at)
-	if lease <= 0 {
+	if lease <= 0 || last.at.Before(c.began) {
 		return nil
 	}
-	c.server.config.Roster.Leased(c.token, now.Add(lease))
+	// The proxy counts from when it sent the mark, which was before it was read.
+	if err := c.server.config.Roster.Lease(ctx, c.token, marked.at.Add(lease), c.server.config.Lease/leaseAhead); err != nil {
+		c.server.config.Log.WarnContext(ctx, "a proxy's lease is not renewed", "proxy", c.token.Name, "error", err)
+		return nil
+	}
 	return c.send(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Heartbeat{Heartbeat: &fleetv1.Heartbeat{
-		FencedVersion: last.fenced, Lease: durationpb.New(lease), At: timestamppb.New(now),
+		FencedVersion: last.fenced, Lease: durationpb.New(lease), At: timestamppb.New(now), Mark: marked.mark,
 	}}})
 }
 
@@ -196,6 +224,11 @@ func (c *cursor) receive() error {
 		if ack == nil {
 			return connect.NewError(connect.CodeInvalidArgument, errors.New("after hello only acknowledgements are expected"))
 		}
+		if ack.GetLeaving() {
+			c.server.config.Roster.Left(c.token)
+			return nil
+		}
+		c.mark(ack.GetMark())
 		if ack.GetResync() {
 			c.server.config.Log.Warn("a proxy's table differed from its digest: it gets a full snapshot", "proxy", c.token.Name, "version", ack.GetVersion())
 			c.server.config.Roster.Resynced(c.token)

@@ -16,7 +16,6 @@ import (
 
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/engine/enginetest"
-	"sallyport.dev/controlplane/internal/fleet"
 )
 
 // holds checks that a proxy has exactly what the state compiles for its region.
@@ -119,29 +118,24 @@ func TestALeaseIsRenewedOnlyForWhatWasSent(t *testing.T) {
 
 // TestAnOldProofBeginsNoNewLease: a control plane that is cut off from the log must not keep proxies serving
 // that connect to it again and again.
-func TestAnOldProofBeginsNoNewLease(t *testing.T) {
+// TestAProofFromBeforeTheStreamBeginsNoLease: a control plane that is cut off from the log gives none to a proxy that
+// comes, which may have enforced more, and acknowledged it elsewhere, before it restarted.
+func TestAProofFromBeforeTheStreamBeginsNoLease(t *testing.T) {
 	var down atomic.Bool
-	const lease = 2 * time.Second
-	s := newSite(t, config{lease: lease, cutOff: &down})
+	s := newSite(t, config{cutOff: &down})
 	p := s.dial(t, s.token, nil)
 	p.until("a heartbeat", func() bool { return len(p.heartbeats) > 0 })
 	down.Store(true)
-	cut := time.Now()
-	enginetest.Eventually(t, "the last proof to end", func() bool {
-		seen := time.Now()
-		again := s.dial(t, s.token, nil)
-		defer again.cancel()
-		again.reach(s.seq())
-		// A heartbeat, if there is one, comes right after the snapshot and before the next change.
-		last := s.User("okta", fmt.Sprintf("user-%d", s.seq())).Version
-		again.reach(last)
-		for _, h := range again.heartbeats {
-			if left := h.GetLease().AsDuration(); left > lease-seen.Sub(cut)+100*time.Millisecond {
-				t.Errorf("%s after the last proof a lease of %s was given", seen.Sub(cut), left)
-			}
-		}
-		return len(again.heartbeats) == 0
-	})
+	again := s.dial(t, s.token, nil)
+	// A heartbeat, if there were one, would come right after the snapshot and before the next change.
+	for range 3 {
+		again.reach(s.User("okta", fmt.Sprintf("user-%d", s.seq())).Version)
+	}
+	if n := len(again.heartbeats); n != 0 {
+		t.Errorf("%d heartbeats were given without a proof", n)
+	}
+	down.Store(false)
+	again.until("a heartbeat", func() bool { return len(again.heartbeats) > 0 })
 }
 
 func TestAProxyThatReconnectsGoesOnFromItsVersion(t *testing.T) {
@@ -206,46 +200,9 @@ func TestAResyncIsASnapshotAndIsCounted(t *testing.T) {
 	p.until("a snapshot", func() bool { return p.chunks > before && !p.midway })
 	p.holds(s.Engine.State())
 	enginetest.Eventually(t, "the roster to count it", func() bool {
-		all, _ := s.roster.Standings(s.Engine.State())
+		all := s.standings()
 		return len(all) == 1 && all[0].Resyncs == 1
 	})
-}
-
-func TestTheRosterKnowsWhatAProxyEnforces(t *testing.T) {
-	s := newSite(t, config{})
-	standing := func() fleet.Standing {
-		all, _ := s.roster.Standings(s.Engine.State())
-		if len(all) != 1 {
-			t.Fatalf("%d proxies are known", len(all))
-		}
-		return all[0]
-	}
-	if got := standing(); got.Name != "us-east-1" || got.Version != 0 || got.Live(time.Now()) {
-		t.Errorf("before it connected: %+v", got)
-	}
-	p := s.dial(t, s.token, nil)
-	p.reach(s.seq())
-	p.until("a heartbeat", func() bool { return len(p.heartbeats) > 0 })
-	if got := standing(); got.Version != 0 || got.ServedBy != "cp-1" || got.Build != "test" || !got.Live(time.Now()) {
-		t.Errorf("before it acknowledged: %+v", got)
-	}
-	p.ack(false)
-	enginetest.Eventually(t, "the acknowledgement", func() bool { return standing().Version == p.version })
-	p.cancel()
-	enginetest.Eventually(t, "the end of the stream", func() bool { return standing().ServedBy == "" })
-	if got := standing(); got.Version != p.version || !got.Live(time.Now()) {
-		t.Errorf("the end of a stream ends no lease: %+v", got)
-	}
-	// Another control plane hears of it.
-	ctx, cancel := context.WithCancel(t.Context())
-	other, done := fleet.NewRoster(ledger{s.Shared}, s.Log), make(chan error)
-	go func() { done <- other.Run(ctx) }()
-	enginetest.Eventually(t, "another roster to hear of it", func() bool {
-		all, _ := other.Standings(s.Engine.State())
-		return all[0].Version == p.version && all[0].ServedBy == ""
-	})
-	cancel()
-	enginetest.Must(t, <-done)
 }
 
 func TestARevokedTokenEndsTheStream(t *testing.T) {

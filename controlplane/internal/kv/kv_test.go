@@ -111,6 +111,29 @@ func TestOneOfSeveralWritersWins(t *testing.T) {
 	})
 }
 
+// TestChangesThatMeetAreAllMade: each is made of what the others left.
+func TestChangesThatMeetAreAllMade(t *testing.T) {
+	sites(t, func(t *testing.T, open func() *Store) {
+		s, ctx := open(), within(t)
+		var racers sync.WaitGroup
+		for range 8 {
+			racers.Go(func() {
+				for range 5 {
+					_, err := s.Change(ctx, "tally", 0, func(value []byte) ([]byte, error) { return append(value, '|'), nil })
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		racers.Wait()
+		want(t, s, "tally", strings.Repeat("|", 40))
+		no := errors.New("no")
+		_, err := s.Change(ctx, "tally", 0, func([]byte) ([]byte, error) { return nil, no })
+		wantErr(t, err, no)
+	})
+}
+
 func TestABatchIsCreatedWholeOrNotAtAll(t *testing.T) {
 	sites(t, func(t *testing.T, open func() *Store) {
 		s, ctx := open(), within(t)

@@ -179,6 +179,30 @@ func (s *Store) Update(ctx context.Context, key string, value []byte, revision u
 	return written, nil
 }
 
+// Change replaces a key's value by what change makes of it, nil where there is none, and begins again where
+// another was faster. The new value lives for ttl from now on; zero stands for ever.
+func (s *Store) Change(ctx context.Context, key string, ttl time.Duration, change func(value []byte) ([]byte, error)) (uint64, error) {
+	for {
+		was, err := s.Get(ctx, key)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return 0, err
+		}
+		value, changeErr := change(was.Value)
+		if changeErr != nil {
+			return 0, changeErr
+		}
+		var revision uint64
+		if err != nil {
+			revision, err = s.Create(ctx, key, value, ttl)
+		} else {
+			revision, err = s.Update(ctx, key, value, was.Revision, ttl)
+		}
+		if !errors.Is(err, ErrExists) && !errors.Is(err, ErrConflict) {
+			return revision, err
+		}
+	}
+}
+
 // Put stores a value, whatever is there. It does not try again.
 func (s *Store) Put(ctx context.Context, key string, value []byte) error {
 	if err := checkKey(key); err != nil {

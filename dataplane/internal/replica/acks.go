@@ -20,34 +20,47 @@ type acks struct {
 	version uint64
 	due     bool
 	again   bool // a full snapshot is asked for
+	leaving bool
 }
 
 func newAcks() *acks { return &acks{wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)} }
 
-func (a *acks) enforced(version uint64) { a.set(version, false) }
+func (a *acks) enforced(version uint64) {
+	a.mu.Lock()
+	a.version, a.due = version, true
+	a.mu.Unlock()
+	signal(a.wake)
+}
 
 func (a *acks) resync(version uint64) {
-	a.set(version, true)
-	select {
-	case a.urgent <- struct{}{}:
-	default:
-	}
-}
-
-func (a *acks) set(version uint64, again bool) {
 	a.mu.Lock()
-	a.version, a.due, a.again = version, true, a.again || again
+	a.version, a.due, a.again = version, true, true
 	a.mu.Unlock()
+	signal(a.wake)
+	signal(a.urgent)
+}
+
+// leave has run send that the proxy leaves, and return.
+func (a *acks) leave() {
+	a.mu.Lock()
+	a.due, a.leaving = true, true
+	a.mu.Unlock()
+	signal(a.wake)
+	signal(a.urgent)
+}
+
+func signal(c chan struct{}) {
 	select {
-	case a.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
-// run sends until ctx is done, and then closes the sending side: net/http watches a stream's context only when that is
-// closed, so that a receive on a stream that is silent would not end otherwise.
-func (a *acks) run(ctx context.Context, conn *connect.BidiStreamForClient[fleetv1.SyncRequest, fleetv1.SyncResponse], every time.Duration) error {
+// run sends, numbered by mark, until ctx is done or the proxy leaves, and then closes the sending side: net/http watches a
+// stream's context only when that is closed, so that a receive on a stream that is silent would not end otherwise.
+func (a *acks) run(ctx context.Context, conn *connect.BidiStreamForClient[fleetv1.SyncRequest, fleetv1.SyncResponse], every time.Duration, mark func() uint64) error {
 	defer func() { _ = conn.CloseRequest() }()
+	said := uint64(0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -55,15 +68,23 @@ func (a *acks) run(ctx context.Context, conn *connect.BidiStreamForClient[fleetv
 		case <-a.wake:
 		}
 		a.mu.Lock()
-		ack, due := &fleetv1.Ack{Version: a.version, Resync: a.again}, a.due
+		ack, due := &fleetv1.Ack{Version: a.version, Resync: a.again, Leaving: a.leaving}, a.due
 		a.due, a.again = false, false
 		a.mu.Unlock()
 		if !due {
 			continue
 		}
+		ack.Mark = mark()
 		if err := conn.Send(&fleetv1.SyncRequest{Message: &fleetv1.SyncRequest_Ack{Ack: ack}}); err != nil {
 			return fmt.Errorf("acknowledging: %w", err)
 		}
+		if ack.GetLeaving() {
+			return nil
+		}
+		if ack.GetVersion() == said && !ack.GetResync() {
+			continue // it answered a heartbeat, which may not make a change wait
+		}
+		said = ack.GetVersion()
 		timer := time.NewTimer(every)
 		select {
 		case <-ctx.Done():

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"connectrpc.com/connect"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 
 	"sallyport.dev/dataplane/policy"
@@ -138,13 +139,31 @@ func (r *Replica) Status() Status {
 	if v := r.view.Load(); v != nil {
 		s.Epoch, s.Version = v.epoch, v.table.Version()
 		if v.lease.length > 0 {
-			s.LeaseUntil = v.lease.received.Round(0).Add(v.lease.length)
+			s.LeaseUntil = v.lease.began.Round(0).Add(v.lease.length)
 		}
 	}
 	return s
 }
 
-// Run follows the control planes until ctx is done, and returns its error.
+// giveUp ends the lease before its time.
+func (r *Replica) giveUp(reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	v := r.view.Load()
+	if v == nil || v.lease.length == 0 {
+		return
+	}
+	next := *v
+	next.lease = lease{}
+	r.view.Store(&next)
+	if r.usable {
+		r.cfg.Logger.Warn("the lease was given up: every call is refused", "reason", reason)
+		r.tell(Change{})
+	}
+}
+
+// Run follows the control planes until ctx is done, and returns its error. It ends with the lease given up, and tells so
+// to the control plane, which then need not wait for the lease to run out: nothing may be served by then.
 func (r *Replica) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -159,7 +178,11 @@ func (r *Replica) Run(ctx context.Context) error {
 		lived, err := r.follow(ctx)
 		r.connected.Store(false)
 		if ctx.Err() != nil {
+			r.giveUp("the proxy stops")
 			return ctx.Err()
+		}
+		if connect.CodeOf(err) == connect.CodeUnauthenticated {
+			r.giveUp("the control plane no longer takes this proxy's token")
 		}
 		r.cfg.Client.failed(err)
 		if lived {
@@ -170,6 +193,7 @@ func (r *Replica) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			timer.Stop()
+			r.giveUp("the proxy stops")
 			return ctx.Err()
 		case <-timer.C:
 		}
@@ -255,11 +279,14 @@ func (r *Replica) changed(v *view, effect policy.Effect) {
 	}
 }
 
-// renew takes a heartbeat in.
+// renew takes a heartbeat in. A lease that ends before the one that runs does not shorten it.
 func (r *Replica) renew(l lease) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	v := *r.view.Load()
+	if v.lease.length > 0 && l.began.Add(l.length).Before(v.lease.began.Add(v.lease.length)) {
+		return
+	}
 	v.lease = l
 	r.view.Store(&v)
 	if !r.usable {

@@ -165,6 +165,36 @@ func TestWhenTheLeaseIsOverEverythingIsRefusedUntilAHeartbeat(t *testing.T) {
 	eventually(t, "serves again", func() bool { return serves(r, v)() && *told.Load() == "table" })
 }
 
+// TestAProxyThatStopsGivesItsLeaseUp: it serves nobody before it says so.
+func TestAProxyThatStopsGivesItsLeaseUp(t *testing.T) {
+	var cp fleettest.ControlPlane
+	r := replica.New(replica.Config{Client: client(t, cp.Start(t), "x"), Heartbeat: time.Second, Logger: quiet})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	eventually(t, "serves", serves(r, 1))
+	cancel()
+	eventually(t, "the control plane is told", func() bool {
+		return slices.ContainsFunc(cp.Acks(), (*fleetv1.Ack).GetLeaving)
+	})
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("it ended with %v", err)
+	}
+	if _, err := r.Usable(time.Now()); !errors.Is(err, replica.ErrStale) {
+		t.Errorf("after it left: %v", err)
+	}
+}
+
+func TestARefusedTokenEndsTheLease(t *testing.T) {
+	var cp fleettest.ControlPlane
+	cp.Token = "x"
+	r := start(t, replica.Config{Client: client(t, cp.Start(t), "x")})
+	eventually(t, "serves", serves(r, 1))
+	cp.SetToken("y")
+	cp.CutStreams()
+	eventually(t, "refuses", func() bool { _, err := r.Usable(time.Now()); return errors.Is(err, replica.ErrStale) })
+}
+
 func TestEitherClockEndsTheLease(t *testing.T) {
 	var cp fleettest.ControlPlane
 	cp.Lease = time.Minute

@@ -19,6 +19,7 @@ import (
 type stream struct {
 	r     *Replica
 	acks  *acks
+	marks *marks
 	epoch string // of Welcome
 	// chunks of a snapshot that is not complete yet.
 	chunks        []*fleetv1.Entry
@@ -29,6 +30,9 @@ type stream struct {
 	lived     bool // a heartbeat came
 }
 
+// leaveWithin is how long a stream lives on to tell that the proxy leaves.
+const leaveWithin = time.Second
+
 // silence is how long a stream may say nothing.
 func (r *Replica) silence() time.Duration { return 3 * r.cfg.Heartbeat }
 
@@ -36,7 +40,9 @@ var errSilent = errors.New("the control plane fell silent")
 
 // follow opens a stream and takes in what comes until it ends. It reports whether the stream lived to a heartbeat.
 func (r *Replica) follow(ctx context.Context) (lived bool, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+	// The stream outlives ctx by the message that the proxy leaves.
+	stop := ctx
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	watchdog := time.AfterFunc(r.silence(), func() { cancel(errSilent) })
 	defer watchdog.Stop()
@@ -47,13 +53,21 @@ func (r *Replica) follow(ctx context.Context) (lived bool, err error) {
 		wg.Wait()   // the sender closes its side
 		_ = conn.CloseResponse()
 	}()
-	if err := conn.Send(&fleetv1.SyncRequest{Message: &fleetv1.SyncRequest_Hello{Hello: r.hello()}}); err != nil {
+	s := &stream{r: r, acks: newAcks(), marks: &marks{}}
+	unwatch := context.AfterFunc(stop, func() {
+		r.giveUp("the proxy stops")
+		s.acks.leave()
+		time.AfterFunc(leaveWithin, func() { cancel(context.Cause(stop)) })
+	})
+	defer unwatch()
+	hello := r.hello()
+	hello.Mark = s.marks.next(r.cfg.Now())
+	if err := conn.Send(&fleetv1.SyncRequest{Message: &fleetv1.SyncRequest_Hello{Hello: hello}}); err != nil {
 		_ = conn.CloseRequest()
 		return false, reason(ctx, fmt.Errorf("opening the stream: %w", openError(conn, err)))
 	}
-	s := &stream{r: r, acks: newAcks()}
 	wg.Go(func() {
-		if err := s.acks.run(ctx, conn, r.cfg.AckEvery); err != nil {
+		if err := s.acks.run(ctx, conn, r.cfg.AckEvery, func() uint64 { return s.marks.next(r.cfg.Now()) }); err != nil {
 			cancel(err)
 		}
 	})
@@ -69,7 +83,7 @@ func (r *Replica) follow(ctx context.Context) (lived bool, err error) {
 			return s.lived, errSilent
 		}
 		watchdog.Stop() // taking a large snapshot in may take its time
-		if err := s.take(m, now); err != nil {
+		if err := s.take(m); err != nil {
 			return s.lived, err
 		}
 		heard = r.cfg.Now()
@@ -101,7 +115,7 @@ func (r *Replica) hello() *fleetv1.Hello {
 }
 
 // take takes one message in.
-func (s *stream) take(m *fleetv1.SyncResponse, now time.Time) error {
+func (s *stream) take(m *fleetv1.SyncResponse) error {
 	if s.epoch == "" {
 		return s.welcome(m.GetWelcome())
 	}
@@ -114,7 +128,7 @@ func (s *stream) take(m *fleetv1.SyncResponse, now time.Time) error {
 	case *fleetv1.SyncResponse_Delta:
 		return s.delta(m.Delta)
 	case *fleetv1.SyncResponse_Heartbeat:
-		s.heartbeat(m.Heartbeat, now)
+		s.heartbeat(m.Heartbeat)
 		return nil
 	default:
 		return errors.New("a message that this proxy does not know: it is older than the control plane, upgrade it")
@@ -205,11 +219,16 @@ func (s *stream) delta(d *fleetv1.Delta) error {
 }
 
 // heartbeat renews the lease, if all that the proved position covers is enforced.
-func (s *stream) heartbeat(h *fleetv1.Heartbeat, now time.Time) {
+func (s *stream) heartbeat(h *fleetv1.Heartbeat) {
 	s.lived = true
 	v := s.enforced()
-	if v == nil || h.GetFencedVersion() > v.table.Version() {
+	if v == nil {
 		return
 	}
-	s.r.renew(lease{received: now, length: h.GetLease().AsDuration()})
+	s.acks.enforced(v.table.Version()) // so that the next heartbeat has a new mark
+	began, known := s.marks.when(h.GetMark())
+	if !known || h.GetFencedVersion() > v.table.Version() {
+		return
+	}
+	s.r.renew(lease{began: began, length: h.GetLease().AsDuration()})
 }

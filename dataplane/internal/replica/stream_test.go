@@ -38,9 +38,12 @@ func delta(from, to uint64, digest []byte, changed ...*fleetv1.Entry) *fleetv1.S
 	}}}
 }
 
-func heartbeat(fenced uint64) *fleetv1.SyncResponse {
+// heartbeat answers the first message of a stream, its Hello.
+func heartbeat(fenced uint64) *fleetv1.SyncResponse { return answer(fenced, 1) }
+
+func answer(fenced, mark uint64) *fleetv1.SyncResponse {
 	return &fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Heartbeat{Heartbeat: &fleetv1.Heartbeat{
-		FencedVersion: fenced, Lease: durationpb.New(time.Minute),
+		FencedVersion: fenced, Lease: durationpb.New(time.Minute), Mark: mark,
 	}}}
 }
 
@@ -58,7 +61,8 @@ type script struct {
 func newScript(t *testing.T, messages ...*fleetv1.SyncResponse) *script {
 	s := &script{t: t, now: time.Now()}
 	r := New(Config{Now: func() time.Time { return s.now }, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	s.stream = &stream{r: r, acks: newAcks()}
+	s.stream = &stream{r: r, acks: newAcks(), marks: &marks{}}
+	s.marks.next(s.now)
 	s.say(messages...)
 	return s
 }
@@ -66,7 +70,7 @@ func newScript(t *testing.T, messages ...*fleetv1.SyncResponse) *script {
 func (s *script) say(messages ...*fleetv1.SyncResponse) {
 	s.t.Helper()
 	for _, m := range messages {
-		if err := s.take(m, s.now); err != nil {
+		if err := s.take(m); err != nil {
 			s.t.Fatal(err)
 		}
 	}
@@ -86,6 +90,43 @@ func TestAHeartbeatAheadOfWhatIsEnforcedDoesNotRenewTheLease(t *testing.T) {
 	s.wantUsable(true)
 }
 
+// TestALeaseCountsFromWhatTheControlPlaneHadRead: a heartbeat that was on its way for long gives what is left, and one
+// that answers nothing that was sent gives nothing.
+func TestALeaseCountsFromWhatTheControlPlaneHadRead(t *testing.T) {
+	s := newScript(t, welcome("e"), chunk("e", 5, true, digestOf()))
+	s.say(answer(5, 0), answer(5, 2))
+	s.wantUsable(false)
+	s.now = s.now.Add(50 * time.Second)
+	second := s.marks.next(s.now)
+	s.say(heartbeat(5))
+	s.wantUsable(true)
+	s.now = s.now.Add(9 * time.Second)
+	s.wantUsable(true)
+	s.now = s.now.Add(time.Second)
+	s.wantUsable(false)
+	s.say(answer(5, second))
+	s.wantUsable(true)
+	s.say(heartbeat(5)) // an older one is no answer any more
+	s.now = s.now.Add(49 * time.Second)
+	s.wantUsable(true)
+	s.now = s.now.Add(time.Second)
+	s.wantUsable(false)
+}
+
+func TestMessagesThatNothingAnswersAreForgotten(t *testing.T) {
+	var m marks
+	now := time.Now()
+	for range 3 * maxMarks {
+		m.next(now)
+	}
+	if _, known := m.when(2 * maxMarks); known || len(m.sent) > maxMarks {
+		t.Errorf("%d are kept", len(m.sent))
+	}
+	if _, known := m.when(3 * maxMarks); !known {
+		t.Error("the newest is not known")
+	}
+}
+
 func TestAChangeOrAnotherSnapshotOfTheLogNeitherEndsNorRenewsTheLease(t *testing.T) {
 	a := connectorEntry("a")
 	s := newScript(t, welcome("e"), chunk("e", 5, true, digestOf()), heartbeat(5))
@@ -98,11 +139,12 @@ func TestAChangeOrAnotherSnapshotOfTheLogNeitherEndsNorRenewsTheLease(t *testing
 
 func TestAnotherLogsSnapshotWaitsForItsOwnHeartbeat(t *testing.T) {
 	s := newScript(t, welcome("e"), chunk("e", 5, true, digestOf()), heartbeat(5))
-	next := &script{t: t, stream: &stream{r: s.r, acks: newAcks()}, now: s.now}
+	next := &script{t: t, stream: &stream{r: s.r, acks: newAcks(), marks: &marks{}}, now: s.now}
+	next.marks.next(next.now)
 	next.say(welcome("f"))
 	next.wantUsable(true) // until it is replaced
 	next.say(heartbeat(9))
-	if err := next.take(delta(5, 6, digestOf()), s.now); err == nil {
+	if err := next.take(delta(5, 6, digestOf())); err == nil {
 		t.Error("a change of another log was taken")
 	}
 	next.say(chunk("f", 1, true, digestOf()))
@@ -149,7 +191,7 @@ func TestAStreamThatBreaksTheOrderIsRefused(t *testing.T) {
 		s := newScript(t)
 		var err error
 		for _, m := range messages {
-			err = errors.Join(err, s.take(m, s.now))
+			err = errors.Join(err, s.take(m))
 		}
 		if err == nil {
 			t.Errorf("%s was taken", what)

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -269,12 +270,14 @@ func (c *ControlPlane) Sync(ctx context.Context, stream *connect.BidiStream[flee
 	}
 	received := make(chan error, 1)
 	resync := make(chan struct{}, 1)
+	var mark atomic.Uint64
+	mark.Store(hello.GetMark())
 	go func() {
-		received <- c.receive(stream, resync)
+		received <- c.receive(stream, resync, &mark)
 		cancel()
 	}()
 	// Receive ends when this handler returns, so nothing waits for it here.
-	return c.serve(ctx, stream, hello, resync)
+	return c.serve(ctx, stream, hello, resync, &mark)
 }
 
 func or(s, other string) string {
@@ -284,14 +287,21 @@ func or(s, other string) string {
 	return s
 }
 
+// SetToken changes which token proxies must show.
+func (c *ControlPlane) SetToken(token string) {
+	defer c.lock()()
+	c.Token = token
+}
+
 func (c *ControlPlane) authorize(h http.Header) error {
+	defer c.lock()()
 	if c.Token != "" && h.Get("Authorization") != "Bearer "+c.Token {
 		return connect.NewError(connect.CodeUnauthenticated, errors.New("a proxy's token is needed"))
 	}
 	return nil
 }
 
-func (c *ControlPlane) receive(stream *connect.BidiStream[fleetv1.SyncRequest, fleetv1.SyncResponse], resync chan<- struct{}) error {
+func (c *ControlPlane) receive(stream *connect.BidiStream[fleetv1.SyncRequest, fleetv1.SyncResponse], resync chan<- struct{}, mark *atomic.Uint64) error {
 	for {
 		m, err := stream.Receive()
 		if err != nil {
@@ -301,6 +311,7 @@ func (c *ControlPlane) receive(stream *connect.BidiStream[fleetv1.SyncRequest, f
 		c.acked = append(c.acked, m.GetAck())
 		c.announce()
 		unlock()
+		mark.Store(m.GetAck().GetMark())
 		if m.GetAck().GetResync() {
 			resync <- struct{}{}
 		}
@@ -308,7 +319,7 @@ func (c *ControlPlane) receive(stream *connect.BidiStream[fleetv1.SyncRequest, f
 }
 
 // serve sends what a proxy lacks, then each change, and heartbeats.
-func (c *ControlPlane) serve(ctx context.Context, stream *connect.BidiStream[fleetv1.SyncRequest, fleetv1.SyncResponse], hello *fleetv1.Hello, resync <-chan struct{}) error {
+func (c *ControlPlane) serve(ctx context.Context, stream *connect.BidiStream[fleetv1.SyncRequest, fleetv1.SyncResponse], hello *fleetv1.Hello, resync <-chan struct{}, mark *atomic.Uint64) error {
 	every := c.Heartbeat
 	if every <= 0 {
 		every = 50 * time.Millisecond
@@ -324,7 +335,7 @@ func (c *ControlPlane) serve(ctx context.Context, stream *connect.BidiStream[fle
 	unlock()
 	beat := true
 	for {
-		messages, version, changed := c.messages(at, full, beat)
+		messages, version, changed := c.messages(at, full, beat, mark.Load())
 		for _, m := range messages {
 			if err := stream.Send(m); err != nil {
 				return err
@@ -344,7 +355,7 @@ func (c *ControlPlane) serve(ctx context.Context, stream *connect.BidiStream[fle
 }
 
 // messages returns what follows on a version, and the version that it leads to.
-func (c *ControlPlane) messages(at uint64, full, beat bool) ([]*fleetv1.SyncResponse, uint64, <-chan struct{}) {
+func (c *ControlPlane) messages(at uint64, full, beat bool, mark uint64) ([]*fleetv1.SyncResponse, uint64, <-chan struct{}) {
 	defer c.lock()()
 	var out []*fleetv1.SyncResponse
 	if full {
@@ -370,7 +381,7 @@ func (c *ControlPlane) messages(at uint64, full, beat bool) ([]*fleetv1.SyncResp
 			lease = time.Minute
 		}
 		out = append(out, &fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Heartbeat{Heartbeat: &fleetv1.Heartbeat{
-			FencedVersion: c.version, Lease: durationpb.New(lease), At: timestamppb.Now(),
+			FencedVersion: c.version, Lease: durationpb.New(lease), At: timestamppb.Now(), Mark: mark,
 		}}})
 		c.sent["heartbeat"]++
 	}

@@ -3478,11 +3478,13 @@ type Proxy struct {
 	// Versions behind the log. Zero: current.
 	Lag            uint64                 `protobuf:"varint,5,opt,name=lag,proto3" json:"lag,omitempty"`
 	AcknowledgedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=acknowledged_at,json=acknowledgedAt,proto3" json:"acknowledged_at,omitempty"`
-	// When its lease runs out unless it is renewed.
+	// When its lease has run out at the latest, unless it is renewed. Absent: it has none, and serves nobody.
 	LeaseUntil *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
 	Build      string                 `protobuf:"bytes,8,opt,name=build,proto3" json:"build,omitempty"`
 	// Which control plane serves it.
-	ServedBy      string `protobuf:"bytes,9,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
+	ServedBy string `protobuf:"bytes,9,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
+	// Its token is no longer valid. It is shown while its lease may still run.
+	Revoked       bool `protobuf:"varint,10,opt,name=revoked,proto3" json:"revoked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3578,6 +3580,13 @@ func (x *Proxy) GetServedBy() string {
 		return x.ServedBy
 	}
 	return ""
+}
+
+func (x *Proxy) GetRevoked() bool {
+	if x != nil {
+		return x.Revoked
+	}
+	return false
 }
 
 type GetReceiptRequest struct {
@@ -4366,7 +4375,7 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x12ListProxiesRequest\"d\n" +
 	"\x13ListProxiesResponse\x123\n" +
 	"\aproxies\x18\x01 \x03(\v2\x19.sallyport.admin.v1.ProxyR\aproxies\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x04R\aversion\"\xb2\x02\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"\xcc\x02\n" +
 	"\x05Proxy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1c\n" +
@@ -4377,7 +4386,9 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\vlease_until\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"leaseUntil\x12\x14\n" +
 	"\x05build\x18\b \x01(\tR\x05build\x12\x1b\n" +
-	"\tserved_by\x18\t \x01(\tR\bservedBy\"J\n" +
+	"\tserved_by\x18\t \x01(\tR\bservedBy\x12\x18\n" +
+	"\arevoked\x18\n" +
+	" \x01(\bR\arevoked\"J\n" +
 	"\x11GetReceiptRequest\x12!\n" +
 	"\aversion\x18\x01 \x01(\x04B\a\xbaH\x042\x02 \x00R\aversion\x12\x12\n" +
 	"\x04wait\x18\x02 \x01(\bR\x04wait\"\x9b\x01\n" +

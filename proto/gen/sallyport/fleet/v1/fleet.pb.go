@@ -120,7 +120,9 @@ type Hello struct {
 	// The proxy's build, for admins.
 	Build string `protobuf:"bytes,4,opt,name=build,proto3" json:"build,omitempty"`
 	// The newest feature level that the proxy understands.
-	FeatureLevel  uint32 `protobuf:"varint,5,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	FeatureLevel uint32 `protobuf:"varint,5,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	// See Ack.mark.
+	Mark          uint64 `protobuf:"varint,6,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -190,12 +192,25 @@ func (x *Hello) GetFeatureLevel() uint32 {
 	return 0
 }
 
-// Ack says that the proxy enforces every change up to a version. Cumulative.
+func (x *Hello) GetMark() uint64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
+}
+
+// Ack says that the proxy enforces every change up to a version. Cumulative. One is sent in answer to each heartbeat too.
 type Ack struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// The proxy's digest differed from the control plane's: a full snapshot is asked for.
-	Resync        bool `protobuf:"varint,2,opt,name=resync,proto3" json:"resync,omitempty"`
+	Resync bool `protobuf:"varint,2,opt,name=resync,proto3" json:"resync,omitempty"`
+	// Counts the messages of this stream. A heartbeat returns the newest that was read before it was sent, and the proxy
+	// counts its lease from when it sent that one: however long a heartbeat was on its way, and whatever the clocks of
+	// the two say, the proxy's lease ends no later than the control plane believes.
+	Mark uint64 `protobuf:"varint,3,opt,name=mark,proto3" json:"mark,omitempty"`
+	// The proxy stops, serves nobody any more, and gave its lease up.
+	Leaving       bool `protobuf:"varint,4,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,6 +255,20 @@ func (x *Ack) GetVersion() uint64 {
 func (x *Ack) GetResync() bool {
 	if x != nil {
 		return x.Resync
+	}
+	return false
+}
+
+func (x *Ack) GetMark() uint64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
+}
+
+func (x *Ack) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
 	}
 	return false
 }
@@ -645,9 +674,12 @@ func (x *Delta) GetDigest() []byte {
 type Heartbeat struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	FencedVersion uint64                 `protobuf:"varint,1,opt,name=fenced_version,json=fencedVersion,proto3" json:"fenced_version,omitempty"`
-	// How long a proxy may serve from the receipt of this heartbeat.
-	Lease         *durationpb.Duration   `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
-	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	// How long a proxy may serve, counted from when it sent the message that `mark` names.
+	Lease *durationpb.Duration `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
+	// When the heartbeat was sent by the control plane's clock, for people who read traces. No lease is counted from it.
+	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	// The mark of the newest Hello or Ack that was read before the heartbeat was sent.
+	Mark          uint64 `protobuf:"varint,4,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -701,6 +733,13 @@ func (x *Heartbeat) GetAt() *timestamppb.Timestamp {
 		return x.At
 	}
 	return nil
+}
+
+func (x *Heartbeat) GetMark() uint64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
 }
 
 // Entry is one unit of a snapshot. A change replaces the entry of the same key.
@@ -1657,16 +1696,19 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\vSyncRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.sallyport.fleet.v1.HelloH\x00R\x05hello\x12+\n" +
 	"\x03ack\x18\x02 \x01(\v2\x17.sallyport.fleet.v1.AckH\x00R\x03ackB\x10\n" +
-	"\amessage\x12\x05\xbaH\x02\b\x01\"\x8a\x01\n" +
+	"\amessage\x12\x05\xbaH\x02\b\x01\"\x9e\x01\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x14\n" +
 	"\x05build\x18\x04 \x01(\tR\x05build\x12#\n" +
-	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"7\n" +
+	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\x12\x12\n" +
+	"\x04mark\x18\x06 \x01(\x04R\x04mark\"e\n" +
 	"\x03Ack\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
-	"\x06resync\x18\x02 \x01(\bR\x06resync\"\xff\x01\n" +
+	"\x06resync\x18\x02 \x01(\bR\x06resync\x12\x12\n" +
+	"\x04mark\x18\x03 \x01(\x04R\x04mark\x12\x18\n" +
+	"\aleaving\x18\x04 \x01(\bR\aleaving\"\xff\x01\n" +
 	"\fSyncResponse\x127\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1b.sallyport.fleet.v1.WelcomeH\x00R\awelcome\x129\n" +
 	"\x05chunk\x18\x02 \x01(\v2!.sallyport.fleet.v1.SnapshotChunkH\x00R\x05chunk\x121\n" +
@@ -1693,11 +1735,12 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x123\n" +
 	"\achanged\x18\x03 \x03(\v2\x19.sallyport.fleet.v1.EntryR\achanged\x126\n" +
 	"\aremoved\x18\x04 \x03(\v2\x1c.sallyport.fleet.v1.EntryKeyR\aremoved\x12\x16\n" +
-	"\x06digest\x18\x05 \x01(\fR\x06digest\"\x8f\x01\n" +
+	"\x06digest\x18\x05 \x01(\fR\x06digest\"\xa3\x01\n" +
 	"\tHeartbeat\x12%\n" +
 	"\x0efenced_version\x18\x01 \x01(\x04R\rfencedVersion\x12/\n" +
 	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12*\n" +
-	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x8f\x03\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04mark\x18\x04 \x01(\x04R\x04mark\"\x8f\x03\n" +
 	"\x05Entry\x12.\n" +
 	"\x04user\x18\x01 \x01(\v2\x18.sallyport.fleet.v1.UserH\x00R\x04user\x121\n" +
 	"\x05group\x18\x02 \x01(\v2\x19.sallyport.fleet.v1.GroupH\x00R\x05group\x121\n" +
