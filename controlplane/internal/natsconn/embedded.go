@@ -2,7 +2,6 @@ package natsconn
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,11 +12,10 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nkeys"
 )
 
 const (
-	ownUser    = "sallyport"
-	readerUser = "reader"
 	// watchInterval is how often the embedded server's health is looked at.
 	watchInterval = time.Second
 	startTimeout  = time.Minute
@@ -28,13 +26,13 @@ const (
 // embedded is a server in this process. When its store failed, because the disk was full or went away, it
 // is started again as soon as the folder takes writes: JetStream does not recover from that by itself.
 type embedded struct {
-	dir      string
-	password string
-	config   Config
-	log      *slog.Logger
-	lock     *folderLock
-	stop     chan struct{}
-	watched  sync.WaitGroup
+	dir     string
+	own     nkeys.KeyPair // of this process, the only one that may write
+	config  Config
+	log     *slog.Logger
+	lock    *folderLock
+	stop    chan struct{}
+	watched sync.WaitGroup
 
 	mu   sync.Mutex
 	srv  *server.Server
@@ -53,7 +51,12 @@ func startEmbedded(ctx context.Context, c Config) (*embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &embedded{dir: dir, password: rand.Text(), config: c, log: c.Log, lock: lock, stop: make(chan struct{})}
+	own, err := nkeys.CreateUser()
+	if err != nil {
+		lock.release()
+		return nil, fmt.Errorf("making the embedded server's key: %w", err)
+	}
+	e := &embedded{dir: dir, own: own, config: c, log: c.Log, lock: lock, stop: make(chan struct{})}
 	if err := e.start(ctx); err != nil {
 		lock.release()
 		return nil, err
@@ -65,11 +68,15 @@ func startEmbedded(ctx context.Context, c Config) (*embedded, error) {
 
 // options are those of RELIABILITY: each write is synced before it is acknowledged.
 func (e *embedded) options() (*server.Options, error) {
+	own, err := e.own.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("reading the embedded server's key: %w", err)
+	}
 	o := &server.Options{
 		ServerName: "sallyport", StoreDir: e.dir,
 		JetStream: true, SyncAlways: true, JetStreamMaxStore: e.config.MaxStore, JetStreamMaxMemory: maxMemory,
 		NoSigs: true, DontListen: true,
-		Users: []*server.User{{Username: ownUser, Password: e.password}},
+		Nkeys: []*server.NkeyUser{{Nkey: own}},
 	}
 	if o.JetStreamMaxStore == 0 {
 		o.JetStreamMaxStore = asTheDiskHas
@@ -85,8 +92,14 @@ func (e *embedded) options() (*server.Options, error) {
 		port = e.port // after a restart, where it was
 	}
 	o.DontListen, o.Host, o.Port = false, host, port
-	o.Users = append(o.Users, &server.User{Username: readerUser, Password: rand.Text(), Permissions: readPermissions(e.config.ReadStreams)})
-	o.NoAuthUser = readerUser
+	reader, err := nkeys.CreateUser() // nobody signs with it: it stands for whoever says nothing
+	if err != nil {
+		return nil, err
+	}
+	if o.NoAuthUser, err = reader.PublicKey(); err != nil {
+		return nil, err
+	}
+	o.Nkeys = append(o.Nkeys, &server.NkeyUser{Nkey: o.NoAuthUser, Permissions: readPermissions(e.config.ReadStreams)})
 	return o, nil
 }
 

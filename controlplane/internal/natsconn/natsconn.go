@@ -71,7 +71,12 @@ func openEmbedded(ctx context.Context, c Config) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the event store: %w", err)
 	}
-	nc, err := nats.Connect("", append(options(c), nats.InProcessServer(server), nats.UserInfo(ownUser, server.password))...)
+	own, err := server.own.PublicKey()
+	if err != nil {
+		server.close()
+		return nil, fmt.Errorf("reading the embedded NATS server's key: %w", err)
+	}
+	nc, err := nats.Connect("", append(options(c), nats.InProcessServer(server), nats.Nkey(own, server.own.Sign))...)
 	if err != nil {
 		server.close()
 		return nil, fmt.Errorf("connecting to the embedded NATS server: %w", err)
