@@ -64,7 +64,10 @@ func newSite(t *testing.T) *site {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.roster.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() {
+		cancel()
+		enginetest.Must(t, <-done)
+	})
 	_, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_ADMIN, "root")
 	s.option = connect.WithInterceptors(bearerOf(s.token))
 	s.server = enginetest.Serve(t, admin.NewHandler(admin.Config{

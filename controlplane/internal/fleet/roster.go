@@ -70,6 +70,7 @@ type Roster struct {
 
 // entry is a standing as it is known here: what the ledger said last, and on it what is yet to be written.
 type entry struct {
+	id string
 	Standing
 	writing  sync.Mutex // held while the ledger is updated
 	written  Standing
@@ -148,7 +149,7 @@ func (r *Roster) take(e *entry, s Standing, revision uint64) {
 func (r *Roster) entry(id string) *entry {
 	e := r.all[id]
 	if e == nil {
-		e = &entry{Standing: Standing{TokenID: id}}
+		e = &entry{id: id, Standing: Standing{TokenID: id}}
 		r.all[id] = e
 	}
 	return e
@@ -171,7 +172,7 @@ func (r *Roster) flush(ctx context.Context) {
 	r.mu.Unlock()
 	for _, e := range due {
 		if err := r.write(ctx, e); err != nil && ctx.Err() == nil {
-			r.log.WarnContext(ctx, "a proxy's standing could not be shared; it is tried again", "proxy", e.written.Name, "error", err)
+			r.log.WarnContext(ctx, "a proxy's standing could not be shared; it is tried again", "token", e.id, "error", err)
 			r.wake()
 		}
 	}
@@ -190,7 +191,7 @@ func (r *Roster) write(ctx context.Context, e *entry) error {
 	ctx, cancel := context.WithTimeout(ctx, writeWithin)
 	defer cancel()
 	var s Standing
-	revision, err := r.ledger.Update(ctx, keyPrefix+e.TokenID, func(value []byte) ([]byte, error) {
+	revision, err := r.ledger.Update(ctx, keyPrefix+e.id, func(value []byte) ([]byte, error) {
 		s = Standing{}
 		if value != nil {
 			if err := json.Unmarshal(value, &s); err != nil {
