@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -15,120 +16,288 @@ import (
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 )
 
-// Headers of a record: its identity.
+// Headers of a record: its identity, and where the records before those of its generation end.
 const (
 	generationHeader = "Sallyport-Spool"
 	numberHeader     = "Sallyport-Number"
+	beforeHeader     = "Sallyport-Before"
 )
 
-// maxBatch is the most records of one atomic batch: JetStream's limit.
-const maxBatch = 1000
+const (
+	// batchRecords and batchBytes bound one atomic batch.
+	batchRecords = 1000 // JetStream's limit
+	batchBytes   = 4 << 20
+	// headerRoom is what subject and headers of a message take at most.
+	headerRoom = 1024
+	// firstWait and lastWait are the least and the most that one try waits for its acknowledgement.
+	firstWait = 400 * time.Millisecond
+	lastWait  = 3 * time.Second
+	// appendWithin bounds an Append whose context has no deadline.
+	appendWithin = 15 * time.Second
+	// maxRuns bounds how far back a spool generation is looked for. One that was not among so many is new.
+	maxRuns = 128
+	// maxKnown bounds the proxies whose position is kept in memory.
+	maxKnown = 10_000
+)
 
-// appendTries bounds how often a batch is tried again because its acknowledgement was lost or another
-// control plane stored some of it.
-const appendTries = 5
+// Errors of Append's arguments.
+var (
+	// ErrGeneration: it is not a name that a spool has.
+	ErrGeneration = errors.New("a spool generation is 1 to 64 letters, digits and hyphens")
+	// ErrNumbers: the records are not consecutive.
+	ErrNumbers = errors.New("the records' numbers are not consecutive from 1 on")
+)
 
-// position is a proxy's last record in the stream.
+// errOvertaken: the proxy's last record is not, or not yet, the one that was expected. errLost: the fate of a
+// batch is not known.
+var (
+	errOvertaken = errors.New("others store records of the same proxy")
+	errLost      = errors.New("no acknowledgement came")
+)
+
+var generationPattern = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+
+// position is a proxy's last record in the stream. Records of one generation that follow each other are a
+// run; before is the last record ahead of the run, so that earlier generations can be found. All zero: none.
 type position struct {
 	sequence   uint64
 	generation string
 	number     uint64
+	before     uint64
 }
 
 // Append stores consecutive records of a proxy's spool and returns the number up to which all of that
 // generation are durable. What was stored before is acknowledged and not stored again; what would leave a
-// gap is not stored, and the answer says from where to go on. Records carry the identity that the proxy's
-// own credential gives, whatever they say. After an error it is not known what was stored: send the same again.
+// gap is not stored, and the answer says after which number to go on. A new generation begins at 1. The
+// records become the store's, and get the identity that the proxy's own credential gives, whatever they say.
+// After an error it is not known what was stored: send the same again.
 func (s *Store) Append(ctx context.Context, proxy, region, generation string, records []*auditv1.AuditRecord) (uint64, error) {
-	for try := 1; ; try++ {
-		last, err := s.last(ctx, proxy, region)
+	if proxy == "" {
+		return 0, errors.New("storing audit records: they belong to no proxy")
+	}
+	if !generationPattern.MatchString(generation) {
+		return 0, fmt.Errorf("storing audit records: %w", ErrGeneration)
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, appendWithin)
+		defer cancel()
+	}
+	messages, err := s.messages(proxy, region, generation, records)
+	if err != nil {
+		return 0, fmt.Errorf("storing audit records: %w", err)
+	}
+	acknowledged, err := s.append(ctx, proxy, generation, messages)
+	if err != nil {
+		return 0, fmt.Errorf("storing audit records of %s: %w", token(proxy), err)
+	}
+	return acknowledged, nil
+}
+
+// message is a record on its way.
+type message struct {
+	number  uint64
+	subject string
+	data    []byte
+}
+
+func (s *Store) messages(proxy, region, generation string, records []*auditv1.AuditRecord) ([]message, error) {
+	all := make([]message, len(records))
+	most := int(s.nc.MaxPayload()) - headerRoom
+	for i, r := range records {
+		if r.GetNumber() != records[0].GetNumber()+uint64(i) || r.GetNumber() == 0 {
+			return nil, ErrNumbers
+		}
+		r.Proxy, r.Region, r.SpoolGeneration = proxy, region, generation
+		data, err := encode(r, most)
 		if err != nil {
-			return 0, err
+			return nil, fmt.Errorf("record %d: %w", r.GetNumber(), err)
 		}
-		have := uint64(0)
-		if last.generation == generation {
-			have = last.number
+		all[i] = message{r.GetNumber(), Subject(r), data}
+	}
+	return all, nil
+}
+
+// encode makes a record's bytes. One that a message cannot hold loses what is largest, and says so: it must
+// not stand in the way of all that come after it.
+func encode(r *auditv1.AuditRecord, most int) ([]byte, error) {
+	data, err := proto.Marshal(r)
+	if err != nil || len(data) <= most {
+		return data, err
+	}
+	whole := len(data)
+	for _, p := range []*auditv1.Payload{r.GetArguments(), r.GetResult()} {
+		if p != nil {
+			p.Head, p.Truncated = nil, true
 		}
-		rest, err := follow(records, have)
-		if err != nil {
-			return 0, err
-		}
-		if len(rest) == 0 {
-			return have, nil
-		}
-		err = s.store(ctx, proxy, region, generation, last.sequence, rest)
+	}
+	r.Groups = nil
+	r.Error = fmt.Sprintf("this record had %d bytes, more than the control plane can keep; groups and payloads were left out", whole)
+	if data, err = proto.Marshal(r); err == nil && len(data) > most {
+		err = fmt.Errorf("it has %d bytes, of which at most %d can be kept: raise NATS's max_payload", whole, most)
+	}
+	return data, err
+}
+
+// append stores messages chunk by chunk. What an error leaves open is asked of the stream.
+func (s *Store) append(ctx context.Context, proxy, generation string, messages []message) (uint64, error) {
+	end, have, err := s.find(ctx, proxy, generation, true)
+	wait, pause := firstWait, 10*time.Millisecond
+	for {
 		if err == nil {
-			return rest[len(rest)-1].GetNumber(), nil
-		}
-		// The fence did not hold, or the answer was lost: the stream says what is there.
-		if try == appendTries || ctx.Err() != nil {
-			return 0, err
+			messages = after(messages, have)
+			switch {
+			case len(messages) > 0 && messages[0].number == have+1:
+			case end.fresh:
+				return have, nil
+			default:
+				// Another control plane may have stored more: a proxy is never told less than it was before.
+				end, have, err = s.find(ctx, proxy, generation, false)
+				continue
+			}
+			chunk := first(messages)
+			var stored position
+			if stored, err = s.store(ctx, wait, proxy, generation, end.position, chunk); err == nil {
+				s.remember(proxy, stored)
+				end, have = tip{stored, true}, stored.number
+				wait, pause = firstWait, 10*time.Millisecond
+				continue
+			}
+			s.forget(proxy)
+			if !errors.Is(err, errOvertaken) && !errors.Is(err, errLost) {
+				return 0, err
+			}
+			wait = min(2*wait, lastWait)
 		}
 		select {
 		case <-ctx.Done():
-			return 0, err
-		case <-time.After(time.Duration(try) * 20 * time.Millisecond):
+			return 0, fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-time.After(pause):
 		}
+		pause = min(2*pause, 500*time.Millisecond)
+		end, have, err = s.find(ctx, proxy, generation, false)
 	}
 }
 
-// follow returns the records that come right after a number. None, where the first would leave a gap.
-func follow(records []*auditv1.AuditRecord, have uint64) ([]*auditv1.AuditRecord, error) {
-	if len(records) > maxBatch {
-		return nil, fmt.Errorf("storing audit records: at most %d at once, not %d", maxBatch, len(records))
+// after returns the messages with higher numbers.
+func after(messages []message, have uint64) []message {
+	for len(messages) > 0 && messages[0].number <= have {
+		messages = messages[1:]
 	}
-	for i, r := range records {
-		if r.GetNumber() != records[0].GetNumber()+uint64(i) || r.GetNumber() == 0 {
-			return nil, errors.New("storing audit records: their numbers are not consecutive")
+	return messages
+}
+
+// first returns as many messages as one batch takes.
+func first(messages []message) []message {
+	bytes := 0
+	for i, m := range messages {
+		if bytes += len(m.data); i == batchRecords || i > 0 && bytes > batchBytes {
+			return messages[:i]
 		}
 	}
-	for len(records) > 0 && records[0].GetNumber() <= have {
-		records = records[1:]
-	}
-	if len(records) > 0 && records[0].GetNumber() != have+1 {
-		return nil, nil
-	}
-	return records, nil
+	return messages
 }
 
 // fence picks all of one proxy's records, and only those.
-func fence(proxy, region string) string {
-	return "sallyport.audit." + token(region) + "." + token(proxy) + ".>"
+func fence(proxy string) string { return "sallyport.audit.*." + token(proxy) + ".>" }
+
+// tip is where a proxy's records end; fresh, if the stream was asked for it.
+type tip struct {
+	position
+	fresh bool
 }
 
-// last asks where a proxy's records end. A stale answer does no harm: the fence would not hold.
-func (s *Store) last(ctx context.Context, proxy, region string) (position, error) {
-	m, err := s.stream.GetLastMsgForSubject(ctx, fence(proxy, region))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return position{}, nil
-	}
-	if err != nil {
-		return position{}, fmt.Errorf("asking for a proxy's last audit record: %w", err)
-	}
-	number, err := strconv.ParseUint(m.Header.Get(numberHeader), 10, 64)
-	if err != nil {
-		return position{}, fmt.Errorf("the audit stream holds a record without a number, at %d: who wrote it?", m.Sequence)
-	}
-	return position{sequence: m.Sequence, generation: m.Header.Get(generationHeader), number: number}, nil
-}
-
-// store writes records as one batch, if the proxy's last record is still the one at a sequence.
-func (s *Store) store(ctx context.Context, proxy, region, generation string, after uint64, records []*auditv1.AuditRecord) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	batch := nuid.Next()
-	for i, r := range records {
-		r.Proxy, r.Region, r.SpoolGeneration = proxy, region, generation
-		data, err := proto.Marshal(r)
-		if err != nil {
-			return fmt.Errorf("encoding an audit record: %w", err)
+// find returns where a proxy's records end, and the last number of a generation. What is remembered may be
+// old: then the fence does not hold.
+func (s *Store) find(ctx context.Context, proxy, generation string, remembered bool) (tip, uint64, error) {
+	if remembered {
+		s.mu.Lock()
+		p, ok := s.known[proxy]
+		s.mu.Unlock()
+		if ok && p.generation == generation {
+			return tip{p, false}, p.number, nil
 		}
-		m := &nats.Msg{Subject: Subject(r), Data: data, Header: nats.Header{
-			generationHeader: {generation}, numberHeader: {strconv.FormatUint(r.GetNumber(), 10)},
+	}
+	m, err := ask(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+		return s.stream.GetLastMsgForSubject(ctx, fence(proxy))
+	})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return tip{fresh: true}, 0, nil
+	}
+	if err != nil {
+		return tip{}, 0, fmt.Errorf("asking for its last record: %w", err)
+	}
+	last, err := read(m)
+	if err != nil {
+		return tip{}, 0, err
+	}
+	end := tip{last, true}
+	for p, runs := last, 0; ; runs++ {
+		if p.generation == generation {
+			return end, p.number, nil
+		}
+		if p.before == 0 || runs == maxRuns {
+			return end, 0, nil
+		}
+		m, err := s.at(ctx, p.before)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return end, 0, nil
+		}
+		if err != nil {
+			return tip{}, 0, fmt.Errorf("asking for its earlier records: %w", err)
+		}
+		if p, err = read(m); err != nil {
+			return tip{}, 0, err
+		}
+	}
+}
+
+// at returns the message at a position.
+func (s *Store) at(ctx context.Context, sequence uint64) (*jetstream.RawStreamMsg, error) {
+	return ask(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) { return s.stream.GetMsg(ctx, sequence) })
+}
+
+func read(m *jetstream.RawStreamMsg) (position, error) {
+	number, err := strconv.ParseUint(m.Header.Get(numberHeader), 10, 64)
+	before, err2 := strconv.ParseUint(m.Header.Get(beforeHeader), 10, 64)
+	if err != nil || err2 != nil || before >= m.Sequence {
+		return position{}, fmt.Errorf("the audit stream holds a record without a place, at %d: who wrote it?", m.Sequence)
+	}
+	return position{m.Sequence, m.Header.Get(generationHeader), number, before}, nil
+}
+
+func (s *Store) remember(proxy string, p position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, there := s.known[proxy]; !there && len(s.known) >= maxKnown {
+		clear(s.known)
+	}
+	s.known[proxy] = p
+}
+
+func (s *Store) forget(proxy string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.known, proxy)
+}
+
+// store writes records as one batch, if the proxy's last record is still the one at the tip, and returns
+// where its records end then.
+func (s *Store) store(ctx context.Context, wait time.Duration, proxy, generation string, tip position, records []message) (position, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	end := position{generation: generation, number: records[len(records)-1].number, before: tip.before}
+	if tip.generation != generation {
+		end.before = tip.sequence
+	}
+	before, batch := strconv.FormatUint(end.before, 10), nuid.Next()
+	for i, r := range records {
+		m := &nats.Msg{Subject: r.subject, Data: r.data, Header: nats.Header{
+			generationHeader: {generation}, numberHeader: {strconv.FormatUint(r.number, 10)}, beforeHeader: {before},
 		}}
 		if i == 0 {
-			m.Header["Nats-Expected-Last-Subject-Sequence"] = []string{strconv.FormatUint(after, 10)}
-			m.Header["Nats-Expected-Last-Subject-Sequence-Subject"] = []string{fence(proxy, region)}
+			m.Header[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(tip.sequence, 10)}
+			m.Header["Nats-Expected-Last-Subject-Sequence-Subject"] = []string{fence(proxy)}
 		}
 		if len(records) > 1 {
 			m.Header["Nats-Batch-Id"] = []string{batch}
@@ -136,34 +305,44 @@ func (s *Store) store(ctx context.Context, proxy, region, generation string, aft
 		}
 		if i < len(records)-1 {
 			if err := s.nc.PublishMsg(m); err != nil {
-				return fmt.Errorf("publishing audit records: %w", err)
+				return position{}, fmt.Errorf("%w: %w", errLost, err)
 			}
 			continue
 		}
 		if len(records) > 1 {
 			m.Header["Nats-Batch-Commit"] = []string{"1"}
 		}
-		answer, err := s.nc.RequestMsgWithContext(ctx, m)
+		answer, err := s.request(ctx, m)
 		if err != nil {
-			return fmt.Errorf("waiting for the acknowledgement of audit records: %w", err)
+			return position{}, fmt.Errorf("%w: %w", errLost, err)
 		}
-		return stored(answer.Data)
+		end.sequence, err = acknowledged(answer.Data)
+		return end, err
 	}
-	return nil
+	return position{}, errors.New("nothing to store")
 }
 
-func stored(data []byte) error {
+// acknowledged reads the sequence of a batch's last record.
+func acknowledged(data []byte) (uint64, error) {
 	var answer struct {
 		Error *struct {
 			Code        int    `json:"err_code"`
 			Description string `json:"description"`
 		} `json:"error"`
+		Sequence uint64 `json:"seq"`
 	}
 	if err := json.Unmarshal(data, &answer); err != nil {
-		return fmt.Errorf("reading the acknowledgement of audit records: %w", err)
+		return 0, fmt.Errorf("%w: it cannot be read: %w", errLost, err)
 	}
-	if answer.Error != nil {
-		return fmt.Errorf("the audit stream refused records: %s (%d)", answer.Error.Description, answer.Error.Code)
+	switch {
+	case answer.Error == nil && answer.Sequence > 0:
+		return answer.Sequence, nil
+	case answer.Error == nil:
+		return 0, fmt.Errorf("%w: it is empty", errLost)
+	case answer.Error.Code == 10071 || answer.Error.Code == 10164: // wrong last sequence, of one server and of several
+		return 0, errOvertaken
+	case answer.Error.Code == 10118 || answer.Error.Code == 10176 || answer.Error.Code == 10210: // offline, a part was lost, too many batches
+		return 0, fmt.Errorf("%w: JetStream says: %s", errLost, answer.Error.Description)
 	}
-	return nil
+	return 0, fmt.Errorf("JetStream says: %s (%d)", answer.Error.Description, answer.Error.Code)
 }

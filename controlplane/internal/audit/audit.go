@@ -3,15 +3,19 @@
 //
 // A record is known by (proxy, spool generation, number). A batch of a proxy is fenced by the position of
 // that proxy's last record, so that duplicates, gaps and disorder are one check, over an outage of any
-// length and whichever control plane stores it. The package changes no record.
+// length and whichever control plane stores it. The package deletes nothing, and changes in a record only
+// whose it is, and what does not fit a message.
 package audit
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -37,9 +41,16 @@ type Store struct {
 	js     jetstream.JetStream
 	stream jetstream.Stream
 	log    *slog.Logger
+	// request is that of the connection, save in tests that lose answers.
+	request func(context.Context, *nats.Msg) (*nats.Msg, error)
+	bounds  bounds // of one search
+
+	mu    sync.Mutex
+	known map[string]position // of proxies whose records were stored here of late
 }
 
-// Open finds the stream or makes it.
+// Open finds the stream or makes it, and refuses one that could lose what it acknowledged. It lives as long
+// as the connection.
 func Open(ctx context.Context, nc *nats.Conn, c Config) (*Store, error) {
 	if c.Replicas == 0 {
 		c.Replicas = 1
@@ -51,18 +62,56 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the audit stream: %w", err)
 	}
-	stream, err := js.Stream(ctx, StreamName)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
-			Name: StreamName, Description: "Sallyport's audit records (sallyport.audit.v1.AuditRecord, protobuf). Read it; do not write to it.",
-			Subjects: []string{subjects}, Storage: jetstream.FileStorage, Replicas: c.Replicas, Retention: jetstream.LimitsPolicy,
-			MaxMsgs: -1, MaxBytes: -1, Discard: jetstream.DiscardNew, AllowAtomicPublish: true, DenyPurge: true, AllowDirect: false,
-		})
-	}
+	stream, err := findOrMake(ctx, js, c.Replicas)
 	if err != nil {
 		return nil, fmt.Errorf("opening the audit stream: %w", err)
 	}
-	return &Store{nc: nc, js: js, stream: stream, log: c.Log}, nil
+	if err := check(stream.CachedInfo().Config, c.Replicas); err != nil {
+		return nil, fmt.Errorf("the stream %s cannot keep audit: %w", StreamName, err)
+	}
+	return &Store{nc: nc, js: js, stream: stream, log: c.Log, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}, nil
+}
+
+func findOrMake(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.Stream, error) {
+	stream, err := js.Stream(ctx, StreamName)
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return stream, err
+	}
+	stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
+		Name: StreamName, Description: "Sallyport's audit records (sallyport.audit.v1.AuditRecord, protobuf). Read it; do not write to it.",
+		Subjects: []string{subjects}, Storage: jetstream.FileStorage, Replicas: replicas, Retention: jetstream.LimitsPolicy,
+		MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: -1, Discard: jetstream.DiscardNew, AllowAtomicPublish: true, DenyPurge: true, AllowDirect: false,
+	})
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another control plane made it meanwhile
+		return js.Stream(ctx, StreamName)
+	}
+	return stream, err
+}
+
+func check(c jetstream.StreamConfig, replicas int) error {
+	switch {
+	case c.Storage != jetstream.FileStorage:
+		return errors.New("it is not kept on disk")
+	case c.PersistMode == jetstream.AsyncPersistMode:
+		return errors.New("it acknowledges before it writes (persist_mode async)")
+	case c.NoAck:
+		return errors.New("it acknowledges nothing (no_ack)")
+	case !c.AllowAtomicPublish:
+		return errors.New("it does not take atomic batches (allow_atomic)")
+	case c.AllowDirect || c.MirrorDirect:
+		return errors.New("it answers reads from followers, which may be stale (allow_direct)")
+	case c.MaxAge != 0 || c.MaxMsgs > 0 || c.MaxBytes > 0 || c.MaxMsgsPerSubject > 0 || c.Retention != jetstream.LimitsPolicy:
+		return errors.New("it forgets old records, and with them where its proxies stand (a limit is set)")
+	case c.AllowMsgTTL || c.AllowRollup:
+		return errors.New("it can be made to forget (allow_msg_ttl, allow_rollup_hdrs)")
+	case c.Mirror != nil || len(c.Sources) > 0 || c.SubjectTransform != nil:
+		return errors.New("it takes messages from other streams, or rewrites them (mirror, sources, subject_transform)")
+	case len(c.Subjects) != 1 || c.Subjects[0] != subjects:
+		return fmt.Errorf("its subjects are %q, not %q", c.Subjects, subjects)
+	case c.Replicas < replicas:
+		return fmt.Errorf("it is kept on %d servers, and %d are asked for: raise it with `nats stream update --replicas`, or ask for fewer", c.Replicas, replicas)
+	}
+	return nil
 }
 
 // Subject is where a record lies.
@@ -80,16 +129,22 @@ func decision(v auditv1.Verdict) string {
 	return "-"
 }
 
-// token is a text as a part of a subject. Names of regions, proxies and connectors are words and hyphens;
-// anything else came from outside and may not widen a subject.
+// maxToken is the longest name that is a part of a subject as it is.
+const maxToken = 64
+
+// token is a name as a part of a subject: none is "-", and two names are never the same part. Names of
+// regions, proxies and connectors are words and hyphens; anything else came from outside and may not widen a
+// subject, so it is told by its digest.
 func token(s string) string {
 	if s == "" {
 		return "-"
 	}
-	return strings.Map(func(r rune) rune {
-		if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' {
-			return r
-		}
-		return '_'
-	}, s[:min(len(s), 128)])
+	plain := func(r rune) bool {
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_'
+	}
+	if s != "-" && len(s) <= maxToken && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return s
+	}
+	sum := sha256.Sum256([]byte(s))
+	return "~" + hex.EncodeToString(sum[:16])
 }

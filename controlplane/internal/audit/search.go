@@ -7,199 +7,276 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"google.golang.org/protobuf/proto"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
-	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+
+	"sallyport.dev/controlplane/internal/core"
 )
 
-// window is how many positions of the stream one step of a search reads.
-const window = 8192
+// bounds are what bounds the work of one search: it then answers with what it found and a cursor to go on.
+type bounds struct {
+	records int           // found
+	bytes   int           // of the records found
+	read    int           // records looked at
+	steps   int           // windows
+	time    time.Duration // after which no other window is looked at
 
-// maxWindows bounds the work of one search: it then answers with what it found and a cursor to go on.
-const maxWindows = 128
+	minSpan   uint64 // the least and the first width of a window, in positions of the stream
+	maxWindow uint64 // the most records of one window, as far as can be told beforehand
+	fetch     uint64 // how many are asked for at a time
+}
 
-// Search returns matching records, newest first, and the cursor with which to go on; empty: nothing older
-// matches. Reading goes backwards in windows; what a subject tells is picked by the server.
+var defaultBounds = bounds{
+	records: 1000, bytes: 16 << 20, read: 100_000, steps: 64, time: 3 * time.Second,
+	minSpan: 256, maxWindow: 4096, fetch: 256,
+}
+
+// maxSpan is the greatest width of a window: of any stream, all.
+const maxSpan = 1 << 40
+
+// fetchWait is how long the stream may take to answer.
+const fetchWait = 3 * time.Second
+
+// unheardTries bounds how often a new consumer is asked again that nobody seems to know.
+const unheardTries = 25
+
+// Search returns matching records, newest first, at most limit of them, and the cursor with which to go on;
+// empty: nothing older matches. Fewer than limit with a cursor are right too: one call does bounded work.
+// Records that are stored meanwhile are newer than all cursors, and move none.
 func (s *Store) Search(ctx context.Context, filter *adminv1.AuditFilter, limit int, cursor string) ([]*adminv1.StoredRecord, string, error) {
-	info, err := s.stream.Info(ctx)
+	if limit <= 0 || limit > s.bounds.records {
+		limit = s.bounds.records
+	}
+	info, err := s.info(ctx)
 	if err != nil {
 		return nil, "", fmt.Errorf("searching audit: %w", err)
 	}
-	below := info.State.LastSeq + 1
+	sc := &scan{Store: s, filter: filter, limit: limit, below: info.State.LastSeq + 1, floor: max(info.State.FirstSeq, 1), span: s.bounds.minSpan, head: true}
 	if cursor != "" {
-		if below, err = strconv.ParseUint(cursor, 10, 64); err != nil {
-			return nil, "", errors.New("searching audit: the page token is not one that this server gave")
+		below, err := strconv.ParseUint(cursor, 10, 64)
+		if err != nil || below == 0 {
+			return nil, "", &core.Error{Code: core.InvalidArgument, Field: "page_token", Message: "the page token is not one that this server gave"}
+		}
+		if below < sc.below {
+			sc.below, sc.head = below, false
 		}
 	}
-	var found []*adminv1.StoredRecord
-	for range maxWindows {
-		if below <= info.State.FirstSeq || below <= 1 {
-			return found, "", nil
-		}
-		from := max(info.State.FirstSeq, 1)
-		if below > window && below-window > from {
-			from = below - window
-		}
-		records, oldest, err := s.read(ctx, filter, from, below)
-		if err != nil {
-			return nil, "", err
-		}
-		for i := len(records) - 1; i >= 0; i-- {
-			if len(found) == limit {
-				return found, strconv.FormatUint(found[limit-1].GetSequence(), 10), nil
-			}
-			found = append(found, records[i])
-		}
-		below = from
-		if since := filter.GetSince(); since != nil && !oldest.IsZero() && oldest.Before(since.AsTime().Add(-clockSlack)) {
-			return found, "", nil
-		}
+	if err := sc.run(ctx); err != nil {
+		return nil, "", fmt.Errorf("searching audit: %w", err)
 	}
-	return found, strconv.FormatUint(below, 10), nil
+	return sc.found, sc.cursor, nil
 }
 
-// clockSlack is how much older than their storing records may be, at most, for a search by time to stop:
-// a proxy that was cut off delivers late, never early.
-const clockSlack = time.Minute
+// scan is one search on its way back through the stream.
+type scan struct {
+	*Store
+	filter *adminv1.AuditFilter
+	limit  int
 
-// read returns the matching records of [from, below), oldest first, and when the oldest position was stored.
-func (s *Store) read(ctx context.Context, filter *adminv1.AuditFilter, from, below uint64) ([]*adminv1.StoredRecord, time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	var oldest time.Time
-	if m, err := s.stream.GetMsg(ctx, from); err == nil {
-		oldest = m.Time
-	}
-	consumer, err := s.js.OrderedConsumer(ctx, StreamName, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, FilterSubjects: []string{pick(filter)},
-	})
-	if err != nil {
-		return nil, oldest, fmt.Errorf("reading audit: %w", err)
-	}
-	defer s.forget(consumer)
-	pending := consumer.CachedInfo().NumPending
-	var records []*adminv1.StoredRecord
-	for pending > 0 {
-		batch, err := consumer.Fetch(int(min(pending, 1000)), jetstream.FetchMaxWait(2*time.Second))
+	below, floor uint64 // what is left to look at is [floor, below)
+	// beyond is how many records with the picked subject are known to be at below or later.
+	beyond uint64
+	span   uint64
+	head   bool // nothing was looked at yet, and the search began at the stream's end
+	read   int
+
+	found  []*adminv1.StoredRecord
+	bytes  int
+	cursor string
+}
+
+func (s *scan) run(ctx context.Context) error {
+	if since := storedSince(s.filter); !since.IsZero() {
+		first, err := s.firstSince(ctx, since)
 		if err != nil {
-			return nil, oldest, fmt.Errorf("reading audit: %w", err)
+			return err
 		}
-		got := 0
+		s.floor = max(s.floor, first)
+	}
+	end := time.Now().Add(s.bounds.time)
+	for range s.bounds.steps {
+		if s.below <= s.floor {
+			return nil
+		}
+		if s.read >= s.bounds.read || time.Now().After(end) {
+			break
+		}
+		if err := s.step(ctx); err != nil || s.cursor != "" {
+			return err
+		}
+	}
+	if s.below > s.floor {
+		s.cursor = strconv.FormatUint(s.below, 10)
+	}
+	return nil
+}
+
+// step looks at the window below what was looked at, or finds that it holds too much and narrows it.
+func (s *scan) step(ctx context.Context) error {
+	from := s.floor
+	if s.below-s.floor > s.span {
+		from = s.below - s.span
+	}
+	subject := pick(s.filter)
+	if s.head {
+		// The server that reads may be a moment behind the one that acknowledged. The newest window is read
+		// whole, until the last record comes, whatever it is.
+		subject = subjects
+	}
+	consumer, err := s.consumer(ctx, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, FilterSubject: subject})
+	if err != nil {
+		return err
+	}
+	defer s.release(consumer)
+	pending := consumer.CachedInfo().NumPending
+	count := pending - min(pending, s.beyond)
+	if width := s.below - from; count > s.bounds.maxWindow && width > s.bounds.minSpan {
+		s.span = max(width*s.bounds.maxWindow/(2*count), s.bounds.minSpan)
+		return nil
+	}
+	matched, err := s.window(ctx, consumer, count, pending)
+	if err != nil {
+		return err
+	}
+	if s.take(matched) {
+		return nil
+	}
+	if !s.head {
+		s.beyond = pending
+	}
+	if count < s.bounds.maxWindow/4 {
+		s.span = min(8*s.span, maxSpan)
+	}
+	s.below, s.head = from, false
+	return nil
+}
+
+// window returns the matching ones of a window's records, oldest first, and of those the newest that one
+// search may return.
+func (s *scan) window(ctx context.Context, consumer jetstream.Consumer, count, pending uint64) (*shelf, error) {
+	kept := &shelf{records: s.limit - len(s.found), bytes: s.bounds.bytes - s.bytes}
+	unheard := 0
+	for got := uint64(0); s.head || pending > 0 && got < count; {
+		ask := max(min(pending, s.bounds.fetch), 1)
+		if !s.head {
+			ask = min(ask, count-got)
+		}
+		batch, err := consumer.Fetch(int(ask), jetstream.FetchMaxWait(fetchWait))
+		if err != nil {
+			return nil, err
+		}
+		before, over := got, false
 		for m := range batch.Messages() {
-			got++
 			meta, err := m.Metadata()
 			if err != nil {
-				return nil, oldest, fmt.Errorf("reading audit: %w", err)
+				return nil, err
 			}
-			if meta.Sequence.Stream >= below {
-				return records, oldest, nil
+			got, pending = got+1, meta.NumPending
+			over = over || meta.Sequence.Stream >= s.below
+			if over {
+				continue // to the end of the batch, which nobody else reads
 			}
+			s.read++
 			r, err := decode(m.Data(), meta.Sequence.Stream)
 			if err != nil {
-				return nil, oldest, err
+				return nil, err
 			}
-			if matches(filter, r.GetRecord()) {
-				records = append(records, r)
+			if matches(s.filter, r.GetRecord()) {
+				kept.add(r, len(m.Data()))
 			}
-			pending = meta.NumPending
+			over = s.head && meta.Sequence.Stream == s.below-1
 		}
-		if err := batch.Error(); err != nil {
-			return nil, oldest, fmt.Errorf("reading audit: %w", err)
+		switch err := batch.Error(); {
+		case err == nil:
+			unheard = 0
+		case errors.Is(err, nats.ErrNoResponders) && got == before && unheard < unheardTries:
+			// The server that is asked does not know of a consumer yet that another made a moment ago.
+			unheard++
+			time.Sleep(time.Duration(unheard) * 5 * time.Millisecond)
+			continue
+		default:
+			return nil, err
 		}
-		if got == 0 {
-			if ctx.Err() != nil {
-				return nil, oldest, fmt.Errorf("reading audit: %w", ctx.Err())
+		if over {
+			break
+		}
+		if got == before {
+			if _, err := s.at(ctx, s.below-1); s.head && errors.Is(err, jetstream.ErrMsgNotFound) {
+				break // somebody deleted the last record
 			}
-			return nil, oldest, errors.New("reading audit: the stream did not answer in time")
+			return nil, fmt.Errorf("the stream did not answer in %v", fetchWait)
 		}
 	}
-	return records, oldest, nil
+	return kept, context.Cause(ctx)
 }
 
-// forget removes a consumer that has done its work, so that it need not time out.
-func (s *Store) forget(c jetstream.Consumer) {
+// take takes over what a window had, newest first. True: it is all that one search returns.
+func (s *scan) take(w *shelf) bool {
+	for i := len(w.kept) - 1; i >= 0; i-- {
+		s.found = append(s.found, w.kept[i].record)
+		s.bytes += w.kept[i].bytes
+	}
+	if !w.full && len(s.found) < s.limit {
+		return false
+	}
+	// The cursor is the oldest record taken. Where that is the oldest of all, the next page is empty.
+	if n := len(s.found); n > 0 {
+		s.cursor = strconv.FormatUint(s.found[n-1].GetSequence(), 10)
+	}
+	return true
+}
+
+// shelf keeps the newest records of a window that have room.
+type shelf struct {
+	records, bytes int // room
+	kept           []shelved
+	full           bool // older ones were dropped
+}
+
+type shelved struct {
+	record *adminv1.StoredRecord
+	bytes  int
+}
+
+func (s *shelf) add(r *adminv1.StoredRecord, bytes int) {
+	s.kept = append(s.kept, shelved{r, bytes})
+	s.bytes -= bytes
+	for len(s.kept) > s.records || s.bytes < 0 && len(s.kept) > 1 {
+		s.bytes += s.kept[0].bytes
+		s.kept[0] = shelved{}
+		s.kept = s.kept[1:]
+		s.full = true
+	}
+}
+
+// firstSince returns the position of the first record that was stored at a time or later.
+func (s *Store) firstSince(ctx context.Context, since time.Time) (uint64, error) {
+	c, err := s.consumer(ctx, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since})
+	if err != nil {
+		return 0, err
+	}
+	defer s.release(c)
+	return c.CachedInfo().Delivered.Stream + 1, nil
+}
+
+// consumer makes one that reads, acknowledges nothing and leaves nothing behind.
+func (s *Store) consumer(ctx context.Context, c jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	c.AckPolicy, c.MemoryStorage, c.Replicas, c.InactiveThreshold = jetstream.AckNonePolicy, true, 1, 30*time.Second
+	consumer, err := ask(ctx, func(ctx context.Context) (jetstream.Consumer, error) { return s.stream.CreateConsumer(ctx, c) })
+	if err != nil {
+		return nil, fmt.Errorf("asking for records: %w", err)
+	}
+	return consumer, nil
+}
+
+// release removes a consumer that has done its work, so that it need not time out.
+func (s *Store) release(c jetstream.Consumer) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if info := c.CachedInfo(); info != nil {
 		if err := s.stream.DeleteConsumer(ctx, info.Name); err != nil {
 			s.log.Debug("a consumer of audit could not be removed; it times out", "error", err)
-		}
-	}
-}
-
-func decode(data []byte, sequence uint64) (*adminv1.StoredRecord, error) {
-	r := &auditv1.AuditRecord{}
-	if err := proto.Unmarshal(data, r); err != nil {
-		return nil, fmt.Errorf("reading audit record %d: %w", sequence, err)
-	}
-	return &adminv1.StoredRecord{Sequence: sequence, Record: r}, nil
-}
-
-// pick is the subject that all matching records have.
-func pick(f *adminv1.AuditFilter) string {
-	part := func(s string) string {
-		if s == "" {
-			return "*"
-		}
-		return token(s)
-	}
-	verdict := "*"
-	if f.GetVerdict() != auditv1.Verdict_VERDICT_UNSPECIFIED {
-		verdict = decision(f.GetVerdict())
-	}
-	return "sallyport.audit." + part(f.GetRegion()) + ".*." + part(f.GetConnector()) + "." + verdict
-}
-
-// matches decides on the record itself: a subject is only near to what it stands for.
-func matches(f *adminv1.AuditFilter, r *auditv1.AuditRecord) bool {
-	is := func(want, have string) bool { return want == "" || want == have }
-	at := r.GetAt().AsTime()
-	return is(f.GetPerson(), r.GetPersonId()) && is(f.GetConnector(), r.GetConnector()) && is(f.GetTool(), r.GetTool()) &&
-		is(f.GetRegion(), r.GetRegion()) && is(f.GetCallId(), r.GetCallId()) &&
-		(f.GetVerdict() == auditv1.Verdict_VERDICT_UNSPECIFIED || f.GetVerdict() == r.GetDecision().GetVerdict()) &&
-		(f.GetSince() == nil || !at.Before(f.GetSince().AsTime())) && (f.GetUntil() == nil || at.Before(f.GetUntil().AsTime()))
-}
-
-// Tail calls fn with each matching record that was stored after a sequence, then with each that is stored,
-// until ctx ends, with nil, or fn fails. Zero stands for what is stored from now on.
-func (s *Store) Tail(ctx context.Context, filter *adminv1.AuditFilter, after uint64, fn func(*adminv1.StoredRecord) error) error {
-	config := jetstream.OrderedConsumerConfig{FilterSubjects: []string{pick(filter)}, DeliverPolicy: jetstream.DeliverNewPolicy}
-	if after > 0 {
-		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, after+1
-	}
-	consumer, err := s.js.OrderedConsumer(ctx, StreamName, config)
-	if err != nil {
-		return fmt.Errorf("following audit: %w", err)
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return fmt.Errorf("following audit: %w", err)
-	}
-	defer messages.Stop()
-	stop := context.AfterFunc(ctx, messages.Stop)
-	defer stop()
-	for {
-		m, err := messages.Next()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("following audit: %w", err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fmt.Errorf("following audit: %w", err)
-		}
-		r, err := decode(m.Data(), meta.Sequence.Stream)
-		if err != nil {
-			return err
-		}
-		if !matches(filter, r.GetRecord()) {
-			continue
-		}
-		if err := fn(r); err != nil {
-			return err
 		}
 	}
 }
