@@ -21,6 +21,9 @@ type Send func(ctx context.Context, generation string, records []*auditv1.AuditR
 const (
 	batchRecords = 1000
 	batchBytes   = 1 << 20
+	// After a delivery of all that there was, records gather this long: a batch costs the control plane's store some
+	// milliseconds whatever it holds. The first record after a quiet time leaves at once.
+	gather = 200 * time.Millisecond
 	// One delivery may take this long before it is tried again.
 	sendTimeout = 30 * time.Second
 	firstPause  = 100 * time.Millisecond
@@ -35,7 +38,7 @@ func (s *Spool) Deliver(ctx context.Context, send Send) error {
 	defer at.close()
 	pause := time.Duration(0)
 	for {
-		progress, err := s.deliverOnce(ctx, send, &at)
+		sent, rest, err := s.deliverOnce(ctx, send, &at)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -53,7 +56,13 @@ func (s *Spool) Deliver(ctx context.Context, send Send) error {
 			s.cfg.Logger.Info("audit delivery goes on")
 			pause = 0
 		}
-		if progress {
+		if rest {
+			continue
+		}
+		if sent {
+			if !sleep(ctx, gather) {
+				return ctx.Err()
+			}
 			continue
 		}
 		select {
@@ -75,27 +84,27 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// deliverOnce sends one batch. It reports whether there was one.
-func (s *Spool) deliverOnce(ctx context.Context, send Send, at *cursor) (bool, error) {
+// deliverOnce sends one batch. It reports whether there was one, and whether it left some of what was there.
+func (s *Spool) deliverOnce(ctx context.Context, send Send, at *cursor) (sent, rest bool, err error) {
 	s.settleOwed()
 	g, seg, limit := s.next()
 	if g == nil {
-		return false, nil
+		return false, false, nil
 	}
 	records, err := at.read(g, seg, limit)
 	if errors.Is(err, errDamaged) {
-		return true, s.amputate(g)
+		return false, true, s.amputate(g)
 	}
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	sendCtx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	acked, err := send(sendCtx, g.id, records)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
-	return true, s.acknowledge(g, records, acked)
+	return true, records[len(records)-1].GetNumber() < limit, s.acknowledge(g, records, acked)
 }
 
 // next returns the oldest generation with something to send, the segment in which that begins, and its size so far.

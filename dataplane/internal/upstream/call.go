@@ -41,7 +41,12 @@ func newUpstream(p *Pool, target Target) (*Upstream, error) {
 	return u, nil
 }
 
-func newWire(c Config, t Target, to *url.URL) wire { return newNetWire(c, t, to) }
+func newWire(c Config, t Target, to *url.URL) wire {
+	if to.Scheme == "http" && c.Proxy == nil {
+		return newPlainWire(c, t, to)
+	}
+	return newNetWire(c, t, to)
+}
 
 // retire ends the sessions. Calls in flight go on.
 func (u *Upstream) retire() {
