@@ -57,6 +57,8 @@ func (s *State) apply(rec Record) error {
 		})
 	case *eventv1.Event_UserDeleted:
 		return s.applyUserDeleted(rec, b.UserDeleted)
+	case *eventv1.Event_UserErased:
+		return s.applyUserErased(b.UserErased)
 	case *eventv1.Event_UserMembershipsConfirmed:
 		return s.applyMembershipsConfirmed(b.UserMembershipsConfirmed)
 	case *eventv1.Event_GroupCreated:

@@ -4,6 +4,7 @@ import (
 	"encoding/gob"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
@@ -19,6 +20,8 @@ type checkpointHead struct {
 	Epoch               string
 	Level               uint32
 	LastUser, LastGroup uint32
+	LastErasure         uint64
+	Erasing             []Erasure
 	Directories         [][]byte
 	Blocks              [][]byte
 	Connectors          []checkpointConnector
@@ -75,7 +78,8 @@ func (s *State) Encode(w io.Writer) error {
 }
 
 func (s *State) checkpointHead() (*checkpointHead, error) {
-	head := &checkpointHead{Seq: s.seq, Epoch: s.epoch, Level: s.level, LastUser: s.lastUser, LastGroup: s.lastGroup}
+	head := &checkpointHead{Seq: s.seq, Epoch: s.epoch, Level: s.level, LastUser: s.lastUser, LastGroup: s.lastGroup, LastErasure: s.lastErasure}
+	head.Erasing = slices.Collect(s.Erasures())
 	var failed error
 	marshal := func(m proto.Message) []byte {
 		data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
@@ -171,6 +175,10 @@ func (s *State) restoreMemberships(dec *gob.Decoder) error {
 
 func (s *State) restoreHead(head *checkpointHead) error {
 	s.seq, s.epoch, s.level, s.lastUser, s.lastGroup = head.Seq, head.Epoch, head.Level, head.LastUser, head.LastGroup
+	s.lastErasure = head.LastErasure
+	for _, e := range head.Erasing {
+		s.erasing.Set(idKey(e.ID), e)
+	}
 	directories, err := unmarshalAll[policyv1.Directory](head.Directories)
 	if err != nil {
 		return err

@@ -53,7 +53,7 @@ func IsSecurity(c Command) bool {
 	switch c := c.(type) {
 	case UpdateUser:
 		return !c.Active
-	case DeleteUser, RevokeSessions, PlaceBlock, RevokeToken, RetireConnector, RemoveGrant:
+	case DeleteUser, EraseUser, RevokeSessions, PlaceBlock, RevokeToken, RetireConnector, RemoveGrant:
 		return true
 	}
 	return false
@@ -67,6 +67,8 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"CreateUser":         decode[CreateUser],
 	"UpdateUser":         decode[UpdateUser],
 	"DeleteUser":         decode[DeleteUser],
+	"EraseUser":          decode[EraseUser],
+	"FinishErasures":     decode[FinishErasures],
 	"RevokeSessions":     decode[RevokeSessions],
 	"ConfirmMemberships": decode[ConfirmMemberships],
 	"CreateGroup":        decode[CreateGroup],

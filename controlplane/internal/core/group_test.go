@@ -66,9 +66,10 @@ func TestFullPushOfALargeGroupFitsOneBatch(t *testing.T) {
 	env := w.env()
 	for i := range users {
 		users[i] = env.NewID()
-		ev := userCreated(users[i], "okta", Profile{UserName: users[i].String()}, true)
-		if err := next.Apply(Record{Seq: next.Seq() + 1, Event: env.events(ev)[0]}); err != nil {
-			t.Fatal(err)
+		for _, ev := range env.events(userCreated(users[i], "okta", Profile{UserName: users[i].String()}, true)...) {
+			if err := next.Apply(Record{Seq: next.Seq() + 1, Event: ev}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	w.state = next

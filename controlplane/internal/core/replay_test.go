@@ -3,6 +3,7 @@ package core
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/uuid"
@@ -45,7 +46,7 @@ func randomCommand(t *rapid.T, w *world) Command {
 		name := rapid.SampledFrom(names).Draw(t, "name")
 		return Profile{UserName: name, ExternalID: "00u" + name, DisplayName: rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "display")}
 	}
-	switch rapid.IntRange(0, 14).Draw(t, "command") {
+	switch rapid.IntRange(0, 16).Draw(t, "command") {
 	case 0, 1:
 		return CreateUser{Directory: "okta", Profile: profile(), Active: rapid.Bool().Draw(t, "active")}
 	case 2, 3:
@@ -68,6 +69,16 @@ func randomCommand(t *rapid.T, w *world) Command {
 		return RetireConnector{ID: connector()}
 	case 13:
 		return ConfirmMemberships{ID: user()}
+	case 14:
+		return EraseUser{ID: user()}
+	case 15:
+		var finish FinishErasures
+		for e := range w.state.Erasures() {
+			if rapid.Bool().Draw(t, "finish") {
+				finish.IDs = append(finish.IDs, e.ID)
+			}
+		}
+		return finish
 	default:
 		return RevokeSessions{ID: user()}
 	}
@@ -128,6 +139,13 @@ func TestReplayEqualsLive(t *testing.T) {
 			}
 		}
 		live := dump(t, w.state)
+		for _, stage := range []func(*rapid.T, *world) []Record{keysDestroyed, messagesDestroyed} {
+			erased := NewState()
+			replay(t, erased, stage(t, w))
+			if !bytes.Equal(live, dump(t, erased)) {
+				t.Fatal("the state rebuilt after erasures differs from the state that was lived")
+			}
+		}
 		rebuilt := NewState()
 		replay(t, rebuilt, w.log)
 		if !bytes.Equal(live, dump(t, rebuilt)) {
@@ -146,6 +164,26 @@ func TestReplayEqualsLive(t *testing.T) {
 	})
 }
 
+// keysDestroyed is the log as it opens when the keys of all who were removed are destroyed.
+func keysDestroyed(_ *rapid.T, w *world) []Record {
+	log := slices.Clone(w.log)
+	for i, rec := range log {
+		if id := rec.Event.GetPersonId(); id != "" && w.state.User(uuid.MustParse(id)) == nil {
+			log[i].Event = proto.CloneOf(rec.Event)
+			log[i].Event.Personal = nil
+		}
+	}
+	return log
+}
+
+// messagesDestroyed is the log without the messages that held attributes of somebody who was removed, save
+// some that are still to go.
+func messagesDestroyed(t *rapid.T, w *world) []Record {
+	return slices.DeleteFunc(keysDestroyed(t, w), func(rec Record) bool {
+		return rec.Event.GetPersonId() != "" && rec.Event.GetPersonal() == nil && rapid.IntRange(0, 4).Draw(t, "gone") > 0
+	})
+}
+
 func replay(t *rapid.T, s *State, log []Record) {
 	for _, rec := range log {
 		// As from the wire: nothing is shared with the live state.
@@ -160,6 +198,7 @@ func TestCommandsSurviveTheWire(t *testing.T) {
 	g := w.group("Engineers")
 	for _, c := range []Command{
 		NewSetDirectory(directory("entra")),
+		EraseUser{ID: uuid.New()}, FinishErasures{IDs: []uuid.UUID{uuid.New()}},
 		CreateUser{Directory: "okta", Profile: Profile{UserName: "ann", Attributes: []byte(`{"a":1}`)}, Active: true},
 		NewApplyPolicy([]*policyv1.Connector{github()}, []GrantSpec{NewGrantSpec(g.ID, "github", []*policyv1.Rule{{Allow: []string{"*"}, When: "true"}})}),
 		NewPlaceBlock(&policyv1.Block{Reason: "why", Target: &policyv1.Block_Tool{Tool: &policyv1.ConnectorTool{Connector: "github", Tool: "push"}}}),

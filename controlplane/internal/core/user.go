@@ -72,13 +72,22 @@ func (c CreateUser) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	if err := s.checkProfile(p, c.Profile, 0); err != nil {
 		return nil, err
 	}
-	return env.events(userCreated(env.NewID(), c.Directory, c.Profile, c.Active)), nil
+	return env.events(userCreated(env.NewID(), c.Directory, c.Profile, c.Active)...), nil
 }
 
-func userCreated(id uuid.UUID, directory string, profile Profile, active bool) *eventv1.Event {
+// userCreated says that there is somebody, and apart from it who that is: only the latter goes when the person
+// is erased.
+func userCreated(id uuid.UUID, directory string, profile Profile, active bool) []*eventv1.Event {
+	return []*eventv1.Event{
+		{Body: &eventv1.Event_UserCreated{UserCreated: &eventv1.UserCreated{UserId: id.String(), DirectoryId: directory, Active: active}}},
+		userUpdated(id, profile),
+	}
+}
+
+func userUpdated(id uuid.UUID, profile Profile) *eventv1.Event {
 	return &eventv1.Event{
 		PersonId: id.String(), Personal: profile.personal(),
-		Body: &eventv1.Event_UserCreated{UserCreated: &eventv1.UserCreated{UserId: id.String(), DirectoryId: directory, Active: active}},
+		Body: &eventv1.Event_UserUpdated{UserUpdated: &eventv1.UserUpdated{UserId: id.String()}},
 	}
 }
 
@@ -122,15 +131,11 @@ func (c UpdateUser) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	}
 	if u.ExternalID != "" && c.Profile.ExternalID != u.ExternalID {
 		// The directory says that this is somebody else now: nothing carries over.
-		id := env.NewID()
-		return env.events(userDeleted(u.ID), userCreated(id, u.Directory, c.Profile, c.Active)), nil
+		return env.events(append([]*eventv1.Event{userDeleted(u.ID)}, userCreated(env.NewID(), u.Directory, c.Profile, c.Active)...)...), nil
 	}
 	var events []*eventv1.Event
 	if !u.equal(c.Profile) {
-		events = append(events, &eventv1.Event{
-			PersonId: u.ID.String(), Personal: c.Profile.personal(),
-			Body: &eventv1.Event_UserUpdated{UserUpdated: &eventv1.UserUpdated{UserId: u.ID.String()}},
-		})
+		events = append(events, userUpdated(u.ID, c.Profile))
 	}
 	switch {
 	case u.Active && !c.Active:
@@ -145,7 +150,7 @@ func (c UpdateUser) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	return env.events(events...), nil
 }
 
-// DeleteUser removes a person with the memberships.
+// DeleteUser removes a person with the memberships, for good: the person is erased.
 type DeleteUser struct {
 	Directory string
 	ID        uuid.UUID
@@ -387,5 +392,6 @@ func (s *State) applyUserDeleted(rec Record, b *eventv1.UserDeleted) error {
 	}
 	s.userByID.Delete(idKey(u.ID))
 	s.users.Delete(u.No)
+	s.applyTombstone(rec, u.ID)
 	return nil
 }

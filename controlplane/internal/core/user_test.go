@@ -49,7 +49,7 @@ func TestChangedExternalIDStartsANewPerson(t *testing.T) {
 	profile := u.Profile
 	profile.ExternalID = "00u-somebody-else"
 	events := w.must(UpdateUser{Directory: "okta", ID: u.ID, Profile: profile, Active: true})
-	want(t, "events", kinds(events), []string{"UserDeleted", "UserCreated"})
+	want(t, "events", kinds(events), []string{"UserDeleted", "UserCreated", "UserUpdated"})
 	successor := w.state.UserByName("okta", "ann")
 	if successor.ID == u.ID {
 		t.Fatal("the new person has the old one's id")

@@ -248,10 +248,11 @@ func lingering(ctx context.Context) (context.Context, func()) {
 func (e *Engine) ensureKeys(ctx context.Context, records []core.Record) error {
 	var people []uuid.UUID
 	for _, rec := range records {
-		if rec.Event.GetUserCreated() == nil {
+		created := rec.Event.GetUserCreated()
+		if created == nil {
 			continue
 		}
-		id, err := uuid.Parse(rec.Event.GetPersonId())
+		id, err := uuid.Parse(created.GetUserId())
 		if err != nil {
 			return fmt.Errorf("reading a person's id: %w", err)
 		}

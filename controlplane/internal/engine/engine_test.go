@@ -123,7 +123,7 @@ func TestManyCallersShareRoundsAndEachGetsItsOwnAnswer(t *testing.T) {
 			var refusal *core.Error
 			switch {
 			case err == nil:
-				if got := out.Events[0].GetPersonal().GetUserName(); got != name || out.State.UserByName("okta", name) == nil {
+				if got := out.Events[1].GetPersonal().GetUserName(); got != name || out.State.UserByName("okta", name) == nil {
 					t.Errorf("%s got the answer of %s", name, got)
 				}
 			case !errors.As(err, &refusal) || refusal.Code != core.AlreadyExists:

@@ -49,7 +49,7 @@ func victim(dir string) {
 	if err != nil {
 		exitOn{}.Fatal(err)
 	}
-	id := user.State.UserByName("okta", user.Events[0].GetPersonal().GetUserName()).ID
+	id := user.State.UserByName("okta", user.Events[1].GetPersonal().GetUserName()).ID
 	for i := range 1 << 30 {
 		for c := range 8 {
 			go func() {

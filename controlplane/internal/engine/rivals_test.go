@@ -116,11 +116,11 @@ func TestLostRoundsChangeNothingThatWasAnswered(t *testing.T) {
 			var refusal *core.Error
 			switch {
 			case r.err == nil:
-				if len(r.out.Events) != 1 {
+				if len(r.out.Events) != 2 {
 					t.Fatalf("creating %s came to %d events", r.name, len(r.out.Events))
 				}
 				rec, ok := created[r.out.Events[0].GetId()]
-				if !ok || rec.Seq != r.out.Seq {
+				if !ok || rec.Seq+1 != r.out.Seq {
 					t.Fatalf("creating %s was answered with %d, which the log does not have there", r.name, r.out.Seq)
 				}
 				if done[r.name] != 0 {

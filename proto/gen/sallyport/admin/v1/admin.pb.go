@@ -1077,6 +1077,254 @@ func (x *ConfirmMembershipsResponse) GetVersion() uint64 {
 	return 0
 }
 
+type EraseUserRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An id, a user name or "directory/user name".
+	User          string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseUserRequest) Reset() {
+	*x = EraseUserRequest{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseUserRequest) ProtoMessage() {}
+
+func (x *EraseUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseUserRequest.ProtoReflect.Descriptor instead.
+func (*EraseUserRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *EraseUserRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+type EraseUserResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseUserResponse) Reset() {
+	*x = EraseUserResponse{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseUserResponse) ProtoMessage() {}
+
+func (x *EraseUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseUserResponse.ProtoReflect.Descriptor instead.
+func (*EraseUserResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *EraseUserResponse) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *EraseUserResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type ListErasuresRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListErasuresRequest) Reset() {
+	*x = ListErasuresRequest{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListErasuresRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListErasuresRequest) ProtoMessage() {}
+
+func (x *ListErasuresRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListErasuresRequest.ProtoReflect.Descriptor instead.
+func (*ListErasuresRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+type ListErasuresResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Erasures []*Erasure             `protobuf:"bytes,1,rep,name=erasures,proto3" json:"erasures,omitempty"`
+	// The version of the state in which they are to finish.
+	Version       uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListErasuresResponse) Reset() {
+	*x = ListErasuresResponse{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListErasuresResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListErasuresResponse) ProtoMessage() {}
+
+func (x *ListErasuresResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListErasuresResponse.ProtoReflect.Descriptor instead.
+func (*ListErasuresResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListErasuresResponse) GetErasures() []*Erasure {
+	if x != nil {
+		return x.Erasures
+	}
+	return nil
+}
+
+func (x *ListErasuresResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// Erasure is a person who was removed and whose erasure is not finished.
+type Erasure struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	UserId    string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	RemovedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=removed_at,json=removedAt,proto3" json:"removed_at,omitempty"`
+	// The version at which the person was removed.
+	Version       uint64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Erasure) Reset() {
+	*x = Erasure{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Erasure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Erasure) ProtoMessage() {}
+
+func (x *Erasure) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Erasure.ProtoReflect.Descriptor instead.
+func (*Erasure) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Erasure) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *Erasure) GetRemovedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RemovedAt
+	}
+	return nil
+}
+
+func (x *Erasure) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 type ListGroupsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	DirectoryId   string                 `protobuf:"bytes,1,opt,name=directory_id,json=directoryId,proto3" json:"directory_id,omitempty"`
@@ -1088,7 +1336,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1348,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1361,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListGroupsRequest) GetDirectoryId() string {
@@ -1147,7 +1395,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1407,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1420,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*Group {
@@ -1201,7 +1449,7 @@ type GetGroupRequest struct {
 
 func (x *GetGroupRequest) Reset() {
 	*x = GetGroupRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1461,7 @@ func (x *GetGroupRequest) String() string {
 func (*GetGroupRequest) ProtoMessage() {}
 
 func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1474,7 @@ func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGroupRequest.ProtoReflect.Descriptor instead.
 func (*GetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetGroupRequest) GetGroup() string {
@@ -1263,7 +1511,7 @@ type GetGroupResponse struct {
 
 func (x *GetGroupResponse) Reset() {
 	*x = GetGroupResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1523,7 @@ func (x *GetGroupResponse) String() string {
 func (*GetGroupResponse) ProtoMessage() {}
 
 func (x *GetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1536,7 @@ func (x *GetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGroupResponse.ProtoReflect.Descriptor instead.
 func (*GetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetGroupResponse) GetGroup() *Group {
@@ -1335,7 +1583,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1595,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1608,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Token) GetId() string {
@@ -1429,7 +1677,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1689,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +1702,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreateTokenRequest) GetKind() TokenKind {
@@ -1504,7 +1752,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1516,7 +1764,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1529,7 +1777,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateTokenResponse) GetId() string {
@@ -1561,7 +1809,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1573,7 +1821,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1586,7 +1834,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 type ListTokensResponse struct {
@@ -1598,7 +1846,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1858,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1871,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -1642,7 +1890,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1902,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1915,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -1686,7 +1934,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1698,7 +1946,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1711,7 +1959,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RevokeTokenResponse) GetVersion() uint64 {
@@ -1729,7 +1977,7 @@ type ListConnectorsRequest struct {
 
 func (x *ListConnectorsRequest) Reset() {
 	*x = ListConnectorsRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1989,7 @@ func (x *ListConnectorsRequest) String() string {
 func (*ListConnectorsRequest) ProtoMessage() {}
 
 func (x *ListConnectorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +2002,7 @@ func (x *ListConnectorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectorsRequest.ProtoReflect.Descriptor instead.
 func (*ListConnectorsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 type ListConnectorsResponse struct {
@@ -1766,7 +2014,7 @@ type ListConnectorsResponse struct {
 
 func (x *ListConnectorsResponse) Reset() {
 	*x = ListConnectorsResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +2026,7 @@ func (x *ListConnectorsResponse) String() string {
 func (*ListConnectorsResponse) ProtoMessage() {}
 
 func (x *ListConnectorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +2039,7 @@ func (x *ListConnectorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectorsResponse.ProtoReflect.Descriptor instead.
 func (*ListConnectorsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListConnectorsResponse) GetConnectors() []*ConnectorStatus {
@@ -1815,7 +2063,7 @@ type ConnectorStatus struct {
 
 func (x *ConnectorStatus) Reset() {
 	*x = ConnectorStatus{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1827,7 +2075,7 @@ func (x *ConnectorStatus) String() string {
 func (*ConnectorStatus) ProtoMessage() {}
 
 func (x *ConnectorStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1840,7 +2088,7 @@ func (x *ConnectorStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorStatus.ProtoReflect.Descriptor instead.
 func (*ConnectorStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ConnectorStatus) GetConnector() *v1.Connector {
@@ -1880,7 +2128,7 @@ type GetConnectorRequest struct {
 
 func (x *GetConnectorRequest) Reset() {
 	*x = GetConnectorRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1892,7 +2140,7 @@ func (x *GetConnectorRequest) String() string {
 func (*GetConnectorRequest) ProtoMessage() {}
 
 func (x *GetConnectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1905,7 +2153,7 @@ func (x *GetConnectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectorRequest.ProtoReflect.Descriptor instead.
 func (*GetConnectorRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetConnectorRequest) GetId() string {
@@ -1925,7 +2173,7 @@ type GetConnectorResponse struct {
 
 func (x *GetConnectorResponse) Reset() {
 	*x = GetConnectorResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +2185,7 @@ func (x *GetConnectorResponse) String() string {
 func (*GetConnectorResponse) ProtoMessage() {}
 
 func (x *GetConnectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1950,7 +2198,7 @@ func (x *GetConnectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectorResponse.ProtoReflect.Descriptor instead.
 func (*GetConnectorResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetConnectorResponse) GetStatus() *ConnectorStatus {
@@ -1976,7 +2224,7 @@ type RetireConnectorRequest struct {
 
 func (x *RetireConnectorRequest) Reset() {
 	*x = RetireConnectorRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2236,7 @@ func (x *RetireConnectorRequest) String() string {
 func (*RetireConnectorRequest) ProtoMessage() {}
 
 func (x *RetireConnectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2249,7 @@ func (x *RetireConnectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireConnectorRequest.ProtoReflect.Descriptor instead.
 func (*RetireConnectorRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RetireConnectorRequest) GetId() string {
@@ -2020,7 +2268,7 @@ type RetireConnectorResponse struct {
 
 func (x *RetireConnectorResponse) Reset() {
 	*x = RetireConnectorResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2032,7 +2280,7 @@ func (x *RetireConnectorResponse) String() string {
 func (*RetireConnectorResponse) ProtoMessage() {}
 
 func (x *RetireConnectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2045,7 +2293,7 @@ func (x *RetireConnectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireConnectorResponse.ProtoReflect.Descriptor instead.
 func (*RetireConnectorResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RetireConnectorResponse) GetVersion() uint64 {
@@ -2066,7 +2314,7 @@ type SetConnectorSecretRequest struct {
 
 func (x *SetConnectorSecretRequest) Reset() {
 	*x = SetConnectorSecretRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2326,7 @@ func (x *SetConnectorSecretRequest) String() string {
 func (*SetConnectorSecretRequest) ProtoMessage() {}
 
 func (x *SetConnectorSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2339,7 @@ func (x *SetConnectorSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetConnectorSecretRequest.ProtoReflect.Descriptor instead.
 func (*SetConnectorSecretRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetConnectorSecretRequest) GetConnectorId() string {
@@ -2117,7 +2365,7 @@ type SetConnectorSecretResponse struct {
 
 func (x *SetConnectorSecretResponse) Reset() {
 	*x = SetConnectorSecretResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2129,7 +2377,7 @@ func (x *SetConnectorSecretResponse) String() string {
 func (*SetConnectorSecretResponse) ProtoMessage() {}
 
 func (x *SetConnectorSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2142,7 +2390,7 @@ func (x *SetConnectorSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetConnectorSecretResponse.ProtoReflect.Descriptor instead.
 func (*SetConnectorSecretResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetConnectorSecretResponse) GetVersion() uint64 {
@@ -2161,7 +2409,7 @@ type DiscoverCatalogueRequest struct {
 
 func (x *DiscoverCatalogueRequest) Reset() {
 	*x = DiscoverCatalogueRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2421,7 @@ func (x *DiscoverCatalogueRequest) String() string {
 func (*DiscoverCatalogueRequest) ProtoMessage() {}
 
 func (x *DiscoverCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2434,7 @@ func (x *DiscoverCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscoverCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*DiscoverCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DiscoverCatalogueRequest) GetConnectorId() string {
@@ -2209,7 +2457,7 @@ type DiscoverCatalogueResponse struct {
 
 func (x *DiscoverCatalogueResponse) Reset() {
 	*x = DiscoverCatalogueResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2469,7 @@ func (x *DiscoverCatalogueResponse) String() string {
 func (*DiscoverCatalogueResponse) ProtoMessage() {}
 
 func (x *DiscoverCatalogueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2482,7 @@ func (x *DiscoverCatalogueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscoverCatalogueResponse.ProtoReflect.Descriptor instead.
 func (*DiscoverCatalogueResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DiscoverCatalogueResponse) GetChanges() []*ToolChange {
@@ -2272,7 +2520,7 @@ type ToolChange struct {
 
 func (x *ToolChange) Reset() {
 	*x = ToolChange{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2532,7 @@ func (x *ToolChange) String() string {
 func (*ToolChange) ProtoMessage() {}
 
 func (x *ToolChange) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2545,7 @@ func (x *ToolChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolChange.ProtoReflect.Descriptor instead.
 func (*ToolChange) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ToolChange) GetKind() ToolChangeKind {
@@ -2339,7 +2587,7 @@ type ApproveCatalogueRequest struct {
 
 func (x *ApproveCatalogueRequest) Reset() {
 	*x = ApproveCatalogueRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2351,7 +2599,7 @@ func (x *ApproveCatalogueRequest) String() string {
 func (*ApproveCatalogueRequest) ProtoMessage() {}
 
 func (x *ApproveCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2364,7 +2612,7 @@ func (x *ApproveCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*ApproveCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ApproveCatalogueRequest) GetConnectorId() string {
@@ -2391,7 +2639,7 @@ type ApproveCatalogueResponse struct {
 
 func (x *ApproveCatalogueResponse) Reset() {
 	*x = ApproveCatalogueResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +2651,7 @@ func (x *ApproveCatalogueResponse) String() string {
 func (*ApproveCatalogueResponse) ProtoMessage() {}
 
 func (x *ApproveCatalogueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +2664,7 @@ func (x *ApproveCatalogueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveCatalogueResponse.ProtoReflect.Descriptor instead.
 func (*ApproveCatalogueResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ApproveCatalogueResponse) GetVersion() uint64 {
@@ -2450,7 +2698,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2710,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2723,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Grant) GetGroup() string {
@@ -2525,7 +2773,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2537,7 +2785,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2550,7 +2798,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ApplyRequest) GetConnectors() []*v1.Connector {
@@ -2584,7 +2832,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2596,7 +2844,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2609,7 +2857,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ApplyResponse) GetVersion() uint64 {
@@ -2640,7 +2888,7 @@ type AppliedChange struct {
 
 func (x *AppliedChange) Reset() {
 	*x = AppliedChange{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2652,7 +2900,7 @@ func (x *AppliedChange) String() string {
 func (*AppliedChange) ProtoMessage() {}
 
 func (x *AppliedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2665,7 +2913,7 @@ func (x *AppliedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedChange.ProtoReflect.Descriptor instead.
 func (*AppliedChange) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AppliedChange) GetKind() string {
@@ -2697,7 +2945,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +2957,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +2970,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 type ListGrantsResponse struct {
@@ -2734,7 +2982,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2746,7 +2994,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2759,7 +3007,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListGrantsResponse) GetGrants() []*Grant {
@@ -2780,7 +3028,7 @@ type RemoveGrantRequest struct {
 
 func (x *RemoveGrantRequest) Reset() {
 	*x = RemoveGrantRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2792,7 +3040,7 @@ func (x *RemoveGrantRequest) String() string {
 func (*RemoveGrantRequest) ProtoMessage() {}
 
 func (x *RemoveGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2805,7 +3053,7 @@ func (x *RemoveGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGrantRequest.ProtoReflect.Descriptor instead.
 func (*RemoveGrantRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RemoveGrantRequest) GetGroup() string {
@@ -2831,7 +3079,7 @@ type RemoveGrantResponse struct {
 
 func (x *RemoveGrantResponse) Reset() {
 	*x = RemoveGrantResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2843,7 +3091,7 @@ func (x *RemoveGrantResponse) String() string {
 func (*RemoveGrantResponse) ProtoMessage() {}
 
 func (x *RemoveGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2856,7 +3104,7 @@ func (x *RemoveGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGrantResponse.ProtoReflect.Descriptor instead.
 func (*RemoveGrantResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RemoveGrantResponse) GetVersion() uint64 {
@@ -2876,7 +3124,7 @@ type PlaceBlockRequest struct {
 
 func (x *PlaceBlockRequest) Reset() {
 	*x = PlaceBlockRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2888,7 +3136,7 @@ func (x *PlaceBlockRequest) String() string {
 func (*PlaceBlockRequest) ProtoMessage() {}
 
 func (x *PlaceBlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2901,7 +3149,7 @@ func (x *PlaceBlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceBlockRequest.ProtoReflect.Descriptor instead.
 func (*PlaceBlockRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PlaceBlockRequest) GetBlock() *v1.Block {
@@ -2921,7 +3169,7 @@ type PlaceBlockResponse struct {
 
 func (x *PlaceBlockResponse) Reset() {
 	*x = PlaceBlockResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2933,7 +3181,7 @@ func (x *PlaceBlockResponse) String() string {
 func (*PlaceBlockResponse) ProtoMessage() {}
 
 func (x *PlaceBlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2946,7 +3194,7 @@ func (x *PlaceBlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceBlockResponse.ProtoReflect.Descriptor instead.
 func (*PlaceBlockResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PlaceBlockResponse) GetId() string {
@@ -2972,7 +3220,7 @@ type LiftBlockRequest struct {
 
 func (x *LiftBlockRequest) Reset() {
 	*x = LiftBlockRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +3232,7 @@ func (x *LiftBlockRequest) String() string {
 func (*LiftBlockRequest) ProtoMessage() {}
 
 func (x *LiftBlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +3245,7 @@ func (x *LiftBlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiftBlockRequest.ProtoReflect.Descriptor instead.
 func (*LiftBlockRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *LiftBlockRequest) GetId() string {
@@ -3016,7 +3264,7 @@ type LiftBlockResponse struct {
 
 func (x *LiftBlockResponse) Reset() {
 	*x = LiftBlockResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3028,7 +3276,7 @@ func (x *LiftBlockResponse) String() string {
 func (*LiftBlockResponse) ProtoMessage() {}
 
 func (x *LiftBlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3041,7 +3289,7 @@ func (x *LiftBlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiftBlockResponse.ProtoReflect.Descriptor instead.
 func (*LiftBlockResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LiftBlockResponse) GetVersion() uint64 {
@@ -3059,7 +3307,7 @@ type ListBlocksRequest struct {
 
 func (x *ListBlocksRequest) Reset() {
 	*x = ListBlocksRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3071,7 +3319,7 @@ func (x *ListBlocksRequest) String() string {
 func (*ListBlocksRequest) ProtoMessage() {}
 
 func (x *ListBlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3084,7 +3332,7 @@ func (x *ListBlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBlocksRequest.ProtoReflect.Descriptor instead.
 func (*ListBlocksRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 type ListBlocksResponse struct {
@@ -3096,7 +3344,7 @@ type ListBlocksResponse struct {
 
 func (x *ListBlocksResponse) Reset() {
 	*x = ListBlocksResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +3356,7 @@ func (x *ListBlocksResponse) String() string {
 func (*ListBlocksResponse) ProtoMessage() {}
 
 func (x *ListBlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +3369,7 @@ func (x *ListBlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBlocksResponse.ProtoReflect.Descriptor instead.
 func (*ListBlocksResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListBlocksResponse) GetBlocks() []*v1.Block {
@@ -3147,7 +3395,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3159,7 +3407,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3172,7 +3420,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ExplainRequest) GetPerson() string {
@@ -3225,7 +3473,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3237,7 +3485,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3250,7 +3498,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ExplainResponse) GetDecision() *v11.Decision {
@@ -3300,7 +3548,7 @@ type RuleTrace struct {
 
 func (x *RuleTrace) Reset() {
 	*x = RuleTrace{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3312,7 +3560,7 @@ func (x *RuleTrace) String() string {
 func (*RuleTrace) ProtoMessage() {}
 
 func (x *RuleTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3325,7 +3573,7 @@ func (x *RuleTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleTrace.ProtoReflect.Descriptor instead.
 func (*RuleTrace) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RuleTrace) GetGroup() string {
@@ -3385,7 +3633,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3397,7 +3645,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3410,7 +3658,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 type ListProxiesResponse struct {
@@ -3424,7 +3672,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3436,7 +3684,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3449,7 +3697,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*Proxy {
@@ -3491,7 +3739,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3503,7 +3751,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3516,7 +3764,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Proxy) GetName() string {
@@ -3600,7 +3848,7 @@ type GetReceiptRequest struct {
 
 func (x *GetReceiptRequest) Reset() {
 	*x = GetReceiptRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3612,7 +3860,7 @@ func (x *GetReceiptRequest) String() string {
 func (*GetReceiptRequest) ProtoMessage() {}
 
 func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3625,7 +3873,7 @@ func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptRequest.ProtoReflect.Descriptor instead.
 func (*GetReceiptRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *GetReceiptRequest) GetVersion() uint64 {
@@ -3654,7 +3902,7 @@ type GetReceiptResponse struct {
 
 func (x *GetReceiptResponse) Reset() {
 	*x = GetReceiptResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3666,7 +3914,7 @@ func (x *GetReceiptResponse) String() string {
 func (*GetReceiptResponse) ProtoMessage() {}
 
 func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3679,7 +3927,7 @@ func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptResponse.ProtoReflect.Descriptor instead.
 func (*GetReceiptResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GetReceiptResponse) GetVersion() uint64 {
@@ -3719,7 +3967,7 @@ type ProxyReceipt struct {
 
 func (x *ProxyReceipt) Reset() {
 	*x = ProxyReceipt{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3731,7 +3979,7 @@ func (x *ProxyReceipt) String() string {
 func (*ProxyReceipt) ProtoMessage() {}
 
 func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3744,7 +3992,7 @@ func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyReceipt.ProtoReflect.Descriptor instead.
 func (*ProxyReceipt) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ProxyReceipt) GetProxy() string {
@@ -3802,7 +4050,7 @@ type AuditFilter struct {
 
 func (x *AuditFilter) Reset() {
 	*x = AuditFilter{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3814,7 +4062,7 @@ func (x *AuditFilter) String() string {
 func (*AuditFilter) ProtoMessage() {}
 
 func (x *AuditFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3827,7 +4075,7 @@ func (x *AuditFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditFilter.ProtoReflect.Descriptor instead.
 func (*AuditFilter) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *AuditFilter) GetPerson() string {
@@ -3898,7 +4146,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3910,7 +4158,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3923,7 +4171,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *SearchAuditRequest) GetFilter() *AuditFilter {
@@ -3958,7 +4206,7 @@ type SearchAuditResponse struct {
 
 func (x *SearchAuditResponse) Reset() {
 	*x = SearchAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3970,7 +4218,7 @@ func (x *SearchAuditResponse) String() string {
 func (*SearchAuditResponse) ProtoMessage() {}
 
 func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3983,7 +4231,7 @@ func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditResponse.ProtoReflect.Descriptor instead.
 func (*SearchAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *SearchAuditResponse) GetRecords() []*StoredRecord {
@@ -4013,7 +4261,7 @@ type StoredRecord struct {
 
 func (x *StoredRecord) Reset() {
 	*x = StoredRecord{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4025,7 +4273,7 @@ func (x *StoredRecord) String() string {
 func (*StoredRecord) ProtoMessage() {}
 
 func (x *StoredRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4038,7 +4286,7 @@ func (x *StoredRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredRecord.ProtoReflect.Descriptor instead.
 func (*StoredRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *StoredRecord) GetSequence() uint64 {
@@ -4073,7 +4321,7 @@ type TailAuditRequest struct {
 
 func (x *TailAuditRequest) Reset() {
 	*x = TailAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4085,7 +4333,7 @@ func (x *TailAuditRequest) String() string {
 func (*TailAuditRequest) ProtoMessage() {}
 
 func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4098,7 +4346,7 @@ func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditRequest.ProtoReflect.Descriptor instead.
 func (*TailAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{67}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *TailAuditRequest) GetFilter() *AuditFilter {
@@ -4124,7 +4372,7 @@ type TailAuditResponse struct {
 
 func (x *TailAuditResponse) Reset() {
 	*x = TailAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4136,7 +4384,7 @@ func (x *TailAuditResponse) String() string {
 func (*TailAuditResponse) ProtoMessage() {}
 
 func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4149,7 +4397,7 @@ func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditResponse.ProtoReflect.Descriptor instead.
 func (*TailAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{68}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *TailAuditResponse) GetRecord() *StoredRecord {
@@ -4224,7 +4472,21 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x19ConfirmMembershipsRequest\x12\x1b\n" +
 	"\x04user\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04user\"6\n" +
 	"\x1aConfirmMembershipsResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion\"|\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"/\n" +
+	"\x10EraseUserRequest\x12\x1b\n" +
+	"\x04user\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04user\"F\n" +
+	"\x11EraseUserResponse\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"\x15\n" +
+	"\x13ListErasuresRequest\"i\n" +
+	"\x14ListErasuresResponse\x127\n" +
+	"\berasures\x18\x01 \x03(\v2\x1b.sallyport.admin.v1.ErasureR\berasures\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"w\n" +
+	"\aErasure\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x129\n" +
+	"\n" +
+	"removed_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tremovedAt\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"|\n" +
 	"\x11ListGroupsRequest\x12!\n" +
 	"\fdirectory_id\x18\x01 \x01(\tR\vdirectoryId\x12%\n" +
 	"\tpage_size\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\bpageSize\x12\x1d\n" +
@@ -4451,14 +4713,16 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x13RULE_RESULT_MATCHED\x10\x01\x12\x1a\n" +
 	"\x16RULE_RESULT_OTHER_TOOL\x10\x02\x12\x1f\n" +
 	"\x1bRULE_RESULT_CONDITION_FALSE\x10\x03\x12 \n" +
-	"\x1cRULE_RESULT_CONDITION_FAILED\x10\x042\xa1\x06\n" +
+	"\x1cRULE_RESULT_CONDITION_FAILED\x10\x042\xde\a\n" +
 	"\x10DirectoryService\x12a\n" +
 	"\fSetDirectory\x12'.sallyport.admin.v1.SetDirectoryRequest\x1a(.sallyport.admin.v1.SetDirectoryResponse\x12j\n" +
 	"\x0fListDirectories\x12*.sallyport.admin.v1.ListDirectoriesRequest\x1a+.sallyport.admin.v1.ListDirectoriesResponse\x12X\n" +
 	"\tListUsers\x12$.sallyport.admin.v1.ListUsersRequest\x1a%.sallyport.admin.v1.ListUsersResponse\x12R\n" +
 	"\aGetUser\x12\".sallyport.admin.v1.GetUserRequest\x1a#.sallyport.admin.v1.GetUserResponse\x12g\n" +
 	"\x0eRevokeSessions\x12).sallyport.admin.v1.RevokeSessionsRequest\x1a*.sallyport.admin.v1.RevokeSessionsResponse\x12s\n" +
-	"\x12ConfirmMemberships\x12-.sallyport.admin.v1.ConfirmMembershipsRequest\x1a..sallyport.admin.v1.ConfirmMembershipsResponse\x12[\n" +
+	"\x12ConfirmMemberships\x12-.sallyport.admin.v1.ConfirmMembershipsRequest\x1a..sallyport.admin.v1.ConfirmMembershipsResponse\x12X\n" +
+	"\tEraseUser\x12$.sallyport.admin.v1.EraseUserRequest\x1a%.sallyport.admin.v1.EraseUserResponse\x12a\n" +
+	"\fListErasures\x12'.sallyport.admin.v1.ListErasuresRequest\x1a(.sallyport.admin.v1.ListErasuresResponse\x12[\n" +
 	"\n" +
 	"ListGroups\x12%.sallyport.admin.v1.ListGroupsRequest\x1a&.sallyport.admin.v1.ListGroupsResponse\x12U\n" +
 	"\bGetGroup\x12#.sallyport.admin.v1.GetGroupRequest\x1a$.sallyport.admin.v1.GetGroupResponse2\xab\x02\n" +
@@ -4506,7 +4770,7 @@ func file_sallyport_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
 var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(TokenKind)(0),                     // 0: sallyport.admin.v1.TokenKind
 	(ToolChangeKind)(0),                // 1: sallyport.admin.v1.ToolChangeKind
@@ -4527,184 +4791,195 @@ var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(*RevokeSessionsResponse)(nil),     // 16: sallyport.admin.v1.RevokeSessionsResponse
 	(*ConfirmMembershipsRequest)(nil),  // 17: sallyport.admin.v1.ConfirmMembershipsRequest
 	(*ConfirmMembershipsResponse)(nil), // 18: sallyport.admin.v1.ConfirmMembershipsResponse
-	(*ListGroupsRequest)(nil),          // 19: sallyport.admin.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),         // 20: sallyport.admin.v1.ListGroupsResponse
-	(*GetGroupRequest)(nil),            // 21: sallyport.admin.v1.GetGroupRequest
-	(*GetGroupResponse)(nil),           // 22: sallyport.admin.v1.GetGroupResponse
-	(*Token)(nil),                      // 23: sallyport.admin.v1.Token
-	(*CreateTokenRequest)(nil),         // 24: sallyport.admin.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),        // 25: sallyport.admin.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),          // 26: sallyport.admin.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),         // 27: sallyport.admin.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),         // 28: sallyport.admin.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),        // 29: sallyport.admin.v1.RevokeTokenResponse
-	(*ListConnectorsRequest)(nil),      // 30: sallyport.admin.v1.ListConnectorsRequest
-	(*ListConnectorsResponse)(nil),     // 31: sallyport.admin.v1.ListConnectorsResponse
-	(*ConnectorStatus)(nil),            // 32: sallyport.admin.v1.ConnectorStatus
-	(*GetConnectorRequest)(nil),        // 33: sallyport.admin.v1.GetConnectorRequest
-	(*GetConnectorResponse)(nil),       // 34: sallyport.admin.v1.GetConnectorResponse
-	(*RetireConnectorRequest)(nil),     // 35: sallyport.admin.v1.RetireConnectorRequest
-	(*RetireConnectorResponse)(nil),    // 36: sallyport.admin.v1.RetireConnectorResponse
-	(*SetConnectorSecretRequest)(nil),  // 37: sallyport.admin.v1.SetConnectorSecretRequest
-	(*SetConnectorSecretResponse)(nil), // 38: sallyport.admin.v1.SetConnectorSecretResponse
-	(*DiscoverCatalogueRequest)(nil),   // 39: sallyport.admin.v1.DiscoverCatalogueRequest
-	(*DiscoverCatalogueResponse)(nil),  // 40: sallyport.admin.v1.DiscoverCatalogueResponse
-	(*ToolChange)(nil),                 // 41: sallyport.admin.v1.ToolChange
-	(*ApproveCatalogueRequest)(nil),    // 42: sallyport.admin.v1.ApproveCatalogueRequest
-	(*ApproveCatalogueResponse)(nil),   // 43: sallyport.admin.v1.ApproveCatalogueResponse
-	(*Grant)(nil),                      // 44: sallyport.admin.v1.Grant
-	(*ApplyRequest)(nil),               // 45: sallyport.admin.v1.ApplyRequest
-	(*ApplyResponse)(nil),              // 46: sallyport.admin.v1.ApplyResponse
-	(*AppliedChange)(nil),              // 47: sallyport.admin.v1.AppliedChange
-	(*ListGrantsRequest)(nil),          // 48: sallyport.admin.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),         // 49: sallyport.admin.v1.ListGrantsResponse
-	(*RemoveGrantRequest)(nil),         // 50: sallyport.admin.v1.RemoveGrantRequest
-	(*RemoveGrantResponse)(nil),        // 51: sallyport.admin.v1.RemoveGrantResponse
-	(*PlaceBlockRequest)(nil),          // 52: sallyport.admin.v1.PlaceBlockRequest
-	(*PlaceBlockResponse)(nil),         // 53: sallyport.admin.v1.PlaceBlockResponse
-	(*LiftBlockRequest)(nil),           // 54: sallyport.admin.v1.LiftBlockRequest
-	(*LiftBlockResponse)(nil),          // 55: sallyport.admin.v1.LiftBlockResponse
-	(*ListBlocksRequest)(nil),          // 56: sallyport.admin.v1.ListBlocksRequest
-	(*ListBlocksResponse)(nil),         // 57: sallyport.admin.v1.ListBlocksResponse
-	(*ExplainRequest)(nil),             // 58: sallyport.admin.v1.ExplainRequest
-	(*ExplainResponse)(nil),            // 59: sallyport.admin.v1.ExplainResponse
-	(*RuleTrace)(nil),                  // 60: sallyport.admin.v1.RuleTrace
-	(*ListProxiesRequest)(nil),         // 61: sallyport.admin.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),        // 62: sallyport.admin.v1.ListProxiesResponse
-	(*Proxy)(nil),                      // 63: sallyport.admin.v1.Proxy
-	(*GetReceiptRequest)(nil),          // 64: sallyport.admin.v1.GetReceiptRequest
-	(*GetReceiptResponse)(nil),         // 65: sallyport.admin.v1.GetReceiptResponse
-	(*ProxyReceipt)(nil),               // 66: sallyport.admin.v1.ProxyReceipt
-	(*AuditFilter)(nil),                // 67: sallyport.admin.v1.AuditFilter
-	(*SearchAuditRequest)(nil),         // 68: sallyport.admin.v1.SearchAuditRequest
-	(*SearchAuditResponse)(nil),        // 69: sallyport.admin.v1.SearchAuditResponse
-	(*StoredRecord)(nil),               // 70: sallyport.admin.v1.StoredRecord
-	(*TailAuditRequest)(nil),           // 71: sallyport.admin.v1.TailAuditRequest
-	(*TailAuditResponse)(nil),          // 72: sallyport.admin.v1.TailAuditResponse
-	(*v1.Directory)(nil),               // 73: sallyport.policy.v1.Directory
-	(*timestamppb.Timestamp)(nil),      // 74: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 75: google.protobuf.Duration
-	(*v1.Connector)(nil),               // 76: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                    // 77: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                    // 78: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                   // 79: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),               // 80: sallyport.audit.v1.Decision
-	(v11.Verdict)(0),                   // 81: sallyport.audit.v1.Verdict
-	(*v11.AuditRecord)(nil),            // 82: sallyport.audit.v1.AuditRecord
+	(*EraseUserRequest)(nil),           // 19: sallyport.admin.v1.EraseUserRequest
+	(*EraseUserResponse)(nil),          // 20: sallyport.admin.v1.EraseUserResponse
+	(*ListErasuresRequest)(nil),        // 21: sallyport.admin.v1.ListErasuresRequest
+	(*ListErasuresResponse)(nil),       // 22: sallyport.admin.v1.ListErasuresResponse
+	(*Erasure)(nil),                    // 23: sallyport.admin.v1.Erasure
+	(*ListGroupsRequest)(nil),          // 24: sallyport.admin.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),         // 25: sallyport.admin.v1.ListGroupsResponse
+	(*GetGroupRequest)(nil),            // 26: sallyport.admin.v1.GetGroupRequest
+	(*GetGroupResponse)(nil),           // 27: sallyport.admin.v1.GetGroupResponse
+	(*Token)(nil),                      // 28: sallyport.admin.v1.Token
+	(*CreateTokenRequest)(nil),         // 29: sallyport.admin.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 30: sallyport.admin.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),          // 31: sallyport.admin.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),         // 32: sallyport.admin.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),         // 33: sallyport.admin.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),        // 34: sallyport.admin.v1.RevokeTokenResponse
+	(*ListConnectorsRequest)(nil),      // 35: sallyport.admin.v1.ListConnectorsRequest
+	(*ListConnectorsResponse)(nil),     // 36: sallyport.admin.v1.ListConnectorsResponse
+	(*ConnectorStatus)(nil),            // 37: sallyport.admin.v1.ConnectorStatus
+	(*GetConnectorRequest)(nil),        // 38: sallyport.admin.v1.GetConnectorRequest
+	(*GetConnectorResponse)(nil),       // 39: sallyport.admin.v1.GetConnectorResponse
+	(*RetireConnectorRequest)(nil),     // 40: sallyport.admin.v1.RetireConnectorRequest
+	(*RetireConnectorResponse)(nil),    // 41: sallyport.admin.v1.RetireConnectorResponse
+	(*SetConnectorSecretRequest)(nil),  // 42: sallyport.admin.v1.SetConnectorSecretRequest
+	(*SetConnectorSecretResponse)(nil), // 43: sallyport.admin.v1.SetConnectorSecretResponse
+	(*DiscoverCatalogueRequest)(nil),   // 44: sallyport.admin.v1.DiscoverCatalogueRequest
+	(*DiscoverCatalogueResponse)(nil),  // 45: sallyport.admin.v1.DiscoverCatalogueResponse
+	(*ToolChange)(nil),                 // 46: sallyport.admin.v1.ToolChange
+	(*ApproveCatalogueRequest)(nil),    // 47: sallyport.admin.v1.ApproveCatalogueRequest
+	(*ApproveCatalogueResponse)(nil),   // 48: sallyport.admin.v1.ApproveCatalogueResponse
+	(*Grant)(nil),                      // 49: sallyport.admin.v1.Grant
+	(*ApplyRequest)(nil),               // 50: sallyport.admin.v1.ApplyRequest
+	(*ApplyResponse)(nil),              // 51: sallyport.admin.v1.ApplyResponse
+	(*AppliedChange)(nil),              // 52: sallyport.admin.v1.AppliedChange
+	(*ListGrantsRequest)(nil),          // 53: sallyport.admin.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),         // 54: sallyport.admin.v1.ListGrantsResponse
+	(*RemoveGrantRequest)(nil),         // 55: sallyport.admin.v1.RemoveGrantRequest
+	(*RemoveGrantResponse)(nil),        // 56: sallyport.admin.v1.RemoveGrantResponse
+	(*PlaceBlockRequest)(nil),          // 57: sallyport.admin.v1.PlaceBlockRequest
+	(*PlaceBlockResponse)(nil),         // 58: sallyport.admin.v1.PlaceBlockResponse
+	(*LiftBlockRequest)(nil),           // 59: sallyport.admin.v1.LiftBlockRequest
+	(*LiftBlockResponse)(nil),          // 60: sallyport.admin.v1.LiftBlockResponse
+	(*ListBlocksRequest)(nil),          // 61: sallyport.admin.v1.ListBlocksRequest
+	(*ListBlocksResponse)(nil),         // 62: sallyport.admin.v1.ListBlocksResponse
+	(*ExplainRequest)(nil),             // 63: sallyport.admin.v1.ExplainRequest
+	(*ExplainResponse)(nil),            // 64: sallyport.admin.v1.ExplainResponse
+	(*RuleTrace)(nil),                  // 65: sallyport.admin.v1.RuleTrace
+	(*ListProxiesRequest)(nil),         // 66: sallyport.admin.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),        // 67: sallyport.admin.v1.ListProxiesResponse
+	(*Proxy)(nil),                      // 68: sallyport.admin.v1.Proxy
+	(*GetReceiptRequest)(nil),          // 69: sallyport.admin.v1.GetReceiptRequest
+	(*GetReceiptResponse)(nil),         // 70: sallyport.admin.v1.GetReceiptResponse
+	(*ProxyReceipt)(nil),               // 71: sallyport.admin.v1.ProxyReceipt
+	(*AuditFilter)(nil),                // 72: sallyport.admin.v1.AuditFilter
+	(*SearchAuditRequest)(nil),         // 73: sallyport.admin.v1.SearchAuditRequest
+	(*SearchAuditResponse)(nil),        // 74: sallyport.admin.v1.SearchAuditResponse
+	(*StoredRecord)(nil),               // 75: sallyport.admin.v1.StoredRecord
+	(*TailAuditRequest)(nil),           // 76: sallyport.admin.v1.TailAuditRequest
+	(*TailAuditResponse)(nil),          // 77: sallyport.admin.v1.TailAuditResponse
+	(*v1.Directory)(nil),               // 78: sallyport.policy.v1.Directory
+	(*timestamppb.Timestamp)(nil),      // 79: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 80: google.protobuf.Duration
+	(*v1.Connector)(nil),               // 81: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                    // 82: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                    // 83: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                   // 84: sallyport.policy.v1.Block
+	(*v11.Decision)(nil),               // 85: sallyport.audit.v1.Decision
+	(v11.Verdict)(0),                   // 86: sallyport.audit.v1.Verdict
+	(*v11.AuditRecord)(nil),            // 87: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
-	73, // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
-	73, // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
-	74, // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	74, // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
+	78, // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
+	78, // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
+	79, // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	79, // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
 	9,  // 4: sallyport.admin.v1.User.groups:type_name -> sallyport.admin.v1.GroupRef
 	9,  // 5: sallyport.admin.v1.User.held_groups:type_name -> sallyport.admin.v1.GroupRef
-	74, // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
-	74, // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
+	79, // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
+	79, // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
 	8,  // 8: sallyport.admin.v1.ListUsersResponse.users:type_name -> sallyport.admin.v1.User
 	8,  // 9: sallyport.admin.v1.GetUserResponse.user:type_name -> sallyport.admin.v1.User
-	10, // 10: sallyport.admin.v1.ListGroupsResponse.groups:type_name -> sallyport.admin.v1.Group
-	10, // 11: sallyport.admin.v1.GetGroupResponse.group:type_name -> sallyport.admin.v1.Group
-	8,  // 12: sallyport.admin.v1.GetGroupResponse.members:type_name -> sallyport.admin.v1.User
-	9,  // 13: sallyport.admin.v1.GetGroupResponse.member_groups:type_name -> sallyport.admin.v1.GroupRef
-	0,  // 14: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
-	74, // 15: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	74, // 16: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 17: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
-	75, // 18: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	23, // 19: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
-	32, // 20: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
-	76, // 21: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
-	32, // 22: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
-	77, // 23: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
-	41, // 24: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
-	1,  // 25: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
-	78, // 26: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	76, // 27: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
-	44, // 28: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
-	47, // 29: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
-	2,  // 30: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
-	44, // 31: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
-	79, // 32: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
-	79, // 33: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
-	80, // 34: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
-	9,  // 35: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
-	60, // 36: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
-	3,  // 37: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
-	63, // 38: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	74, // 39: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	74, // 40: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
-	66, // 41: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	74, // 42: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	81, // 43: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	74, // 44: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	74, // 45: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	67, // 46: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	70, // 47: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	82, // 48: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	67, // 49: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	70, // 50: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	4,  // 51: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	6,  // 52: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	11, // 53: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	13, // 54: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	15, // 55: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	17, // 56: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	19, // 57: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	21, // 58: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	24, // 59: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	26, // 60: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	28, // 61: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	30, // 62: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	33, // 63: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	35, // 64: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	37, // 65: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	39, // 66: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	42, // 67: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	45, // 68: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	48, // 69: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	50, // 70: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	52, // 71: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	54, // 72: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	56, // 73: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	58, // 74: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	61, // 75: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	64, // 76: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	68, // 77: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	71, // 78: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	5,  // 79: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	7,  // 80: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	12, // 81: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	14, // 82: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	16, // 83: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	18, // 84: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	20, // 85: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	22, // 86: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	25, // 87: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	27, // 88: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	29, // 89: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	31, // 90: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	34, // 91: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	36, // 92: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	38, // 93: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	40, // 94: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	43, // 95: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	46, // 96: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	49, // 97: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	51, // 98: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	53, // 99: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	55, // 100: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	57, // 101: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	59, // 102: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	62, // 103: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	65, // 104: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	69, // 105: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	72, // 106: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	79, // [79:107] is the sub-list for method output_type
-	51, // [51:79] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	23, // 10: sallyport.admin.v1.ListErasuresResponse.erasures:type_name -> sallyport.admin.v1.Erasure
+	79, // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
+	10, // 12: sallyport.admin.v1.ListGroupsResponse.groups:type_name -> sallyport.admin.v1.Group
+	10, // 13: sallyport.admin.v1.GetGroupResponse.group:type_name -> sallyport.admin.v1.Group
+	8,  // 14: sallyport.admin.v1.GetGroupResponse.members:type_name -> sallyport.admin.v1.User
+	9,  // 15: sallyport.admin.v1.GetGroupResponse.member_groups:type_name -> sallyport.admin.v1.GroupRef
+	0,  // 16: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
+	79, // 17: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	79, // 18: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 19: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
+	80, // 20: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	28, // 21: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
+	37, // 22: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
+	81, // 23: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
+	37, // 24: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
+	82, // 25: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
+	46, // 26: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
+	1,  // 27: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
+	83, // 28: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	81, // 29: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
+	49, // 30: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
+	52, // 31: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
+	2,  // 32: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
+	49, // 33: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
+	84, // 34: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
+	84, // 35: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
+	85, // 36: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	9,  // 37: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
+	65, // 38: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
+	3,  // 39: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
+	68, // 40: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	79, // 41: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	79, // 42: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	71, // 43: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	79, // 44: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	86, // 45: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	79, // 46: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	79, // 47: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	72, // 48: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	75, // 49: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	87, // 50: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	72, // 51: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	75, // 52: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	4,  // 53: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	6,  // 54: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	11, // 55: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	13, // 56: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	15, // 57: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	17, // 58: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	19, // 59: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	21, // 60: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	24, // 61: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	26, // 62: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	29, // 63: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	31, // 64: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	33, // 65: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	35, // 66: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	38, // 67: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	40, // 68: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	42, // 69: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	44, // 70: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	47, // 71: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	50, // 72: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	53, // 73: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	55, // 74: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	57, // 75: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	59, // 76: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	61, // 77: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	63, // 78: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	66, // 79: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	69, // 80: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	73, // 81: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	76, // 82: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	5,  // 83: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	7,  // 84: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	12, // 85: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	14, // 86: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	16, // 87: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	18, // 88: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	20, // 89: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	22, // 90: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	25, // 91: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	27, // 92: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	30, // 93: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	32, // 94: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	34, // 95: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	36, // 96: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	39, // 97: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	41, // 98: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	43, // 99: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	45, // 100: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	48, // 101: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	51, // 102: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	54, // 103: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	56, // 104: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	58, // 105: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	60, // 106: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	62, // 107: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	64, // 108: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	67, // 109: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	70, // 110: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	74, // 111: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	77, // 112: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	83, // [83:113] is the sub-list for method output_type
+	53, // [53:83] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }
@@ -4718,7 +4993,7 @@ func file_sallyport_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_admin_proto_rawDesc), len(file_sallyport_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   69,
+			NumMessages:   74,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

@@ -163,6 +163,7 @@ type Event struct {
 	//	*Event_UserSessionsRevoked
 	//	*Event_UserDeleted
 	//	*Event_UserMembershipsConfirmed
+	//	*Event_UserErased
 	//	*Event_GroupCreated
 	//	*Event_GroupUpdated
 	//	*Event_GroupDeleted
@@ -368,6 +369,15 @@ func (x *Event) GetUserMembershipsConfirmed() *UserMembershipsConfirmed {
 	return nil
 }
 
+func (x *Event) GetUserErased() *UserErased {
+	if x != nil {
+		if x, ok := x.Body.(*Event_UserErased); ok {
+			return x.UserErased
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetGroupCreated() *GroupCreated {
 	if x != nil {
 		if x, ok := x.Body.(*Event_GroupCreated); ok {
@@ -551,6 +561,10 @@ type Event_UserMembershipsConfirmed struct {
 	UserMembershipsConfirmed *UserMembershipsConfirmed `protobuf:"bytes,46,opt,name=user_memberships_confirmed,json=userMembershipsConfirmed,proto3,oneof"`
 }
 
+type Event_UserErased struct {
+	UserErased *UserErased `protobuf:"bytes,47,opt,name=user_erased,json=userErased,proto3,oneof"`
+}
+
 type Event_GroupCreated struct {
 	GroupCreated *GroupCreated `protobuf:"bytes,50,opt,name=group_created,json=groupCreated,proto3,oneof"`
 }
@@ -632,6 +646,8 @@ func (*Event_UserSessionsRevoked) isEvent_Body() {}
 func (*Event_UserDeleted) isEvent_Body() {}
 
 func (*Event_UserMembershipsConfirmed) isEvent_Body() {}
+
+func (*Event_UserErased) isEvent_Body() {}
 
 func (*Event_GroupCreated) isEvent_Body() {}
 
@@ -968,7 +984,8 @@ func (x *DirectorySet) GetDirectory() *v1.Directory {
 	return nil
 }
 
-// UserCreated adds a person; `personal` of the event holds the attributes.
+// UserCreated adds a person, as a fact about an opaque id that stays when the person is erased. The UserUpdated
+// after it, in the same batch, holds the attributes.
 type UserCreated struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
@@ -1251,7 +1268,7 @@ func (x *UserSessionsRevoked) GetValidAfter() *timestamppb.Timestamp {
 	return nil
 }
 
-// UserDeleted removes a person and the memberships.
+// UserDeleted removes a person and the memberships: the tombstone with which an erasure begins.
 type UserDeleted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
@@ -1296,6 +1313,51 @@ func (x *UserDeleted) GetUserId() string {
 	return ""
 }
 
+// UserErased says that a deleted person's key and sealed attributes are destroyed.
+type UserErased struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserErased) Reset() {
+	*x = UserErased{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserErased) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserErased) ProtoMessage() {}
+
+func (x *UserErased) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserErased.ProtoReflect.Descriptor instead.
+func (*UserErased) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *UserErased) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
 // UserMembershipsConfirmed makes a person's held memberships count again.
 type UserMembershipsConfirmed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1306,7 +1368,7 @@ type UserMembershipsConfirmed struct {
 
 func (x *UserMembershipsConfirmed) Reset() {
 	*x = UserMembershipsConfirmed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[13]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1380,7 @@ func (x *UserMembershipsConfirmed) String() string {
 func (*UserMembershipsConfirmed) ProtoMessage() {}
 
 func (x *UserMembershipsConfirmed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[13]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1393,7 @@ func (x *UserMembershipsConfirmed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserMembershipsConfirmed.ProtoReflect.Descriptor instead.
 func (*UserMembershipsConfirmed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UserMembershipsConfirmed) GetUserId() string {
@@ -1354,7 +1416,7 @@ type GroupCreated struct {
 
 func (x *GroupCreated) Reset() {
 	*x = GroupCreated{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[14]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1428,7 @@ func (x *GroupCreated) String() string {
 func (*GroupCreated) ProtoMessage() {}
 
 func (x *GroupCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[14]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1441,7 @@ func (x *GroupCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupCreated.ProtoReflect.Descriptor instead.
 func (*GroupCreated) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GroupCreated) GetGroupId() string {
@@ -1422,7 +1484,7 @@ type GroupUpdated struct {
 
 func (x *GroupUpdated) Reset() {
 	*x = GroupUpdated{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[15]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1496,7 @@ func (x *GroupUpdated) String() string {
 func (*GroupUpdated) ProtoMessage() {}
 
 func (x *GroupUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[15]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1509,7 @@ func (x *GroupUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupUpdated.ProtoReflect.Descriptor instead.
 func (*GroupUpdated) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GroupUpdated) GetGroupId() string {
@@ -1481,7 +1543,7 @@ type GroupDeleted struct {
 
 func (x *GroupDeleted) Reset() {
 	*x = GroupDeleted{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[16]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1555,7 @@ func (x *GroupDeleted) String() string {
 func (*GroupDeleted) ProtoMessage() {}
 
 func (x *GroupDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[16]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1568,7 @@ func (x *GroupDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupDeleted.ProtoReflect.Descriptor instead.
 func (*GroupDeleted) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GroupDeleted) GetGroupId() string {
@@ -1529,7 +1591,7 @@ type GroupMembersAdded struct {
 
 func (x *GroupMembersAdded) Reset() {
 	*x = GroupMembersAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[17]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1603,7 @@ func (x *GroupMembersAdded) String() string {
 func (*GroupMembersAdded) ProtoMessage() {}
 
 func (x *GroupMembersAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[17]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1616,7 @@ func (x *GroupMembersAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMembersAdded.ProtoReflect.Descriptor instead.
 func (*GroupMembersAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GroupMembersAdded) GetGroupId() string {
@@ -1591,7 +1653,7 @@ type GroupMembersRemoved struct {
 
 func (x *GroupMembersRemoved) Reset() {
 	*x = GroupMembersRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[18]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1665,7 @@ func (x *GroupMembersRemoved) String() string {
 func (*GroupMembersRemoved) ProtoMessage() {}
 
 func (x *GroupMembersRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[18]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1678,7 @@ func (x *GroupMembersRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMembersRemoved.ProtoReflect.Descriptor instead.
 func (*GroupMembersRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GroupMembersRemoved) GetGroupId() string {
@@ -1650,7 +1712,7 @@ type ConnectorSet struct {
 
 func (x *ConnectorSet) Reset() {
 	*x = ConnectorSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[19]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1724,7 @@ func (x *ConnectorSet) String() string {
 func (*ConnectorSet) ProtoMessage() {}
 
 func (x *ConnectorSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[19]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1737,7 @@ func (x *ConnectorSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorSet.ProtoReflect.Descriptor instead.
 func (*ConnectorSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ConnectorSet) GetConnector() *v1.Connector {
@@ -1695,7 +1757,7 @@ type ConnectorRetired struct {
 
 func (x *ConnectorRetired) Reset() {
 	*x = ConnectorRetired{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[20]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1769,7 @@ func (x *ConnectorRetired) String() string {
 func (*ConnectorRetired) ProtoMessage() {}
 
 func (x *ConnectorRetired) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[20]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1782,7 @@ func (x *ConnectorRetired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorRetired.ProtoReflect.Descriptor instead.
 func (*ConnectorRetired) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ConnectorRetired) GetConnectorId() string {
@@ -1741,7 +1803,7 @@ type CataloguePinned struct {
 
 func (x *CataloguePinned) Reset() {
 	*x = CataloguePinned{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[21]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1815,7 @@ func (x *CataloguePinned) String() string {
 func (*CataloguePinned) ProtoMessage() {}
 
 func (x *CataloguePinned) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[21]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1828,7 @@ func (x *CataloguePinned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CataloguePinned.ProtoReflect.Descriptor instead.
 func (*CataloguePinned) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CataloguePinned) GetConnectorId() string {
@@ -1795,7 +1857,7 @@ type ConnectorSecretSet struct {
 
 func (x *ConnectorSecretSet) Reset() {
 	*x = ConnectorSecretSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[22]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1869,7 @@ func (x *ConnectorSecretSet) String() string {
 func (*ConnectorSecretSet) ProtoMessage() {}
 
 func (x *ConnectorSecretSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[22]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1882,7 @@ func (x *ConnectorSecretSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorSecretSet.ProtoReflect.Descriptor instead.
 func (*ConnectorSecretSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ConnectorSecretSet) GetConnectorId() string {
@@ -1849,7 +1911,7 @@ type GrantApplied struct {
 
 func (x *GrantApplied) Reset() {
 	*x = GrantApplied{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[23]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +1923,7 @@ func (x *GrantApplied) String() string {
 func (*GrantApplied) ProtoMessage() {}
 
 func (x *GrantApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[23]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +1936,7 @@ func (x *GrantApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantApplied.ProtoReflect.Descriptor instead.
 func (*GrantApplied) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GrantApplied) GetGroupId() string {
@@ -1909,7 +1971,7 @@ type GrantRemoved struct {
 
 func (x *GrantRemoved) Reset() {
 	*x = GrantRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[24]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +1983,7 @@ func (x *GrantRemoved) String() string {
 func (*GrantRemoved) ProtoMessage() {}
 
 func (x *GrantRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[24]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +1996,7 @@ func (x *GrantRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRemoved.ProtoReflect.Descriptor instead.
 func (*GrantRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GrantRemoved) GetGroupId() string {
@@ -1961,7 +2023,7 @@ type BlockPlaced struct {
 
 func (x *BlockPlaced) Reset() {
 	*x = BlockPlaced{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1973,7 +2035,7 @@ func (x *BlockPlaced) String() string {
 func (*BlockPlaced) ProtoMessage() {}
 
 func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1986,7 +2048,7 @@ func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockPlaced.ProtoReflect.Descriptor instead.
 func (*BlockPlaced) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BlockPlaced) GetBlock() *v1.Block {
@@ -2006,7 +2068,7 @@ type BlockLifted struct {
 
 func (x *BlockLifted) Reset() {
 	*x = BlockLifted{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2080,7 @@ func (x *BlockLifted) String() string {
 func (*BlockLifted) ProtoMessage() {}
 
 func (x *BlockLifted) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2093,7 @@ func (x *BlockLifted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockLifted.ProtoReflect.Descriptor instead.
 func (*BlockLifted) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BlockLifted) GetBlockId() string {
@@ -2051,7 +2113,7 @@ type TokenIssued struct {
 
 func (x *TokenIssued) Reset() {
 	*x = TokenIssued{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2125,7 @@ func (x *TokenIssued) String() string {
 func (*TokenIssued) ProtoMessage() {}
 
 func (x *TokenIssued) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2138,7 @@ func (x *TokenIssued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssued.ProtoReflect.Descriptor instead.
 func (*TokenIssued) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TokenIssued) GetToken() *Token {
@@ -2096,7 +2158,7 @@ type TokenRevoked struct {
 
 func (x *TokenRevoked) Reset() {
 	*x = TokenRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2170,7 @@ func (x *TokenRevoked) String() string {
 func (*TokenRevoked) ProtoMessage() {}
 
 func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2183,7 @@ func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevoked.ProtoReflect.Descriptor instead.
 func (*TokenRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TokenRevoked) GetTokenId() string {
@@ -2152,7 +2214,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2164,7 +2226,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2177,7 +2239,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Token) GetId() string {
@@ -2233,7 +2295,7 @@ var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"\xfa\x11\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"\xbd\x12\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -2254,7 +2316,9 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x10user_reactivated\x18+ \x01(\v2#.sallyport.event.v1.UserReactivatedH\x00R\x0fuserReactivated\x12]\n" +
 	"\x15user_sessions_revoked\x18, \x01(\v2'.sallyport.event.v1.UserSessionsRevokedH\x00R\x13userSessionsRevoked\x12D\n" +
 	"\fuser_deleted\x18- \x01(\v2\x1f.sallyport.event.v1.UserDeletedH\x00R\vuserDeleted\x12l\n" +
-	"\x1auser_memberships_confirmed\x18. \x01(\v2,.sallyport.event.v1.UserMembershipsConfirmedH\x00R\x18userMembershipsConfirmed\x12G\n" +
+	"\x1auser_memberships_confirmed\x18. \x01(\v2,.sallyport.event.v1.UserMembershipsConfirmedH\x00R\x18userMembershipsConfirmed\x12A\n" +
+	"\vuser_erased\x18/ \x01(\v2\x1e.sallyport.event.v1.UserErasedH\x00R\n" +
+	"userErased\x12G\n" +
 	"\rgroup_created\x182 \x01(\v2 .sallyport.event.v1.GroupCreatedH\x00R\fgroupCreated\x12G\n" +
 	"\rgroup_updated\x183 \x01(\v2 .sallyport.event.v1.GroupUpdatedH\x00R\fgroupUpdated\x12G\n" +
 	"\rgroup_deleted\x184 \x01(\v2 .sallyport.event.v1.GroupDeletedH\x00R\fgroupDeleted\x12W\n" +
@@ -2315,6 +2379,9 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\vvalid_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"validAfter\"&\n" +
 	"\vUserDeleted\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\"%\n" +
+	"\n" +
+	"UserErased\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\"3\n" +
 	"\x18UserMembershipsConfirmed\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\"\x90\x01\n" +
@@ -2398,7 +2465,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                   // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                   // 1: sallyport.event.v1.TokenKind
@@ -2415,32 +2482,33 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*UserReactivated)(nil),          // 12: sallyport.event.v1.UserReactivated
 	(*UserSessionsRevoked)(nil),      // 13: sallyport.event.v1.UserSessionsRevoked
 	(*UserDeleted)(nil),              // 14: sallyport.event.v1.UserDeleted
-	(*UserMembershipsConfirmed)(nil), // 15: sallyport.event.v1.UserMembershipsConfirmed
-	(*GroupCreated)(nil),             // 16: sallyport.event.v1.GroupCreated
-	(*GroupUpdated)(nil),             // 17: sallyport.event.v1.GroupUpdated
-	(*GroupDeleted)(nil),             // 18: sallyport.event.v1.GroupDeleted
-	(*GroupMembersAdded)(nil),        // 19: sallyport.event.v1.GroupMembersAdded
-	(*GroupMembersRemoved)(nil),      // 20: sallyport.event.v1.GroupMembersRemoved
-	(*ConnectorSet)(nil),             // 21: sallyport.event.v1.ConnectorSet
-	(*ConnectorRetired)(nil),         // 22: sallyport.event.v1.ConnectorRetired
-	(*CataloguePinned)(nil),          // 23: sallyport.event.v1.CataloguePinned
-	(*ConnectorSecretSet)(nil),       // 24: sallyport.event.v1.ConnectorSecretSet
-	(*GrantApplied)(nil),             // 25: sallyport.event.v1.GrantApplied
-	(*GrantRemoved)(nil),             // 26: sallyport.event.v1.GrantRemoved
-	(*BlockPlaced)(nil),              // 27: sallyport.event.v1.BlockPlaced
-	(*BlockLifted)(nil),              // 28: sallyport.event.v1.BlockLifted
-	(*TokenIssued)(nil),              // 29: sallyport.event.v1.TokenIssued
-	(*TokenRevoked)(nil),             // 30: sallyport.event.v1.TokenRevoked
-	(*Token)(nil),                    // 31: sallyport.event.v1.Token
-	(*timestamppb.Timestamp)(nil),    // 32: google.protobuf.Timestamp
-	(*v1.Directory)(nil),             // 33: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),             // 34: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                  // 35: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                  // 36: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                 // 37: sallyport.policy.v1.Block
+	(*UserErased)(nil),               // 15: sallyport.event.v1.UserErased
+	(*UserMembershipsConfirmed)(nil), // 16: sallyport.event.v1.UserMembershipsConfirmed
+	(*GroupCreated)(nil),             // 17: sallyport.event.v1.GroupCreated
+	(*GroupUpdated)(nil),             // 18: sallyport.event.v1.GroupUpdated
+	(*GroupDeleted)(nil),             // 19: sallyport.event.v1.GroupDeleted
+	(*GroupMembersAdded)(nil),        // 20: sallyport.event.v1.GroupMembersAdded
+	(*GroupMembersRemoved)(nil),      // 21: sallyport.event.v1.GroupMembersRemoved
+	(*ConnectorSet)(nil),             // 22: sallyport.event.v1.ConnectorSet
+	(*ConnectorRetired)(nil),         // 23: sallyport.event.v1.ConnectorRetired
+	(*CataloguePinned)(nil),          // 24: sallyport.event.v1.CataloguePinned
+	(*ConnectorSecretSet)(nil),       // 25: sallyport.event.v1.ConnectorSecretSet
+	(*GrantApplied)(nil),             // 26: sallyport.event.v1.GrantApplied
+	(*GrantRemoved)(nil),             // 27: sallyport.event.v1.GrantRemoved
+	(*BlockPlaced)(nil),              // 28: sallyport.event.v1.BlockPlaced
+	(*BlockLifted)(nil),              // 29: sallyport.event.v1.BlockLifted
+	(*TokenIssued)(nil),              // 30: sallyport.event.v1.TokenIssued
+	(*TokenRevoked)(nil),             // 31: sallyport.event.v1.TokenRevoked
+	(*Token)(nil),                    // 32: sallyport.event.v1.Token
+	(*timestamppb.Timestamp)(nil),    // 33: google.protobuf.Timestamp
+	(*v1.Directory)(nil),             // 34: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),             // 35: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                  // 36: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                  // 37: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                 // 38: sallyport.policy.v1.Block
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	32, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	33, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -2453,38 +2521,39 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	12, // 10: sallyport.event.v1.Event.user_reactivated:type_name -> sallyport.event.v1.UserReactivated
 	13, // 11: sallyport.event.v1.Event.user_sessions_revoked:type_name -> sallyport.event.v1.UserSessionsRevoked
 	14, // 12: sallyport.event.v1.Event.user_deleted:type_name -> sallyport.event.v1.UserDeleted
-	15, // 13: sallyport.event.v1.Event.user_memberships_confirmed:type_name -> sallyport.event.v1.UserMembershipsConfirmed
-	16, // 14: sallyport.event.v1.Event.group_created:type_name -> sallyport.event.v1.GroupCreated
-	17, // 15: sallyport.event.v1.Event.group_updated:type_name -> sallyport.event.v1.GroupUpdated
-	18, // 16: sallyport.event.v1.Event.group_deleted:type_name -> sallyport.event.v1.GroupDeleted
-	19, // 17: sallyport.event.v1.Event.group_members_added:type_name -> sallyport.event.v1.GroupMembersAdded
-	20, // 18: sallyport.event.v1.Event.group_members_removed:type_name -> sallyport.event.v1.GroupMembersRemoved
-	21, // 19: sallyport.event.v1.Event.connector_set:type_name -> sallyport.event.v1.ConnectorSet
-	22, // 20: sallyport.event.v1.Event.connector_retired:type_name -> sallyport.event.v1.ConnectorRetired
-	23, // 21: sallyport.event.v1.Event.catalogue_pinned:type_name -> sallyport.event.v1.CataloguePinned
-	24, // 22: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
-	25, // 23: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
-	26, // 24: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
-	27, // 25: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
-	28, // 26: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
-	29, // 27: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
-	30, // 28: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
-	0,  // 29: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	33, // 30: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	32, // 31: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	32, // 32: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	34, // 33: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	35, // 34: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	36, // 35: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	37, // 36: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	31, // 37: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	1,  // 38: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	32, // 39: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	16, // 13: sallyport.event.v1.Event.user_memberships_confirmed:type_name -> sallyport.event.v1.UserMembershipsConfirmed
+	15, // 14: sallyport.event.v1.Event.user_erased:type_name -> sallyport.event.v1.UserErased
+	17, // 15: sallyport.event.v1.Event.group_created:type_name -> sallyport.event.v1.GroupCreated
+	18, // 16: sallyport.event.v1.Event.group_updated:type_name -> sallyport.event.v1.GroupUpdated
+	19, // 17: sallyport.event.v1.Event.group_deleted:type_name -> sallyport.event.v1.GroupDeleted
+	20, // 18: sallyport.event.v1.Event.group_members_added:type_name -> sallyport.event.v1.GroupMembersAdded
+	21, // 19: sallyport.event.v1.Event.group_members_removed:type_name -> sallyport.event.v1.GroupMembersRemoved
+	22, // 20: sallyport.event.v1.Event.connector_set:type_name -> sallyport.event.v1.ConnectorSet
+	23, // 21: sallyport.event.v1.Event.connector_retired:type_name -> sallyport.event.v1.ConnectorRetired
+	24, // 22: sallyport.event.v1.Event.catalogue_pinned:type_name -> sallyport.event.v1.CataloguePinned
+	25, // 23: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
+	26, // 24: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
+	27, // 25: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
+	28, // 26: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
+	29, // 27: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
+	30, // 28: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
+	31, // 29: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
+	0,  // 30: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	34, // 31: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	33, // 32: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	33, // 33: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	35, // 34: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	36, // 35: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	37, // 36: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	38, // 37: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	32, // 38: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	1,  // 39: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	33, // 40: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -2504,6 +2573,7 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_UserSessionsRevoked)(nil),
 		(*Event_UserDeleted)(nil),
 		(*Event_UserMembershipsConfirmed)(nil),
+		(*Event_UserErased)(nil),
 		(*Event_GroupCreated)(nil),
 		(*Event_GroupUpdated)(nil),
 		(*Event_GroupDeleted)(nil),
@@ -2526,7 +2596,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

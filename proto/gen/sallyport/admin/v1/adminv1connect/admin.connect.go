@@ -63,6 +63,12 @@ const (
 	// DirectoryServiceConfirmMembershipsProcedure is the fully-qualified name of the DirectoryService's
 	// ConfirmMemberships RPC.
 	DirectoryServiceConfirmMembershipsProcedure = "/sallyport.admin.v1.DirectoryService/ConfirmMemberships"
+	// DirectoryServiceEraseUserProcedure is the fully-qualified name of the DirectoryService's
+	// EraseUser RPC.
+	DirectoryServiceEraseUserProcedure = "/sallyport.admin.v1.DirectoryService/EraseUser"
+	// DirectoryServiceListErasuresProcedure is the fully-qualified name of the DirectoryService's
+	// ListErasures RPC.
+	DirectoryServiceListErasuresProcedure = "/sallyport.admin.v1.DirectoryService/ListErasures"
 	// DirectoryServiceListGroupsProcedure is the fully-qualified name of the DirectoryService's
 	// ListGroups RPC.
 	DirectoryServiceListGroupsProcedure = "/sallyport.admin.v1.DirectoryService/ListGroups"
@@ -137,6 +143,11 @@ type DirectoryServiceClient interface {
 	RevokeSessions(context.Context, *connect.Request[v1.RevokeSessionsRequest]) (*connect.Response[v1.RevokeSessionsResponse], error)
 	// ConfirmMemberships makes a reactivated person's held memberships count again.
 	ConfirmMemberships(context.Context, *connect.Request[v1.ConfirmMembershipsRequest]) (*connect.Response[v1.ConfirmMembershipsResponse], error)
+	// EraseUser removes a person for good: the person is gone everywhere at once, then the person's key and
+	// sealed attributes are destroyed. It cannot be undone.
+	EraseUser(context.Context, *connect.Request[v1.EraseUserRequest]) (*connect.Response[v1.EraseUserResponse], error)
+	// ListErasures lists the people who were removed and of whom something may still lie in the stores, sealed.
+	ListErasures(context.Context, *connect.Request[v1.ListErasuresRequest]) (*connect.Response[v1.ListErasuresResponse], error)
 	ListGroups(context.Context, *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error)
 	GetGroup(context.Context, *connect.Request[v1.GetGroupRequest]) (*connect.Response[v1.GetGroupResponse], error)
 }
@@ -188,6 +199,18 @@ func NewDirectoryServiceClient(httpClient connect.HTTPClient, baseURL string, op
 			connect.WithSchema(directoryServiceMethods.ByName("ConfirmMemberships")),
 			connect.WithClientOptions(opts...),
 		),
+		eraseUser: connect.NewClient[v1.EraseUserRequest, v1.EraseUserResponse](
+			httpClient,
+			baseURL+DirectoryServiceEraseUserProcedure,
+			connect.WithSchema(directoryServiceMethods.ByName("EraseUser")),
+			connect.WithClientOptions(opts...),
+		),
+		listErasures: connect.NewClient[v1.ListErasuresRequest, v1.ListErasuresResponse](
+			httpClient,
+			baseURL+DirectoryServiceListErasuresProcedure,
+			connect.WithSchema(directoryServiceMethods.ByName("ListErasures")),
+			connect.WithClientOptions(opts...),
+		),
 		listGroups: connect.NewClient[v1.ListGroupsRequest, v1.ListGroupsResponse](
 			httpClient,
 			baseURL+DirectoryServiceListGroupsProcedure,
@@ -211,6 +234,8 @@ type directoryServiceClient struct {
 	getUser            *connect.Client[v1.GetUserRequest, v1.GetUserResponse]
 	revokeSessions     *connect.Client[v1.RevokeSessionsRequest, v1.RevokeSessionsResponse]
 	confirmMemberships *connect.Client[v1.ConfirmMembershipsRequest, v1.ConfirmMembershipsResponse]
+	eraseUser          *connect.Client[v1.EraseUserRequest, v1.EraseUserResponse]
+	listErasures       *connect.Client[v1.ListErasuresRequest, v1.ListErasuresResponse]
 	listGroups         *connect.Client[v1.ListGroupsRequest, v1.ListGroupsResponse]
 	getGroup           *connect.Client[v1.GetGroupRequest, v1.GetGroupResponse]
 }
@@ -245,6 +270,16 @@ func (c *directoryServiceClient) ConfirmMemberships(ctx context.Context, req *co
 	return c.confirmMemberships.CallUnary(ctx, req)
 }
 
+// EraseUser calls sallyport.admin.v1.DirectoryService.EraseUser.
+func (c *directoryServiceClient) EraseUser(ctx context.Context, req *connect.Request[v1.EraseUserRequest]) (*connect.Response[v1.EraseUserResponse], error) {
+	return c.eraseUser.CallUnary(ctx, req)
+}
+
+// ListErasures calls sallyport.admin.v1.DirectoryService.ListErasures.
+func (c *directoryServiceClient) ListErasures(ctx context.Context, req *connect.Request[v1.ListErasuresRequest]) (*connect.Response[v1.ListErasuresResponse], error) {
+	return c.listErasures.CallUnary(ctx, req)
+}
+
 // ListGroups calls sallyport.admin.v1.DirectoryService.ListGroups.
 func (c *directoryServiceClient) ListGroups(ctx context.Context, req *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error) {
 	return c.listGroups.CallUnary(ctx, req)
@@ -266,6 +301,11 @@ type DirectoryServiceHandler interface {
 	RevokeSessions(context.Context, *connect.Request[v1.RevokeSessionsRequest]) (*connect.Response[v1.RevokeSessionsResponse], error)
 	// ConfirmMemberships makes a reactivated person's held memberships count again.
 	ConfirmMemberships(context.Context, *connect.Request[v1.ConfirmMembershipsRequest]) (*connect.Response[v1.ConfirmMembershipsResponse], error)
+	// EraseUser removes a person for good: the person is gone everywhere at once, then the person's key and
+	// sealed attributes are destroyed. It cannot be undone.
+	EraseUser(context.Context, *connect.Request[v1.EraseUserRequest]) (*connect.Response[v1.EraseUserResponse], error)
+	// ListErasures lists the people who were removed and of whom something may still lie in the stores, sealed.
+	ListErasures(context.Context, *connect.Request[v1.ListErasuresRequest]) (*connect.Response[v1.ListErasuresResponse], error)
 	ListGroups(context.Context, *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error)
 	GetGroup(context.Context, *connect.Request[v1.GetGroupRequest]) (*connect.Response[v1.GetGroupResponse], error)
 }
@@ -313,6 +353,18 @@ func NewDirectoryServiceHandler(svc DirectoryServiceHandler, opts ...connect.Han
 		connect.WithSchema(directoryServiceMethods.ByName("ConfirmMemberships")),
 		connect.WithHandlerOptions(opts...),
 	)
+	directoryServiceEraseUserHandler := connect.NewUnaryHandler(
+		DirectoryServiceEraseUserProcedure,
+		svc.EraseUser,
+		connect.WithSchema(directoryServiceMethods.ByName("EraseUser")),
+		connect.WithHandlerOptions(opts...),
+	)
+	directoryServiceListErasuresHandler := connect.NewUnaryHandler(
+		DirectoryServiceListErasuresProcedure,
+		svc.ListErasures,
+		connect.WithSchema(directoryServiceMethods.ByName("ListErasures")),
+		connect.WithHandlerOptions(opts...),
+	)
 	directoryServiceListGroupsHandler := connect.NewUnaryHandler(
 		DirectoryServiceListGroupsProcedure,
 		svc.ListGroups,
@@ -339,6 +391,10 @@ func NewDirectoryServiceHandler(svc DirectoryServiceHandler, opts ...connect.Han
 			directoryServiceRevokeSessionsHandler.ServeHTTP(w, r)
 		case DirectoryServiceConfirmMembershipsProcedure:
 			directoryServiceConfirmMembershipsHandler.ServeHTTP(w, r)
+		case DirectoryServiceEraseUserProcedure:
+			directoryServiceEraseUserHandler.ServeHTTP(w, r)
+		case DirectoryServiceListErasuresProcedure:
+			directoryServiceListErasuresHandler.ServeHTTP(w, r)
 		case DirectoryServiceListGroupsProcedure:
 			directoryServiceListGroupsHandler.ServeHTTP(w, r)
 		case DirectoryServiceGetGroupProcedure:
@@ -374,6 +430,14 @@ func (UnimplementedDirectoryServiceHandler) RevokeSessions(context.Context, *con
 
 func (UnimplementedDirectoryServiceHandler) ConfirmMemberships(context.Context, *connect.Request[v1.ConfirmMembershipsRequest]) (*connect.Response[v1.ConfirmMembershipsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.DirectoryService.ConfirmMemberships is not implemented"))
+}
+
+func (UnimplementedDirectoryServiceHandler) EraseUser(context.Context, *connect.Request[v1.EraseUserRequest]) (*connect.Response[v1.EraseUserResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.DirectoryService.EraseUser is not implemented"))
+}
+
+func (UnimplementedDirectoryServiceHandler) ListErasures(context.Context, *connect.Request[v1.ListErasuresRequest]) (*connect.Response[v1.ListErasuresResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.DirectoryService.ListErasures is not implemented"))
 }
 
 func (UnimplementedDirectoryServiceHandler) ListGroups(context.Context, *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error) {
