@@ -1,0 +1,39 @@
+// Gemini CLI: adds the gateway by its own command and says whether it is connected. No login, no model.
+
+import { bearer, expect } from "./run.mjs";
+
+export async function checkGemini(client, gateway, report) {
+  // Gemini CLI connects to nothing from a folder that is not trusted.
+  const list = async () => {
+    const said = await client.run(["mcp", "list"], { GEMINI_CLI_TRUST_WORKSPACE: "true" });
+    return said.stdout + said.stderr;
+  };
+  const add = (name, url, token) => client.run(["mcp", "add", "--scope", "user", "--transport", "http", "--header", bearer(token), name, url]);
+  const state = (text, name) => text.split("\n").find((line) => line.includes(` ${name}: `)) ?? "";
+
+  const added = [];
+  for (const [region, base] of Object.entries(gateway.regions)) {
+    for (const [path, suffix] of Object.entries(gateway.paths)) {
+      const name = `sallyport-${region}${suffix.replace("/", "-")}`;
+      added.push({ name, url: base + suffix });
+      await report.check(`mcp add: ${region} ${path}`, async () => {
+        const said = await add(name, base + suffix, gateway.senior);
+        const text = said.stdout + said.stderr;
+        expect(text.includes(`MCP server "${name}" added`), "it should have said that it added the server", text);
+      });
+    }
+  }
+  await report.check("mcp list: all of them are connected", async () => {
+    const text = await list();
+    for (const { name, url } of added) {
+      const line = state(text, name);
+      expect(line.includes(url) && line.endsWith("- Connected"), `${name} should be connected`, text);
+    }
+  });
+  await report.check("mcp list: a false token is turned away", async () => {
+    await add("false-token", gateway.regions["us-east"], "not-a-token");
+    const line = state(await list(), "false-token");
+    expect(line.endsWith("- Disconnected"), "it should not be connected", line);
+  });
+  report.skipped("tools/call", "only a model that is signed in makes calls in Gemini CLI, and this signs in nowhere");
+}

@@ -1,0 +1,42 @@
+// Runs the checks of each client program that scripts/interop installed, and prints one line per check.
+//
+// A check runs a client as a person would, and looks at what the client printed: names of tools, results, states. Exit
+// codes alone prove nothing. It never reads the gateway's own state: what counts is what the client saw.
+
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+
+import { checkClaude } from "./claude.mjs";
+import { checkGemini } from "./gemini.mjs";
+import { checkInspector } from "./inspector.mjs";
+import { checkRemote } from "./remote.mjs";
+import { Report } from "./report.mjs";
+import { Client } from "./run.mjs";
+
+const { values: flags } = parseArgs({ options: { work: { type: "string" }, json: { type: "boolean", default: false } } });
+
+const env = Object.fromEntries(
+  readFileSync(join(flags.work, "env"), "utf8").split("\n").filter(Boolean).map((line) => [line.slice(0, line.indexOf("=")), line.slice(line.indexOf("=") + 1)]),
+);
+const token = (person) => readFileSync(join(flags.work, `token-${person}`), "utf8").trim();
+const gateway = {
+  regions: { "us-east": env.SALLYPORT_MCP_URL_US_EAST, "eu-west": env.SALLYPORT_MCP_URL_EU_WEST },
+  paths: { "/mcp": "", "/mcp/github": "/github" },
+  senior: token("maya.chen"),
+  junior: token("tom.berg"),
+};
+const checks = { inspector: checkInspector, claude: checkClaude, gemini: checkGemini, "mcp-remote": checkRemote };
+
+const report = new Report(flags.json);
+for (const line of readFileSync(join(flags.work, "clients"), "utf8").split("\n").filter(Boolean)) {
+  const [name, version, program, reason] = line.split("\t");
+  const of = report.client(name, version);
+  if (reason) {
+    of.skipped("all of it", reason);
+    continue;
+  }
+  await checks[name](new Client(program, join(flags.work, `home-${name}`)), gateway, of);
+}
+report.end();
+process.exitCode = report.failed > 0 || report.passed + report.skips === 0 ? 1 : 0;
