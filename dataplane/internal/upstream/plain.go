@@ -168,7 +168,7 @@ func requestOf(method string) *http.Request {
 // plainBody is an answer's body. Read to its end, it gives the connection back.
 type plainBody struct {
 	body    io.ReadCloser
-	conn    *plainConn // nil once it was given back or ended
+	conn    *plainConn   // nil once it was given back or ended
 	ended   func() error // of the call, where it was ended
 	unwatch func() bool
 	last    bool // the server uses the connection for nothing more
