@@ -209,10 +209,50 @@ func (s *Store) Changes(ctx context.Context, prefix string, synced func(), fn fu
 	return err
 }
 
-// Each calls fn with every value under a prefix, such as "person.", once. An empty prefix stands for all.
+// Each calls fn with every value under a prefix, such as "person.", that was stored before. An empty prefix
+// stands for all. A value may come again: the server that lists them may have been behind, and then all is
+// listed anew.
 func (s *Store) Each(ctx context.Context, prefix string, fn func(Entry) error) error {
+	keys, err := pattern(prefix)
+	if err != nil {
+		return err
+	}
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		end, err := s.end(ctx, keys)
+		if err != nil {
+			return fmt.Errorf("listing keys: %w", err)
+		}
+		listed, err := s.each(ctx, prefix, fn)
+		if err != nil || listed >= end {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("listing keys: %w", context.Cause(ctx))
+		case <-time.After(pause):
+		}
+	}
+}
+
+// end returns the revision of what was last written under a pattern: it is asked of the bucket's leader.
+func (s *Store) end(ctx context.Context, pattern string) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	m, err := s.stream.GetLastMsgForSubject(ctx, s.prefix+pattern)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return m.Sequence, nil
+}
+
+// each lists once, as some server knows it, and returns the last revision that came.
+func (s *Store) each(ctx context.Context, prefix string, fn func(Entry) error) (last uint64, err error) {
 	done := errors.New("all was delivered")
-	err := s.follow(ctx, prefix, func() error { return done }, func(e Entry) error {
+	err = s.follow(ctx, prefix, func() error { return done }, func(e Entry) error {
+		last = max(last, e.Revision)
 		if e.Value == nil {
 			return nil
 		}
@@ -220,21 +260,11 @@ func (s *Store) Each(ctx context.Context, prefix string, fn func(Entry) error) e
 	})
 	switch {
 	case errors.Is(err, done):
-		return nil
+		return last, nil
 	case errors.Is(err, errEnded):
-		return fmt.Errorf("listing keys: %w", context.Cause(ctx))
+		return 0, fmt.Errorf("listing keys: %w", context.Cause(ctx))
 	}
-	return err
-}
-
-// List returns every value under a prefix.
-func (s *Store) List(ctx context.Context, prefix string) ([]Entry, error) {
-	var all []Entry
-	err := s.Each(ctx, prefix, func(e Entry) error {
-		all = append(all, e)
-		return nil
-	})
-	return all, err
+	return 0, err
 }
 
 // errEnded: follow's context ended.

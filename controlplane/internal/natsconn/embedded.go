@@ -242,7 +242,7 @@ func (e *embedded) watch() {
 		case <-ticker.C:
 		}
 		cause := storeError(e.srv) // only this goroutine replaces srv
-		if cause == nil {
+		if cause == nil && !nearlyFull(e.dir) {
 			raised = false
 			continue
 		}
@@ -251,6 +251,10 @@ func (e *embedded) watch() {
 				e.log.Error("the event store takes no writes", "error", err, "cause", cause)
 				raised = true
 			}
+			continue
+		}
+		if cause == nil {
+			raised = false
 			continue
 		}
 		e.log.Warn("the event store failed and its folder takes writes again: starting it again", "cause", cause)
