@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
@@ -45,7 +46,8 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		return
 	}
 	d := table.Decide(ask)
-	if err != nil && (d.Allowed || d.Reason == auditv1.Reason_REASON_RULE_DENIED || d.Reason == auditv1.Reason_REASON_NOTHING_ALLOWS) {
+	rules := d.Allowed || d.Reason == auditv1.Reason_REASON_RULE_DENIED || d.Reason == auditv1.Reason_REASON_NOTHING_ALLOWS
+	if err != nil && rules && shown(table, ask) { // what is wrong with them tells of the schema
 		d.Allowed, d.Reason, d.Group, d.Rule = false, auditv1.Reason_REASON_ARGUMENTS_INVALID, "", 0
 		g.refuse(w, x, connector, tool, d, err.Error())
 		return
@@ -63,6 +65,12 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	}
 	end := g.forward(ctx, w, x, f, connector, tool, params)
 	g.keep(g.completed(first, x.began, &end))
+}
+
+// shown tells whether the caller sees the tool in the list.
+func shown(table *policy.Table, ask policy.Request) bool {
+	tools := table.List(ask.Person, ask.Client, ask.Connector, ask.Region, ask.Now)
+	return slices.ContainsFunc(tools, func(t policy.Tool) bool { return t.Name == ask.Tool })
 }
 
 // paramHeaders are a definition's bindings of arguments to headers (x-mcp-header). A definition that breaks

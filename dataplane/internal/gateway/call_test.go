@@ -32,6 +32,9 @@ func TestAnAllowedCallReachesTheUpstreamOnceAndIsRecordedBeforeAndAfter(t *testi
 					if got.status != http.StatusOK || !strings.Contains(got.body, "said hi") || got.field("id") != 7.0 {
 						t.Fatalf("got %+v", got)
 					}
+					if a.revision.Stateless() && got.field("result", "resultType") != "complete" {
+						t.Fatalf("the result lacks its type: %+v", got)
+					}
 					calls := w.demo.got("tools/call")[before:]
 					if len(calls) != 1 || !strings.Contains(calls[0].body, `"name":"echo"`) {
 						t.Fatalf("the upstream was sent %+v", calls)
@@ -98,6 +101,7 @@ func TestARefusedCallReachesNoUpstreamAndLeavesOneRecord(t *testing.T) {
 		reason                auditv1.Reason
 	}{
 		{"a rule denies", "forbidden", `{}`, nil, auditv1.Reason_REASON_RULE_DENIED},
+		{"a rule denies, whatever the arguments", "forbidden", `{"text":5}`, nil, auditv1.Reason_REASON_RULE_DENIED},
 		{"nothing allows", "unlisted", `{}`, nil, auditv1.Reason_REASON_NOTHING_ALLOWS},
 		{"the tool is not pinned", "nonsense", `{}`, nil, auditv1.Reason_REASON_TOOL_UNKNOWN},
 		{"the arguments do not fit", "echo", `{"text":5}`, nil, auditv1.Reason_REASON_ARGUMENTS_INVALID},

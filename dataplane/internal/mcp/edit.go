@@ -8,7 +8,8 @@ import (
 
 // Edit says how a message is forwarded otherwise than it came.
 type Edit struct {
-	// Revision is what the receiver speaks. Empty: as the message came.
+	// Revision is what the receiver speaks. Empty: as the message came. A result for the stateless era that names no
+	// type is the sort that every result of the session era is: complete.
 	Revision Revision
 	// ID, raw, replaces the id of a request or a response.
 	ID []byte
@@ -21,7 +22,22 @@ type Edit struct {
 
 // Changes tells whether the edit changes the message: if not, Raw can be forwarded.
 func (e *Edit) Changes(m *Message) bool {
-	return len(e.ID) > 0 && m.id != (span{}) || e.Name != "" && e.Name != m.Name && m.name != (span{}) || e.changesMeta(m)
+	return len(e.ID) > 0 && m.id != (span{}) || e.Name != "" && e.Name != m.Name && m.name != (span{}) || e.changesMeta(m) || e.completes(m)
+}
+
+// completes tells whether a result lacks the type that the receiver's era needs.
+func (e *Edit) completes(m *Message) bool {
+	if m.Kind != Response || !e.Revision.Stateless() || len(m.Result) == 0 || m.Result[0] != '{' {
+		return false
+	}
+	var r strictjson.Reader
+	r.Reset(m.Result, strictjson.Limits{MaxBytes: len(m.Result), MaxDepth: 1 << 20, MaxKeys: len(m.Result)})
+	for r.Enter(); r.Next(); r.Value() {
+		if string(r.Key()) == "resultType" {
+			return false
+		}
+	}
+	return true
 }
 
 func (e *Edit) changesMeta(m *Message) bool {
@@ -44,7 +60,7 @@ type splice struct {
 
 // Append appends the message as the edit changes it: all bytes outside the changed spans are as they came.
 func (e *Edit) Append(dst []byte, m *Message) []byte {
-	var buf [3]splice
+	var buf [4]splice
 	splices := buf[:0]
 	if len(e.ID) > 0 && m.id != (span{}) {
 		splices = append(splices, splice{m.id, e.ID})
@@ -54,6 +70,14 @@ func (e *Edit) Append(dst []byte, m *Message) []byte {
 	}
 	if e.changesMeta(m) {
 		splices = append(splices, e.meta(m))
+	}
+	if e.completes(m) {
+		member := Complete
+		if !isEmptyObject(m.Result) {
+			member = "," + Complete
+		}
+		end := m.result.end - 1 // the closing brace
+		splices = append(splices, splice{span{end, end}, []byte(member)})
 	}
 	slices.SortFunc(splices, func(a, b splice) int { return a.at.start - b.at.start })
 	from := 0

@@ -33,6 +33,12 @@ func TestAnEditTouchesOnlyWhatItNames(t *testing.T) {
 		{"to the session era", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"_meta":{` + caps + `,"progressToken":"p",` + version + `,"traceparent":"00"},"name":"a"}}`, mcp.Edit{Revision: "2025-11-25"},
 			`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"_meta":{"progressToken":"p","traceparent":"00"},"name":"a"}}`, false},
 		{"a response's id", `{"jsonrpc":"2.0","result":{"id":9},"id":7}`, mcp.Edit{ID: []byte(`"a"`)}, `{"jsonrpc":"2.0","result":{"id":9},"id":"a"}`, false},
+		{"a result to the stateless era", `{"jsonrpc":"2.0","result":{"content":[]},"id":7}`, mcp.Edit{ID: []byte(`"a"`), Revision: "2026-07-28"},
+			`{"jsonrpc":"2.0","result":{"content":[],"resultType":"complete"},"id":"a"}`, false},
+		{"an empty result to the stateless era", `{"jsonrpc":"2.0","id":7,"result":{ }}`, mcp.Edit{Revision: "2026-07-28"}, `{"jsonrpc":"2.0","id":7,"result":{ "resultType":"complete"}}`, false},
+		{"a result that names its type", `{"jsonrpc":"2.0","id":7,"result":{"resultType":"complete"}}`, mcp.Edit{Revision: "2026-07-28"}, `{"jsonrpc":"2.0","id":7,"result":{"resultType":"complete"}}`, true},
+		{"a result to the session era", `{"jsonrpc":"2.0","id":7,"result":{}}`, mcp.Edit{Revision: "2025-11-25"}, `{"jsonrpc":"2.0","id":7,"result":{}}`, true},
+		{"an error to the stateless era", `{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}`, mcp.Edit{Revision: "2026-07-28"}, `{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}`, true},
 	} {
 		var m mcp.Message
 		if e := mcp.ReadMessage([]byte(c.in), strictjson.Limits{}, &m); e != nil {

@@ -42,7 +42,7 @@ type Message struct {
 	// Result and Failure are a response's raw result and error; one of them is nil.
 	Result, Failure []byte
 
-	id, name, uri, params, meta span
+	id, name, uri, params, meta, result span
 }
 
 // Meta is what params._meta says.
@@ -198,6 +198,7 @@ func (m *Message) members(r *strictjson.Reader) (wrong *Error) {
 			}
 		case "result":
 			m.Result = r.Value()
+			m.result = spanOf(r, m.Result)
 		case "error":
 			m.Failure = r.Value()
 		default:

@@ -14,6 +14,9 @@ type Server struct {
 	Instructions string
 }
 
+// Complete is the member that says that a result is all there is to the answer.
+const Complete = `"resultType":"complete"`
+
 // capabilities of a gateway that offers tools and tells when a person's list of them changes.
 const capabilities = `{"tools":{"listChanged":true}}`
 
@@ -49,7 +52,7 @@ func AppendInitialize(dst, id []byte, revision Revision, s Server) []byte {
 
 // AppendDiscover answers server/discover. What it says may differ by person, so its scope is private.
 func AppendDiscover(dst, id []byte, s Server, ttl time.Duration) []byte {
-	dst = append(appendHead(dst, id), `{"resultType":"complete","supportedVersions":[`...)
+	dst = append(appendHead(dst, id), `{`+Complete+`,"supportedVersions":[`...)
 	for i, r := range revisions {
 		if i > 0 {
 			dst = append(dst, ',')
@@ -89,7 +92,7 @@ func AppendTools(dst, id []byte, revision Revision, definitions [][]byte, next s
 		dst = strictjson.Quote(append(dst, `,"nextCursor":`...), next)
 	}
 	if revision.Stateless() {
-		dst = append(appendCaching(dst, ttl), `,"resultType":"complete"`...)
+		dst = append(appendCaching(dst, ttl), `,`+Complete...)
 	}
 	return append(dst, "}}"...)
 }
@@ -99,7 +102,7 @@ func AppendToolError(dst, id []byte, revision Revision, text string) []byte {
 	dst = strictjson.Quote(append(appendHead(dst, id), `{"content":[{"type":"text","text":`...), text)
 	dst = append(dst, `}],"isError":true`...)
 	if revision.Stateless() {
-		dst = append(dst, `,"resultType":"complete"`...)
+		dst = append(dst, `,`+Complete...)
 	}
 	return append(dst, "}}"...)
 }
@@ -190,7 +193,7 @@ func AppendListChanged(dst []byte, method string, subscription []byte) []byte {
 
 // AppendSubscriptionEnd answers a subscriptions/listen whose stream the gateway ends.
 func AppendSubscriptionEnd(dst, id []byte) []byte {
-	dst = append(appendHead(dst, id), `{"resultType":"complete","_meta":{"`+MetaSubscription+`":`...)
+	dst = append(appendHead(dst, id), `{`+Complete+`,"_meta":{"`+MetaSubscription+`":`...)
 	return append(append(dst, id...), "}}}"...)
 }
 

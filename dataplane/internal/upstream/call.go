@@ -151,7 +151,7 @@ func (u *Upstream) callSession(ctx context.Context, c *Call) (response *Response
 		sent = edit.Append(make([]byte, 0, len(m.Raw)+64), m)
 	}
 	r := request{method: http.MethodPost, fields: u.sessionFields(traceFields(baseFields(), c), current, c.Credential), body: sent}
-	x := exchange{sent: edit.ID, answer: m.ID, method: m.Method, session: current, credential: c.Credential}
+	x := exchange{sent: edit.ID, answer: m.ID, agent: c.Revision, method: m.Method, session: current, credential: c.Credential}
 	response, err = u.exchange(ctx, &r, x)
 	if isKind(err, SessionLost) {
 		seat.lose(current)

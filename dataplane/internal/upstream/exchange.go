@@ -13,8 +13,10 @@ import (
 
 // exchange is what is known of a request beside its bytes.
 type exchange struct {
-	sent       []byte // the id that was sent, raw; nil for what has no answer
-	answer     []byte // the id to answer the agent under, raw
+	sent   []byte // the id that was sent, raw; nil for what has no answer
+	answer []byte // the id to answer the agent under, raw
+	// agent is what the agent speaks, where an answer may have to be changed for it.
+	agent      mcp.Revision
 	method     string
 	session    *session // nil in the stateless era
 	credential Credential
@@ -101,7 +103,7 @@ func (r *Response) beginJSON(rep reply) error {
 		return r.explain(err)
 	}
 	if !ended {
-		r.large = &restorer{from: r.body, rest: data, sent: r.exchange.sent, answer: r.exchange.answer, fail: r.upstream.badAnswer}
+		r.large = &restorer{from: r.body, rest: data, sent: r.exchange.sent, answer: r.exchange.answer, complete: r.exchange.agent.Stateless(), fail: r.upstream.badAnswer}
 		return nil
 	}
 	if e := mcp.ReadMessage(data, r.upstream.limits(), &r.Message); e != nil {
@@ -126,11 +128,14 @@ func (r *Response) restored() ([]byte, error) {
 			return appendFailure(r.exchange.answer, m.Failure), nil
 		}
 	}
-	if string(m.ID) == string(r.exchange.answer) {
+	edit := mcp.Edit{Revision: r.exchange.agent}
+	if string(m.ID) != string(r.exchange.answer) {
+		edit.ID = r.exchange.answer
+	}
+	if !edit.Changes(m) {
 		return m.Raw, nil
 	}
-	edit := mcp.Edit{ID: r.exchange.answer}
-	return edit.Append(make([]byte, 0, len(m.Raw)+32), m), nil
+	return edit.Append(make([]byte, 0, len(m.Raw)+64), m), nil
 }
 
 const answersAnother = "it answers another request"

@@ -4,26 +4,30 @@ import (
 	"bytes"
 	"errors"
 	"io"
+
+	"sallyport.dev/dataplane/internal/mcp"
 )
 
-// restorer passes a large JSON-RPC response on as it comes, and puts the agent's id in the place of the one that was sent. It
-// looks no further than to the message's own "id", which servers write first or last.
+// restorer passes a large JSON-RPC response on as it comes, puts the agent's id in the place of the one that was sent and, where
+// that is asked for, completes the result as mcp.Edit does. It looks no further than it must: servers write "id" first or last.
 type restorer struct {
 	from         io.Reader
 	rest         []byte // read from from, not yet looked at
 	sent, answer []byte
+	complete     bool // the result is to be completed, and was not yet
 	fail         func(reason string) error
 
 	out   []byte // looked at, not yet returned: a part of kept
 	kept  []byte
 	ended bool // from is at its end
-	found bool // the id: all else is passed on unseen
+	found bool // the id
 
 	depth    int
 	inString bool
 	escaped  bool // the next byte of the string is
+	inResult bool // what is watched are the members of the result
 	state    restoreState
-	word     []byte // of the message's own members: the key, or the id's value
+	word     []byte // of the members that are watched: the key, or the id's value
 }
 
 type restoreState uint8
@@ -35,6 +39,7 @@ const (
 	afterKey
 	beforeID
 	inID
+	beforeResult
 	inValue
 )
 
@@ -43,10 +48,13 @@ const maxWord = 2048
 
 func (r *restorer) Read(p []byte) (int, error) {
 	for len(r.out) == 0 {
-		if r.found {
+		if r.found && !r.complete {
 			return r.pass(p)
 		}
 		if len(r.rest) == 0 {
+			if r.ended && r.found {
+				return 0, io.EOF
+			}
 			if r.ended {
 				return 0, r.fail("it has no id")
 			}
@@ -64,7 +72,7 @@ func (r *restorer) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// pass returns what comes after the id.
+// pass returns what comes after all that is to be changed.
 func (r *restorer) pass(p []byte) (int, error) {
 	if len(r.rest) > 0 {
 		n := copy(p, r.rest)
@@ -89,7 +97,7 @@ func (r *restorer) fill() error {
 	return err
 }
 
-// look goes through rest, up to the end of the id, and moves what it passed to out.
+// look goes through rest, up to the last change, and moves what it passed to out.
 func (r *restorer) look() error {
 	kept, start := r.kept[:0], 0
 	defer func() { r.kept, r.out = kept, kept }()
@@ -110,7 +118,20 @@ func (r *restorer) look() error {
 				return r.fail(answersAnother)
 			}
 			kept = append(kept, r.answer...)
-			r.rest, r.found = r.rest[i:], true
+			start, r.state, r.found = i, inValue, true
+		}
+		if r.inResult && r.depth == 2 && !r.inString && c == '}' {
+			kept = append(kept, r.rest[start:i]...)
+			if r.complete && r.state != beforeKey { // a member came before
+				kept = append(kept, ',')
+			}
+			if r.complete {
+				kept = append(kept, mcp.Complete...)
+			}
+			start, r.state, r.inResult, r.complete = i, inValue, false, false
+		}
+		if r.found && !r.complete && !r.inResult {
+			r.rest = r.rest[i:]
 			return nil
 		}
 		if !r.step(c) {
@@ -168,10 +189,13 @@ func (r *restorer) step(c byte) bool {
 		r.inString, r.state, r.word = true, inKey, r.word[:0]
 		return c == '"'
 	case r.state == afterKey:
-		if r.state = inValue; string(r.word) == "id" {
-			r.state, r.word = beforeID, r.word[:0]
-		}
+		r.meet(string(r.word))
 		return c == ':'
+	case r.state == beforeResult:
+		if r.state = inValue; c == '{' {
+			r.depth, r.inResult, r.state = 2, true, beforeKey
+		}
+		return c == '{'
 	case c == '"':
 		r.inString = true
 		return !keep || r.keep(c)
@@ -181,7 +205,7 @@ func (r *restorer) step(c byte) bool {
 	case c == '}' || c == ']':
 		r.depth--
 		return r.depth >= 0
-	case c == ',' && r.depth == 1:
+	case c == ',' && (r.depth == 1 || r.inResult && r.depth == 2):
 		r.state = beforeKey
 	case keep:
 		return r.keep(c)
@@ -189,12 +213,28 @@ func (r *restorer) step(c byte) bool {
 	return r.depth > 0 || isSpace(c)
 }
 
+// meet decides by a key what its value is.
+func (r *restorer) meet(key string) {
+	r.state = inValue
+	switch {
+	case r.inResult && key == "resultType":
+		r.complete = false
+	case r.inResult:
+	case key == "id" && !r.found:
+		r.state, r.word = beforeID, r.word[:0]
+	case key == "result" && r.complete:
+		r.state = beforeResult
+	case key == "error":
+		r.complete = false
+	}
+}
+
 func (r *restorer) keep(c byte) bool {
 	r.word = append(r.word, c)
 	return len(r.word) <= maxWord || r.state == inKey && r.cut()
 }
 
-// cut forgets the end of a key that is too long to be "id".
+// cut forgets the end of a key that is too long to be one that is looked for.
 func (r *restorer) cut() bool {
 	r.word = r.word[:maxWord]
 	return true

@@ -16,6 +16,9 @@ func FuzzRestorer(f *testing.F) {
 	f.Add(`{"jsonrpc":"2.0","id":12,"result":{"id":3,"x":"\"},{\\"}}`)
 	f.Add(` { "result" : {"a":[{"id":1}]} , "id" : 12 , "jsonrpc":"2.0" } `)
 	f.Add(`{"jsonrpc":"2.0","idx":1,"\u0069d":7,"error":{"code":1,"message":""},"id":12}`)
+	f.Add(`{"id":12,"jsonrpc":"2.0","result":{"content":[{"type":"text","text":"}"}],"a":{"resultType":1}}}`)
+	f.Add(`{"jsonrpc":"2.0","result":{ "resultType" : "complete" },"id":12}`)
+	f.Add(`{"jsonrpc":"2.0","result":{ },"id":12}`)
 	f.Fuzz(func(t *testing.T, in string) {
 		var m mcp.Message
 		if mcp.ReadMessage([]byte(in), strictjson.Limits{}, &m) != nil || m.Kind != mcp.Response || m.ID == nil {
@@ -24,18 +27,22 @@ func FuzzRestorer(f *testing.F) {
 		if !strings.Contains(in, `"id"`) {
 			return // its key is escaped, which servers do not do
 		}
-		edit := mcp.Edit{ID: []byte(`"agent"`)}
-		want := string(edit.Append(nil, &m))
-		for name, from := range map[string]io.Reader{"whole": strings.NewReader(in), "bytewise": iotest.OneByteReader(strings.NewReader(in))} {
-			r := &restorer{from: from, sent: m.ID, answer: edit.ID, fail: errors.New}
-			got, err := io.ReadAll(r)
-			if err != nil || strings.TrimSpace(string(got)) != want {
-				t.Fatalf("%s: %q, %v, want %q", name, got, err, want)
+		for name, edit := range map[string]mcp.Edit{"id": {ID: []byte(`"agent"`)}, "completed": {ID: []byte(`"agent"`), Revision: mcp.LatestStateless}} {
+			if edit.Revision != "" && (strings.Contains(in, `\u`) || m.Failure == nil && m.Result[0] != '{') {
+				continue // a key is escaped, or it is no result of a tool
 			}
-			other := &restorer{from: strings.NewReader(in), sent: []byte("987654321987"), answer: edit.ID, fail: errors.New}
-			if got, err := io.ReadAll(other); err == nil && string(m.ID) != "987654321987" {
-				t.Fatalf("%s: another id passed: %q", name, got)
+			want := string(edit.Append(nil, &m))
+			for how, from := range map[string]io.Reader{"whole": strings.NewReader(in), "bytewise": iotest.OneByteReader(strings.NewReader(in))} {
+				r := &restorer{from: from, sent: m.ID, answer: edit.ID, complete: edit.Revision.Stateless(), fail: errors.New}
+				got, err := io.ReadAll(r)
+				if err != nil || strings.TrimSpace(string(got)) != want {
+					t.Fatalf("%s, %s: %q, %v, want %q", name, how, got, err, want)
+				}
 			}
+		}
+		other := &restorer{from: strings.NewReader(in), sent: []byte("987654321987"), answer: []byte("1"), fail: errors.New}
+		if got, err := io.ReadAll(other); err == nil && string(m.ID) != "987654321987" {
+			t.Fatalf("another id passed: %q", got)
 		}
 	})
 }
