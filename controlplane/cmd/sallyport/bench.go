@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"sallyport.dev/controlplane/internal/bench/bare"
 	"sallyport.dev/controlplane/internal/bench/commit"
 )
 
@@ -13,5 +14,13 @@ func benchCommand() *cobra.Command {
 		Use: "commit", Short: "Events per second through the engine, beside raw JetStream", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return commit.Run(cmd.Context(), cmd.OutOrStdout()) },
 	})
+	var addr, dir string
+	b := &cobra.Command{
+		Use: "bare", Short: "Store the bodies of POSTs and do nothing else, for SCIM writes to be measured beside", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return bare.Serve(cmd.Context(), addr, dir) },
+	}
+	b.Flags().StringVar(&addr, "listen", "127.0.0.1:0", "the `address` to serve at")
+	b.Flags().StringVar(&dir, "data-dir", "", "the `folder` to keep the bodies in")
+	c.AddCommand(b)
 	return c
 }

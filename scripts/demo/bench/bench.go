@@ -28,7 +28,9 @@ type Figure struct {
 	Ratio     float64 `json:"ratio"`
 	// Direct is the same load without anything between, where there is such a thing.
 	Direct float64 `json:"direct,omitempty"`
-	Load   string  `json:"load"`
+	// Scale is what part of the sizes that the name speaks of was measured; 0: it speaks of none.
+	Scale float64 `json:"scale,omitempty"`
+	Load  string  `json:"load"`
 }
 
 // Config of a measurement.
@@ -43,17 +45,29 @@ type Config struct {
 	RoundFor time.Duration
 	// Connections of `proxy`'s loads.
 	Connections []int
+	// Scale is what part of the sizes that the figures of `scim` name is measured: 1 for all of them.
+	Scale float64
 	// Deactivations of `revoke` for each fleet, and the size of the large one.
 	Deactivations, Replicas int
 }
 
-// limit bounds a measurement, whatever happens.
-const limit = 115 * time.Second
+// limit bounds a measurement, whatever happens; fullLimit one of full size.
+const (
+	limit     = 115 * time.Second
+	fullLimit = 90 * time.Minute
+)
 
-// Run makes the measurement of that name: proxy or revoke.
+// Run makes the measurement of that name: proxy, revoke or scim.
 func Run(ctx context.Context, name string, cfg Config) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	most := limit
+	if cfg.Scale == 1 {
+		most = fullLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
+	if name == "scim" {
+		return measureScim(ctx, cfg)
+	}
 	run := map[string]func(context.Context, *lab) error{"proxy": measureProxy, "revoke": measureRevoke}[name]
 	if run == nil {
 		return fmt.Errorf("there is no measurement %q", name)

@@ -51,13 +51,17 @@ func TestEachMeasurementPrintsItsFigures(t *testing.T) {
 	for name, want := range map[string][]string{
 		"proxy":  {"proxy_throughput_c1 calls/s", "proxy_added_p50_c1 µs", "proxy_throughput_c4 calls/s"},
 		"revoke": {"revoke_p50_2 ms", "revoke_p99_2 ms", "revoke_p50_5 ms", "revoke_p99_5 ms"},
+		"scim": {
+			"scim_load users/s", "scim_username_p99_1m ms", "scim_patch_p99_50k ms", "scim_group_read_50k ms", "scim_rss_1m MiB", "scim_start_1m s", "scim_start_rss_1m MiB",
+			"scim_snapshot_1m s", "scim_snapshot_rss_1m MiB",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("TMPDIR", t.TempDir())
 			var out, progress bytes.Buffer
 			err := Run(t.Context(), name, Config{
 				ControlPlane: filepath.Join(bin, "sallyport"), Proxy: filepath.Join(bin, "sallyport-proxy"), Self: self, Out: &out, Progress: &progress,
-				Rounds: 1, RoundFor: 50 * time.Millisecond, Connections: []int{1, 4}, Deactivations: 2, Replicas: 5,
+				Rounds: 1, RoundFor: 50 * time.Millisecond, Connections: []int{1, 4}, Deactivations: 2, Replicas: 5, Scale: 0.001,
 			})
 			if err != nil {
 				t.Fatalf("%v\n%s", err, progress.String())

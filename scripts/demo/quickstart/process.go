@@ -56,8 +56,14 @@ func Start(dir, name, program string, args ...string) (*Process, error) {
 	return p, nil
 }
 
+// PID is the id of the program's process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Stop asks the program to end, and ends it if it does not.
-func (p *Process) Stop() error {
+func (p *Process) Stop() error { return p.StopWithin(stopTimeout) }
+
+// StopWithin is Stop for a program that has more to do before its end.
+func (p *Process) StopWithin(timeout time.Duration) error {
 	select {
 	case <-p.done:
 		return nil
@@ -69,10 +75,10 @@ func (p *Process) Stop() error {
 	select {
 	case <-p.done:
 		return nil
-	case <-time.After(stopTimeout):
+	case <-time.After(timeout):
 		_ = p.cmd.Process.Kill()
 		<-p.done
-		return fmt.Errorf("%s did not stop within %s and was killed", p.name, stopTimeout)
+		return fmt.Errorf("%s did not stop within %s and was killed", p.name, timeout)
 	}
 }
 

@@ -15,11 +15,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
+	"sallyport.dev/controlplane/internal/bench/raw"
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/engine"
 	"sallyport.dev/controlplane/internal/journal"
@@ -34,8 +33,6 @@ const (
 	rounds = 3
 	// eventBytes is about what an event of the engine's load has on the log.
 	eventBytes = 330
-	// longBatch is a batch for which no number of waiting callers below it can be the source.
-	longBatch = 500
 )
 
 // Figure is one line of output.
@@ -68,7 +65,7 @@ func Run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	defer e.Close()
-	raw, err := newRaw(ctx, conn.Conn)
+	stream, err := raw.Open(ctx, conn.Conn)
 	if err != nil {
 		return err
 	}
@@ -80,9 +77,9 @@ func Run(ctx context.Context, out io.Writer) error {
 				run func(context.Context) (float64, error)
 			}{
 				{&ours, func(ctx context.Context) (float64, error) { return commands(ctx, e, callers) }},
-				{&single, raw.singles},
-				{&batch, func(ctx context.Context) (float64, error) { return raw.batches(ctx, max(callers, 2)) }},
-				{&long, func(ctx context.Context) (float64, error) { return raw.batches(ctx, longBatch) }},
+				{&single, func(ctx context.Context) (float64, error) { return batches(ctx, stream, 1) }},
+				{&batch, func(ctx context.Context) (float64, error) { return batches(ctx, stream, max(callers, 2)) }},
+				{&long, func(ctx context.Context) (float64, error) { return batches(ctx, stream, raw.MaxBatch) }},
 			} {
 				rate, err := m.run(ctx)
 				if err != nil {
@@ -97,7 +94,7 @@ func Run(ctx context.Context, out io.Writer) error {
 		}
 		err := json.NewEncoder(out).Encode(Figure{
 			Name: "commit_c" + strconv.Itoa(callers), Value: median(ours), Unit: "events/s", Reference: reference, Ratio: median(ours) / reference,
-			Load: fmt.Sprintf("%d callers of engine.Do, one event each, embedded server, SyncAlways, %d B an event; reference: %s; raw atomic batches of %d: %.0f/s; medians of %d runs of %s", callers, eventBytes, against, longBatch, median(long), rounds, runFor),
+			Load: fmt.Sprintf("%d callers of engine.Do, one event each, embedded server, SyncAlways, %d B an event; reference: %s; raw atomic batches of %d: %.0f/s; medians of %d runs of %s", callers, eventBytes, against, raw.MaxBatch, median(long), rounds, runFor),
 		})
 		if err != nil {
 			return err
@@ -159,48 +156,14 @@ func commands(ctx context.Context, e *engine.Engine, callers int) (float64, erro
 	return float64(count.Load()) / time.Since(began).Seconds(), nil
 }
 
-// raw publishes the same bytes to a stream of its own.
-type raw struct {
-	nc   *nats.Conn
-	data []byte
-}
-
-func newRaw(ctx context.Context, nc *nats.Conn) (*raw, error) {
-	if err := journal.MakeRawStream(ctx, nc, "BENCH_RAW", "bench.raw.>"); err != nil {
-		return nil, err
-	}
-	return &raw{nc: nc, data: make([]byte, eventBytes)}, nil
-}
-
-func (r *raw) singles(ctx context.Context) (float64, error) {
+// batches publishes the same bytes with nothing added, so many messages at once.
+func batches(ctx context.Context, to *raw.Stream, size int) (float64, error) {
+	batch := slices.Repeat([][]byte{make([]byte, eventBytes)}, size)
 	began := time.Now()
 	n := 0
-	for ; time.Since(began) < runFor; n++ {
-		if _, err := r.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: "bench.raw.one", Data: r.data}); err != nil {
-			return 0, fmt.Errorf("publishing raw: %w", err)
-		}
-	}
-	return float64(n) / time.Since(began).Seconds(), nil
-}
-
-func (r *raw) batches(ctx context.Context, batchSize int) (float64, error) {
-	began := time.Now()
-	n := 0
-	for time.Since(began) < runFor {
-		id := nuid.Next()
-		for i := range batchSize {
-			m := &nats.Msg{Subject: "bench.raw." + strconv.Itoa(n), Data: r.data, Header: nats.Header{"Nats-Batch-Id": {id}, "Nats-Batch-Sequence": {strconv.Itoa(i + 1)}}}
-			n++
-			if i < batchSize-1 {
-				if err := r.nc.PublishMsg(m); err != nil {
-					return 0, fmt.Errorf("publishing raw: %w", err)
-				}
-				continue
-			}
-			m.Header["Nats-Batch-Commit"] = []string{"1"}
-			if _, err := r.nc.RequestMsgWithContext(ctx, m); err != nil {
-				return 0, fmt.Errorf("publishing raw: %w", err)
-			}
+	for ; time.Since(began) < runFor; n += size {
+		if err := to.Publish(ctx, batch...); err != nil {
+			return 0, err
 		}
 	}
 	return float64(n) / time.Since(began).Seconds(), nil

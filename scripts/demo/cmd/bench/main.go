@@ -35,7 +35,7 @@ func run(args []string) int {
 
 func dispatch(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("which measurement: proxy or revoke?")
+		return errors.New("which measurement: proxy, revoke or scim?")
 	}
 	if (args[0] == "upstream" || args[0] == "reverse-proxy") && len(args) > 1 {
 		return bench.Serve(ctx, args[0], args[1], args[2:])
@@ -51,6 +51,7 @@ func dispatch(ctx context.Context, args []string) error {
 	bin := flags.String("bin", filepath.Dir(self), "the `folder` of sallyport and sallyport-proxy")
 	flags.IntVar(&cfg.Rounds, "rounds", 5, "proxy: rounds of each load")
 	flags.DurationVar(&cfg.RoundFor, "round-for", 1500*time.Millisecond, "proxy: how long a round lasts")
+	full := flags.Bool("full", false, "scim: the sizes that its figures name, and not a tenth of them (some twenty minutes)")
 	flags.IntVar(&cfg.Deactivations, "deactivations", 100, "revoke: people deactivated for each fleet")
 	flags.IntVar(&cfg.Replicas, "replicas", 200, "revoke: replicas in the large fleet")
 	if err := flags.Parse(args[1:]); err != nil {
@@ -58,6 +59,10 @@ func dispatch(ctx context.Context, args []string) error {
 	}
 	if flags.NArg() > 0 || cfg.Rounds < 1 || cfg.RoundFor <= 0 || cfg.Deactivations < 1 || cfg.Replicas < 1 {
 		return errors.New("a size is not positive, or an argument was not expected")
+	}
+	cfg.Scale = 0.1
+	if *full {
+		cfg.Scale = 1
 	}
 	cfg.ControlPlane, cfg.Proxy = filepath.Join(*bin, "sallyport"), filepath.Join(*bin, "sallyport-proxy")
 	return bench.Run(ctx, args[0], cfg)
