@@ -228,9 +228,14 @@ func (s *State) Groups(directory string, skip int) iter.Seq[*Group] {
 // AllGroupsAfter yields groups with numbers above no, ascending: of one directory, or of all for "".
 func (s *State) AllGroupsAfter(directory string, no uint32) iter.Seq[*Group] {
 	return func(yield func(*Group) bool) {
-		s.groups.Ascend(no+1, func(_ uint32, g *Group) bool {
-			return directory != "" && g.Directory != directory || yield(g)
-		})
+		if directory == "" {
+			s.groups.Ascend(no+1, func(_ uint32, g *Group) bool { return yield(g) })
+		} else if p := s.populations[directory]; p != nil {
+			p.groups.Ascend(no+1, func(no uint32, _ struct{}) bool {
+				g, _ := s.groups.Get(no)
+				return yield(g)
+			})
+		}
 	}
 }
 

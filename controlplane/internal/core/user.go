@@ -220,6 +220,12 @@ func (s *State) User(id uuid.UUID) *User {
 	return u
 }
 
+// UserByNumber returns a user by their number, or nil.
+func (s *State) UserByNumber(no uint32) *User {
+	u, _ := s.users.Get(no)
+	return u
+}
+
 // UserByName returns the user of a directory whose userName has the same fold, or nil.
 func (s *State) UserByName(directory, userName string) *User {
 	if p := s.populations[directory]; p != nil {
@@ -268,8 +274,38 @@ func (s *State) Users(directory string, skip int) iter.Seq[*User] {
 // AllUsersAfter yields users with numbers above no, ascending: of one directory, or of all for "".
 func (s *State) AllUsersAfter(directory string, no uint32) iter.Seq[*User] {
 	return func(yield func(*User) bool) {
-		s.users.Ascend(no+1, func(_ uint32, u *User) bool {
-			return directory != "" && u.Directory != directory || yield(u)
+		if directory == "" {
+			s.users.Ascend(no+1, func(_ uint32, u *User) bool { return yield(u) })
+		} else if p := s.populations[directory]; p != nil {
+			p.users.Ascend(no+1, func(no uint32, _ struct{}) bool {
+				u, _ := s.users.Get(no)
+				return yield(u)
+			})
+		}
+	}
+}
+
+// UsersByNameOrder yields a directory's users in the order of their folded userNames, or against it: those
+// beyond a user where one is given, or else all without the first skip.
+func (s *State) UsersByNameOrder(directory string, descending bool, beyond *User, skip int) iter.Seq[*User] {
+	return func(yield func(*User) bool) {
+		p := s.populations[directory]
+		if p == nil || beyond == nil && skip >= p.userNames.Len() {
+			return
+		}
+		walk, first := p.userNames.Ascend, skip
+		if descending {
+			walk, first = p.userNames.Descend, p.userNames.Len()-1-skip
+		}
+		var pivot string
+		if beyond != nil {
+			pivot = Fold(beyond.UserName)
+		} else {
+			pivot, _, _ = p.userNames.GetAt(first)
+		}
+		walk(pivot, func(_ string, no uint32) bool {
+			u, _ := s.users.Get(no)
+			return beyond != nil && no == beyond.No || yield(u)
 		})
 	}
 }

@@ -11,11 +11,14 @@ func getServiceProviderConfig(r *request) error {
 		"schemas":          []string{"urn:ietf:params:scim:schemas:core:2.0:ServiceProviderConfig"},
 		"documentationUri": "https://sallyport.dev/docs/okta",
 		"patch":            object{"supported": true},
-		"bulk":             object{"supported": false, "maxOperations": 0, "maxPayloadSize": 0},
+		"bulk":             object{"supported": true, "maxOperations": maxBulk, "maxPayloadSize": r.server.config.MaxBody},
 		"filter":           object{"supported": true, "maxResults": maxCount},
 		"changePassword":   object{"supported": false},
-		"sort":             object{"supported": false},
-		"etag":             object{"supported": true},
+		"sort":             object{"supported": true},
+		"pagination": object{
+			"cursor": true, "index": true, "defaultPaginationMethod": "index", "defaultPageSize": defaultCount, "maxPageSize": maxCount,
+		},
+		"etag": object{"supported": true},
 		"authenticationSchemes": []object{
 			{"type": "oauthbearertoken", "name": "Bearer token", "description": "A SCIM token of a directory in the Authorization header.", "primary": true},
 			{"type": "httpbasic", "name": "Basic", "description": "Any user name, and a SCIM token of a directory as the password."},
@@ -40,10 +43,10 @@ func (r *request) resourceTypes() []object {
 }
 
 func (r *request) schemas() []object {
-	kind := func(urn, name, description string, table []attribute) object {
+	kind := func(urn, name, description string, attributes table) object {
 		return object{
 			"schemas": []string{"urn:ietf:params:scim:schemas:core:2.0:Schema"},
-			"id":      urn, "name": name, "description": description, "attributes": describe(table),
+			"id":      urn, "name": name, "description": description, "attributes": describe(attributes),
 			"meta": object{"resourceType": "Schema", "location": r.base + "/Schemas/" + urn},
 		}
 	}
@@ -67,7 +70,8 @@ func (r *request) answerDiscovery(all []object) error {
 	if r.URL.Query().Has("filter") {
 		return &scimError{status: http.StatusForbidden, detail: "this list cannot be filtered"}
 	}
-	return r.answerList(page{start: 1}, len(all), all)
+	writeJSON(r.w, http.StatusOK, object{"schemas": []string{listSchema}, "totalResults": len(all), "startIndex": 1, "itemsPerPage": len(all), "Resources": all})
+	return nil
 }
 
 func (r *request) answerOne(all []object) error {

@@ -77,7 +77,7 @@ func TestAPatchThatCannotBeChangesNothing(t *testing.T) {
 		"a bad filter":          {op("replace", `emails[type is "work"].value`, "x"), 400, "invalidFilter"},
 		"active as a number":    {op("replace", "active", 7), 400, "invalidValue"},
 		"userName as an object": {op("replace", "userName", object{"value": "x"}), 400, "invalidValue"},
-		"userName removed":      {op("remove", "userName", nil), 400, "invalidValue"},
+		"userName removed":      {op("remove", "userName", nil), 400, "mutability"},
 		"userName of another":   {op("replace", "userName", "BOB"), 409, "uniqueness"},
 		"emails as a text":      {op("replace", "emails", "a@b"), 400, "invalidValue"},
 		"a value that is none":  {op("replace", "", "text"), 400, "invalidValue"},

@@ -31,6 +31,12 @@ const (
 	noTarget      = "noTarget"
 	invalidValue  = "invalidValue"
 	tooMany       = "tooMany"
+	invalidVers   = "invalidVers"
+	sensitive     = "sensitive"
+	// Of RFC 9865, section 2.1.
+	invalidCursor = "invalidCursor"
+	expiredCursor = "expiredCursor"
+	invalidCount  = "invalidCount"
 )
 
 func badRequest(scimType, format string, args ...any) *scimError {

@@ -160,9 +160,7 @@ func (p *filterParser) operation(path attrPath) (*filter, error) {
 // attrPath reads [URN ":"] name ["." sub]. A URN holds dots and colons, so the name begins after its last colon.
 func (p *filterParser) attrPath() (attrPath, error) {
 	p.skip()
-	whole := p.run(func(c byte) bool {
-		return isLetter(c) || '0' <= c && c <= '9' || strings.IndexByte("_-$.:", c) >= 0
-	})
+	whole := p.run(inPath)
 	path, ok := splitAttrPath(whole)
 	if !ok {
 		return path, badRequest(invalidFilter, "an attribute name is expected at %q", short(whole+p.rest))
@@ -177,7 +175,7 @@ func splitAttrPath(whole string) (attrPath, bool) {
 	}
 	path.name, path.sub, _ = strings.Cut(whole, ".")
 	valid := func(name string) bool {
-		return name != "" && (isLetter(name[0]) || name[0] == '$') && !strings.ContainsAny(name, ".:")
+		return name != "" && (isLetter(name[0]) || name[0] == '$') && !strings.ContainsFunc(name, func(c rune) bool { return c > 'z' || !inPath(byte(c)) || c == '.' })
 	}
 	return path, valid(path.name) && (path.sub == "" || valid(path.sub)) && !strings.HasSuffix(whole, ".")
 }
@@ -244,6 +242,11 @@ func (p *filterParser) run(in func(byte) bool) string {
 	return run
 }
 
+// inPath tells whether a byte can stand in a path.
+func inPath(c byte) bool {
+	return isLetter(c) || '0' <= c && c <= '9' || strings.IndexByte("_-$.:", c) >= 0
+}
+
 func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
 
 func short(s string) string {
@@ -292,18 +295,20 @@ func (f *filter) matches(o object) bool {
 	return false
 }
 
+// home is the object in which a path's attribute lies: the resource, or an extension of it.
+func (p attrPath) home(o object) object {
+	if p.schema == "" || isCoreSchema(p.schema) {
+		return o
+	}
+	extension, _, _ := find(o, p.schema)
+	inner, _ := extension.(object)
+	return inner
+}
+
 // values are what a path leads to: the elements of a multi-valued attribute, each element's "value"
 // where the path names no sub-attribute and the filter compares.
 func (p attrPath) values(o object) []any {
-	if p.schema != "" && !isCoreSchema(p.schema) {
-		extension, _, _ := find(o, p.schema)
-		inner, ok := extension.(object)
-		if !ok {
-			return nil
-		}
-		o = inner
-	}
-	v, _, _ := find(o, p.name)
+	v, _, _ := find(p.home(o), p.name)
 	elements, many := v.([]any)
 	if !many {
 		elements = []any{v}
@@ -327,14 +332,13 @@ func (p attrPath) values(o object) []any {
 	return all
 }
 
-// caseExact names the attributes that are compared to the letter (RFC 7643, sections 3.1 and 7).
+// caseExact tells whether an attribute is compared to the letter (RFC 7643, section 2.2).
 func (p attrPath) caseExact() bool {
-	for _, name := range []string{"id", "externalId", "$ref", "members"} {
-		if strings.EqualFold(p.name, name) {
-			return true
-		}
+	a := p.attribute()
+	if a != nil && a.kind == "complex" { // its value is what is compared
+		a = a.sub.find("value")
 	}
-	return false
+	return a != nil && a.caseExact
 }
 
 func compare(op string, have, want any, exact bool) bool {
@@ -413,9 +417,38 @@ func (f *filter) equals(name string) (string, bool) {
 			return v, true
 		}
 		return f.right.equals(name)
-	case f.op == "eq" && f.path.sub == "" && strings.EqualFold(f.path.name, name) && (f.path.schema == "" || isCoreSchema(f.path.schema)):
+	case f.op == "eq" && f.path.sub == "" && f.path.is(name):
 		v, ok := f.value.(string)
 		return v, ok
 	}
 	return "", false
+}
+
+// demandsMember returns the id of a member that a filter demands of a group, in each way to say it.
+func (f *filter) demandsMember() (string, bool) {
+	switch {
+	case f.combine == "and":
+		if v, ok := f.left.demandsMember(); ok {
+			return v, true
+		}
+		return f.right.demandsMember()
+	case f.combine != "" || !f.path.is("members"):
+	case f.inner != nil:
+		return f.inner.equals("value")
+	case f.op == "eq" && (f.path.sub == "" || strings.EqualFold(f.path.sub, "value")):
+		v, ok := f.value.(string)
+		return v, ok
+	}
+	return "", false
+}
+
+// mentions tells whether a filter looks at an attribute of the resource.
+func (f *filter) mentions(name string) bool {
+	switch {
+	case f == nil:
+		return false
+	case f.combine != "":
+		return f.left.mentions(name) || f.right.mentions(name)
+	}
+	return f.path.is(name)
 }

@@ -1,10 +1,10 @@
 package scim
 
 import (
+	"cmp"
 	"iter"
 	"net/http"
-	"strconv"
-	"strings"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -13,206 +13,343 @@ import (
 
 const listSchema = "urn:ietf:params:scim:api:messages:2.0:ListResponse"
 
-// Page sizes. A client that asks for more gets this many and asks again.
-const (
-	defaultCount = 100
-	maxCount     = 1000
-)
-
-// page is what a list request asks for (RFC 7644, section 3.4.2.4): indexes begin at 1.
-type page struct {
-	start, count int
-	filter       *filter
+// entry is a user or a group that a list may have; the other is nil.
+type entry struct {
+	user  *core.User
+	group *core.Group
 }
 
-func (r *request) page() (page, error) {
-	p := page{start: 1, count: defaultCount}
-	query := r.URL.Query()
-	for name, target := range map[string]*int{"startIndex": &p.start, "count": &p.count} {
-		value := query.Get(name)
-		if value == "" {
-			continue
-		}
-		n, err := strconv.Atoi(value)
-		if err != nil {
-			return p, badRequest(invalidValue, "%s must be a whole number", name)
-		}
-		*target = n
-	}
-	p.start = max(p.start, 1)
-	p.count = min(max(p.count, 0), maxCount)
-	if expression := query.Get("filter"); expression != "" {
-		var err error
-		if p.filter, err = parseFilter(expression); err != nil {
-			return p, err
-		}
-	}
-	if query.Has("sortBy") {
-		return p, &scimError{status: http.StatusNotImplemented, detail: "sorting is not offered; see /ServiceProviderConfig"}
-	}
-	return p, nil
+// position orders all that is listed: users by their creation, then groups by theirs.
+type position struct {
+	group bool
+	no    uint32
 }
 
-func listUsers(r *request) error {
-	p, err := r.page()
+func (e entry) position() position {
+	if e.group != nil {
+		return position{true, e.group.No}
+	}
+	return position{false, e.user.No}
+}
+
+// kinds are the types of resource that a request is about.
+type kinds struct{ users, groups bool }
+
+func listUsers(r *request) error  { return r.list(kinds{users: true}, r.readQuery) }
+func listGroups(r *request) error { return r.list(kinds{groups: true}, r.readQuery) }
+
+func searchUsers(r *request) error  { return r.list(kinds{users: true}, r.readSearch) }
+func searchGroups(r *request) error { return r.list(kinds{groups: true}, r.readSearch) }
+func searchAll(r *request) error    { return r.list(kinds{users: true, groups: true}, r.readSearch) }
+
+// list answers a request for resources.
+func (r *request) list(k kinds, read func() (*query, error)) error {
+	q, err := read()
 	if err != nil {
 		return err
 	}
-	s := r.state()
-	render := func(u *core.User) (object, error) { return r.userResource(s, u) }
-	if p.filter == nil {
-		return list(r, p, s.UserCount(r.directory), s.Users(r.directory, p.start-1), render)
-	}
-	return filtered(r, p, r.usersNamedBy(s, p.filter), render)
-}
-
-// usersNamedBy yields the users who may match a filter: by an index where the filter demands a unique
-// value, or else all of the directory.
-func (r *request) usersNamedBy(s *core.State, f *filter) iter.Seq[*core.User] {
-	one := func(u *core.User) iter.Seq[*core.User] {
-		return func(yield func(*core.User) bool) {
-			if u != nil && u.Directory == r.directory {
-				yield(u)
-			}
+	l := &listing{request: r, query: q, kinds: k, state: r.state()}
+	if q.cursor != "" {
+		if l.after, err = l.readCursor(); err != nil {
+			return err
 		}
 	}
-	if name, ok := f.equals("userName"); ok {
-		return one(s.UserByName(r.directory, name))
+	collect := l.plain
+	switch {
+	case q.sortBy != nil && !l.byName():
+		collect = l.sorted
+	case q.filter != nil:
+		collect = l.filtered
 	}
-	if external, ok := f.equals("externalId"); ok {
-		return one(s.UserByExternalID(r.directory, external))
-	}
-	if id, ok := f.equals("id"); ok {
-		parsed, _ := uuid.Parse(id)
-		return one(s.User(parsed))
-	}
-	return s.Users(r.directory, 0)
-}
-
-func listGroups(r *request) error {
-	p, err := r.page()
-	if err != nil {
+	if err := collect(); err != nil {
 		return err
 	}
-	s := r.state()
-	render := func(g *core.Group) (object, error) { return r.groupResource(s, g), nil }
-	if p.filter == nil {
-		return list(r, p, s.GroupCount(r.directory), s.Groups(r.directory, p.start-1), render)
-	}
-	return filtered(r, p, r.groupsNamedBy(s, p.filter), render)
+	return l.answer()
 }
 
-func (r *request) groupsNamedBy(s *core.State, f *filter) iter.Seq[*core.Group] {
-	if name, ok := f.equals("displayName"); ok {
-		return s.GroupsByName(r.directory, name)
+// listing is a list while it is made.
+type listing struct {
+	*request
+	*query
+	kinds kinds
+	state *core.State
+	after *entry // of a cursor: what the last page ended with
+
+	resources []object
+	last      entry // of resources
+	more      bool  // there is another page
+	total     int   // -1: it was not counted
+}
+
+// byName tells whether the order asked for is one that an index has.
+func (l *listing) byName() bool {
+	return l.kinds == kinds{users: true} && l.filter == nil && l.sortBy.is("userName") && l.sortBy.sub == ""
+}
+
+// full tells whether the page is. It is asked when there is one more resource.
+func (l *listing) full() bool {
+	l.more = len(l.resources) == l.count
+	return l.more
+}
+
+// add puts a resource on the page.
+func (l *listing) add(e entry, o object) {
+	l.resources, l.last = append(l.resources, l.query.projection.apply(o)), e
+}
+
+// plain lists all there is, in the order of creation or of names: nothing outside the page is looked at.
+func (l *listing) plain() error {
+	var all iter.Seq[entry]
+	if l.kinds.users {
+		l.total += l.state.UserCount(l.directory)
 	}
-	if external, ok := f.equals("externalId"); ok {
-		return s.GroupsByExternalID(r.directory, external)
+	if l.kinds.groups {
+		l.total += l.state.GroupCount(l.directory)
 	}
-	if id, ok := f.equals("id"); ok {
-		return func(yield func(*core.Group) bool) {
-			parsed, _ := uuid.Parse(id)
-			if g := s.Group(parsed); g != nil && g.Directory == r.directory {
-				yield(g)
-			}
+	switch {
+	case l.sortBy != nil:
+		var beyond *core.User
+		if l.after != nil {
+			beyond = l.after.user
 		}
+		all = users(l.state.UsersByNameOrder(l.directory, l.descending, beyond, l.start-1))
+	case l.after != nil:
+		all = l.everything()
+	default:
+		all = l.from(l.start - 1)
 	}
-	return s.Groups(r.directory, 0)
-}
-
-// list answers with a page of resources that begin at the page's start already.
-func list[T any](r *request, p page, total int, from iter.Seq[T], render func(T) (object, error)) error {
-	resources := []object{}
-	if p.count > 0 {
-		for v := range from {
-			o, err := render(v)
-			if err != nil {
-				return err
-			}
-			resources = append(resources, r.project(o))
-			if len(resources) == p.count {
-				break
-			}
+	for e := range all {
+		if l.full() {
+			break
 		}
-	}
-	return r.answerList(p, total, resources)
-}
-
-// filtered answers with a page of the candidates that match.
-func filtered[T any](r *request, p page, candidates iter.Seq[T], render func(T) (object, error)) error {
-	resources, total := []object{}, 0
-	for v := range candidates {
-		o, err := render(v)
+		o, err := l.render(e)
 		if err != nil {
 			return err
 		}
-		if !p.filter.matches(o) {
-			continue
-		}
-		total++
-		if total >= p.start && len(resources) < p.count {
-			resources = append(resources, r.project(o))
-		}
-		if err := r.Context().Err(); err != nil {
-			return err
-		}
+		l.add(e, o)
 	}
-	return r.answerList(p, total, resources)
-}
-
-func (r *request) answerList(p page, total int, resources []object) error {
-	writeJSON(r.w, http.StatusOK, object{
-		"schemas": []string{listSchema}, "totalResults": total, "startIndex": p.start, "itemsPerPage": len(resources), "Resources": resources,
-	})
 	return nil
 }
 
-// always are the attributes that no projection takes away.
-var always = []string{"id", "schemas"}
-
-// wants tells whether an attribute is to be in the answer (RFC 7644, section 3.9).
-func (r *request) wants(name string) bool {
-	query := r.URL.Query()
-	if list := query.Get("attributes"); list != "" {
-		return listed(list, name)
+// filtered lists what matches. A page by cursor ends with itself; one by index needs the number of all.
+func (l *listing) filtered() error {
+	for e, o := range l.matching() {
+		if o.err != nil {
+			return o.err
+		}
+		l.total++
+		switch {
+		case l.total < l.start:
+		case !l.full():
+			l.add(e, o.object)
+		case l.paged:
+			l.total = -1
+			return nil
+		}
 	}
-	return !exactlyListed(query.Get("excludedAttributes"), name)
+	if l.paged {
+		l.total = -1
+	}
+	return nil
 }
 
-// project leaves out what the request does not want.
-func (r *request) project(o object) object {
-	query := r.URL.Query()
-	if query.Get("attributes") == "" && query.Get("excludedAttributes") == "" {
-		return o
-	}
-	out := object{}
-	for name, v := range o {
-		if name == always[0] || name == always[1] || r.wants(name) {
-			out[name] = v
-		}
-	}
-	return out
+// rendered is a resource as clients see it, or why it cannot be read.
+type rendered struct {
+	object object
+	err    error
 }
 
-// listed tells whether a list of attributes asks for one, or for a sub-attribute of it.
-func listed(list, name string) bool {
-	for item := range strings.SplitSeq(list, ",") {
-		item = strings.TrimSpace(item)
-		if path, ok := splitAttrPath(item); ok && (path.schema == "" || isCoreSchema(path.schema)) && strings.EqualFold(path.name, name) {
-			return true
-		}
-		if strings.EqualFold(item, name) || strings.HasPrefix(strings.ToLower(item), strings.ToLower(name)+":") {
-			return true
+// matching yields what matches the filter, beyond the cursor.
+func (l *listing) matching() iter.Seq2[entry, rendered] {
+	return func(yield func(entry, rendered) bool) {
+		for e := range l.candidates() {
+			o, err := l.render(e)
+			if err == nil {
+				err = l.Context().Err()
+			}
+			if err != nil {
+				yield(e, rendered{err: err})
+				return
+			}
+			if (l.filter == nil || l.filter.matches(o)) && !yield(e, rendered{object: o}) {
+				return
+			}
 		}
 	}
-	return false
 }
 
-func exactlyListed(list, name string) bool {
-	for item := range strings.SplitSeq(list, ",") {
-		if strings.EqualFold(strings.TrimSpace(item), name) {
-			return true
+// candidates yields what may match the filter, in the order of creation: by an index where the filter demands
+// one value, or else all.
+func (l *listing) candidates() iter.Seq[entry] {
+	all := l.indexed()
+	if all == nil {
+		return l.everything()
+	}
+	after := position{}
+	if l.after != nil && l.sortBy == nil {
+		after = l.after.position()
+	}
+	return func(yield func(entry) bool) {
+		for e := range all {
+			if comparePositions(e.position(), after) > 0 && !yield(e) {
+				return
+			}
 		}
 	}
-	return false
+}
+
+func comparePositions(a, b position) int {
+	if a.group != b.group {
+		if b.group {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Compare(a.no, b.no)
+}
+
+// everything yields all resources beyond the cursor of an unsorted list, in the order of creation.
+func (l *listing) everything() iter.Seq[entry] {
+	after := position{}
+	if l.after != nil && l.sortBy == nil {
+		after = l.after.position()
+	}
+	return func(yield func(entry) bool) {
+		if l.kinds.users && !after.group {
+			for u := range l.state.AllUsersAfter(l.directory, after.no) {
+				if !yield(entry{user: u}) {
+					return
+				}
+			}
+			after.no = 0
+		}
+		if l.kinds.groups {
+			for g := range l.state.AllGroupsAfter(l.directory, after.no) {
+				if !yield(entry{group: g}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// from yields all resources without the first ones.
+func (l *listing) from(skip int) iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		if l.kinds.users {
+			for e := range users(l.state.Users(l.directory, skip)) {
+				if !yield(e) {
+					return
+				}
+			}
+			skip = max(0, skip-l.state.UserCount(l.directory))
+		}
+		if l.kinds.groups {
+			for e := range groups(l.state.Groups(l.directory, skip)) {
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func users(all iter.Seq[*core.User]) iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		all(func(u *core.User) bool { return yield(entry{user: u}) })
+	}
+}
+
+func groups(all iter.Seq[*core.Group]) iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		all(func(g *core.Group) bool { return yield(entry{group: g}) })
+	}
+}
+
+// indexed yields, in the order of creation, those whom a value names that the filter demands and an index has;
+// nil where there is no such value.
+func (l *listing) indexed() iter.Seq[entry] {
+	if l.filter == nil {
+		return nil
+	}
+	if id, ok := l.filter.equals("id"); ok {
+		parsed, _ := uuid.Parse(id)
+		return l.those(l.state.User(parsed), l.state.Group(parsed))
+	}
+	if name, ok := l.filter.equals("userName"); ok { // groups have none
+		return l.those(l.state.UserByName(l.directory, name), nil)
+	}
+	if id, ok := l.filter.demandsMember(); ok { // users have none
+		parsed, _ := uuid.Parse(id)
+		return l.groupsWith(parsed)
+	}
+	if l.kinds.users && l.kinds.groups {
+		return nil
+	}
+	if external, ok := l.filter.equals("externalId"); ok {
+		if l.kinds.users {
+			return l.those(l.state.UserByExternalID(l.directory, external), nil)
+		}
+		return groups(l.state.GroupsByExternalID(l.directory, external))
+	}
+	if name, ok := l.filter.equals("displayName"); ok && l.kinds.groups {
+		return groups(l.state.GroupsByName(l.directory, name))
+	}
+	return nil
+}
+
+// those yields the user and the group, so far as they are there, of this directory and asked for.
+func (l *listing) those(u *core.User, g *core.Group) iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		if u != nil && u.Directory == l.directory && l.kinds.users && !yield(entry{user: u}) {
+			return
+		}
+		if g != nil && g.Directory == l.directory && l.kinds.groups {
+			yield(entry{group: g})
+		}
+	}
+}
+
+// groupsWith yields the groups of which somebody is directly a member.
+func (l *listing) groupsWith(member uuid.UUID) iter.Seq[entry] {
+	var all []*core.Group
+	if u := l.state.User(member); u != nil && u.Directory == l.directory && l.kinds.groups {
+		all = slices.SortedFunc(l.state.GroupsOf(u), func(a, b *core.Group) int { return cmp.Compare(a.No, b.No) })
+	} else if g := l.state.Group(member); g != nil {
+		return nil // groups in groups have no such index here: they are few
+	}
+	return groups(slices.Values(all))
+}
+
+func (l *listing) render(e entry) (object, error) {
+	if e.group != nil {
+		return l.groupResource(l.state, e.group, l.wantsMembers(), l.readsMembers()), nil
+	}
+	return l.userResource(l.state, e.user)
+}
+
+// wantsMembers tells whether members are needed at all.
+func (q *query) wantsMembers() bool { return q.projection.wants("members") || q.readsMembers() }
+
+// readsMembers tells whether members are looked into, and not only written.
+func (q *query) readsMembers() bool {
+	return q.projection.partly("members") || q.filter.mentions("members") || q.sortBy != nil && q.sortBy.is("members")
+}
+
+func (l *listing) answer() error {
+	resources := l.resources
+	if resources == nil {
+		resources = []object{}
+	}
+	o := object{"schemas": []string{listSchema}, "itemsPerPage": len(resources), "Resources": resources}
+	if l.total >= 0 {
+		o["totalResults"] = l.total
+	}
+	if !l.paged {
+		o["startIndex"] = l.start
+	} else if l.more {
+		o["nextCursor"] = l.writeCursor(l.last)
+	}
+	writeJSON(l.w, http.StatusOK, o)
+	return nil
 }

@@ -184,7 +184,11 @@ func patchPathed(o object, op operation) error {
 // patchSub changes a sub-attribute: of an object, or of every element of a list.
 func patchSub(o object, op operation, path patchPath) error {
 	have, _, _ := find(o, path.name)
-	if elements, ok := have.([]any); ok {
+	elements, many := have.([]any)
+	if a := (attrPath{schema: path.schema, name: path.name}).attribute(); have == nil && a != nil {
+		many = a.many
+	}
+	if many {
 		if len(elements) == 0 && op.op != "remove" {
 			return badRequest(noTarget, "%s has no element in which to set %s", path.name, path.sub)
 		}

@@ -82,6 +82,13 @@ func (s *Server) route(prefix string) {
 	handle("PUT /Groups/{id}", replaceGroup)
 	handle("PATCH /Groups/{id}", patchGroup)
 	handle("DELETE /Groups/{id}", deleteGroup)
+	handle("POST /.search", searchAll)
+	handle("POST /Users/.search", searchUsers)
+	handle("POST /Groups/.search", searchGroups)
+	handle("POST /Bulk", bulk)
+	for _, method := range methods {
+		handle(method+" /Me", me)
+	}
 	handle("GET /ServiceProviderConfig", getServiceProviderConfig)
 	handle("GET /ResourceTypes", listResourceTypes)
 	handle("GET /ResourceTypes/{id}", getResourceType)
@@ -94,14 +101,40 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := s.config.Now()
 	status := &statusWriter{ResponseWriter: w}
 	if _, pattern := s.mux.Handler(r); pattern == "" {
-		s.serve(func(req *request) error {
-			return notFound("there is nothing at this path; the endpoints are /Users, /Groups, /ServiceProviderConfig, /ResourceTypes and /Schemas")
-		}).ServeHTTP(status, r)
+		s.serve(s.nothingHere).ServeHTTP(status, r)
 	} else {
 		s.mux.ServeHTTP(status, r)
 	}
 	s.config.Log.InfoContext(r.Context(), "scim request", "method", r.Method, "resource", resourceOf(r.URL.Path),
 		"status", status.code, "duration", s.config.Now().Sub(started))
+}
+
+// methods are those that some path takes.
+var methods = []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
+
+// nothingHere says what is wrong with a path, or with a method at it.
+func (s *Server) nothingHere(r *request) error {
+	var allowed []string
+	for _, method := range methods {
+		other := &http.Request{Method: method, URL: r.URL, Host: r.Host}
+		if _, pattern := s.mux.Handler(other); pattern != "" {
+			allowed = append(allowed, method)
+		}
+	}
+	version, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/scim"), "/"), "/")
+	switch {
+	case len(allowed) > 0:
+		r.w.Header().Set("Allow", strings.Join(allowed, ", "))
+		return &scimError{status: http.StatusMethodNotAllowed, detail: "here the methods are " + strings.Join(allowed, ", ")}
+	case len(version) > 1 && version != "v2" && version[0] == 'v' && strings.Trim(version[1:], "0123456789.") == "":
+		return badRequest(invalidVers, "this server speaks SCIM 2.0, below /scim/v2")
+	}
+	return notFound("there is nothing at this path; the endpoints are /Users, /Groups, /Bulk, /.search, /Me, /ServiceProviderConfig, /ResourceTypes and /Schemas")
+}
+
+// me is the person whom the token stands for: a directory's token stands for nobody (RFC 7644, section 3.11).
+func me(*request) error {
+	return &scimError{status: http.StatusNotImplemented, detail: "a SCIM token is a directory's and no person's: ask for /Users"}
 }
 
 // resourceOf is a path without what may be personal: ids stay, queries do not come here.
@@ -120,6 +153,8 @@ type request struct {
 	token     *core.Token
 	directory string
 	base      string
+	// projection is what the URL says of the answer.
+	projection projection
 }
 
 func (s *Server) serve(h func(*request) error) http.Handler {
@@ -133,7 +168,11 @@ func (s *Server) serve(h func(*request) error) http.Handler {
 			return
 		}
 		req := &request{Request: r, server: s, w: w, token: token, directory: token.Directory, base: s.base(r)}
-		if err := h(req); err != nil {
+		var err error
+		if req.projection, err = newProjection(r.URL.Query().Get("attributes"), r.URL.Query().Get("excludedAttributes")); err == nil {
+			err = h(req)
+		}
+		if err != nil {
 			s.refuse(req, err)
 		}
 	})

@@ -31,6 +31,7 @@ type site struct {
 	t      *testing.T
 	server *httptest.Server
 	token  string
+	base   string
 }
 
 func newSite(t *testing.T) *site {
@@ -40,12 +41,12 @@ func newSite(t *testing.T) *site {
 	_, token := p.Token(eventv1.TokenKind_TOKEN_KIND_SCIM, "okta")
 	server := httptest.NewServer(scim.New(scim.Config{Engine: p.Engine, MaxBody: 1 << 20}))
 	t.Cleanup(server.Close)
-	return &site{Plane: p, t: t, server: server, token: token}
+	return &site{Plane: p, t: t, server: server, token: token, base: "/scim/v2"}
 }
 
 // as is the same site seen with another token.
 func (s *site) as(t *testing.T, token string) *site {
-	return &site{Plane: s.Plane, t: t, server: s.server, token: token}
+	return &site{Plane: s.Plane, t: t, server: s.server, token: token, base: s.base}
 }
 
 // answer is an HTTP answer with its body read, as JSON where there is one.
@@ -69,7 +70,7 @@ func (s *site) do(method, path string, body any, header ...string) answer {
 		enginetest.Must(s.t, err)
 		text = string(data)
 	}
-	req, err := http.NewRequestWithContext(s.t.Context(), method, s.server.URL+"/scim/v2"+path, strings.NewReader(text))
+	req, err := http.NewRequestWithContext(s.t.Context(), method, s.server.URL+s.base+path, strings.NewReader(text))
 	enginetest.Must(s.t, err)
 	req.Header.Set("Authorization", "Bearer "+s.token)
 	if body != nil {

@@ -13,8 +13,11 @@ import (
 	"sallyport.dev/controlplane/internal/core"
 )
 
-// What lies beside core.Profile.Attributes, or is never kept.
-var notAttributes = []string{"id", "meta", "schemas", "userName", "externalId", "active", "groups", "password"}
+// apart tells whether an attribute is kept elsewhere than in core.Profile.Attributes, or is never kept: what is the
+// server's to say is ignored in a whole resource (RFC 7644, section 3.5.1), and passwords are dropped.
+func (a *attribute) apart() bool {
+	return a.mutability == "readOnly" || a.mutability == "writeOnly" || slices.Contains([]string{"schemas", "userName", "externalId", "active"}, a.name)
+}
 
 // readUser turns a whole resource into what the core keeps. A missing `active` is true for a new user and
 // leaves a user who exists as they are.
@@ -34,23 +37,23 @@ func readUser(body object, activeBefore bool) (profile core.Profile, active bool
 	}
 	attributes := object{}
 	for name, v := range body {
-		if v == nil || slices.ContainsFunc(notAttributes, func(n string) bool { return strings.EqualFold(n, name) }) {
+		if v == nil {
 			continue
 		}
-		if a := known(userAttributes, name); a != nil {
-			if err := a.check(v); err != nil {
+		switch a := coreTable.find(name); {
+		case a != nil && a.apart(), a != nil && userAttributes.find(name) == nil:
+		case a != nil:
+			if attributes[a.name], err = a.clean(v); err != nil {
 				return profile, false, err
 			}
-			attributes[a.name] = v
-		} else if strings.HasPrefix(strings.ToLower(name), "urn:") {
+		case strings.HasPrefix(strings.ToLower(name), "urn:"):
 			extension, ok := v.(object)
 			if !ok {
 				return profile, false, badRequest(invalidValue, "the extension %s must be an object", short(name))
 			}
-			if canonical(name) == enterpriseSchema {
-				wrapComplex(extension, enterpriseAttributes)
+			if attributes[canonical(name)], err = tableOf(name).clean(extension); err != nil {
+				return profile, false, err
 			}
-			attributes[canonical(name)] = v
 		}
 	}
 	if profile.DisplayName, err = text(attributes, "displayName"); err != nil {
@@ -59,47 +62,6 @@ func readUser(body object, activeBefore bool) (profile core.Profile, active bool
 	profile.Email = primaryEmail(attributes)
 	profile.Attributes, err = marshal(attributes)
 	return profile, active, err
-}
-
-// wrapComplex makes an object of a complex attribute of which a client sent the bare value, as some send the
-// manager's id.
-func wrapComplex(o object, table []attribute) {
-	for name, v := range o {
-		bare, ok := v.(string)
-		if a := known(table, name); ok && a != nil && a.kind == "complex" && !a.many {
-			o[name] = object{"value": bare}
-		}
-	}
-}
-
-// check refuses a value that is not of the attribute's kind.
-func (a *attribute) check(v any) error {
-	if a.many {
-		elements, ok := v.([]any)
-		if !ok {
-			return badRequest(invalidValue, "%s must be a list", a.name)
-		}
-		for _, e := range elements {
-			if _, ok := e.(object); !ok && a.kind == "complex" {
-				return badRequest(invalidValue, "an element of %s must be an object", a.name)
-			}
-		}
-		keepOnePrimary(elements, nil)
-		return nil
-	}
-	var ok bool
-	switch a.kind {
-	case "complex":
-		_, ok = v.(object)
-	case "boolean":
-		_, ok = truth(v)
-	default:
-		_, ok = v.(string)
-	}
-	if !ok {
-		return badRequest(invalidValue, "%s must be of type %s", a.name, a.kind)
-	}
-	return nil
 }
 
 func primaryEmail(attributes object) string {
@@ -149,7 +111,7 @@ func (r *request) userResource(s *core.State, u *core.User) (object, error) {
 	slices.Sort(schemas[1:])
 	o["schemas"], o["id"] = schemas, u.ID.String()
 	o["meta"] = r.meta("User", "/Users/", u.ID, u.CreatedAt, u.UpdatedAt, u.Version)
-	groups := []object{}
+	groups := []any{}
 	for g := range s.GroupsOf(u) {
 		groups = append(groups, object{"value": g.ID.String(), "$ref": r.base + "/Groups/" + g.ID.String(), "display": g.DisplayName, "type": "direct"})
 	}
@@ -238,13 +200,7 @@ func replaceUser(r *request) error {
 	if err := wantSchema(body, userSchema); err != nil {
 		return err
 	}
-	return r.updateUser(func(u *core.User) (core.Profile, bool, error) {
-		profile, active, err := readUser(clone(body).(object), u.Active)
-		if profile.ExternalID == "" { // PUT without it says nothing of who this is
-			profile.ExternalID = u.ExternalID
-		}
-		return profile, active, err
-	})
+	return r.updateUser(func(u *core.User) (core.Profile, bool, error) { return readUser(clone(body).(object), u.Active) })
 }
 
 func patchUser(r *request) error {
@@ -262,8 +218,8 @@ func patchUser(r *request) error {
 			return core.Profile{}, false, err
 		}
 		for _, op := range operations {
-			if op.path != nil && readOnly(userAttributes, op.path.name) {
-				return core.Profile{}, false, badRequest(mutability, "%s is read-only", op.path.name)
+			if err := op.permitted(userAttributes); err != nil {
+				return core.Profile{}, false, err
 			}
 			op.value = clone(op.value)
 			if err := patch(o, op); err != nil {
@@ -274,9 +230,24 @@ func patchUser(r *request) error {
 	})
 }
 
-func readOnly(table []attribute, name string) bool {
-	a := known(table, name)
-	return strings.EqualFold(name, "id") || strings.EqualFold(name, "meta") || a != nil && a.mutability == "readOnly"
+// permitted refuses to change by a path what is the server's to say, and to remove what must be there
+// (RFC 7644, section 3.5.2). The table is of the resource's own attributes.
+func (op operation) permitted(own table) error {
+	if op.path == nil || op.path.schema != "" && !isCoreSchema(op.path.schema) {
+		return nil
+	}
+	a := own.find(op.path.name)
+	if a == nil {
+		a = commonAttributes.find(op.path.name)
+	}
+	switch {
+	case a == nil:
+	case a.mutability == "readOnly":
+		return badRequest(mutability, "%s is read-only", a.name)
+	case a.required && op.op == "remove":
+		return badRequest(mutability, "%s is required: it can be replaced, not removed", a.name)
+	}
+	return nil
 }
 
 // updateTries bounds how often a change is made anew because another came between.
@@ -297,6 +268,9 @@ func (r *request) updateUser(change func(*core.User) (core.Profile, bool, error)
 		profile, active, err := change(u)
 		if err != nil {
 			return err
+		}
+		if profile.ExternalID == "" { // to say nothing of who this is makes nobody else of the person
+			profile.ExternalID = u.ExternalID
 		}
 		version := u.Version
 		if insisted != 0 {
@@ -351,6 +325,6 @@ func (r *request) answer(status int, o object, version uint64) error {
 		r.w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	writeJSON(r.w, status, r.project(o))
+	writeJSON(r.w, status, r.projection.apply(o))
 	return nil
 }
