@@ -9,7 +9,7 @@ import (
 func getServiceProviderConfig(r *request) error {
 	writeJSON(r.w, http.StatusOK, object{
 		"schemas":          []string{"urn:ietf:params:scim:schemas:core:2.0:ServiceProviderConfig"},
-		"documentationUri": "https://sallyport.dev/docs/okta",
+		"documentationUri": "https://github.com/sallyport-dev/sallyport/blob/main/docs/scim.md",
 		"patch":            object{"supported": true},
 		"bulk":             object{"supported": true, "maxOperations": maxBulk, "maxPayloadSize": r.server.config.MaxBody},
 		"filter":           object{"supported": true, "maxResults": maxCount},
