@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ import (
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/discover"
 	"sallyport.dev/controlplane/internal/engine"
+	"sallyport.dev/controlplane/internal/erasure"
 	"sallyport.dev/controlplane/internal/fleet"
 	"sallyport.dev/controlplane/internal/journal"
 	"sallyport.dev/controlplane/internal/kv"
@@ -38,6 +40,7 @@ import (
 // serveConfig is what the flags of `serve` say.
 type serveConfig struct {
 	dataDir          string
+	erasedList       string
 	scimAddr         string
 	adminAddr        string
 	fleetAddr        string
@@ -59,6 +62,7 @@ func serveCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&c.dataDir, "data-dir", "sallyport-data", "folder for the log (embedded), the key-encryption key and checkpoints")
+	f.StringVar(&c.erasedList, "erased-list", "", "file with the ids of people who were erased, to be kept apart from backups (default DATA-DIR/erased-people)")
 	f.StringVar(&c.scimAddr, "scim-addr", "127.0.0.1:7400", "where directories reach SCIM")
 	f.StringVar(&c.adminAddr, "admin-addr", "127.0.0.1:7401", "where admins and the CLI reach the admin API")
 	f.StringVar(&c.fleetAddr, "fleet-addr", "127.0.0.1:7402", "where proxies reach the control plane")
@@ -84,6 +88,7 @@ type plane struct {
 	engine *engine.Engine
 	audit  *audit.Store
 	roster *fleet.Roster
+	eraser *erasure.Worker
 	name   string
 }
 
@@ -134,9 +139,13 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 	if p.audit, err = audit.Open(ctx, p.conn.Conn, audit.Config{Replicas: replicas, Log: p.log}); err != nil {
 		return closeAll, err
 	}
+	erased, err := erasure.OpenList(cmp.Or(p.erasedList, filepath.Join(p.dataDir, "erased-people")))
+	if err != nil {
+		return closeAll, err
+	}
 	config := engine.Config{
 		Journal: events, Seals: p.vault, Store: p.conn.Healthy, Log: p.log,
-		Checkpoints: &engine.Checkpoints{Path: filepath.Join(p.dataDir, "checkpoint"), Blobs: p.vault},
+		Checkpoints: &engine.Checkpoints{Path: filepath.Join(p.dataDir, "checkpoint"), Blobs: p.vault, Erased: erased.All()},
 	}
 	if !p.conn.Embedded() {
 		config.Peers = &peers.Peers{NC: p.conn.Conn, Store: shared, ID: p.name, Log: p.log}
@@ -145,6 +154,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 		return closeAll, err
 	}
 	p.roster = fleet.NewRoster(standings{shared}, p.log)
+	p.eraser = erasure.New(erasure.Config{Engine: p.engine, Keys: p.vault, Log: events, List: erased, Logger: p.log})
 	return closeAll, nil
 }
 
@@ -154,6 +164,9 @@ func (p *plane) run(ctx context.Context) error {
 	p.engine.Start(publisher.Publish)
 	defer p.engine.Close()
 	if err := p.bootstrap(ctx); err != nil {
+		return err
+	}
+	if err := p.eraser.Restore(ctx); err != nil {
 		return err
 	}
 	fleetServer := fleet.New(fleet.Config{
@@ -177,6 +190,7 @@ func (p *plane) run(ctx context.Context) error {
 	defer running.Wait()
 	failed := make(chan error, 4)
 	running.Go(func() { fleetServer.Run(ctx) })
+	running.Go(func() { p.eraser.Run(ctx) })
 	if !p.conn.Embedded() {
 		running.Go(func() { p.vault.Run(ctx) }) // others may destroy keys that are in memory here
 	}

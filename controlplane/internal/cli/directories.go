@@ -109,7 +109,7 @@ func usersCommand(o *options) *cobra.Command {
 			})
 		},
 	}
-	return parent("users", "Provisioned users", list, get, revoke, confirm)
+	return parent("users", "Provisioned users", list, get, revoke, confirm, eraseCommand(o), erasuresCommand(o))
 }
 
 func usersTable(users []*adminv1.User) table {

@@ -22,6 +22,7 @@ type checkpointHead struct {
 	LastUser, LastGroup uint32
 	LastErasure         uint64
 	Erasing             []Erasure
+	Erased              []uuid.UUID
 	Directories         [][]byte
 	Blocks              [][]byte
 	Connectors          []checkpointConnector
@@ -80,6 +81,7 @@ func (s *State) Encode(w io.Writer) error {
 func (s *State) checkpointHead() (*checkpointHead, error) {
 	head := &checkpointHead{Seq: s.seq, Epoch: s.epoch, Level: s.level, LastUser: s.lastUser, LastGroup: s.lastGroup, LastErasure: s.lastErasure}
 	head.Erasing = slices.Collect(s.Erasures())
+	s.erased.Scan(func(key string, _ struct{}) bool { head.Erased = append(head.Erased, uuid.UUID([]byte(key))); return true })
 	var failed error
 	marshal := func(m proto.Message) []byte {
 		data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
@@ -178,6 +180,9 @@ func (s *State) restoreHead(head *checkpointHead) error {
 	s.lastErasure = head.LastErasure
 	for _, e := range head.Erasing {
 		s.erasing.Set(idKey(e.ID), e)
+	}
+	for _, id := range head.Erased {
+		s.erased.Set(idKey(id), struct{}{})
 	}
 	directories, err := unmarshalAll[policyv1.Directory](head.Directories)
 	if err != nil {

@@ -55,6 +55,17 @@ func (s *State) Erasures() iter.Seq[Erasure] {
 	}
 }
 
+// Removed yields all who were ever removed, whether or not their erasure is finished: of them nothing may come back.
+func (s *State) Removed() iter.Seq[uuid.UUID] {
+	return func(yield func(uuid.UUID) bool) {
+		more := true
+		s.erased.Scan(func(key string, _ struct{}) bool { more = yield(uuid.UUID([]byte(key))); return more })
+		if more {
+			s.erasing.Scan(func(_ string, e Erasure) bool { return yield(e.ID) })
+		}
+	}
+}
+
 // ErasureCount is how many erasures are to finish.
 func (s *State) ErasureCount() int { return s.erasing.Len() }
 
@@ -85,5 +96,6 @@ func (s *State) applyUserErased(b *eventv1.UserErased) error {
 	if _, open := s.erasing.Delete(idKey(id)); !open {
 		return invalidLog("there is no erasure of %s to finish", id)
 	}
+	s.erased.Set(idKey(id), struct{}{})
 	return nil
 }

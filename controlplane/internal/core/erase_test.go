@@ -2,6 +2,8 @@ package core
 
 import (
 	"bytes"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -43,6 +45,8 @@ func TestAPersonWhoIsRemovedIsToBeErasedUntilTheLogSaysItIsDone(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, "to finish after a restart", pending(restored), []uuid.UUID{eve.ID})
+	removed := slices.SortedFunc(restored.Removed(), func(a, b uuid.UUID) int { return strings.Compare(a.String(), b.String()) })
+	want(t, "removed", removed, []uuid.UUID{ann.ID, bob.ID, eve.ID})
 	want(t, "last erasure after a restart", restored.LastErasure(), tombstone.Seq)
 }
 

@@ -31,6 +31,7 @@ type State struct {
 
 	// People who were removed and whose attributes may still lie somewhere, and where the last tombstone lies.
 	erasing     btree.Map[string, Erasure]
+	erased      btree.Map[string, struct{}]
 	lastErasure uint64
 
 	// Direct memberships, in both directions: pair(group, user) and pair(user, group).
@@ -76,7 +77,7 @@ func (s *State) Fork() *State {
 		populations: maps.Clone(s.populations),
 		users:       *s.users.Copy(), userByID: *s.userByID.Copy(), lastUser: s.lastUser,
 		groups: *s.groups.Copy(), groupByID: *s.groupByID.Copy(), lastGroup: s.lastGroup,
-		erasing: *s.erasing.Copy(), lastErasure: s.lastErasure,
+		erasing: *s.erasing.Copy(), erased: *s.erased.Copy(), lastErasure: s.lastErasure,
 		members: s.members.fork(), memberOf: s.memberOf.fork(), held: s.held.fork(),
 		children: s.children.fork(), parents: s.parents.fork(),
 		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(),

@@ -96,6 +96,10 @@ type Engine struct {
 	crowd int
 	took  time.Duration
 
+	// saved is the version of the checkpoint that is there, zero for none; saving is held to write another.
+	saving sync.Mutex
+	saved  atomic.Uint64
+
 	// moved is closed and replaced when the state moves.
 	movedMu sync.Mutex
 	moved   chan struct{}
@@ -145,8 +149,13 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	e.leader.Store(&leadership{})
 	e.now.Store(&committed{state: core.NewState()})
 	if c.Checkpoints != nil {
-		if restored := c.Checkpoints.read(c.Log); restored != nil {
+		restored, err := c.Checkpoints.read(c.Log)
+		if err != nil {
+			return nil, fmt.Errorf("opening the engine: %w", err)
+		}
+		if restored != nil {
 			e.now.Store(restored)
+			e.saved.Store(restored.state.Seq())
 		}
 	}
 	if err := e.open(ctx); err != nil {
@@ -181,7 +190,7 @@ func (e *Engine) Close() {
 	e.stopped.Wait()
 	e.queue.close()
 	if e.Checkpoints != nil {
-		if err := e.Checkpoints.write(e.now.Load()); err != nil {
+		if err := e.Checkpoint(e.State().Seq()); err != nil {
 			e.Log.Warn("the checkpoint could not be written; the next start folds more of the log", "error", err)
 		}
 	}
@@ -189,6 +198,9 @@ func (e *Engine) Close() {
 
 // State is the committed state. It does not change; ask again for a newer one.
 func (e *Engine) State() *core.State { return e.now.Load().state }
+
+// Leading tells whether this control plane is the active writer, as far as is known here.
+func (e *Engine) Leading() bool { return e.leader.Load().mine }
 
 // Healthy says why the engine does not work, for readiness: it halted for good, or a round has been waiting
 // for the event store for long.

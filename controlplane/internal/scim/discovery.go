@@ -8,13 +8,12 @@ import (
 // getServiceProviderConfig says what this server offers (RFC 7643, section 5).
 func getServiceProviderConfig(r *request) error {
 	writeJSON(r.w, http.StatusOK, object{
-		"schemas":          []string{"urn:ietf:params:scim:schemas:core:2.0:ServiceProviderConfig"},
-		"documentationUri": "https://github.com/sallyport-dev/sallyport/blob/main/docs/scim.md",
-		"patch":            object{"supported": true},
-		"bulk":             object{"supported": true, "maxOperations": maxBulk, "maxPayloadSize": r.server.config.MaxBody},
-		"filter":           object{"supported": true, "maxResults": maxCount},
-		"changePassword":   object{"supported": false},
-		"sort":             object{"supported": true},
+		"schemas":        []string{"urn:ietf:params:scim:schemas:core:2.0:ServiceProviderConfig"},
+		"patch":          object{"supported": true},
+		"bulk":           object{"supported": true, "maxOperations": maxBulk, "maxPayloadSize": r.server.config.MaxBody},
+		"filter":         object{"supported": true, "maxResults": maxCount},
+		"changePassword": object{"supported": false},
+		"sort":           object{"supported": true},
 		"pagination": object{
 			"cursor": true, "index": true, "defaultPaginationMethod": "index", "defaultPageSize": defaultCount, "maxPageSize": maxCount,
 		},

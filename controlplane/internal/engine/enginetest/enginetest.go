@@ -40,6 +40,7 @@ type Plane struct {
 	Conn   *natsconn.Conn
 	Vault  *vault.Vault
 	Shared *kv.Store
+	Events *journal.Journal
 	Engine *engine.Engine
 	Log    *slog.Logger
 
@@ -60,9 +61,11 @@ func New(t testing.TB) *Plane {
 	Must(t, err)
 	p.Shared, err = kv.Open(ctx, p.Conn.Conn, kv.Config{Bucket: "SHARED"})
 	Must(t, err)
-	events, err := journal.Open(ctx, p.Conn.Conn, journal.Config{Log: p.Log})
+	p.Events, err = journal.Open(ctx, p.Conn.Conn, journal.Config{Log: p.Log})
 	Must(t, err)
-	p.Engine, err = engine.Open(ctx, engine.Config{Journal: events, Seals: p.Vault, Log: p.Log})
+	p.Engine, err = engine.Open(ctx, engine.Config{
+		Journal: p.Events, Seals: p.Vault, Log: p.Log, Checkpoints: &engine.Checkpoints{Path: filepath.Join(p.Dir, "checkpoint"), Blobs: p.Vault},
+	})
 	Must(t, err)
 	return p
 }
