@@ -81,7 +81,10 @@ func (s *State) Encode(w io.Writer) error {
 func (s *State) checkpointHead() (*checkpointHead, error) {
 	head := &checkpointHead{Seq: s.seq, Epoch: s.epoch, Level: s.level, LastUser: s.lastUser, LastGroup: s.lastGroup, LastErasure: s.lastErasure}
 	head.Erasing = slices.Collect(s.Erasures())
-	s.erased.Scan(func(key string, _ struct{}) bool { head.Erased = append(head.Erased, uuid.UUID([]byte(key))); return true })
+	s.erased.Scan(func(key string, _ struct{}) bool {
+		head.Erased = append(head.Erased, uuid.UUID([]byte(key)))
+		return true
+	})
 	var failed error
 	marshal := func(m proto.Message) []byte {
 		data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)

@@ -19,6 +19,7 @@ import (
 	"sallyport.dev/controlplane/internal/engine"
 	"sallyport.dev/controlplane/internal/engine/enginetest"
 	"sallyport.dev/controlplane/internal/journal"
+	"sallyport.dev/controlplane/internal/kv"
 )
 
 // world is a control plane with two people in a group, one of whom is removed.
@@ -162,9 +163,11 @@ func (f *failing) Erase(ctx context.Context, subject string, before uint64, hold
 	return n, err
 }
 
-func (f *failing) Checkpoint(at uint64) error { return f.step(func() error { return f.Engine.Checkpoint(at) }) }
-func (f *failing) State() *core.State         { return f.Engine.State() }
-func (f *failing) Leading() bool              { return f.Engine.Leading() }
+func (f *failing) Checkpoint(at uint64) error {
+	return f.step(func() error { return f.Engine.Checkpoint(at) })
+}
+func (f *failing) State() *core.State { return f.Engine.State() }
+func (f *failing) Leading() bool      { return f.Engine.Leading() }
 
 func (f *failing) Do(ctx context.Context, a *eventv1.Actor, c core.Command) (out engine.Outcome, err error) {
 	err = f.step(func() error { out, err = f.Engine.Do(ctx, a, c); return err })
@@ -271,5 +274,31 @@ func TestTheListSurvivesCrashesAndSaysWhatIsWrong(t *testing.T) {
 	enginetest.Must(t, os.WriteFile(path, []byte("# head\nann@example.com\n"), 0o600))
 	if _, err := OpenList(path); err == nil || !strings.Contains(err.Error(), "line 2") || strings.Contains(err.Error(), "ann") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestTheBytesAreOverwritten: what was sealed, and the key under which it was, are in no file of the data folder any more.
+func TestTheBytesAreOverwritten(t *testing.T) {
+	w := newWorld(t)
+	secrets, err := kv.Open(t.Context(), w.Conn.Conn, kv.Config{Bucket: "VAULT"})
+	enginetest.Must(t, err)
+	key, err := secrets.Get(t.Context(), "person."+w.ann.ID.String())
+	enginetest.Must(t, err)
+	gone := [][]byte{key.Value}
+	for _, ev := range w.events(t) {
+		if ev.GetPersonId() == w.ann.ID.String() && len(ev.GetSealed()) > 0 {
+			gone = append(gone, ev.GetSealed())
+		}
+	}
+	for _, bytes := range gone {
+		if len(enginetest.OnDisk(t, w.Dir, bytes)) == 0 {
+			t.Fatal("the test would not see it")
+		}
+	}
+	enginetest.Must(t, w.worker(t, nil).pass(t.Context()))
+	for i, bytes := range gone {
+		if files := enginetest.OnDisk(t, w.Dir, bytes); len(files) > 0 {
+			t.Errorf("%d of %d is still in %v", i+1, len(gone), files)
+		}
 	}
 }

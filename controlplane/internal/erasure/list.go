@@ -33,7 +33,10 @@ func OpenList(path string) (*List, error) {
 	l := &List{path: path, ids: make(map[uuid.UUID]struct{})}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return l, l.append(listHead)
+		if err := l.append(listHead); err != nil {
+			return nil, err
+		}
+		return l, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the list of erased people: %w", err)
