@@ -21,6 +21,7 @@ import (
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
 
+	"sallyport.dev/controlplane/internal/activity"
 	"sallyport.dev/controlplane/internal/admin"
 	"sallyport.dev/controlplane/internal/audit"
 	"sallyport.dev/controlplane/internal/bearer"
@@ -41,6 +42,7 @@ import (
 type serveConfig struct {
 	dataDir          string
 	erasedList       string
+	scimRate         float64
 	scimAddr         string
 	adminAddr        string
 	fleetAddr        string
@@ -67,6 +69,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&c.adminAddr, "admin-addr", "127.0.0.1:7401", "where admins and the CLI reach the admin API")
 	f.StringVar(&c.fleetAddr, "fleet-addr", "127.0.0.1:7402", "where proxies reach the control plane")
 	f.StringVar(&c.scimURL, "scim-url", "", "public URL of the SCIM listener, for locations in answers (default: as requested)")
+	f.Float64Var(&c.scimRate, "scim-rate", 500, "SCIM requests a second that are taken of one token, on average; twice as many may come at once (0: any number)")
 	f.StringVar(&c.tlsCert, "tls-cert", "", "certificate file: all listeners then speak TLS")
 	f.StringVar(&c.tlsKey, "tls-key", "", "key file of --tls-cert")
 	f.StringVar(&c.nats.URL, "nats-url", "", "URLs of an external NATS cluster, separated by commas (default: embedded)")
@@ -88,6 +91,7 @@ type plane struct {
 	engine *engine.Engine
 	audit  *audit.Store
 	roster *fleet.Roster
+	lately *activity.Recorder
 	eraser *erasure.Worker
 	name   string
 }
@@ -154,6 +158,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 		return closeAll, err
 	}
 	p.roster = fleet.NewRoster(standings{shared}, p.log)
+	p.lately = activity.NewRecorder(shared, p.log)
 	p.eraser = erasure.New(erasure.Config{Engine: p.engine, Keys: p.vault, Log: events, List: erased, Logger: p.log})
 	return closeAll, nil
 }
@@ -179,7 +184,7 @@ func (p *plane) run(ctx context.Context) error {
 
 	adminMux := http.NewServeMux()
 	adminMux.Handle("/", admin.NewHandler(admin.Config{
-		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Audit: p.audit, Log: p.log,
+		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Audit: p.audit, Activity: p.lately, Log: p.log,
 	}))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
@@ -191,6 +196,7 @@ func (p *plane) run(ctx context.Context) error {
 	failed := make(chan error, 4)
 	running.Go(func() { fleetServer.Run(ctx) })
 	running.Go(func() { p.eraser.Run(ctx) })
+	running.Go(func() { p.lately.Run(ctx) })
 	if !p.conn.Embedded() {
 		running.Go(func() { p.vault.Run(ctx) }) // others may destroy keys that are in memory here
 	}
@@ -203,7 +209,7 @@ func (p *plane) run(ctx context.Context) error {
 		name, addr string
 		handler    http.Handler
 	}{
-		{"scim", p.scimAddr, scim.New(scim.Config{Engine: p.engine, BaseURL: p.scimURL, Log: p.log})},
+		{"scim", p.scimAddr, scim.New(scim.Config{Engine: p.engine, BaseURL: p.scimURL, PerSecond: p.scimRate, Note: p.lately.Note, Log: p.log})},
 		{"admin", p.adminAddr, adminMux},
 		{"fleet", p.fleetAddr, fleetMux},
 	}

@@ -70,6 +70,7 @@ type Config struct {
 	Fleet      Fleet
 	Discoverer Discoverer
 	Audit      AuditStore
+	Activity   Activity
 	Now        func() time.Time
 	Log        *slog.Logger
 }

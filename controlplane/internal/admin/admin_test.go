@@ -22,6 +22,7 @@ import (
 
 	"sallyport.dev/dataplane/policy"
 
+	"sallyport.dev/controlplane/internal/activity"
 	"sallyport.dev/controlplane/internal/admin"
 	"sallyport.dev/controlplane/internal/audit"
 	"sallyport.dev/controlplane/internal/core"
@@ -34,11 +35,12 @@ import (
 // site is the admin API over a real engine, with an admin's token.
 type site struct {
 	*enginetest.Plane
-	server *httptest.Server
-	roster *fleet.Roster
-	audit  *audit.Store
-	token  string
-	option connect.ClientOption
+	server   *httptest.Server
+	roster   *fleet.Roster
+	audit    *audit.Store
+	activity *activity.Recorder
+	token    string
+	option   connect.ClientOption
 }
 
 // ledger keeps standings in real key-value, of which nobody else writes any.
@@ -60,7 +62,7 @@ func newSite(t *testing.T) *site {
 	p.Directory("okta")
 	records, err := audit.Open(t.Context(), p.Conn.Conn, audit.Config{})
 	enginetest.Must(t, err)
-	s := &site{Plane: p, audit: records, roster: fleet.NewRoster(ledger{p.Shared}, p.Log)}
+	s := &site{Plane: p, audit: records, roster: fleet.NewRoster(ledger{p.Shared}, p.Log), activity: activity.NewRecorder(p.Shared, p.Log)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.roster.Run(ctx) }()
@@ -71,7 +73,7 @@ func newSite(t *testing.T) *site {
 	_, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_ADMIN, "root")
 	s.option = connect.WithInterceptors(bearerOf(s.token))
 	s.server = enginetest.Serve(t, admin.NewHandler(admin.Config{
-		Engine: p.Engine, Secrets: p.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Audit: records, Log: p.Log,
+		Engine: p.Engine, Secrets: p.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Audit: records, Activity: s.activity, Log: p.Log,
 	}))
 	return s
 }

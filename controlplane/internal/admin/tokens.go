@@ -7,10 +7,10 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
-	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 
+	"sallyport.dev/controlplane/internal/activity"
 	"sallyport.dev/controlplane/internal/bearer"
 	"sallyport.dev/controlplane/internal/core"
 )
@@ -34,25 +34,80 @@ func (a *api) CreateToken(ctx context.Context, req *connect.Request[adminv1.Crea
 	return connect.NewResponse(&adminv1.CreateTokenResponse{Id: id.String(), Token: token, Version: out.Seq}), nil
 }
 
-func (a *api) ListTokens(_ context.Context, _ *connect.Request[adminv1.ListTokensRequest]) (*connect.Response[adminv1.ListTokensResponse], error) {
-	res := &adminv1.ListTokensResponse{}
-	for t := range a.Engine.State().Tokens() {
-		out := &adminv1.Token{
-			Id: t.ID.String(), Kind: adminv1.TokenKind(t.Kind), Name: t.Name, DirectoryId: t.Directory, Region: t.Region,
-			CreatedAt: timestamppb.New(t.CreatedAt),
-		}
-		if !t.ExpiresAt.IsZero() {
-			out.ExpiresAt = timestamppb.New(t.ExpiresAt)
-		}
-		res.Tokens = append(res.Tokens, out)
+// defaultOverlap is how long a token that is rotated goes on.
+const defaultOverlap = 24 * time.Hour
+
+func (a *api) RotateToken(ctx context.Context, req *connect.Request[adminv1.RotateTokenRequest]) (*connect.Response[adminv1.RotateTokenResponse], error) {
+	old, err := tokenID(req.Msg.GetId())
+	if err != nil {
+		return nil, err
+	}
+	record := a.Engine.State().Token(old)
+	if record == nil {
+		return nil, &core.Error{Code: core.NotFound, Field: "id", Message: "there is no token " + old.String()}
+	}
+	id, token, sum, err := bearer.New(record.Kind)
+	if err != nil {
+		return nil, fmt.Errorf("making a token: %w", err)
+	}
+	overlap := defaultOverlap
+	if o := req.Msg.GetOverlap(); o != nil {
+		overlap = o.AsDuration()
+	}
+	rotate := core.RotateToken{Old: old, ID: id, SHA256: sum[:], OldExpiresAt: a.Now().Add(overlap)}
+	if ttl := req.Msg.GetTtl(); ttl != nil {
+		rotate.ExpiresAt = a.Now().Add(ttl.AsDuration())
+	}
+	out, err := a.do(ctx, rotate)
+	if err != nil {
+		return nil, err
+	}
+	res := &adminv1.RotateTokenResponse{Id: id.String(), Token: token, Version: out.Seq}
+	if t := out.State.Token(old); t != nil { // it may have been revoked since
+		res.OldExpiresAt = moment(t.ExpiresAt)
 	}
 	return connect.NewResponse(res), nil
 }
 
-func (a *api) RevokeToken(ctx context.Context, req *connect.Request[adminv1.RevokeTokenRequest]) (*connect.Response[adminv1.RevokeTokenResponse], error) {
-	id, err := uuid.Parse(req.Msg.GetId())
+func (a *api) ListTokens(ctx context.Context, _ *connect.Request[adminv1.ListTokensRequest]) (*connect.Response[adminv1.ListTokensResponse], error) {
+	s := a.Engine.State()
+	lately := map[string]*activity.Directory{}
+	for d := range s.Directories() {
+		var err error
+		if lately[d.GetId()], err = a.Activity.Of(ctx, d.GetId()); err != nil {
+			return nil, err
+		}
+	}
+	res := &adminv1.ListTokensResponse{}
+	for t := range s.Tokens() {
+		var used time.Time
+		if d := lately[t.Directory]; d != nil {
+			used = d.Tokens[t.ID]
+		}
+		res.Tokens = append(res.Tokens, wireToken(t, used))
+	}
+	return connect.NewResponse(res), nil
+}
+
+func wireToken(t *core.Token, used time.Time) *adminv1.Token {
+	return &adminv1.Token{
+		Id: t.ID.String(), Kind: adminv1.TokenKind(t.Kind), Name: t.Name, DirectoryId: t.Directory, Region: t.Region,
+		CreatedAt: moment(t.CreatedAt), ExpiresAt: moment(t.ExpiresAt), LastUsedAt: moment(used),
+	}
+}
+
+func tokenID(text string) (uuid.UUID, error) {
+	id, err := uuid.Parse(text)
 	if err != nil {
-		return nil, &core.Error{Code: core.InvalidArgument, Field: "id", Message: "a token's id is a UUID"}
+		return uuid.Nil, &core.Error{Code: core.InvalidArgument, Field: "id", Message: "a token's id is a UUID"}
+	}
+	return id, nil
+}
+
+func (a *api) RevokeToken(ctx context.Context, req *connect.Request[adminv1.RevokeTokenRequest]) (*connect.Response[adminv1.RevokeTokenResponse], error) {
+	id, err := tokenID(req.Msg.GetId())
+	if err != nil {
+		return nil, err
 	}
 	out, err := a.do(ctx, core.RevokeToken{ID: id})
 	if err != nil {

@@ -46,7 +46,7 @@ func Commands(root *cobra.Command) {
 	root.AddCommand(
 		directoriesCommand(o), usersCommand(o), groupsCommand(o), tokensCommand(o), connectorsCommand(o), catalogueCommand(o),
 		secretsCommand(o), applyCommand(o), grantsCommand(o), blocksCommand(o), explainCommand(o), proxiesCommand(o),
-		receiptCommand(o), auditCommand(o),
+		receiptCommand(o), auditCommand(o), scimCommand(o),
 	)
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -101,15 +102,54 @@ func usersCommand(o *options) *cobra.Command {
 			})
 		},
 	}
-	confirm := &cobra.Command{
-		Use: "confirm-memberships USER", Short: "Let a reactivated person's held memberships count again", Args: cobra.ExactArgs(1),
+	return parent("users", "Provisioned users", list, get, revoke, confirmCommand(o), eraseCommand(o), erasuresCommand(o))
+}
+
+func confirmCommand(o *options) *cobra.Command {
+	var all bool
+	var directory string
+	c := &cobra.Command{
+		Use: "confirm-memberships [USER]", Short: "Let a reactivated person's held memberships count again",
+		Long:    "Let a reactivated person's held memberships count again. sallyport scim status lists who waits.",
+		Example: "  sallyport users confirm-memberships ann@example.com\n  sallyport users confirm-memberships --all --directory okta",
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return call(cmd.Context(), o, adminv1connect.NewDirectoryServiceClient, adminv1connect.DirectoryServiceClient.ConfirmMemberships, &adminv1.ConfirmMembershipsRequest{User: args[0]}, func(r *adminv1.ConfirmMembershipsResponse) table {
-				return line("confirmed at version %d", r.GetVersion())
-			})
+			switch {
+			case all && len(args) == 0 && directory != "":
+				return confirmAll(cmd.Context(), o, directory)
+			case !all && len(args) == 1 && directory == "":
+				return call(cmd.Context(), o, adminv1connect.NewDirectoryServiceClient, adminv1connect.DirectoryServiceClient.ConfirmMemberships, &adminv1.ConfirmMembershipsRequest{User: args[0]}, func(r *adminv1.ConfirmMembershipsResponse) table {
+					return line("confirmed at version %d", r.GetVersion())
+				})
+			}
+			return usage("name a user, or --all and --directory")
 		},
 	}
-	return parent("users", "Provisioned users", list, get, revoke, confirm, eraseCommand(o), erasuresCommand(o))
+	c.Flags().BoolVar(&all, "all", false, "everybody of a directory who waits")
+	c.Flags().StringVar(&directory, "directory", "", "the directory of --all")
+	return c
+}
+
+// confirmAll confirms who waits, as the status lists them, until nobody does.
+func confirmAll(ctx context.Context, o *options, directory string) error {
+	client := adminv1connect.NewDirectoryServiceClient
+	confirmed := 0
+	for {
+		status, err := ask(ctx, o, client, adminv1connect.DirectoryServiceClient.GetProvisioningStatus, &adminv1.GetProvisioningStatusRequest{DirectoryId: directory})
+		if err != nil {
+			return err
+		}
+		waiting := status.GetDirectories()[0].GetWaitingUsers()
+		if len(waiting) == 0 {
+			return o.print(map[string]int{"confirmed": confirmed}, func() table { return line("the memberships of %d people are confirmed", confirmed) })
+		}
+		for _, u := range waiting {
+			if _, err := ask(ctx, o, client, adminv1connect.DirectoryServiceClient.ConfirmMemberships, &adminv1.ConfirmMembershipsRequest{User: u.GetId()}); err != nil {
+				return err
+			}
+			confirmed++
+		}
+	}
 }
 
 func usersTable(users []*adminv1.User) table {

@@ -19,9 +19,9 @@ func tokensCommand(o *options) *cobra.Command {
 		Use: "list", Short: "List tokens without their secrets", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return call(cmd.Context(), o, adminv1connect.NewTokenServiceClient, adminv1connect.TokenServiceClient.ListTokens, &adminv1.ListTokensRequest{}, func(r *adminv1.ListTokensResponse) table {
-				t := table{head: []string{"KIND", "NAME", "DIRECTORY", "REGION", "CREATED", "EXPIRES", "ID"}}
+				t := table{head: []string{"KIND", "NAME", "DIRECTORY", "REGION", "CREATED", "EXPIRES", "LAST USED", "ID"}}
 				for _, k := range r.GetTokens() {
-					t.rows = append(t.rows, []string{lower(k.GetKind(), "TOKEN_KIND_"), dash(k.GetName()), dash(k.GetDirectoryId()), dash(k.GetRegion()), when(k.GetCreatedAt()), when(k.GetExpiresAt()), k.GetId()})
+					t.rows = append(t.rows, []string{lower(k.GetKind(), "TOKEN_KIND_"), dash(k.GetName()), dash(k.GetDirectoryId()), dash(k.GetRegion()), when(k.GetCreatedAt()), when(k.GetExpiresAt()), when(k.GetLastUsedAt()), k.GetId()})
 				}
 				return t
 			})
@@ -35,7 +35,29 @@ func tokensCommand(o *options) *cobra.Command {
 			})
 		},
 	}
-	return parent("tokens", "Bearer tokens of SCIM, admins and proxies", create, list, revoke)
+	return parent("tokens", "Bearer tokens of SCIM, admins and proxies", create, list, tokenRotateCommand(o), revoke)
+}
+
+func tokenRotateCommand(o *options) *cobra.Command {
+	var overlap, ttl time.Duration
+	c := &cobra.Command{
+		Use: "rotate ID", Short: "Make a token in the place of another, which goes on for a while",
+		Long:    "Make a token in the place of another, which goes on for a while, so that what uses it can be changed over without a\ngap. It has the other's kind, name and directory. A proxy's token cannot be rotated: its name has one.",
+		Example: "  sallyport tokens rotate 0199b2c4-7d1e-7c55-9d3a-1f2e3d4c5b6a\n  sallyport tokens rotate 0199b2c4-7d1e-7c55-9d3a-1f2e3d4c5b6a --overlap 0s    # the old one ends at once",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &adminv1.RotateTokenRequest{Id: args[0], Overlap: durationpb.New(overlap)}
+			if ttl != 0 {
+				req.Ttl = durationpb.New(ttl)
+			}
+			return call(cmd.Context(), o, adminv1connect.NewTokenServiceClient, adminv1connect.TokenServiceClient.RotateToken, req, func(r *adminv1.RotateTokenResponse) table {
+				return line("%s\nKeep it now: it is not shown again. Its id, for tokens revoke: %s\nThe old one ends at %s.", r.GetToken(), r.GetId(), when(r.GetOldExpiresAt()))
+			})
+		},
+	}
+	c.Flags().DurationVar(&overlap, "overlap", 24*time.Hour, "how long the old one goes on")
+	c.Flags().DurationVar(&ttl, "ttl", 0, "how long the new one is valid (default: until it is revoked)")
+	return c
 }
 
 func tokenCreateCommand(o *options, use string, kind adminv1.TokenKind, what, example string) *cobra.Command {

@@ -115,6 +115,8 @@ func (s *State) applyPolicy(rec Record) error {
 		return s.applyTokenIssued(rec, b.TokenIssued.GetToken())
 	case *eventv1.Event_TokenRevoked:
 		return s.applyTokenRevoked(b.TokenRevoked.GetTokenId())
+	case *eventv1.Event_TokenExpirySet:
+		return s.applyTokenExpirySet(b.TokenExpirySet)
 	default:
 		return invalidLog("this build does not know the event: was it written by a newer one? upgrade")
 	}

@@ -82,6 +82,7 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"PlaceBlock":         decode[PlaceBlock],
 	"LiftBlock":          decode[LiftBlock],
 	"IssueToken":         decode[IssueToken],
+	"RotateToken":        decode[RotateToken],
 	"RevokeToken":        decode[RevokeToken],
 }
 

@@ -241,6 +241,22 @@ func (s *State) GroupsOf(u *User) iter.Seq[*Group] { return s.groupsOf(s.memberO
 // HeldGroupsOf yields the groups of which a user is a member without effect, since a reactivation.
 func (s *State) HeldGroupsOf(u *User) iter.Seq[*Group] { return s.groupsOf(s.held.of(u.No)) }
 
+// Waiting yields the active people of a directory of whose memberships some are held, in the order of their creation.
+func (s *State) Waiting(directory string) iter.Seq[*User] {
+	return func(yield func(*User) bool) {
+		var last uint32
+		s.held.set.Scan(func(k uint64, _ struct{}) bool {
+			no := uint32(k >> 32)
+			if no == last {
+				return true
+			}
+			last = no
+			u, _ := s.users.Get(no)
+			return u.Directory != directory || !u.Active || yield(u)
+		})
+	}
+}
+
 func (s *State) groupsOf(numbers iter.Seq[uint32]) iter.Seq[*Group] {
 	return func(yield func(*Group) bool) {
 		for no := range numbers {

@@ -26,6 +26,18 @@ func (s *State) Entries(region string) iter.Seq[*fleetv1.Entry] {
 
 func (s *State) entryKeys() iter.Seq[entryKey] {
 	return func(yield func(entryKey) bool) {
+		for key := range s.otherKeys() {
+			if !yield(key) {
+				return
+			}
+		}
+		s.users.Scan(func(_ uint32, u *User) bool { return yield(entryKey{kind: userEntry, id: u.ID}) })
+	}
+}
+
+// otherKeys yields the keys of all entries but the users'.
+func (s *State) otherKeys() iter.Seq[entryKey] {
+	return func(yield func(entryKey) bool) {
 		more := true
 		put := func(k entryKey) bool { more = more && yield(k); return more }
 		for d := range s.Directories() {
@@ -44,14 +56,31 @@ func (s *State) entryKeys() iter.Seq[entryKey] {
 			group := s.Group(g.GroupID)
 			return group == nil || put(entryKey{kind: grantEntry, no: group.No, text: g.Connector})
 		})
-		if more {
-			s.users.Scan(func(_ uint32, u *User) bool { return put(entryKey{kind: userEntry, id: u.ID}) })
-		}
 	}
 }
 
 // EntriesFor yields the entries on which verdicts about one user rest, and no other user's.
 func (s *State) EntriesFor(u *User, region string) iter.Seq[*fleetv1.Entry] {
+	return s.entriesOf(s.wireUser(u), region)
+}
+
+// EntriesIf is EntriesFor as if the user were directly in one group more, or in one less.
+func (s *State) EntriesIf(u *User, g *Group, in bool, region string) iter.Seq[*fleetv1.Entry] {
+	wire := s.wireUser(u)
+	wire.Groups = slices.DeleteFunc(wire.Groups, func(no uint32) bool { return no == g.No })
+	if in && u.Active {
+		wire.Groups = append(wire.Groups, g.No)
+		slices.Sort(wire.Groups)
+	}
+	return s.entriesOf(wire, region)
+}
+
+// CountsIn tells whether a user is directly in a group with effect: the membership is not held.
+func (s *State) CountsIn(u *User, g *Group) bool {
+	return s.members.has(g.No, u.No) && !s.held.has(u.No, g.No)
+}
+
+func (s *State) entriesOf(u *fleetv1.User, region string) iter.Seq[*fleetv1.Entry] {
 	groups := map[uint32]bool{}
 	var reach func(no uint32)
 	reach = func(no uint32) {
@@ -62,25 +91,19 @@ func (s *State) EntriesFor(u *User, region string) iter.Seq[*fleetv1.Entry] {
 			}
 		}
 	}
-	for no := range s.memberOf.of(u.No) {
+	for _, no := range u.GetGroups() {
 		reach(no)
 	}
 	return func(yield func(*fleetv1.Entry) bool) {
-		for key := range s.entryKeys() {
-			switch key.kind {
-			case userEntry:
-				if key.id != u.ID {
-					continue
-				}
-			case groupEntry, grantEntry:
-				if !groups[key.no] {
-					continue
-				}
+		for key := range s.otherKeys() {
+			if (key.kind == groupEntry || key.kind == grantEntry) && !groups[key.no] {
+				continue
 			}
 			if e := s.entry(key, region); e != nil && !yield(e) {
 				return
 			}
 		}
+		yield(&fleetv1.Entry{Value: &fleetv1.Entry_User{User: u}})
 	}
 }
 

@@ -58,6 +58,8 @@ func Subject(ev *eventv1.Event) string {
 		return subjectPrefix + "token." + b.TokenIssued.GetToken().GetId()
 	case *eventv1.Event_TokenRevoked:
 		return subjectPrefix + "token." + b.TokenRevoked.GetTokenId()
+	case *eventv1.Event_TokenExpirySet:
+		return subjectPrefix + "token." + b.TokenExpirySet.GetTokenId()
 	}
 	return subjectPrefix + "log." + "journal"
 }

@@ -77,6 +77,40 @@ func (c IssueToken) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	return env.events(&eventv1.Event{Body: &eventv1.Event_TokenIssued{TokenIssued: &eventv1.TokenIssued{Token: token}}}), nil
 }
 
+// RotateToken issues a token in the place of another, which ends after a while.
+type RotateToken struct {
+	// Old is the token whose kind, name and directory the new one has.
+	Old uuid.UUID
+	// ID and SHA256 are the new one's.
+	ID     uuid.UUID
+	SHA256 []byte
+	// OldExpiresAt is when the old one ends, if not before; ExpiresAt when the new one does, zero for never.
+	OldExpiresAt time.Time
+	ExpiresAt    time.Time
+}
+
+func (c RotateToken) decide(s *State, env Env) ([]*eventv1.Event, error) {
+	old := s.Token(c.Old)
+	switch {
+	case old == nil:
+		return nil, refuse(NotFound, "there is no token %s", c.Old)
+	case old.Kind == eventv1.TokenKind_TOKEN_KIND_PROXY:
+		return nil, refuse(FailedPrecondition, "a proxy has one token: revoke it and make another for the name")
+	case !old.ExpiresAt.IsZero() && !env.Now.Before(old.ExpiresAt):
+		return nil, refuse(FailedPrecondition, "token %s has expired: make another", c.Old)
+	}
+	events, err := IssueToken{ID: c.ID, Kind: old.Kind, SHA256: c.SHA256, Name: old.Name, Directory: old.Directory, ExpiresAt: c.ExpiresAt}.decide(s, env)
+	if err != nil {
+		return nil, err
+	}
+	if old.ExpiresAt.IsZero() || c.OldExpiresAt.Before(old.ExpiresAt) {
+		events = append(events, env.events(&eventv1.Event{Body: &eventv1.Event_TokenExpirySet{TokenExpirySet: &eventv1.TokenExpirySet{
+			TokenId: old.ID.String(), ExpiresAt: timestamppb.New(c.OldExpiresAt),
+		}}})...)
+	}
+	return events, nil
+}
+
 // RevokeToken makes a token invalid at once.
 type RevokeToken struct{ ID uuid.UUID }
 
@@ -162,5 +196,20 @@ func (s *State) applyTokenRevoked(tokenID string) error {
 	if t.Kind == eventv1.TokenKind_TOKEN_KIND_PROXY {
 		s.proxies.Delete(t.Name)
 	}
+	return nil
+}
+
+func (s *State) applyTokenExpirySet(b *eventv1.TokenExpirySet) error {
+	id, err := uuid.Parse(b.GetTokenId())
+	if err != nil {
+		return err
+	}
+	old := s.Token(id)
+	if old == nil {
+		return invalidLog("there is no token %s", b.GetTokenId())
+	}
+	t := *old
+	t.ExpiresAt = b.GetExpiresAt().AsTime()
+	s.putToken(&t)
 	return nil
 }

@@ -263,11 +263,13 @@ func (b *bulkRun) try(o *bulkOperation) {
 		return ""
 	})
 	answer := &bulkAnswer{header: http.Header{}}
-	if o.failed != nil {
+	inner, err := b.inner(o)
+	switch {
+	case o.failed != nil:
 		writeError(answer, o.failed)
-	} else if inner, err := b.inner(o); err != nil {
+	case err != nil:
 		writeError(answer, badRequest(invalidSyntax, "data cannot be read"))
-	} else {
+	default:
 		b.server.mux.ServeHTTP(answer, inner)
 	}
 	o.result = object{"method": o.method, "status": strconv.Itoa(answer.code)}
@@ -283,6 +285,8 @@ func (b *bulkRun) try(o *bulkOperation) {
 	case answer.code >= http.StatusBadRequest:
 		b.errors++
 		o.result["response"] = body
+		scimType, _ := body["scimType"].(string)
+		b.server.note(b.token.ID, b.directory, inner, answer.code, scimType)
 	case o.method == http.MethodPost:
 		o.made, _ = body["id"].(string)
 		o.result["location"] = answer.header.Get("Location")
@@ -295,9 +299,6 @@ func (b *bulkRun) try(o *bulkOperation) {
 // inner is an operation as a request of its own.
 func (b *bulkRun) inner(o *bulkOperation) (*http.Request, error) {
 	data, err := marshal(o.data)
-	if err != nil {
-		return nil, err
-	}
 	r := b.Clone(b.Context())
 	r.Method, r.Body, r.ContentLength = o.method, io.NopCloser(bytes.NewReader(data)), int64(len(data))
 	prefix := strings.TrimSuffix(b.URL.Path, "/Bulk")
@@ -310,7 +311,7 @@ func (b *bulkRun) inner(o *bulkOperation) (*http.Request, error) {
 	if o.version != "" {
 		r.Header.Set("If-Match", o.version)
 	}
-	return r, nil
+	return r, err
 }
 
 // bulkAnswer keeps the answer to one operation.

@@ -86,6 +86,9 @@ func fromCore(r *request, e *core.Error) *scimError {
 }
 
 func writeError(w http.ResponseWriter, e *scimError) {
+	if seen, ok := w.(*statusWriter); ok {
+		seen.scimType = e.scimType
+	}
 	body := map[string]any{"schemas": []string{errorSchema}, "status": strconv.Itoa(e.status), "detail": e.detail}
 	if e.scimType != "" {
 		body["scimType"] = e.scimType

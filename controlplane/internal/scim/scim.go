@@ -10,11 +10,14 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 
+	"sallyport.dev/controlplane/internal/activity"
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/engine"
 )
@@ -35,6 +38,12 @@ type Config struct {
 	BaseURL string
 	// MaxBody is the most bytes that a request may have. Default 16 MiB: a full push of 200,000 members.
 	MaxBody int64
+	// PerSecond is how many requests of one token are taken each second, on average; twice as many may come at once.
+	// Zero: any number. AtOnce is how many of one token are worked on at a time. Default 256.
+	PerSecond float64
+	AtOnce    int
+	// Note is told of each request. Default: nobody is.
+	Note func(activity.Request)
 	// Now tells the time. Default time.Now.
 	Now func() time.Time
 	// Log receives one line a request, without personal data. Default: none.
@@ -44,6 +53,7 @@ type Config struct {
 // Server answers SCIM requests. It is safe for concurrent use.
 type Server struct {
 	config Config
+	limits limits
 	mux    *http.ServeMux
 }
 
@@ -58,7 +68,13 @@ func New(c Config) *Server {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{config: c, mux: http.NewServeMux()}
+	if c.AtOnce == 0 {
+		c.AtOnce = 256
+	}
+	if c.Note == nil {
+		c.Note = func(activity.Request) {}
+	}
+	s := &Server{config: c, mux: http.NewServeMux(), limits: limits{perSecond: c.PerSecond, atOnce: c.AtOnce, of: make(map[uuid.UUID]*limit)}}
 	for _, prefix := range []string{"/scim/v2", "/v2", ""} {
 		s.route(prefix)
 	}
@@ -106,7 +122,24 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.mux.ServeHTTP(status, r)
 	}
 	s.config.Log.InfoContext(r.Context(), "scim request", "method", r.Method, "resource", resourceOf(r.URL.Path),
-		"status", status.code, "duration", s.config.Now().Sub(started))
+		"directory", status.directory, "status", status.code, "scim_type", status.scimType, "duration", s.config.Now().Sub(started))
+	s.note(status.token, status.directory, r, status.code, status.scimType)
+}
+
+// note tells of a request what may be remembered.
+func (s *Server) note(token uuid.UUID, directory string, r *http.Request, status int, scimType string) {
+	q := activity.Request{At: s.config.Now(), Directory: directory, Token: token}
+	if status >= http.StatusBadRequest {
+		q.Refusal = &activity.Refusal{At: q.At, Method: methodOf(r.Method), Resource: resourceOf(r.URL.Path), Status: status, Type: scimType}
+	}
+	s.config.Note(q)
+}
+
+func methodOf(method string) string {
+	if slices.Contains(methods, method) {
+		return method
+	}
+	return "?"
 }
 
 // methods are those that some path takes.
@@ -137,13 +170,23 @@ func me(*request) error {
 	return &scimError{status: http.StatusNotImplemented, detail: "a SCIM token is a directory's and no person's: ask for /Users"}
 }
 
-// resourceOf is a path without what may be personal: ids stay, queries do not come here.
+// resourceOf is a path without what may be personal: endpoints and ids stay, anything else that somebody wrote there
+// does not.
 func resourceOf(path string) string {
-	if len(path) > 100 {
-		return path[:100]
+	parts := strings.Split(strings.TrimPrefix(strings.TrimPrefix(path, "/scim"), "/v2"), "/")
+	if len(parts) > 4 {
+		parts = parts[:4]
 	}
-	return path
+	for i, part := range parts {
+		if _, err := uuid.Parse(part); err != nil && part != "" && !slices.Contains(endpoints, part) {
+			parts[i] = "?"
+		}
+	}
+	return strings.Join(parts, "/")
 }
+
+// endpoints are the words that paths are made of.
+var endpoints = []string{"Users", "Groups", "Bulk", ".search", "Me", "ServiceProviderConfig", "ResourceTypes", "Schemas", "User", "Group", userSchema, groupSchema, enterpriseSchema}
 
 // request is one request with its directory, which the token names.
 type request struct {
@@ -166,6 +209,15 @@ func (s *Server) serve(h func(*request) error) http.Handler {
 			writeError(w, &scimError{status: http.StatusUnauthorized,
 				detail: "a SCIM token of a directory is needed, as a bearer token or as the password of basic authentication; make one with: sallyport tokens create scim"})
 			return
+		}
+		if seen, ok := w.(*statusWriter); ok { // a request, and not one operation of a bulk request
+			seen.token, seen.directory = token.ID, token.Directory
+			leave, wait := s.limits.enter(token.ID, s.config.Now())
+			if leave == nil {
+				writeError(w, tooManyRequests(w, wait))
+				return
+			}
+			defer leave()
 		}
 		req := &request{Request: r, server: s, w: w, token: token, directory: token.Directory, base: s.base(r)}
 		var err error
@@ -204,10 +256,13 @@ func (s *Server) base(r *http.Request) string {
 	return scheme + "://" + r.Host + prefix
 }
 
-// statusWriter remembers the status for the log.
+// statusWriter remembers what came of a request, for the log.
 type statusWriter struct {
 	http.ResponseWriter
-	code int
+	code      int
+	scimType  string
+	token     uuid.UUID
+	directory string
 }
 
 func (w *statusWriter) WriteHeader(code int) {

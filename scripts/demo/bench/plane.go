@@ -82,7 +82,7 @@ func (p *plane) dir() string { return p.run.folder(p.name) }
 func (p *plane) start(ctx context.Context) error {
 	var err error
 	p.process, err = quickstart.Start(p.run.dir, "control-plane-"+p.name, p.run.ControlPlane, "serve", "--data-dir", p.dir(),
-		"--scim-addr", p.addrs["scim"], "--admin-addr", p.addrs["admin"], "--fleet-addr", p.addrs["fleet"])
+		"--scim-rate", "0", "--scim-addr", p.addrs["scim"], "--admin-addr", p.addrs["admin"], "--fleet-addr", p.addrs["fleet"])
 	if err != nil {
 		return err
 	}

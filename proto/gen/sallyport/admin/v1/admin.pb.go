@@ -29,6 +29,60 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// MemberChange is a way to change a group's members.
+type MemberChange int32
+
+const (
+	MemberChange_MEMBER_CHANGE_UNSPECIFIED MemberChange = 0
+	// The members are these and no others, as in a full push.
+	MemberChange_MEMBER_CHANGE_REPLACE MemberChange = 1
+	MemberChange_MEMBER_CHANGE_ADD     MemberChange = 2
+	MemberChange_MEMBER_CHANGE_REMOVE  MemberChange = 3
+)
+
+// Enum value maps for MemberChange.
+var (
+	MemberChange_name = map[int32]string{
+		0: "MEMBER_CHANGE_UNSPECIFIED",
+		1: "MEMBER_CHANGE_REPLACE",
+		2: "MEMBER_CHANGE_ADD",
+		3: "MEMBER_CHANGE_REMOVE",
+	}
+	MemberChange_value = map[string]int32{
+		"MEMBER_CHANGE_UNSPECIFIED": 0,
+		"MEMBER_CHANGE_REPLACE":     1,
+		"MEMBER_CHANGE_ADD":         2,
+		"MEMBER_CHANGE_REMOVE":      3,
+	}
+)
+
+func (x MemberChange) Enum() *MemberChange {
+	p := new(MemberChange)
+	*p = x
+	return p
+}
+
+func (x MemberChange) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MemberChange) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_admin_v1_admin_proto_enumTypes[0].Descriptor()
+}
+
+func (MemberChange) Type() protoreflect.EnumType {
+	return &file_sallyport_admin_v1_admin_proto_enumTypes[0]
+}
+
+func (x MemberChange) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MemberChange.Descriptor instead.
+func (MemberChange) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
 // TokenKind is the door that a token opens.
 type TokenKind int32
 
@@ -66,11 +120,11 @@ func (x TokenKind) String() string {
 }
 
 func (TokenKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_admin_v1_admin_proto_enumTypes[0].Descriptor()
+	return file_sallyport_admin_v1_admin_proto_enumTypes[1].Descriptor()
 }
 
 func (TokenKind) Type() protoreflect.EnumType {
-	return &file_sallyport_admin_v1_admin_proto_enumTypes[0]
+	return &file_sallyport_admin_v1_admin_proto_enumTypes[1]
 }
 
 func (x TokenKind) Number() protoreflect.EnumNumber {
@@ -79,7 +133,7 @@ func (x TokenKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TokenKind.Descriptor instead.
 func (TokenKind) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{1}
 }
 
 // ToolChangeKind is what happened to a tool.
@@ -119,11 +173,11 @@ func (x ToolChangeKind) String() string {
 }
 
 func (ToolChangeKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_admin_v1_admin_proto_enumTypes[1].Descriptor()
+	return file_sallyport_admin_v1_admin_proto_enumTypes[2].Descriptor()
 }
 
 func (ToolChangeKind) Type() protoreflect.EnumType {
-	return &file_sallyport_admin_v1_admin_proto_enumTypes[1]
+	return &file_sallyport_admin_v1_admin_proto_enumTypes[2]
 }
 
 func (x ToolChangeKind) Number() protoreflect.EnumNumber {
@@ -132,7 +186,7 @@ func (x ToolChangeKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ToolChangeKind.Descriptor instead.
 func (ToolChangeKind) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{2}
 }
 
 // AppliedAction is what happened to a resource.
@@ -172,11 +226,11 @@ func (x AppliedAction) String() string {
 }
 
 func (AppliedAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_admin_v1_admin_proto_enumTypes[2].Descriptor()
+	return file_sallyport_admin_v1_admin_proto_enumTypes[3].Descriptor()
 }
 
 func (AppliedAction) Type() protoreflect.EnumType {
-	return &file_sallyport_admin_v1_admin_proto_enumTypes[2]
+	return &file_sallyport_admin_v1_admin_proto_enumTypes[3]
 }
 
 func (x AppliedAction) Number() protoreflect.EnumNumber {
@@ -185,7 +239,7 @@ func (x AppliedAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AppliedAction.Descriptor instead.
 func (AppliedAction) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{3}
 }
 
 // RuleResult is what became of a rule.
@@ -228,11 +282,11 @@ func (x RuleResult) String() string {
 }
 
 func (RuleResult) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_admin_v1_admin_proto_enumTypes[3].Descriptor()
+	return file_sallyport_admin_v1_admin_proto_enumTypes[4].Descriptor()
 }
 
 func (RuleResult) Type() protoreflect.EnumType {
-	return &file_sallyport_admin_v1_admin_proto_enumTypes[3]
+	return &file_sallyport_admin_v1_admin_proto_enumTypes[4]
 }
 
 func (x RuleResult) Number() protoreflect.EnumNumber {
@@ -241,7 +295,7 @@ func (x RuleResult) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RuleResult.Descriptor instead.
 func (RuleResult) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{4}
 }
 
 type SetDirectoryRequest struct {
@@ -1567,23 +1621,548 @@ func (x *GetGroupResponse) GetNextPageToken() string {
 	return ""
 }
 
+type GetProvisioningStatusRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only of this directory. Empty: of all, and of requests that no directory's token opened.
+	DirectoryId   string `protobuf:"bytes,1,opt,name=directory_id,json=directoryId,proto3" json:"directory_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetProvisioningStatusRequest) Reset() {
+	*x = GetProvisioningStatusRequest{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetProvisioningStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetProvisioningStatusRequest) ProtoMessage() {}
+
+func (x *GetProvisioningStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetProvisioningStatusRequest.ProtoReflect.Descriptor instead.
+func (*GetProvisioningStatusRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GetProvisioningStatusRequest) GetDirectoryId() string {
+	if x != nil {
+		return x.DirectoryId
+	}
+	return ""
+}
+
+type GetProvisioningStatusResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Directories   []*ProvisioningStatus  `protobuf:"bytes,1,rep,name=directories,proto3" json:"directories,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetProvisioningStatusResponse) Reset() {
+	*x = GetProvisioningStatusResponse{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetProvisioningStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetProvisioningStatusResponse) ProtoMessage() {}
+
+func (x *GetProvisioningStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetProvisioningStatusResponse.ProtoReflect.Descriptor instead.
+func (*GetProvisioningStatusResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GetProvisioningStatusResponse) GetDirectories() []*ProvisioningStatus {
+	if x != nil {
+		return x.Directories
+	}
+	return nil
+}
+
+// ProvisioningStatus is what a directory provisions by SCIM. What is counted is told within some ten seconds.
+type ProvisioningStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: of requests that no directory's token opened.
+	DirectoryId   string                 `protobuf:"bytes,1,opt,name=directory_id,json=directoryId,proto3" json:"directory_id,omitempty"`
+	Users         uint32                 `protobuf:"varint,2,opt,name=users,proto3" json:"users,omitempty"`
+	ActiveUsers   uint32                 `protobuf:"varint,3,opt,name=active_users,json=activeUsers,proto3" json:"active_users,omitempty"`
+	Groups        uint32                 `protobuf:"varint,4,opt,name=groups,proto3" json:"groups,omitempty"`
+	Memberships   uint32                 `protobuf:"varint,5,opt,name=memberships,proto3" json:"memberships,omitempty"`
+	LastRequestAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_request_at,json=lastRequestAt,proto3" json:"last_request_at,omitempty"`
+	Requests      uint64                 `protobuf:"varint,7,opt,name=requests,proto3" json:"requests,omitempty"`
+	Refused       uint64                 `protobuf:"varint,8,opt,name=refused,proto3" json:"refused,omitempty"`
+	Tokens        []*Token               `protobuf:"bytes,9,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	// How many reactivated people wait for their memberships to be confirmed, and the first hundred of them.
+	Waiting      uint32  `protobuf:"varint,10,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	WaitingUsers []*User `protobuf:"bytes,11,rep,name=waiting_users,json=waitingUsers,proto3" json:"waiting_users,omitempty"`
+	// The last fifty at most, newest first.
+	Refusals      []*Refusal `protobuf:"bytes,12,rep,name=refusals,proto3" json:"refusals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProvisioningStatus) Reset() {
+	*x = ProvisioningStatus{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProvisioningStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProvisioningStatus) ProtoMessage() {}
+
+func (x *ProvisioningStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProvisioningStatus.ProtoReflect.Descriptor instead.
+func (*ProvisioningStatus) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ProvisioningStatus) GetDirectoryId() string {
+	if x != nil {
+		return x.DirectoryId
+	}
+	return ""
+}
+
+func (x *ProvisioningStatus) GetUsers() uint32 {
+	if x != nil {
+		return x.Users
+	}
+	return 0
+}
+
+func (x *ProvisioningStatus) GetActiveUsers() uint32 {
+	if x != nil {
+		return x.ActiveUsers
+	}
+	return 0
+}
+
+func (x *ProvisioningStatus) GetGroups() uint32 {
+	if x != nil {
+		return x.Groups
+	}
+	return 0
+}
+
+func (x *ProvisioningStatus) GetMemberships() uint32 {
+	if x != nil {
+		return x.Memberships
+	}
+	return 0
+}
+
+func (x *ProvisioningStatus) GetLastRequestAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastRequestAt
+	}
+	return nil
+}
+
+func (x *ProvisioningStatus) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *ProvisioningStatus) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *ProvisioningStatus) GetTokens() []*Token {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+func (x *ProvisioningStatus) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *ProvisioningStatus) GetWaitingUsers() []*User {
+	if x != nil {
+		return x.WaitingUsers
+	}
+	return nil
+}
+
+func (x *ProvisioningStatus) GetRefusals() []*Refusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
+// Refusal is a SCIM request that was refused. It holds nothing of what the request said of anybody.
+type Refusal struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	At     *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	Method string                 `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	// The path, of which only endpoints and ids are kept.
+	Resource string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
+	Status   uint32 `protobuf:"varint,4,opt,name=status,proto3" json:"status,omitempty"`
+	ScimType string `protobuf:"bytes,5,opt,name=scim_type,json=scimType,proto3" json:"scim_type,omitempty"`
+	// What an admin can do about it.
+	Advice        string `protobuf:"bytes,6,opt,name=advice,proto3" json:"advice,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusal) Reset() {
+	*x = Refusal{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusal) ProtoMessage() {}
+
+func (x *Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
+func (*Refusal) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Refusal) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Refusal) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Refusal) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *Refusal) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Refusal) GetScimType() string {
+	if x != nil {
+		return x.ScimType
+	}
+	return ""
+}
+
+func (x *Refusal) GetAdvice() string {
+	if x != nil {
+		return x.Advice
+	}
+	return ""
+}
+
+type PreviewMembersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An id or "directory/name" of a group.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// What is done to the members.
+	Change MemberChange `protobuf:"varint,2,opt,name=change,proto3,enum=sallyport.admin.v1.MemberChange" json:"change,omitempty"`
+	// Ids or user names of the group's directory.
+	Members       []string `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewMembersRequest) Reset() {
+	*x = PreviewMembersRequest{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewMembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewMembersRequest) ProtoMessage() {}
+
+func (x *PreviewMembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewMembersRequest.ProtoReflect.Descriptor instead.
+func (*PreviewMembersRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PreviewMembersRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *PreviewMembersRequest) GetChange() MemberChange {
+	if x != nil {
+		return x.Change
+	}
+	return MemberChange_MEMBER_CHANGE_UNSPECIFIED
+}
+
+func (x *PreviewMembersRequest) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type PreviewMembersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version of the state that was looked at.
+	Version uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// How many people would join and leave, and how many of them would have other access.
+	Joining  uint32 `protobuf:"varint,2,opt,name=joining,proto3" json:"joining,omitempty"`
+	Leaving  uint32 `protobuf:"varint,3,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Affected uint32 `protobuf:"varint,4,opt,name=affected,proto3" json:"affected,omitempty"`
+	// The first thousand of those whose access changes.
+	Changes       []*AccessChange `protobuf:"bytes,5,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewMembersResponse) Reset() {
+	*x = PreviewMembersResponse{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewMembersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewMembersResponse) ProtoMessage() {}
+
+func (x *PreviewMembersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewMembersResponse.ProtoReflect.Descriptor instead.
+func (*PreviewMembersResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PreviewMembersResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *PreviewMembersResponse) GetJoining() uint32 {
+	if x != nil {
+		return x.Joining
+	}
+	return 0
+}
+
+func (x *PreviewMembersResponse) GetLeaving() uint32 {
+	if x != nil {
+		return x.Leaving
+	}
+	return 0
+}
+
+func (x *PreviewMembersResponse) GetAffected() uint32 {
+	if x != nil {
+		return x.Affected
+	}
+	return 0
+}
+
+func (x *PreviewMembersResponse) GetChanges() []*AccessChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+// AccessChange is what a person would be able to call, or no longer. A tool counts if some call of it may be allowed.
+type AccessChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	UserName      string                 `protobuf:"bytes,2,opt,name=user_name,json=userName,proto3" json:"user_name,omitempty"`
+	Gains         []*v1.ConnectorTool    `protobuf:"bytes,3,rep,name=gains,proto3" json:"gains,omitempty"`
+	Loses         []*v1.ConnectorTool    `protobuf:"bytes,4,rep,name=loses,proto3" json:"loses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessChange) Reset() {
+	*x = AccessChange{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessChange) ProtoMessage() {}
+
+func (x *AccessChange) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessChange.ProtoReflect.Descriptor instead.
+func (*AccessChange) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *AccessChange) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *AccessChange) GetUserName() string {
+	if x != nil {
+		return x.UserName
+	}
+	return ""
+}
+
+func (x *AccessChange) GetGains() []*v1.ConnectorTool {
+	if x != nil {
+		return x.Gains
+	}
+	return nil
+}
+
+func (x *AccessChange) GetLoses() []*v1.ConnectorTool {
+	if x != nil {
+		return x.Loses
+	}
+	return nil
+}
+
 // Token describes a token without its secret.
 type Token struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Kind          TokenKind              `protobuf:"varint,2,opt,name=kind,proto3,enum=sallyport.admin.v1.TokenKind" json:"kind,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	DirectoryId   string                 `protobuf:"bytes,4,opt,name=directory_id,json=directoryId,proto3" json:"directory_id,omitempty"`
-	Region        string                 `protobuf:"bytes,5,opt,name=region,proto3" json:"region,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Kind        TokenKind              `protobuf:"varint,2,opt,name=kind,proto3,enum=sallyport.admin.v1.TokenKind" json:"kind,omitempty"`
+	Name        string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	DirectoryId string                 `protobuf:"bytes,4,opt,name=directory_id,json=directoryId,proto3" json:"directory_id,omitempty"`
+	Region      string                 `protobuf:"bytes,5,opt,name=region,proto3" json:"region,omitempty"`
+	CreatedAt   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	ExpiresAt   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// When it last opened the SCIM server, as told within the last seconds. Other kinds: absent.
+	LastUsedAt    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_used_at,json=lastUsedAt,proto3" json:"last_used_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +2174,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +2187,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Token) GetId() string {
@@ -1660,6 +2239,13 @@ func (x *Token) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Token) GetLastUsedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsedAt
+	}
+	return nil
+}
+
 type CreateTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  TokenKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=sallyport.admin.v1.TokenKind" json:"kind,omitempty"`
@@ -1677,7 +2263,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +2275,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +2288,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreateTokenRequest) GetKind() TokenKind {
@@ -1752,7 +2338,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +2350,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +2363,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateTokenResponse) GetId() string {
@@ -1801,6 +2387,138 @@ func (x *CreateTokenResponse) GetVersion() uint64 {
 	return 0
 }
 
+type RotateTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// How long the old one goes on. Absent: a day. Zero: not at all.
+	Overlap *durationpb.Duration `protobuf:"bytes,2,opt,name=overlap,proto3" json:"overlap,omitempty"`
+	// How long the new one is valid. Absent: until it is revoked.
+	Ttl           *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateTokenRequest) Reset() {
+	*x = RotateTokenRequest{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateTokenRequest) ProtoMessage() {}
+
+func (x *RotateTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateTokenRequest.ProtoReflect.Descriptor instead.
+func (*RotateTokenRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RotateTokenRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RotateTokenRequest) GetOverlap() *durationpb.Duration {
+	if x != nil {
+		return x.Overlap
+	}
+	return nil
+}
+
+func (x *RotateTokenRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+type RotateTokenResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Shown once.
+	Token   string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	Version uint64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	// When the old one ends.
+	OldExpiresAt  *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=old_expires_at,json=oldExpiresAt,proto3" json:"old_expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateTokenResponse) Reset() {
+	*x = RotateTokenResponse{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateTokenResponse) ProtoMessage() {}
+
+func (x *RotateTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateTokenResponse.ProtoReflect.Descriptor instead.
+func (*RotateTokenResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RotateTokenResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RotateTokenResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *RotateTokenResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RotateTokenResponse) GetOldExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OldExpiresAt
+	}
+	return nil
+}
+
 type ListTokensRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1809,7 +2527,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +2539,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +2552,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 type ListTokensResponse struct {
@@ -1846,7 +2564,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +2576,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +2589,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -1890,7 +2608,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2620,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2633,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -1934,7 +2652,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2664,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2677,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RevokeTokenResponse) GetVersion() uint64 {
@@ -1977,7 +2695,7 @@ type ListConnectorsRequest struct {
 
 func (x *ListConnectorsRequest) Reset() {
 	*x = ListConnectorsRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1989,7 +2707,7 @@ func (x *ListConnectorsRequest) String() string {
 func (*ListConnectorsRequest) ProtoMessage() {}
 
 func (x *ListConnectorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2002,7 +2720,7 @@ func (x *ListConnectorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectorsRequest.ProtoReflect.Descriptor instead.
 func (*ListConnectorsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 type ListConnectorsResponse struct {
@@ -2014,7 +2732,7 @@ type ListConnectorsResponse struct {
 
 func (x *ListConnectorsResponse) Reset() {
 	*x = ListConnectorsResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2744,7 @@ func (x *ListConnectorsResponse) String() string {
 func (*ListConnectorsResponse) ProtoMessage() {}
 
 func (x *ListConnectorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2757,7 @@ func (x *ListConnectorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectorsResponse.ProtoReflect.Descriptor instead.
 func (*ListConnectorsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListConnectorsResponse) GetConnectors() []*ConnectorStatus {
@@ -2063,7 +2781,7 @@ type ConnectorStatus struct {
 
 func (x *ConnectorStatus) Reset() {
 	*x = ConnectorStatus{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2793,7 @@ func (x *ConnectorStatus) String() string {
 func (*ConnectorStatus) ProtoMessage() {}
 
 func (x *ConnectorStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2806,7 @@ func (x *ConnectorStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorStatus.ProtoReflect.Descriptor instead.
 func (*ConnectorStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ConnectorStatus) GetConnector() *v1.Connector {
@@ -2128,7 +2846,7 @@ type GetConnectorRequest struct {
 
 func (x *GetConnectorRequest) Reset() {
 	*x = GetConnectorRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2858,7 @@ func (x *GetConnectorRequest) String() string {
 func (*GetConnectorRequest) ProtoMessage() {}
 
 func (x *GetConnectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2871,7 @@ func (x *GetConnectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectorRequest.ProtoReflect.Descriptor instead.
 func (*GetConnectorRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetConnectorRequest) GetId() string {
@@ -2173,7 +2891,7 @@ type GetConnectorResponse struct {
 
 func (x *GetConnectorResponse) Reset() {
 	*x = GetConnectorResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2903,7 @@ func (x *GetConnectorResponse) String() string {
 func (*GetConnectorResponse) ProtoMessage() {}
 
 func (x *GetConnectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2916,7 @@ func (x *GetConnectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectorResponse.ProtoReflect.Descriptor instead.
 func (*GetConnectorResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetConnectorResponse) GetStatus() *ConnectorStatus {
@@ -2224,7 +2942,7 @@ type RetireConnectorRequest struct {
 
 func (x *RetireConnectorRequest) Reset() {
 	*x = RetireConnectorRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2954,7 @@ func (x *RetireConnectorRequest) String() string {
 func (*RetireConnectorRequest) ProtoMessage() {}
 
 func (x *RetireConnectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2967,7 @@ func (x *RetireConnectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireConnectorRequest.ProtoReflect.Descriptor instead.
 func (*RetireConnectorRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RetireConnectorRequest) GetId() string {
@@ -2268,7 +2986,7 @@ type RetireConnectorResponse struct {
 
 func (x *RetireConnectorResponse) Reset() {
 	*x = RetireConnectorResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2998,7 @@ func (x *RetireConnectorResponse) String() string {
 func (*RetireConnectorResponse) ProtoMessage() {}
 
 func (x *RetireConnectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +3011,7 @@ func (x *RetireConnectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireConnectorResponse.ProtoReflect.Descriptor instead.
 func (*RetireConnectorResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RetireConnectorResponse) GetVersion() uint64 {
@@ -2314,7 +3032,7 @@ type SetConnectorSecretRequest struct {
 
 func (x *SetConnectorSecretRequest) Reset() {
 	*x = SetConnectorSecretRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +3044,7 @@ func (x *SetConnectorSecretRequest) String() string {
 func (*SetConnectorSecretRequest) ProtoMessage() {}
 
 func (x *SetConnectorSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +3057,7 @@ func (x *SetConnectorSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetConnectorSecretRequest.ProtoReflect.Descriptor instead.
 func (*SetConnectorSecretRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SetConnectorSecretRequest) GetConnectorId() string {
@@ -2365,7 +3083,7 @@ type SetConnectorSecretResponse struct {
 
 func (x *SetConnectorSecretResponse) Reset() {
 	*x = SetConnectorSecretResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +3095,7 @@ func (x *SetConnectorSecretResponse) String() string {
 func (*SetConnectorSecretResponse) ProtoMessage() {}
 
 func (x *SetConnectorSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +3108,7 @@ func (x *SetConnectorSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetConnectorSecretResponse.ProtoReflect.Descriptor instead.
 func (*SetConnectorSecretResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SetConnectorSecretResponse) GetVersion() uint64 {
@@ -2409,7 +3127,7 @@ type DiscoverCatalogueRequest struct {
 
 func (x *DiscoverCatalogueRequest) Reset() {
 	*x = DiscoverCatalogueRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +3139,7 @@ func (x *DiscoverCatalogueRequest) String() string {
 func (*DiscoverCatalogueRequest) ProtoMessage() {}
 
 func (x *DiscoverCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +3152,7 @@ func (x *DiscoverCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscoverCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*DiscoverCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DiscoverCatalogueRequest) GetConnectorId() string {
@@ -2457,7 +3175,7 @@ type DiscoverCatalogueResponse struct {
 
 func (x *DiscoverCatalogueResponse) Reset() {
 	*x = DiscoverCatalogueResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +3187,7 @@ func (x *DiscoverCatalogueResponse) String() string {
 func (*DiscoverCatalogueResponse) ProtoMessage() {}
 
 func (x *DiscoverCatalogueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +3200,7 @@ func (x *DiscoverCatalogueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscoverCatalogueResponse.ProtoReflect.Descriptor instead.
 func (*DiscoverCatalogueResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DiscoverCatalogueResponse) GetChanges() []*ToolChange {
@@ -2520,7 +3238,7 @@ type ToolChange struct {
 
 func (x *ToolChange) Reset() {
 	*x = ToolChange{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2532,7 +3250,7 @@ func (x *ToolChange) String() string {
 func (*ToolChange) ProtoMessage() {}
 
 func (x *ToolChange) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2545,7 +3263,7 @@ func (x *ToolChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolChange.ProtoReflect.Descriptor instead.
 func (*ToolChange) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ToolChange) GetKind() ToolChangeKind {
@@ -2587,7 +3305,7 @@ type ApproveCatalogueRequest struct {
 
 func (x *ApproveCatalogueRequest) Reset() {
 	*x = ApproveCatalogueRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2599,7 +3317,7 @@ func (x *ApproveCatalogueRequest) String() string {
 func (*ApproveCatalogueRequest) ProtoMessage() {}
 
 func (x *ApproveCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2612,7 +3330,7 @@ func (x *ApproveCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*ApproveCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ApproveCatalogueRequest) GetConnectorId() string {
@@ -2639,7 +3357,7 @@ type ApproveCatalogueResponse struct {
 
 func (x *ApproveCatalogueResponse) Reset() {
 	*x = ApproveCatalogueResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +3369,7 @@ func (x *ApproveCatalogueResponse) String() string {
 func (*ApproveCatalogueResponse) ProtoMessage() {}
 
 func (x *ApproveCatalogueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +3382,7 @@ func (x *ApproveCatalogueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveCatalogueResponse.ProtoReflect.Descriptor instead.
 func (*ApproveCatalogueResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ApproveCatalogueResponse) GetVersion() uint64 {
@@ -2698,7 +3416,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2710,7 +3428,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2723,7 +3441,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Grant) GetGroup() string {
@@ -2773,7 +3491,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +3503,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +3516,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ApplyRequest) GetConnectors() []*v1.Connector {
@@ -2832,7 +3550,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2844,7 +3562,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2857,7 +3575,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ApplyResponse) GetVersion() uint64 {
@@ -2888,7 +3606,7 @@ type AppliedChange struct {
 
 func (x *AppliedChange) Reset() {
 	*x = AppliedChange{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2900,7 +3618,7 @@ func (x *AppliedChange) String() string {
 func (*AppliedChange) ProtoMessage() {}
 
 func (x *AppliedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2913,7 +3631,7 @@ func (x *AppliedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedChange.ProtoReflect.Descriptor instead.
 func (*AppliedChange) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AppliedChange) GetKind() string {
@@ -2945,7 +3663,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2957,7 +3675,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2970,7 +3688,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 type ListGrantsResponse struct {
@@ -2982,7 +3700,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2994,7 +3712,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3007,7 +3725,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListGrantsResponse) GetGrants() []*Grant {
@@ -3028,7 +3746,7 @@ type RemoveGrantRequest struct {
 
 func (x *RemoveGrantRequest) Reset() {
 	*x = RemoveGrantRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3040,7 +3758,7 @@ func (x *RemoveGrantRequest) String() string {
 func (*RemoveGrantRequest) ProtoMessage() {}
 
 func (x *RemoveGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3053,7 +3771,7 @@ func (x *RemoveGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGrantRequest.ProtoReflect.Descriptor instead.
 func (*RemoveGrantRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RemoveGrantRequest) GetGroup() string {
@@ -3079,7 +3797,7 @@ type RemoveGrantResponse struct {
 
 func (x *RemoveGrantResponse) Reset() {
 	*x = RemoveGrantResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3091,7 +3809,7 @@ func (x *RemoveGrantResponse) String() string {
 func (*RemoveGrantResponse) ProtoMessage() {}
 
 func (x *RemoveGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3104,7 +3822,7 @@ func (x *RemoveGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGrantResponse.ProtoReflect.Descriptor instead.
 func (*RemoveGrantResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RemoveGrantResponse) GetVersion() uint64 {
@@ -3124,7 +3842,7 @@ type PlaceBlockRequest struct {
 
 func (x *PlaceBlockRequest) Reset() {
 	*x = PlaceBlockRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3136,7 +3854,7 @@ func (x *PlaceBlockRequest) String() string {
 func (*PlaceBlockRequest) ProtoMessage() {}
 
 func (x *PlaceBlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3149,7 +3867,7 @@ func (x *PlaceBlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceBlockRequest.ProtoReflect.Descriptor instead.
 func (*PlaceBlockRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *PlaceBlockRequest) GetBlock() *v1.Block {
@@ -3169,7 +3887,7 @@ type PlaceBlockResponse struct {
 
 func (x *PlaceBlockResponse) Reset() {
 	*x = PlaceBlockResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3181,7 +3899,7 @@ func (x *PlaceBlockResponse) String() string {
 func (*PlaceBlockResponse) ProtoMessage() {}
 
 func (x *PlaceBlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3194,7 +3912,7 @@ func (x *PlaceBlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceBlockResponse.ProtoReflect.Descriptor instead.
 func (*PlaceBlockResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *PlaceBlockResponse) GetId() string {
@@ -3220,7 +3938,7 @@ type LiftBlockRequest struct {
 
 func (x *LiftBlockRequest) Reset() {
 	*x = LiftBlockRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3232,7 +3950,7 @@ func (x *LiftBlockRequest) String() string {
 func (*LiftBlockRequest) ProtoMessage() {}
 
 func (x *LiftBlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3245,7 +3963,7 @@ func (x *LiftBlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiftBlockRequest.ProtoReflect.Descriptor instead.
 func (*LiftBlockRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LiftBlockRequest) GetId() string {
@@ -3264,7 +3982,7 @@ type LiftBlockResponse struct {
 
 func (x *LiftBlockResponse) Reset() {
 	*x = LiftBlockResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3276,7 +3994,7 @@ func (x *LiftBlockResponse) String() string {
 func (*LiftBlockResponse) ProtoMessage() {}
 
 func (x *LiftBlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3289,7 +4007,7 @@ func (x *LiftBlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiftBlockResponse.ProtoReflect.Descriptor instead.
 func (*LiftBlockResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *LiftBlockResponse) GetVersion() uint64 {
@@ -3307,7 +4025,7 @@ type ListBlocksRequest struct {
 
 func (x *ListBlocksRequest) Reset() {
 	*x = ListBlocksRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3319,7 +4037,7 @@ func (x *ListBlocksRequest) String() string {
 func (*ListBlocksRequest) ProtoMessage() {}
 
 func (x *ListBlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3332,7 +4050,7 @@ func (x *ListBlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBlocksRequest.ProtoReflect.Descriptor instead.
 func (*ListBlocksRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{66}
 }
 
 type ListBlocksResponse struct {
@@ -3344,7 +4062,7 @@ type ListBlocksResponse struct {
 
 func (x *ListBlocksResponse) Reset() {
 	*x = ListBlocksResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +4074,7 @@ func (x *ListBlocksResponse) String() string {
 func (*ListBlocksResponse) ProtoMessage() {}
 
 func (x *ListBlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +4087,7 @@ func (x *ListBlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBlocksResponse.ProtoReflect.Descriptor instead.
 func (*ListBlocksResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListBlocksResponse) GetBlocks() []*v1.Block {
@@ -3395,7 +4113,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3407,7 +4125,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3420,7 +4138,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ExplainRequest) GetPerson() string {
@@ -3473,7 +4191,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3485,7 +4203,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3498,7 +4216,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ExplainResponse) GetDecision() *v11.Decision {
@@ -3548,7 +4266,7 @@ type RuleTrace struct {
 
 func (x *RuleTrace) Reset() {
 	*x = RuleTrace{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3560,7 +4278,7 @@ func (x *RuleTrace) String() string {
 func (*RuleTrace) ProtoMessage() {}
 
 func (x *RuleTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3573,7 +4291,7 @@ func (x *RuleTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleTrace.ProtoReflect.Descriptor instead.
 func (*RuleTrace) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RuleTrace) GetGroup() string {
@@ -3633,7 +4351,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3645,7 +4363,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3658,7 +4376,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 type ListProxiesResponse struct {
@@ -3672,7 +4390,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3684,7 +4402,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3697,7 +4415,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*Proxy {
@@ -3739,7 +4457,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3751,7 +4469,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3764,7 +4482,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *Proxy) GetName() string {
@@ -3848,7 +4566,7 @@ type GetReceiptRequest struct {
 
 func (x *GetReceiptRequest) Reset() {
 	*x = GetReceiptRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3860,7 +4578,7 @@ func (x *GetReceiptRequest) String() string {
 func (*GetReceiptRequest) ProtoMessage() {}
 
 func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3873,7 +4591,7 @@ func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptRequest.ProtoReflect.Descriptor instead.
 func (*GetReceiptRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *GetReceiptRequest) GetVersion() uint64 {
@@ -3902,7 +4620,7 @@ type GetReceiptResponse struct {
 
 func (x *GetReceiptResponse) Reset() {
 	*x = GetReceiptResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3914,7 +4632,7 @@ func (x *GetReceiptResponse) String() string {
 func (*GetReceiptResponse) ProtoMessage() {}
 
 func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3927,7 +4645,7 @@ func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptResponse.ProtoReflect.Descriptor instead.
 func (*GetReceiptResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *GetReceiptResponse) GetVersion() uint64 {
@@ -3967,7 +4685,7 @@ type ProxyReceipt struct {
 
 func (x *ProxyReceipt) Reset() {
 	*x = ProxyReceipt{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3979,7 +4697,7 @@ func (x *ProxyReceipt) String() string {
 func (*ProxyReceipt) ProtoMessage() {}
 
 func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3992,7 +4710,7 @@ func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyReceipt.ProtoReflect.Descriptor instead.
 func (*ProxyReceipt) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{67}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ProxyReceipt) GetProxy() string {
@@ -4050,7 +4768,7 @@ type AuditFilter struct {
 
 func (x *AuditFilter) Reset() {
 	*x = AuditFilter{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4062,7 +4780,7 @@ func (x *AuditFilter) String() string {
 func (*AuditFilter) ProtoMessage() {}
 
 func (x *AuditFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4075,7 +4793,7 @@ func (x *AuditFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditFilter.ProtoReflect.Descriptor instead.
 func (*AuditFilter) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{68}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *AuditFilter) GetPerson() string {
@@ -4146,7 +4864,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4158,7 +4876,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4171,7 +4889,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{69}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *SearchAuditRequest) GetFilter() *AuditFilter {
@@ -4206,7 +4924,7 @@ type SearchAuditResponse struct {
 
 func (x *SearchAuditResponse) Reset() {
 	*x = SearchAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4218,7 +4936,7 @@ func (x *SearchAuditResponse) String() string {
 func (*SearchAuditResponse) ProtoMessage() {}
 
 func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4231,7 +4949,7 @@ func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditResponse.ProtoReflect.Descriptor instead.
 func (*SearchAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{70}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *SearchAuditResponse) GetRecords() []*StoredRecord {
@@ -4261,7 +4979,7 @@ type StoredRecord struct {
 
 func (x *StoredRecord) Reset() {
 	*x = StoredRecord{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4273,7 +4991,7 @@ func (x *StoredRecord) String() string {
 func (*StoredRecord) ProtoMessage() {}
 
 func (x *StoredRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4286,7 +5004,7 @@ func (x *StoredRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredRecord.ProtoReflect.Descriptor instead.
 func (*StoredRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{71}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *StoredRecord) GetSequence() uint64 {
@@ -4321,7 +5039,7 @@ type TailAuditRequest struct {
 
 func (x *TailAuditRequest) Reset() {
 	*x = TailAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4333,7 +5051,7 @@ func (x *TailAuditRequest) String() string {
 func (*TailAuditRequest) ProtoMessage() {}
 
 func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4346,7 +5064,7 @@ func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditRequest.ProtoReflect.Descriptor instead.
 func (*TailAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{72}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *TailAuditRequest) GetFilter() *AuditFilter {
@@ -4372,7 +5090,7 @@ type TailAuditResponse struct {
 
 func (x *TailAuditResponse) Reset() {
 	*x = TailAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4384,7 +5102,7 @@ func (x *TailAuditResponse) String() string {
 func (*TailAuditResponse) ProtoMessage() {}
 
 func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4397,7 +5115,7 @@ func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditResponse.ProtoReflect.Descriptor instead.
 func (*TailAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{73}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *TailAuditResponse) GetRecord() *StoredRecord {
@@ -4504,7 +5222,49 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\v2\x19.sallyport.admin.v1.GroupR\x05group\x122\n" +
 	"\amembers\x18\x02 \x03(\v2\x18.sallyport.admin.v1.UserR\amembers\x12A\n" +
 	"\rmember_groups\x18\x03 \x03(\v2\x1c.sallyport.admin.v1.GroupRefR\fmemberGroups\x12&\n" +
-	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken\"\x8f\x02\n" +
+	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken\"A\n" +
+	"\x1cGetProvisioningStatusRequest\x12!\n" +
+	"\fdirectory_id\x18\x01 \x01(\tR\vdirectoryId\"i\n" +
+	"\x1dGetProvisioningStatusResponse\x12H\n" +
+	"\vdirectories\x18\x01 \x03(\v2&.sallyport.admin.v1.ProvisioningStatusR\vdirectories\"\xe9\x03\n" +
+	"\x12ProvisioningStatus\x12!\n" +
+	"\fdirectory_id\x18\x01 \x01(\tR\vdirectoryId\x12\x14\n" +
+	"\x05users\x18\x02 \x01(\rR\x05users\x12!\n" +
+	"\factive_users\x18\x03 \x01(\rR\vactiveUsers\x12\x16\n" +
+	"\x06groups\x18\x04 \x01(\rR\x06groups\x12 \n" +
+	"\vmemberships\x18\x05 \x01(\rR\vmemberships\x12B\n" +
+	"\x0flast_request_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\rlastRequestAt\x12\x1a\n" +
+	"\brequests\x18\a \x01(\x04R\brequests\x12\x18\n" +
+	"\arefused\x18\b \x01(\x04R\arefused\x121\n" +
+	"\x06tokens\x18\t \x03(\v2\x19.sallyport.admin.v1.TokenR\x06tokens\x12\x18\n" +
+	"\awaiting\x18\n" +
+	" \x01(\rR\awaiting\x12=\n" +
+	"\rwaiting_users\x18\v \x03(\v2\x18.sallyport.admin.v1.UserR\fwaitingUsers\x127\n" +
+	"\brefusals\x18\f \x03(\v2\x1b.sallyport.admin.v1.RefusalR\brefusals\"\xb6\x01\n" +
+	"\aRefusal\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x1a\n" +
+	"\bresource\x18\x03 \x01(\tR\bresource\x12\x16\n" +
+	"\x06status\x18\x04 \x01(\rR\x06status\x12\x1b\n" +
+	"\tscim_type\x18\x05 \x01(\tR\bscimType\x12\x16\n" +
+	"\x06advice\x18\x06 \x01(\tR\x06advice\"\xa2\x01\n" +
+	"\x15PreviewMembersRequest\x12\x1d\n" +
+	"\x05group\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05group\x12D\n" +
+	"\x06change\x18\x02 \x01(\x0e2 .sallyport.admin.v1.MemberChangeB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06change\x12$\n" +
+	"\amembers\x18\x03 \x03(\tB\n" +
+	"\xbaH\a\x92\x01\x04\x10І\x03R\amembers\"\xbe\x01\n" +
+	"\x16PreviewMembersResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x18\n" +
+	"\ajoining\x18\x02 \x01(\rR\ajoining\x12\x18\n" +
+	"\aleaving\x18\x03 \x01(\rR\aleaving\x12\x1a\n" +
+	"\baffected\x18\x04 \x01(\rR\baffected\x12:\n" +
+	"\achanges\x18\x05 \x03(\v2 .sallyport.admin.v1.AccessChangeR\achanges\"\xb8\x01\n" +
+	"\fAccessChange\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n" +
+	"\tuser_name\x18\x02 \x01(\tR\buserName\x128\n" +
+	"\x05gains\x18\x03 \x03(\v2\".sallyport.policy.v1.ConnectorToolR\x05gains\x128\n" +
+	"\x05loses\x18\x04 \x03(\v2\".sallyport.policy.v1.ConnectorToolR\x05loses\"\xcd\x02\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1d.sallyport.admin.v1.TokenKindR\x04kind\x12\x12\n" +
@@ -4514,7 +5274,9 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"expires_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xe2\x01\n" +
+	"expires_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12<\n" +
+	"\flast_used_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"lastUsedAt\"\xe2\x01\n" +
 	"\x12CreateTokenRequest\x12=\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.sallyport.admin.v1.TokenKindB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04kind\x12\x1b\n" +
@@ -4525,7 +5287,16 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x13CreateTokenResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\x05token\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05token\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"\x13\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\xa4\x01\n" +
+	"\x12RotateTokenRequest\x12\x18\n" +
+	"\x02id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12=\n" +
+	"\aoverlap\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\aoverlap\x125\n" +
+	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x02*\x00R\x03ttl\"\x9c\x01\n" +
+	"\x13RotateTokenResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
+	"\x05token\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05token\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12@\n" +
+	"\x0eold_expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\foldExpiresAt\"\x13\n" +
 	"\x11ListTokensRequest\"G\n" +
 	"\x12ListTokensResponse\x121\n" +
 	"\x06tokens\x18\x01 \x03(\v2\x19.sallyport.admin.v1.TokenR\x06tokens\".\n" +
@@ -4691,7 +5462,12 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x06filter\x18\x01 \x01(\v2\x1f.sallyport.admin.v1.AuditFilterR\x06filter\x12%\n" +
 	"\x0eafter_sequence\x18\x02 \x01(\x04R\rafterSequence\"M\n" +
 	"\x11TailAuditResponse\x128\n" +
-	"\x06record\x18\x01 \x01(\v2 .sallyport.admin.v1.StoredRecordR\x06record*h\n" +
+	"\x06record\x18\x01 \x01(\v2 .sallyport.admin.v1.StoredRecordR\x06record*y\n" +
+	"\fMemberChange\x12\x1d\n" +
+	"\x19MEMBER_CHANGE_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15MEMBER_CHANGE_REPLACE\x10\x01\x12\x15\n" +
+	"\x11MEMBER_CHANGE_ADD\x10\x02\x12\x18\n" +
+	"\x14MEMBER_CHANGE_REMOVE\x10\x03*h\n" +
 	"\tTokenKind\x12\x1a\n" +
 	"\x16TOKEN_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fTOKEN_KIND_SCIM\x10\x01\x12\x14\n" +
@@ -4713,7 +5489,7 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x13RULE_RESULT_MATCHED\x10\x01\x12\x1a\n" +
 	"\x16RULE_RESULT_OTHER_TOOL\x10\x02\x12\x1f\n" +
 	"\x1bRULE_RESULT_CONDITION_FALSE\x10\x03\x12 \n" +
-	"\x1cRULE_RESULT_CONDITION_FAILED\x10\x042\xde\a\n" +
+	"\x1cRULE_RESULT_CONDITION_FAILED\x10\x042\xc5\t\n" +
 	"\x10DirectoryService\x12a\n" +
 	"\fSetDirectory\x12'.sallyport.admin.v1.SetDirectoryRequest\x1a(.sallyport.admin.v1.SetDirectoryResponse\x12j\n" +
 	"\x0fListDirectories\x12*.sallyport.admin.v1.ListDirectoriesRequest\x1a+.sallyport.admin.v1.ListDirectoriesResponse\x12X\n" +
@@ -4725,9 +5501,12 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\fListErasures\x12'.sallyport.admin.v1.ListErasuresRequest\x1a(.sallyport.admin.v1.ListErasuresResponse\x12[\n" +
 	"\n" +
 	"ListGroups\x12%.sallyport.admin.v1.ListGroupsRequest\x1a&.sallyport.admin.v1.ListGroupsResponse\x12U\n" +
-	"\bGetGroup\x12#.sallyport.admin.v1.GetGroupRequest\x1a$.sallyport.admin.v1.GetGroupResponse2\xab\x02\n" +
+	"\bGetGroup\x12#.sallyport.admin.v1.GetGroupRequest\x1a$.sallyport.admin.v1.GetGroupResponse\x12|\n" +
+	"\x15GetProvisioningStatus\x120.sallyport.admin.v1.GetProvisioningStatusRequest\x1a1.sallyport.admin.v1.GetProvisioningStatusResponse\x12g\n" +
+	"\x0ePreviewMembers\x12).sallyport.admin.v1.PreviewMembersRequest\x1a*.sallyport.admin.v1.PreviewMembersResponse2\x8b\x03\n" +
 	"\fTokenService\x12^\n" +
-	"\vCreateToken\x12&.sallyport.admin.v1.CreateTokenRequest\x1a'.sallyport.admin.v1.CreateTokenResponse\x12[\n" +
+	"\vCreateToken\x12&.sallyport.admin.v1.CreateTokenRequest\x1a'.sallyport.admin.v1.CreateTokenResponse\x12^\n" +
+	"\vRotateToken\x12&.sallyport.admin.v1.RotateTokenRequest\x1a'.sallyport.admin.v1.RotateTokenResponse\x12[\n" +
 	"\n" +
 	"ListTokens\x12%.sallyport.admin.v1.ListTokensRequest\x1a&.sallyport.admin.v1.ListTokensResponse\x12^\n" +
 	"\vRevokeToken\x12&.sallyport.admin.v1.RevokeTokenRequest\x1a'.sallyport.admin.v1.RevokeTokenResponse2\xa0\x05\n" +
@@ -4769,217 +5548,248 @@ func file_sallyport_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sallyport_admin_v1_admin_proto_rawDescData
 }
 
-var file_sallyport_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
+var file_sallyport_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
 var file_sallyport_admin_v1_admin_proto_goTypes = []any{
-	(TokenKind)(0),                     // 0: sallyport.admin.v1.TokenKind
-	(ToolChangeKind)(0),                // 1: sallyport.admin.v1.ToolChangeKind
-	(AppliedAction)(0),                 // 2: sallyport.admin.v1.AppliedAction
-	(RuleResult)(0),                    // 3: sallyport.admin.v1.RuleResult
-	(*SetDirectoryRequest)(nil),        // 4: sallyport.admin.v1.SetDirectoryRequest
-	(*SetDirectoryResponse)(nil),       // 5: sallyport.admin.v1.SetDirectoryResponse
-	(*ListDirectoriesRequest)(nil),     // 6: sallyport.admin.v1.ListDirectoriesRequest
-	(*ListDirectoriesResponse)(nil),    // 7: sallyport.admin.v1.ListDirectoriesResponse
-	(*User)(nil),                       // 8: sallyport.admin.v1.User
-	(*GroupRef)(nil),                   // 9: sallyport.admin.v1.GroupRef
-	(*Group)(nil),                      // 10: sallyport.admin.v1.Group
-	(*ListUsersRequest)(nil),           // 11: sallyport.admin.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),          // 12: sallyport.admin.v1.ListUsersResponse
-	(*GetUserRequest)(nil),             // 13: sallyport.admin.v1.GetUserRequest
-	(*GetUserResponse)(nil),            // 14: sallyport.admin.v1.GetUserResponse
-	(*RevokeSessionsRequest)(nil),      // 15: sallyport.admin.v1.RevokeSessionsRequest
-	(*RevokeSessionsResponse)(nil),     // 16: sallyport.admin.v1.RevokeSessionsResponse
-	(*ConfirmMembershipsRequest)(nil),  // 17: sallyport.admin.v1.ConfirmMembershipsRequest
-	(*ConfirmMembershipsResponse)(nil), // 18: sallyport.admin.v1.ConfirmMembershipsResponse
-	(*EraseUserRequest)(nil),           // 19: sallyport.admin.v1.EraseUserRequest
-	(*EraseUserResponse)(nil),          // 20: sallyport.admin.v1.EraseUserResponse
-	(*ListErasuresRequest)(nil),        // 21: sallyport.admin.v1.ListErasuresRequest
-	(*ListErasuresResponse)(nil),       // 22: sallyport.admin.v1.ListErasuresResponse
-	(*Erasure)(nil),                    // 23: sallyport.admin.v1.Erasure
-	(*ListGroupsRequest)(nil),          // 24: sallyport.admin.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),         // 25: sallyport.admin.v1.ListGroupsResponse
-	(*GetGroupRequest)(nil),            // 26: sallyport.admin.v1.GetGroupRequest
-	(*GetGroupResponse)(nil),           // 27: sallyport.admin.v1.GetGroupResponse
-	(*Token)(nil),                      // 28: sallyport.admin.v1.Token
-	(*CreateTokenRequest)(nil),         // 29: sallyport.admin.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),        // 30: sallyport.admin.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),          // 31: sallyport.admin.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),         // 32: sallyport.admin.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),         // 33: sallyport.admin.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),        // 34: sallyport.admin.v1.RevokeTokenResponse
-	(*ListConnectorsRequest)(nil),      // 35: sallyport.admin.v1.ListConnectorsRequest
-	(*ListConnectorsResponse)(nil),     // 36: sallyport.admin.v1.ListConnectorsResponse
-	(*ConnectorStatus)(nil),            // 37: sallyport.admin.v1.ConnectorStatus
-	(*GetConnectorRequest)(nil),        // 38: sallyport.admin.v1.GetConnectorRequest
-	(*GetConnectorResponse)(nil),       // 39: sallyport.admin.v1.GetConnectorResponse
-	(*RetireConnectorRequest)(nil),     // 40: sallyport.admin.v1.RetireConnectorRequest
-	(*RetireConnectorResponse)(nil),    // 41: sallyport.admin.v1.RetireConnectorResponse
-	(*SetConnectorSecretRequest)(nil),  // 42: sallyport.admin.v1.SetConnectorSecretRequest
-	(*SetConnectorSecretResponse)(nil), // 43: sallyport.admin.v1.SetConnectorSecretResponse
-	(*DiscoverCatalogueRequest)(nil),   // 44: sallyport.admin.v1.DiscoverCatalogueRequest
-	(*DiscoverCatalogueResponse)(nil),  // 45: sallyport.admin.v1.DiscoverCatalogueResponse
-	(*ToolChange)(nil),                 // 46: sallyport.admin.v1.ToolChange
-	(*ApproveCatalogueRequest)(nil),    // 47: sallyport.admin.v1.ApproveCatalogueRequest
-	(*ApproveCatalogueResponse)(nil),   // 48: sallyport.admin.v1.ApproveCatalogueResponse
-	(*Grant)(nil),                      // 49: sallyport.admin.v1.Grant
-	(*ApplyRequest)(nil),               // 50: sallyport.admin.v1.ApplyRequest
-	(*ApplyResponse)(nil),              // 51: sallyport.admin.v1.ApplyResponse
-	(*AppliedChange)(nil),              // 52: sallyport.admin.v1.AppliedChange
-	(*ListGrantsRequest)(nil),          // 53: sallyport.admin.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),         // 54: sallyport.admin.v1.ListGrantsResponse
-	(*RemoveGrantRequest)(nil),         // 55: sallyport.admin.v1.RemoveGrantRequest
-	(*RemoveGrantResponse)(nil),        // 56: sallyport.admin.v1.RemoveGrantResponse
-	(*PlaceBlockRequest)(nil),          // 57: sallyport.admin.v1.PlaceBlockRequest
-	(*PlaceBlockResponse)(nil),         // 58: sallyport.admin.v1.PlaceBlockResponse
-	(*LiftBlockRequest)(nil),           // 59: sallyport.admin.v1.LiftBlockRequest
-	(*LiftBlockResponse)(nil),          // 60: sallyport.admin.v1.LiftBlockResponse
-	(*ListBlocksRequest)(nil),          // 61: sallyport.admin.v1.ListBlocksRequest
-	(*ListBlocksResponse)(nil),         // 62: sallyport.admin.v1.ListBlocksResponse
-	(*ExplainRequest)(nil),             // 63: sallyport.admin.v1.ExplainRequest
-	(*ExplainResponse)(nil),            // 64: sallyport.admin.v1.ExplainResponse
-	(*RuleTrace)(nil),                  // 65: sallyport.admin.v1.RuleTrace
-	(*ListProxiesRequest)(nil),         // 66: sallyport.admin.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),        // 67: sallyport.admin.v1.ListProxiesResponse
-	(*Proxy)(nil),                      // 68: sallyport.admin.v1.Proxy
-	(*GetReceiptRequest)(nil),          // 69: sallyport.admin.v1.GetReceiptRequest
-	(*GetReceiptResponse)(nil),         // 70: sallyport.admin.v1.GetReceiptResponse
-	(*ProxyReceipt)(nil),               // 71: sallyport.admin.v1.ProxyReceipt
-	(*AuditFilter)(nil),                // 72: sallyport.admin.v1.AuditFilter
-	(*SearchAuditRequest)(nil),         // 73: sallyport.admin.v1.SearchAuditRequest
-	(*SearchAuditResponse)(nil),        // 74: sallyport.admin.v1.SearchAuditResponse
-	(*StoredRecord)(nil),               // 75: sallyport.admin.v1.StoredRecord
-	(*TailAuditRequest)(nil),           // 76: sallyport.admin.v1.TailAuditRequest
-	(*TailAuditResponse)(nil),          // 77: sallyport.admin.v1.TailAuditResponse
-	(*v1.Directory)(nil),               // 78: sallyport.policy.v1.Directory
-	(*timestamppb.Timestamp)(nil),      // 79: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 80: google.protobuf.Duration
-	(*v1.Connector)(nil),               // 81: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                    // 82: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                    // 83: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                   // 84: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),               // 85: sallyport.audit.v1.Decision
-	(v11.Verdict)(0),                   // 86: sallyport.audit.v1.Verdict
-	(*v11.AuditRecord)(nil),            // 87: sallyport.audit.v1.AuditRecord
+	(MemberChange)(0),                     // 0: sallyport.admin.v1.MemberChange
+	(TokenKind)(0),                        // 1: sallyport.admin.v1.TokenKind
+	(ToolChangeKind)(0),                   // 2: sallyport.admin.v1.ToolChangeKind
+	(AppliedAction)(0),                    // 3: sallyport.admin.v1.AppliedAction
+	(RuleResult)(0),                       // 4: sallyport.admin.v1.RuleResult
+	(*SetDirectoryRequest)(nil),           // 5: sallyport.admin.v1.SetDirectoryRequest
+	(*SetDirectoryResponse)(nil),          // 6: sallyport.admin.v1.SetDirectoryResponse
+	(*ListDirectoriesRequest)(nil),        // 7: sallyport.admin.v1.ListDirectoriesRequest
+	(*ListDirectoriesResponse)(nil),       // 8: sallyport.admin.v1.ListDirectoriesResponse
+	(*User)(nil),                          // 9: sallyport.admin.v1.User
+	(*GroupRef)(nil),                      // 10: sallyport.admin.v1.GroupRef
+	(*Group)(nil),                         // 11: sallyport.admin.v1.Group
+	(*ListUsersRequest)(nil),              // 12: sallyport.admin.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),             // 13: sallyport.admin.v1.ListUsersResponse
+	(*GetUserRequest)(nil),                // 14: sallyport.admin.v1.GetUserRequest
+	(*GetUserResponse)(nil),               // 15: sallyport.admin.v1.GetUserResponse
+	(*RevokeSessionsRequest)(nil),         // 16: sallyport.admin.v1.RevokeSessionsRequest
+	(*RevokeSessionsResponse)(nil),        // 17: sallyport.admin.v1.RevokeSessionsResponse
+	(*ConfirmMembershipsRequest)(nil),     // 18: sallyport.admin.v1.ConfirmMembershipsRequest
+	(*ConfirmMembershipsResponse)(nil),    // 19: sallyport.admin.v1.ConfirmMembershipsResponse
+	(*EraseUserRequest)(nil),              // 20: sallyport.admin.v1.EraseUserRequest
+	(*EraseUserResponse)(nil),             // 21: sallyport.admin.v1.EraseUserResponse
+	(*ListErasuresRequest)(nil),           // 22: sallyport.admin.v1.ListErasuresRequest
+	(*ListErasuresResponse)(nil),          // 23: sallyport.admin.v1.ListErasuresResponse
+	(*Erasure)(nil),                       // 24: sallyport.admin.v1.Erasure
+	(*ListGroupsRequest)(nil),             // 25: sallyport.admin.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),            // 26: sallyport.admin.v1.ListGroupsResponse
+	(*GetGroupRequest)(nil),               // 27: sallyport.admin.v1.GetGroupRequest
+	(*GetGroupResponse)(nil),              // 28: sallyport.admin.v1.GetGroupResponse
+	(*GetProvisioningStatusRequest)(nil),  // 29: sallyport.admin.v1.GetProvisioningStatusRequest
+	(*GetProvisioningStatusResponse)(nil), // 30: sallyport.admin.v1.GetProvisioningStatusResponse
+	(*ProvisioningStatus)(nil),            // 31: sallyport.admin.v1.ProvisioningStatus
+	(*Refusal)(nil),                       // 32: sallyport.admin.v1.Refusal
+	(*PreviewMembersRequest)(nil),         // 33: sallyport.admin.v1.PreviewMembersRequest
+	(*PreviewMembersResponse)(nil),        // 34: sallyport.admin.v1.PreviewMembersResponse
+	(*AccessChange)(nil),                  // 35: sallyport.admin.v1.AccessChange
+	(*Token)(nil),                         // 36: sallyport.admin.v1.Token
+	(*CreateTokenRequest)(nil),            // 37: sallyport.admin.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),           // 38: sallyport.admin.v1.CreateTokenResponse
+	(*RotateTokenRequest)(nil),            // 39: sallyport.admin.v1.RotateTokenRequest
+	(*RotateTokenResponse)(nil),           // 40: sallyport.admin.v1.RotateTokenResponse
+	(*ListTokensRequest)(nil),             // 41: sallyport.admin.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),            // 42: sallyport.admin.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),            // 43: sallyport.admin.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),           // 44: sallyport.admin.v1.RevokeTokenResponse
+	(*ListConnectorsRequest)(nil),         // 45: sallyport.admin.v1.ListConnectorsRequest
+	(*ListConnectorsResponse)(nil),        // 46: sallyport.admin.v1.ListConnectorsResponse
+	(*ConnectorStatus)(nil),               // 47: sallyport.admin.v1.ConnectorStatus
+	(*GetConnectorRequest)(nil),           // 48: sallyport.admin.v1.GetConnectorRequest
+	(*GetConnectorResponse)(nil),          // 49: sallyport.admin.v1.GetConnectorResponse
+	(*RetireConnectorRequest)(nil),        // 50: sallyport.admin.v1.RetireConnectorRequest
+	(*RetireConnectorResponse)(nil),       // 51: sallyport.admin.v1.RetireConnectorResponse
+	(*SetConnectorSecretRequest)(nil),     // 52: sallyport.admin.v1.SetConnectorSecretRequest
+	(*SetConnectorSecretResponse)(nil),    // 53: sallyport.admin.v1.SetConnectorSecretResponse
+	(*DiscoverCatalogueRequest)(nil),      // 54: sallyport.admin.v1.DiscoverCatalogueRequest
+	(*DiscoverCatalogueResponse)(nil),     // 55: sallyport.admin.v1.DiscoverCatalogueResponse
+	(*ToolChange)(nil),                    // 56: sallyport.admin.v1.ToolChange
+	(*ApproveCatalogueRequest)(nil),       // 57: sallyport.admin.v1.ApproveCatalogueRequest
+	(*ApproveCatalogueResponse)(nil),      // 58: sallyport.admin.v1.ApproveCatalogueResponse
+	(*Grant)(nil),                         // 59: sallyport.admin.v1.Grant
+	(*ApplyRequest)(nil),                  // 60: sallyport.admin.v1.ApplyRequest
+	(*ApplyResponse)(nil),                 // 61: sallyport.admin.v1.ApplyResponse
+	(*AppliedChange)(nil),                 // 62: sallyport.admin.v1.AppliedChange
+	(*ListGrantsRequest)(nil),             // 63: sallyport.admin.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),            // 64: sallyport.admin.v1.ListGrantsResponse
+	(*RemoveGrantRequest)(nil),            // 65: sallyport.admin.v1.RemoveGrantRequest
+	(*RemoveGrantResponse)(nil),           // 66: sallyport.admin.v1.RemoveGrantResponse
+	(*PlaceBlockRequest)(nil),             // 67: sallyport.admin.v1.PlaceBlockRequest
+	(*PlaceBlockResponse)(nil),            // 68: sallyport.admin.v1.PlaceBlockResponse
+	(*LiftBlockRequest)(nil),              // 69: sallyport.admin.v1.LiftBlockRequest
+	(*LiftBlockResponse)(nil),             // 70: sallyport.admin.v1.LiftBlockResponse
+	(*ListBlocksRequest)(nil),             // 71: sallyport.admin.v1.ListBlocksRequest
+	(*ListBlocksResponse)(nil),            // 72: sallyport.admin.v1.ListBlocksResponse
+	(*ExplainRequest)(nil),                // 73: sallyport.admin.v1.ExplainRequest
+	(*ExplainResponse)(nil),               // 74: sallyport.admin.v1.ExplainResponse
+	(*RuleTrace)(nil),                     // 75: sallyport.admin.v1.RuleTrace
+	(*ListProxiesRequest)(nil),            // 76: sallyport.admin.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),           // 77: sallyport.admin.v1.ListProxiesResponse
+	(*Proxy)(nil),                         // 78: sallyport.admin.v1.Proxy
+	(*GetReceiptRequest)(nil),             // 79: sallyport.admin.v1.GetReceiptRequest
+	(*GetReceiptResponse)(nil),            // 80: sallyport.admin.v1.GetReceiptResponse
+	(*ProxyReceipt)(nil),                  // 81: sallyport.admin.v1.ProxyReceipt
+	(*AuditFilter)(nil),                   // 82: sallyport.admin.v1.AuditFilter
+	(*SearchAuditRequest)(nil),            // 83: sallyport.admin.v1.SearchAuditRequest
+	(*SearchAuditResponse)(nil),           // 84: sallyport.admin.v1.SearchAuditResponse
+	(*StoredRecord)(nil),                  // 85: sallyport.admin.v1.StoredRecord
+	(*TailAuditRequest)(nil),              // 86: sallyport.admin.v1.TailAuditRequest
+	(*TailAuditResponse)(nil),             // 87: sallyport.admin.v1.TailAuditResponse
+	(*v1.Directory)(nil),                  // 88: sallyport.policy.v1.Directory
+	(*timestamppb.Timestamp)(nil),         // 89: google.protobuf.Timestamp
+	(*v1.ConnectorTool)(nil),              // 90: sallyport.policy.v1.ConnectorTool
+	(*durationpb.Duration)(nil),           // 91: google.protobuf.Duration
+	(*v1.Connector)(nil),                  // 92: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                       // 93: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                       // 94: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                      // 95: sallyport.policy.v1.Block
+	(*v11.Decision)(nil),                  // 96: sallyport.audit.v1.Decision
+	(v11.Verdict)(0),                      // 97: sallyport.audit.v1.Verdict
+	(*v11.AuditRecord)(nil),               // 98: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
-	78, // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
-	78, // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
-	79, // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	79, // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
-	9,  // 4: sallyport.admin.v1.User.groups:type_name -> sallyport.admin.v1.GroupRef
-	9,  // 5: sallyport.admin.v1.User.held_groups:type_name -> sallyport.admin.v1.GroupRef
-	79, // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
-	79, // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
-	8,  // 8: sallyport.admin.v1.ListUsersResponse.users:type_name -> sallyport.admin.v1.User
-	8,  // 9: sallyport.admin.v1.GetUserResponse.user:type_name -> sallyport.admin.v1.User
-	23, // 10: sallyport.admin.v1.ListErasuresResponse.erasures:type_name -> sallyport.admin.v1.Erasure
-	79, // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
-	10, // 12: sallyport.admin.v1.ListGroupsResponse.groups:type_name -> sallyport.admin.v1.Group
-	10, // 13: sallyport.admin.v1.GetGroupResponse.group:type_name -> sallyport.admin.v1.Group
-	8,  // 14: sallyport.admin.v1.GetGroupResponse.members:type_name -> sallyport.admin.v1.User
-	9,  // 15: sallyport.admin.v1.GetGroupResponse.member_groups:type_name -> sallyport.admin.v1.GroupRef
-	0,  // 16: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
-	79, // 17: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	79, // 18: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 19: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
-	80, // 20: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	28, // 21: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
-	37, // 22: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
-	81, // 23: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
-	37, // 24: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
-	82, // 25: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
-	46, // 26: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
-	1,  // 27: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
-	83, // 28: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	81, // 29: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
-	49, // 30: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
-	52, // 31: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
-	2,  // 32: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
-	49, // 33: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
-	84, // 34: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
-	84, // 35: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
-	85, // 36: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
-	9,  // 37: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
-	65, // 38: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
-	3,  // 39: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
-	68, // 40: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	79, // 41: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	79, // 42: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
-	71, // 43: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	79, // 44: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	86, // 45: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	79, // 46: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	79, // 47: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	72, // 48: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	75, // 49: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	87, // 50: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	72, // 51: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	75, // 52: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	4,  // 53: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	6,  // 54: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	11, // 55: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	13, // 56: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	15, // 57: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	17, // 58: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	19, // 59: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
-	21, // 60: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
-	24, // 61: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	26, // 62: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	29, // 63: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	31, // 64: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	33, // 65: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	35, // 66: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	38, // 67: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	40, // 68: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	42, // 69: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	44, // 70: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	47, // 71: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	50, // 72: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	53, // 73: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	55, // 74: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	57, // 75: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	59, // 76: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	61, // 77: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	63, // 78: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	66, // 79: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	69, // 80: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	73, // 81: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	76, // 82: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	5,  // 83: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	7,  // 84: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	12, // 85: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	14, // 86: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	16, // 87: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	18, // 88: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	20, // 89: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
-	22, // 90: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
-	25, // 91: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	27, // 92: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	30, // 93: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	32, // 94: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	34, // 95: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	36, // 96: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	39, // 97: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	41, // 98: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	43, // 99: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	45, // 100: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	48, // 101: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	51, // 102: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	54, // 103: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	56, // 104: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	58, // 105: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	60, // 106: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	62, // 107: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	64, // 108: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	67, // 109: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	70, // 110: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	74, // 111: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	77, // 112: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	83, // [83:113] is the sub-list for method output_type
-	53, // [53:83] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	88,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
+	88,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
+	89,  // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	89,  // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
+	10,  // 4: sallyport.admin.v1.User.groups:type_name -> sallyport.admin.v1.GroupRef
+	10,  // 5: sallyport.admin.v1.User.held_groups:type_name -> sallyport.admin.v1.GroupRef
+	89,  // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
+	89,  // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
+	9,   // 8: sallyport.admin.v1.ListUsersResponse.users:type_name -> sallyport.admin.v1.User
+	9,   // 9: sallyport.admin.v1.GetUserResponse.user:type_name -> sallyport.admin.v1.User
+	24,  // 10: sallyport.admin.v1.ListErasuresResponse.erasures:type_name -> sallyport.admin.v1.Erasure
+	89,  // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
+	11,  // 12: sallyport.admin.v1.ListGroupsResponse.groups:type_name -> sallyport.admin.v1.Group
+	11,  // 13: sallyport.admin.v1.GetGroupResponse.group:type_name -> sallyport.admin.v1.Group
+	9,   // 14: sallyport.admin.v1.GetGroupResponse.members:type_name -> sallyport.admin.v1.User
+	10,  // 15: sallyport.admin.v1.GetGroupResponse.member_groups:type_name -> sallyport.admin.v1.GroupRef
+	31,  // 16: sallyport.admin.v1.GetProvisioningStatusResponse.directories:type_name -> sallyport.admin.v1.ProvisioningStatus
+	89,  // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
+	36,  // 18: sallyport.admin.v1.ProvisioningStatus.tokens:type_name -> sallyport.admin.v1.Token
+	9,   // 19: sallyport.admin.v1.ProvisioningStatus.waiting_users:type_name -> sallyport.admin.v1.User
+	32,  // 20: sallyport.admin.v1.ProvisioningStatus.refusals:type_name -> sallyport.admin.v1.Refusal
+	89,  // 21: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
+	0,   // 22: sallyport.admin.v1.PreviewMembersRequest.change:type_name -> sallyport.admin.v1.MemberChange
+	35,  // 23: sallyport.admin.v1.PreviewMembersResponse.changes:type_name -> sallyport.admin.v1.AccessChange
+	90,  // 24: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
+	90,  // 25: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
+	1,   // 26: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
+	89,  // 27: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	89,  // 28: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	89,  // 29: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
+	1,   // 30: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
+	91,  // 31: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	91,  // 32: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
+	91,  // 33: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	89,  // 34: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
+	36,  // 35: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
+	47,  // 36: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
+	92,  // 37: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
+	47,  // 38: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
+	93,  // 39: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
+	56,  // 40: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
+	2,   // 41: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
+	94,  // 42: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	92,  // 43: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
+	59,  // 44: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
+	62,  // 45: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
+	3,   // 46: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
+	59,  // 47: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
+	95,  // 48: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
+	95,  // 49: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
+	96,  // 50: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	10,  // 51: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
+	75,  // 52: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
+	4,   // 53: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
+	78,  // 54: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	89,  // 55: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	89,  // 56: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	81,  // 57: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	89,  // 58: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	97,  // 59: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	89,  // 60: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	89,  // 61: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	82,  // 62: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	85,  // 63: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	98,  // 64: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	82,  // 65: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	85,  // 66: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	5,   // 67: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	7,   // 68: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	12,  // 69: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	14,  // 70: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	16,  // 71: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	18,  // 72: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	20,  // 73: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	22,  // 74: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	25,  // 75: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	27,  // 76: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	29,  // 77: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
+	33,  // 78: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
+	37,  // 79: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	39,  // 80: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
+	41,  // 81: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	43,  // 82: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	45,  // 83: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	48,  // 84: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	50,  // 85: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	52,  // 86: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	54,  // 87: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	57,  // 88: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	60,  // 89: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	63,  // 90: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	65,  // 91: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	67,  // 92: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	69,  // 93: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	71,  // 94: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	73,  // 95: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	76,  // 96: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	79,  // 97: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	83,  // 98: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	86,  // 99: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	6,   // 100: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	8,   // 101: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	13,  // 102: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	15,  // 103: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	17,  // 104: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	19,  // 105: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	21,  // 106: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	23,  // 107: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	26,  // 108: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	28,  // 109: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	30,  // 110: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
+	34,  // 111: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
+	38,  // 112: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	40,  // 113: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
+	42,  // 114: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	44,  // 115: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	46,  // 116: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	49,  // 117: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	51,  // 118: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	53,  // 119: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	55,  // 120: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	58,  // 121: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	61,  // 122: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	64,  // 123: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	66,  // 124: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	68,  // 125: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	70,  // 126: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	72,  // 127: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	74,  // 128: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	77,  // 129: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	80,  // 130: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	84,  // 131: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	87,  // 132: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	100, // [100:133] is the sub-list for method output_type
+	67,  // [67:100] is the sub-list for method input_type
+	67,  // [67:67] is the sub-list for extension type_name
+	67,  // [67:67] is the sub-list for extension extendee
+	0,   // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }
@@ -4992,8 +5802,8 @@ func file_sallyport_admin_v1_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_admin_proto_rawDesc), len(file_sallyport_admin_v1_admin_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   74,
+			NumEnums:      5,
+			NumMessages:   83,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

@@ -179,6 +179,7 @@ type Event struct {
 	//	*Event_BlockLifted
 	//	*Event_TokenIssued
 	//	*Event_TokenRevoked
+	//	*Event_TokenExpirySet
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -513,6 +514,15 @@ func (x *Event) GetTokenRevoked() *TokenRevoked {
 	return nil
 }
 
+func (x *Event) GetTokenExpirySet() *TokenExpirySet {
+	if x != nil {
+		if x, ok := x.Body.(*Event_TokenExpirySet); ok {
+			return x.TokenExpirySet
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -625,6 +635,10 @@ type Event_TokenRevoked struct {
 	TokenRevoked *TokenRevoked `protobuf:"bytes,91,opt,name=token_revoked,json=tokenRevoked,proto3,oneof"`
 }
 
+type Event_TokenExpirySet struct {
+	TokenExpirySet *TokenExpirySet `protobuf:"bytes,92,opt,name=token_expiry_set,json=tokenExpirySet,proto3,oneof"`
+}
+
 func (*Event_LogStarted) isEvent_Body() {}
 
 func (*Event_FeatureLevelRaised) isEvent_Body() {}
@@ -678,6 +692,8 @@ func (*Event_BlockLifted) isEvent_Body() {}
 func (*Event_TokenIssued) isEvent_Body() {}
 
 func (*Event_TokenRevoked) isEvent_Body() {}
+
+func (*Event_TokenExpirySet) isEvent_Body() {}
 
 // Actor is who caused an event: a token or the system, by opaque id.
 type Actor struct {
@@ -2148,6 +2164,59 @@ func (x *TokenIssued) GetToken() *Token {
 	return nil
 }
 
+// TokenExpirySet says when a token ends, as when another takes its place.
+type TokenExpirySet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TokenId       string                 `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenExpirySet) Reset() {
+	*x = TokenExpirySet{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenExpirySet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenExpirySet) ProtoMessage() {}
+
+func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenExpirySet.ProtoReflect.Descriptor instead.
+func (*TokenExpirySet) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *TokenExpirySet) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+func (x *TokenExpirySet) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
 // TokenRevoked makes a token invalid at once.
 type TokenRevoked struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2158,7 +2227,7 @@ type TokenRevoked struct {
 
 func (x *TokenRevoked) Reset() {
 	*x = TokenRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2239,7 @@ func (x *TokenRevoked) String() string {
 func (*TokenRevoked) ProtoMessage() {}
 
 func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2252,7 @@ func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevoked.ProtoReflect.Descriptor instead.
 func (*TokenRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TokenRevoked) GetTokenId() string {
@@ -2214,7 +2283,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2295,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2308,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Token) GetId() string {
@@ -2295,7 +2364,7 @@ var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"\xbd\x12\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"\x8d\x13\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -2333,7 +2402,8 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\fblock_placed\x18P \x01(\v2\x1f.sallyport.event.v1.BlockPlacedH\x00R\vblockPlaced\x12D\n" +
 	"\fblock_lifted\x18Q \x01(\v2\x1f.sallyport.event.v1.BlockLiftedH\x00R\vblockLifted\x12D\n" +
 	"\ftoken_issued\x18Z \x01(\v2\x1f.sallyport.event.v1.TokenIssuedH\x00R\vtokenIssued\x12G\n" +
-	"\rtoken_revoked\x18[ \x01(\v2 .sallyport.event.v1.TokenRevokedH\x00R\ftokenRevokedB\x06\n" +
+	"\rtoken_revoked\x18[ \x01(\v2 .sallyport.event.v1.TokenRevokedH\x00R\ftokenRevoked\x12N\n" +
+	"\x10token_expiry_set\x18\\ \x01(\v2\".sallyport.event.v1.TokenExpirySetH\x00R\x0etokenExpirySetB\x06\n" +
 	"\x04body\"J\n" +
 	"\x05Actor\x121\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.sallyport.event.v1.ActorKindR\x04kind\x12\x0e\n" +
@@ -2428,7 +2498,11 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\vBlockLifted\x12\x19\n" +
 	"\bblock_id\x18\x01 \x01(\tR\ablockId\">\n" +
 	"\vTokenIssued\x12/\n" +
-	"\x05token\x18\x01 \x01(\v2\x19.sallyport.event.v1.TokenR\x05token\")\n" +
+	"\x05token\x18\x01 \x01(\v2\x19.sallyport.event.v1.TokenR\x05token\"f\n" +
+	"\x0eTokenExpirySet\x12\x19\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\x129\n" +
+	"\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\")\n" +
 	"\fTokenRevoked\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\"\xec\x01\n" +
 	"\x05Token\x12\x0e\n" +
@@ -2465,7 +2539,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                   // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                   // 1: sallyport.event.v1.TokenKind
@@ -2498,17 +2572,18 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*BlockPlaced)(nil),              // 28: sallyport.event.v1.BlockPlaced
 	(*BlockLifted)(nil),              // 29: sallyport.event.v1.BlockLifted
 	(*TokenIssued)(nil),              // 30: sallyport.event.v1.TokenIssued
-	(*TokenRevoked)(nil),             // 31: sallyport.event.v1.TokenRevoked
-	(*Token)(nil),                    // 32: sallyport.event.v1.Token
-	(*timestamppb.Timestamp)(nil),    // 33: google.protobuf.Timestamp
-	(*v1.Directory)(nil),             // 34: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),             // 35: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                  // 36: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                  // 37: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                 // 38: sallyport.policy.v1.Block
+	(*TokenExpirySet)(nil),           // 31: sallyport.event.v1.TokenExpirySet
+	(*TokenRevoked)(nil),             // 32: sallyport.event.v1.TokenRevoked
+	(*Token)(nil),                    // 33: sallyport.event.v1.Token
+	(*timestamppb.Timestamp)(nil),    // 34: google.protobuf.Timestamp
+	(*v1.Directory)(nil),             // 35: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),             // 36: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                  // 37: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                  // 38: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                 // 39: sallyport.policy.v1.Block
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	33, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	34, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -2537,23 +2612,25 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	28, // 26: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
 	29, // 27: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
 	30, // 28: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
-	31, // 29: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
-	0,  // 30: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	34, // 31: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	33, // 32: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	33, // 33: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	35, // 34: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	36, // 35: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	37, // 36: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	38, // 37: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	32, // 38: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	1,  // 39: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	33, // 40: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	32, // 29: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
+	31, // 30: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
+	0,  // 31: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	35, // 32: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	34, // 33: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	34, // 34: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	36, // 35: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	37, // 36: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	38, // 37: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	39, // 38: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	33, // 39: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	34, // 40: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 41: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	34, // 42: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -2589,6 +2666,7 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_BlockLifted)(nil),
 		(*Event_TokenIssued)(nil),
 		(*Event_TokenRevoked)(nil),
+		(*Event_TokenExpirySet)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2596,7 +2674,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -75,9 +75,18 @@ const (
 	// DirectoryServiceGetGroupProcedure is the fully-qualified name of the DirectoryService's GetGroup
 	// RPC.
 	DirectoryServiceGetGroupProcedure = "/sallyport.admin.v1.DirectoryService/GetGroup"
+	// DirectoryServiceGetProvisioningStatusProcedure is the fully-qualified name of the
+	// DirectoryService's GetProvisioningStatus RPC.
+	DirectoryServiceGetProvisioningStatusProcedure = "/sallyport.admin.v1.DirectoryService/GetProvisioningStatus"
+	// DirectoryServicePreviewMembersProcedure is the fully-qualified name of the DirectoryService's
+	// PreviewMembers RPC.
+	DirectoryServicePreviewMembersProcedure = "/sallyport.admin.v1.DirectoryService/PreviewMembers"
 	// TokenServiceCreateTokenProcedure is the fully-qualified name of the TokenService's CreateToken
 	// RPC.
 	TokenServiceCreateTokenProcedure = "/sallyport.admin.v1.TokenService/CreateToken"
+	// TokenServiceRotateTokenProcedure is the fully-qualified name of the TokenService's RotateToken
+	// RPC.
+	TokenServiceRotateTokenProcedure = "/sallyport.admin.v1.TokenService/RotateToken"
 	// TokenServiceListTokensProcedure is the fully-qualified name of the TokenService's ListTokens RPC.
 	TokenServiceListTokensProcedure = "/sallyport.admin.v1.TokenService/ListTokens"
 	// TokenServiceRevokeTokenProcedure is the fully-qualified name of the TokenService's RevokeToken
@@ -150,6 +159,10 @@ type DirectoryServiceClient interface {
 	ListErasures(context.Context, *connect.Request[v1.ListErasuresRequest]) (*connect.Response[v1.ListErasuresResponse], error)
 	ListGroups(context.Context, *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error)
 	GetGroup(context.Context, *connect.Request[v1.GetGroupRequest]) (*connect.Response[v1.GetGroupResponse], error)
+	// GetProvisioningStatus says what directories provisioned lately and what was refused.
+	GetProvisioningStatus(context.Context, *connect.Request[v1.GetProvisioningStatusRequest]) (*connect.Response[v1.GetProvisioningStatusResponse], error)
+	// PreviewMembers says whose access a change of a group's members would change. It changes nothing.
+	PreviewMembers(context.Context, *connect.Request[v1.PreviewMembersRequest]) (*connect.Response[v1.PreviewMembersResponse], error)
 }
 
 // NewDirectoryServiceClient constructs a client for the sallyport.admin.v1.DirectoryService
@@ -223,21 +236,35 @@ func NewDirectoryServiceClient(httpClient connect.HTTPClient, baseURL string, op
 			connect.WithSchema(directoryServiceMethods.ByName("GetGroup")),
 			connect.WithClientOptions(opts...),
 		),
+		getProvisioningStatus: connect.NewClient[v1.GetProvisioningStatusRequest, v1.GetProvisioningStatusResponse](
+			httpClient,
+			baseURL+DirectoryServiceGetProvisioningStatusProcedure,
+			connect.WithSchema(directoryServiceMethods.ByName("GetProvisioningStatus")),
+			connect.WithClientOptions(opts...),
+		),
+		previewMembers: connect.NewClient[v1.PreviewMembersRequest, v1.PreviewMembersResponse](
+			httpClient,
+			baseURL+DirectoryServicePreviewMembersProcedure,
+			connect.WithSchema(directoryServiceMethods.ByName("PreviewMembers")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // directoryServiceClient implements DirectoryServiceClient.
 type directoryServiceClient struct {
-	setDirectory       *connect.Client[v1.SetDirectoryRequest, v1.SetDirectoryResponse]
-	listDirectories    *connect.Client[v1.ListDirectoriesRequest, v1.ListDirectoriesResponse]
-	listUsers          *connect.Client[v1.ListUsersRequest, v1.ListUsersResponse]
-	getUser            *connect.Client[v1.GetUserRequest, v1.GetUserResponse]
-	revokeSessions     *connect.Client[v1.RevokeSessionsRequest, v1.RevokeSessionsResponse]
-	confirmMemberships *connect.Client[v1.ConfirmMembershipsRequest, v1.ConfirmMembershipsResponse]
-	eraseUser          *connect.Client[v1.EraseUserRequest, v1.EraseUserResponse]
-	listErasures       *connect.Client[v1.ListErasuresRequest, v1.ListErasuresResponse]
-	listGroups         *connect.Client[v1.ListGroupsRequest, v1.ListGroupsResponse]
-	getGroup           *connect.Client[v1.GetGroupRequest, v1.GetGroupResponse]
+	setDirectory          *connect.Client[v1.SetDirectoryRequest, v1.SetDirectoryResponse]
+	listDirectories       *connect.Client[v1.ListDirectoriesRequest, v1.ListDirectoriesResponse]
+	listUsers             *connect.Client[v1.ListUsersRequest, v1.ListUsersResponse]
+	getUser               *connect.Client[v1.GetUserRequest, v1.GetUserResponse]
+	revokeSessions        *connect.Client[v1.RevokeSessionsRequest, v1.RevokeSessionsResponse]
+	confirmMemberships    *connect.Client[v1.ConfirmMembershipsRequest, v1.ConfirmMembershipsResponse]
+	eraseUser             *connect.Client[v1.EraseUserRequest, v1.EraseUserResponse]
+	listErasures          *connect.Client[v1.ListErasuresRequest, v1.ListErasuresResponse]
+	listGroups            *connect.Client[v1.ListGroupsRequest, v1.ListGroupsResponse]
+	getGroup              *connect.Client[v1.GetGroupRequest, v1.GetGroupResponse]
+	getProvisioningStatus *connect.Client[v1.GetProvisioningStatusRequest, v1.GetProvisioningStatusResponse]
+	previewMembers        *connect.Client[v1.PreviewMembersRequest, v1.PreviewMembersResponse]
 }
 
 // SetDirectory calls sallyport.admin.v1.DirectoryService.SetDirectory.
@@ -290,6 +317,16 @@ func (c *directoryServiceClient) GetGroup(ctx context.Context, req *connect.Requ
 	return c.getGroup.CallUnary(ctx, req)
 }
 
+// GetProvisioningStatus calls sallyport.admin.v1.DirectoryService.GetProvisioningStatus.
+func (c *directoryServiceClient) GetProvisioningStatus(ctx context.Context, req *connect.Request[v1.GetProvisioningStatusRequest]) (*connect.Response[v1.GetProvisioningStatusResponse], error) {
+	return c.getProvisioningStatus.CallUnary(ctx, req)
+}
+
+// PreviewMembers calls sallyport.admin.v1.DirectoryService.PreviewMembers.
+func (c *directoryServiceClient) PreviewMembers(ctx context.Context, req *connect.Request[v1.PreviewMembersRequest]) (*connect.Response[v1.PreviewMembersResponse], error) {
+	return c.previewMembers.CallUnary(ctx, req)
+}
+
 // DirectoryServiceHandler is an implementation of the sallyport.admin.v1.DirectoryService service.
 type DirectoryServiceHandler interface {
 	// SetDirectory creates a directory or replaces its settings.
@@ -308,6 +345,10 @@ type DirectoryServiceHandler interface {
 	ListErasures(context.Context, *connect.Request[v1.ListErasuresRequest]) (*connect.Response[v1.ListErasuresResponse], error)
 	ListGroups(context.Context, *connect.Request[v1.ListGroupsRequest]) (*connect.Response[v1.ListGroupsResponse], error)
 	GetGroup(context.Context, *connect.Request[v1.GetGroupRequest]) (*connect.Response[v1.GetGroupResponse], error)
+	// GetProvisioningStatus says what directories provisioned lately and what was refused.
+	GetProvisioningStatus(context.Context, *connect.Request[v1.GetProvisioningStatusRequest]) (*connect.Response[v1.GetProvisioningStatusResponse], error)
+	// PreviewMembers says whose access a change of a group's members would change. It changes nothing.
+	PreviewMembers(context.Context, *connect.Request[v1.PreviewMembersRequest]) (*connect.Response[v1.PreviewMembersResponse], error)
 }
 
 // NewDirectoryServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -377,6 +418,18 @@ func NewDirectoryServiceHandler(svc DirectoryServiceHandler, opts ...connect.Han
 		connect.WithSchema(directoryServiceMethods.ByName("GetGroup")),
 		connect.WithHandlerOptions(opts...),
 	)
+	directoryServiceGetProvisioningStatusHandler := connect.NewUnaryHandler(
+		DirectoryServiceGetProvisioningStatusProcedure,
+		svc.GetProvisioningStatus,
+		connect.WithSchema(directoryServiceMethods.ByName("GetProvisioningStatus")),
+		connect.WithHandlerOptions(opts...),
+	)
+	directoryServicePreviewMembersHandler := connect.NewUnaryHandler(
+		DirectoryServicePreviewMembersProcedure,
+		svc.PreviewMembers,
+		connect.WithSchema(directoryServiceMethods.ByName("PreviewMembers")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/sallyport.admin.v1.DirectoryService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case DirectoryServiceSetDirectoryProcedure:
@@ -399,6 +452,10 @@ func NewDirectoryServiceHandler(svc DirectoryServiceHandler, opts ...connect.Han
 			directoryServiceListGroupsHandler.ServeHTTP(w, r)
 		case DirectoryServiceGetGroupProcedure:
 			directoryServiceGetGroupHandler.ServeHTTP(w, r)
+		case DirectoryServiceGetProvisioningStatusProcedure:
+			directoryServiceGetProvisioningStatusHandler.ServeHTTP(w, r)
+		case DirectoryServicePreviewMembersProcedure:
+			directoryServicePreviewMembersHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -448,10 +505,20 @@ func (UnimplementedDirectoryServiceHandler) GetGroup(context.Context, *connect.R
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.DirectoryService.GetGroup is not implemented"))
 }
 
+func (UnimplementedDirectoryServiceHandler) GetProvisioningStatus(context.Context, *connect.Request[v1.GetProvisioningStatusRequest]) (*connect.Response[v1.GetProvisioningStatusResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.DirectoryService.GetProvisioningStatus is not implemented"))
+}
+
+func (UnimplementedDirectoryServiceHandler) PreviewMembers(context.Context, *connect.Request[v1.PreviewMembersRequest]) (*connect.Response[v1.PreviewMembersResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.DirectoryService.PreviewMembers is not implemented"))
+}
+
 // TokenServiceClient is a client for the sallyport.admin.v1.TokenService service.
 type TokenServiceClient interface {
 	// CreateToken returns the token once; only its digest is kept.
 	CreateToken(context.Context, *connect.Request[v1.CreateTokenRequest]) (*connect.Response[v1.CreateTokenResponse], error)
+	// RotateToken makes another token in the place of one, which goes on for a while. Not for proxies: each name has one.
+	RotateToken(context.Context, *connect.Request[v1.RotateTokenRequest]) (*connect.Response[v1.RotateTokenResponse], error)
 	ListTokens(context.Context, *connect.Request[v1.ListTokensRequest]) (*connect.Response[v1.ListTokensResponse], error)
 	RevokeToken(context.Context, *connect.Request[v1.RevokeTokenRequest]) (*connect.Response[v1.RevokeTokenResponse], error)
 }
@@ -473,6 +540,12 @@ func NewTokenServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(tokenServiceMethods.ByName("CreateToken")),
 			connect.WithClientOptions(opts...),
 		),
+		rotateToken: connect.NewClient[v1.RotateTokenRequest, v1.RotateTokenResponse](
+			httpClient,
+			baseURL+TokenServiceRotateTokenProcedure,
+			connect.WithSchema(tokenServiceMethods.ByName("RotateToken")),
+			connect.WithClientOptions(opts...),
+		),
 		listTokens: connect.NewClient[v1.ListTokensRequest, v1.ListTokensResponse](
 			httpClient,
 			baseURL+TokenServiceListTokensProcedure,
@@ -491,6 +564,7 @@ func NewTokenServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 // tokenServiceClient implements TokenServiceClient.
 type tokenServiceClient struct {
 	createToken *connect.Client[v1.CreateTokenRequest, v1.CreateTokenResponse]
+	rotateToken *connect.Client[v1.RotateTokenRequest, v1.RotateTokenResponse]
 	listTokens  *connect.Client[v1.ListTokensRequest, v1.ListTokensResponse]
 	revokeToken *connect.Client[v1.RevokeTokenRequest, v1.RevokeTokenResponse]
 }
@@ -498,6 +572,11 @@ type tokenServiceClient struct {
 // CreateToken calls sallyport.admin.v1.TokenService.CreateToken.
 func (c *tokenServiceClient) CreateToken(ctx context.Context, req *connect.Request[v1.CreateTokenRequest]) (*connect.Response[v1.CreateTokenResponse], error) {
 	return c.createToken.CallUnary(ctx, req)
+}
+
+// RotateToken calls sallyport.admin.v1.TokenService.RotateToken.
+func (c *tokenServiceClient) RotateToken(ctx context.Context, req *connect.Request[v1.RotateTokenRequest]) (*connect.Response[v1.RotateTokenResponse], error) {
+	return c.rotateToken.CallUnary(ctx, req)
 }
 
 // ListTokens calls sallyport.admin.v1.TokenService.ListTokens.
@@ -514,6 +593,8 @@ func (c *tokenServiceClient) RevokeToken(ctx context.Context, req *connect.Reque
 type TokenServiceHandler interface {
 	// CreateToken returns the token once; only its digest is kept.
 	CreateToken(context.Context, *connect.Request[v1.CreateTokenRequest]) (*connect.Response[v1.CreateTokenResponse], error)
+	// RotateToken makes another token in the place of one, which goes on for a while. Not for proxies: each name has one.
+	RotateToken(context.Context, *connect.Request[v1.RotateTokenRequest]) (*connect.Response[v1.RotateTokenResponse], error)
 	ListTokens(context.Context, *connect.Request[v1.ListTokensRequest]) (*connect.Response[v1.ListTokensResponse], error)
 	RevokeToken(context.Context, *connect.Request[v1.RevokeTokenRequest]) (*connect.Response[v1.RevokeTokenResponse], error)
 }
@@ -529,6 +610,12 @@ func NewTokenServiceHandler(svc TokenServiceHandler, opts ...connect.HandlerOpti
 		TokenServiceCreateTokenProcedure,
 		svc.CreateToken,
 		connect.WithSchema(tokenServiceMethods.ByName("CreateToken")),
+		connect.WithHandlerOptions(opts...),
+	)
+	tokenServiceRotateTokenHandler := connect.NewUnaryHandler(
+		TokenServiceRotateTokenProcedure,
+		svc.RotateToken,
+		connect.WithSchema(tokenServiceMethods.ByName("RotateToken")),
 		connect.WithHandlerOptions(opts...),
 	)
 	tokenServiceListTokensHandler := connect.NewUnaryHandler(
@@ -547,6 +634,8 @@ func NewTokenServiceHandler(svc TokenServiceHandler, opts ...connect.HandlerOpti
 		switch r.URL.Path {
 		case TokenServiceCreateTokenProcedure:
 			tokenServiceCreateTokenHandler.ServeHTTP(w, r)
+		case TokenServiceRotateTokenProcedure:
+			tokenServiceRotateTokenHandler.ServeHTTP(w, r)
 		case TokenServiceListTokensProcedure:
 			tokenServiceListTokensHandler.ServeHTTP(w, r)
 		case TokenServiceRevokeTokenProcedure:
@@ -562,6 +651,10 @@ type UnimplementedTokenServiceHandler struct{}
 
 func (UnimplementedTokenServiceHandler) CreateToken(context.Context, *connect.Request[v1.CreateTokenRequest]) (*connect.Response[v1.CreateTokenResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.TokenService.CreateToken is not implemented"))
+}
+
+func (UnimplementedTokenServiceHandler) RotateToken(context.Context, *connect.Request[v1.RotateTokenRequest]) (*connect.Response[v1.RotateTokenResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.TokenService.RotateToken is not implemented"))
 }
 
 func (UnimplementedTokenServiceHandler) ListTokens(context.Context, *connect.Request[v1.ListTokensRequest]) (*connect.Response[v1.ListTokensResponse], error) {
