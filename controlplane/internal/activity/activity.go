@@ -135,11 +135,7 @@ func (r *Recorder) Run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrite)
-			defer cancel()
-			if err := r.flush(last); err != nil {
-				r.log.DebugContext(ctx, "what directories did in the last seconds is not remembered", "error", err)
-			}
+			r.finish(ctx)
 			return
 		case <-ticker.C:
 		}
@@ -148,6 +144,15 @@ func (r *Recorder) Run(ctx context.Context) {
 			r.log.WarnContext(ctx, "what directories do cannot be noted now; it is tried again", "error", err)
 		}
 		failing = err != nil
+	}
+}
+
+// finish writes what is left.
+func (r *Recorder) finish(ctx context.Context) {
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrite)
+	defer cancel()
+	if err := r.flush(last); err != nil {
+		r.log.DebugContext(ctx, "what directories did in the last seconds is not remembered", "error", err)
 	}
 }
 

@@ -23,9 +23,7 @@ func scimStatusCommand(o *options) *cobra.Command {
 		Use: "status", Short: "Show what directories did lately, who waits, and what was refused and why", Args: cobra.NoArgs,
 		Example: "  sallyport scim status\n  sallyport scim status --directory okta -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return call(cmd.Context(), o, adminv1connect.NewDirectoryServiceClient, adminv1connect.DirectoryServiceClient.GetProvisioningStatus, req, func(r *adminv1.GetProvisioningStatusResponse) table {
-				return provisioningTable(r)
-			})
+			return call(cmd.Context(), o, adminv1connect.NewDirectoryServiceClient, adminv1connect.DirectoryServiceClient.GetProvisioningStatus, req, provisioningTable)
 		},
 	}
 	c.Flags().StringVar(&req.DirectoryId, "directory", "", "only of this directory")
@@ -101,9 +99,7 @@ func scimPreviewCommand(o *options) *cobra.Command {
 				members = append(members, strings.Fields(string(data))...)
 			}
 			req := &adminv1.PreviewMembersRequest{Group: args[0], Change: change, Members: members}
-			return call(cmd.Context(), o, adminv1connect.NewDirectoryServiceClient, adminv1connect.DirectoryServiceClient.PreviewMembers, req, func(r *adminv1.PreviewMembersResponse) table {
-				return previewTable(r)
-			})
+			return call(cmd.Context(), o, adminv1connect.NewDirectoryServiceClient, adminv1connect.DirectoryServiceClient.PreviewMembers, req, previewTable)
 		},
 	}
 	c.Flags().StringArrayVar(&members, "member", nil, "an id or user name; repeat it for more")
