@@ -118,6 +118,18 @@ func (a *api) ConfirmMemberships(ctx context.Context, req *connect.Request[admin
 	return connect.NewResponse(&adminv1.ConfirmMembershipsResponse{Version: out.Seq}), nil
 }
 
+func (a *api) RebindUser(ctx context.Context, req *connect.Request[adminv1.RebindUserRequest]) (*connect.Response[adminv1.RebindUserResponse], error) {
+	u, err := a.Engine.State().FindUser(req.Msg.GetUser())
+	if err != nil {
+		return nil, err
+	}
+	out, err := a.do(ctx, core.RebindSubject{ID: u.ID})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&adminv1.RebindUserResponse{Version: out.Seq}), nil
+}
+
 func (a *api) ListGroups(_ context.Context, req *connect.Request[adminv1.ListGroupsRequest]) (*connect.Response[adminv1.ListGroupsResponse], error) {
 	s := a.Engine.State()
 	after, err := readPlace(req.Msg.GetPageToken())
@@ -167,7 +179,7 @@ func (a *api) GetGroup(_ context.Context, req *connect.Request[adminv1.GetGroupR
 func wireUser(s *core.State, u *core.User) *adminv1.User {
 	out := &adminv1.User{
 		Id: u.ID.String(), DirectoryId: u.Directory, UserName: u.UserName, ExternalId: u.ExternalID, DisplayName: u.DisplayName,
-		Email: u.Email, Active: u.Active, Generation: u.Generation,
+		Email: u.Email, Active: u.Active, Generation: u.Generation, Subject: s.Subject(u),
 		CreatedAt: timestamppb.New(u.CreatedAt), UpdatedAt: timestamppb.New(u.UpdatedAt),
 	}
 	held := map[uint32]bool{}

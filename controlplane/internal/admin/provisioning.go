@@ -21,8 +21,8 @@ type Activity interface {
 	Of(ctx context.Context, directory string) (*activity.Directory, error)
 }
 
-// waitingShown is how many people who wait a status names.
-const waitingShown = 100
+// namesShown is how many people of each kind a status names.
+const namesShown = 100
 
 func (a *api) GetProvisioningStatus(ctx context.Context, req *connect.Request[adminv1.GetProvisioningStatusRequest]) (*connect.Response[adminv1.GetProvisioningStatusResponse], error) {
 	s := a.Engine.State()
@@ -70,8 +70,13 @@ func status(s *core.State, directory string, lately *activity.Directory) *adminv
 		}
 	}
 	for u := range s.Waiting(directory) {
-		if out.Waiting++; out.Waiting <= waitingShown {
+		if out.Waiting++; out.Waiting <= namesShown {
 			out.WaitingUsers = append(out.WaitingUsers, wireUser(s, u))
+		}
+	}
+	for u := range s.Renamed(directory) {
+		if out.Renamed++; out.Renamed <= namesShown {
+			out.RenamedUsers = append(out.RenamedUsers, wireUser(s, u))
 		}
 	}
 	for _, r := range slices.Backward(lately.Refusals) {

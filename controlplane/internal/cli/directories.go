@@ -102,7 +102,7 @@ func usersCommand(o *options) *cobra.Command {
 			})
 		},
 	}
-	return parent("users", "Provisioned users", list, get, revoke, confirmCommand(o), eraseCommand(o), erasuresCommand(o))
+	return parent("users", "Provisioned users", list, get, revoke, confirmCommand(o), rebindCommand(o), eraseCommand(o), erasuresCommand(o))
 }
 
 func confirmCommand(o *options) *cobra.Command {
@@ -128,6 +128,19 @@ func confirmCommand(o *options) *cobra.Command {
 	c.Flags().BoolVar(&all, "all", false, "everybody of a directory who waits")
 	c.Flags().StringVar(&directory, "directory", "", "the directory of --all")
 	return c
+}
+
+func rebindCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "rebind USER", Short: "Let a person who was renamed sign in by the userName that they have now",
+		Long:    "Let a person who was renamed sign in by the userName that they have now. Where a directory matches people by userName,\nthey sign in by the one under which they were provisioned, so that no rename hands anybody's access to another.\nsallyport scim status lists who was renamed. Be sure that it is the same person.",
+		Example: "  sallyport users rebind ann.new@example.com", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewDirectoryServiceClient, adminv1connect.DirectoryServiceClient.RebindUser, &adminv1.RebindUserRequest{User: args[0]}, func(r *adminv1.RebindUserResponse) table {
+				return line("bound again at version %d", r.GetVersion())
+			})
+		},
+	}
 }
 
 // confirmAll confirms who waits, as the status lists them, until nobody does.

@@ -35,6 +35,7 @@ func provisioningTable(r *adminv1.GetProvisioningStatusResponse) table {
 	counts := table{head: []string{"DIRECTORY", "LAST REQUEST", "REQUESTS", "REFUSED", "USERS", "ACTIVE", "GROUPS", "MEMBERSHIPS", "WAITING"}}
 	tokens := table{head: []string{"DIRECTORY", "TOKEN", "NAME", "CREATED", "EXPIRES", "LAST USED"}}
 	waiting := table{head: []string{"DIRECTORY", "WAITING", "HELD GROUPS"}}
+	renamed := table{head: []string{"DIRECTORY", "RENAMED", "SIGNS IN AS"}}
 	refusals := table{head: []string{"DIRECTORY", "REFUSED", "REQUEST", "STATUS", "WHAT TO DO"}}
 	for _, d := range r.GetDirectories() {
 		id := dash(d.GetDirectoryId())
@@ -52,12 +53,15 @@ func provisioningTable(r *adminv1.GetProvisioningStatusResponse) table {
 			}
 			waiting.rows = append(waiting.rows, []string{id, u.GetUserName(), strings.Join(held, ", ")})
 		}
+		for _, u := range d.GetRenamedUsers() {
+			renamed.rows = append(renamed.rows, []string{id, u.GetUserName(), u.GetSubject()})
+		}
 		for _, f := range d.GetRefusals() {
 			refusals.rows = append(refusals.rows, []string{id, when(f.GetAt()), f.GetMethod() + " " + f.GetResource(), strings.TrimSpace(fmt.Sprint(f.GetStatus(), " ", f.GetScimType())), f.GetAdvice()})
 		}
 	}
 	var b bytes.Buffer
-	for _, t := range []table{counts, tokens, waiting, refusals} {
+	for _, t := range []table{counts, tokens, waiting, renamed, refusals} {
 		if len(t.rows) == 0 {
 			continue
 		}
@@ -68,6 +72,9 @@ func provisioningTable(r *adminv1.GetProvisioningStatusResponse) table {
 	}
 	if len(waiting.rows) > 0 {
 		b.WriteString("\nnext: sallyport users confirm-memberships USER, or --all --directory DIRECTORY, lets held memberships count again\n")
+	}
+	if len(renamed.rows) > 0 {
+		b.WriteString("\nnext: sallyport users rebind USER lets a person sign in by the new name, if it is the same person\n")
 	}
 	return line("%s", strings.TrimRight(b.String(), "\n"))
 }

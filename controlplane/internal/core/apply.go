@@ -44,7 +44,12 @@ func (s *State) apply(rec Record) error {
 		}
 		return s.applyUserCreated(rec, b.UserCreated)
 	case *eventv1.Event_UserUpdated:
-		return s.changeUser(rec, b.UserUpdated.GetUserId(), func(u *User) { u.Profile = profileOf(rec.Event.GetPersonal()) })
+		return s.changeUser(rec, b.UserUpdated.GetUserId(), func(u *User) {
+			u.Profile = profileOf(rec.Event.GetPersonal())
+			if u.Subject == "" && s.matchesByName(u.Directory) {
+				u.Subject = u.UserName
+			}
+		})
 	case *eventv1.Event_UserDeactivated:
 		return s.changeUser(rec, b.UserDeactivated.GetUserId(), func(u *User) {
 			u.Active, u.Generation, u.ValidAfter = false, b.UserDeactivated.GetGeneration(), b.UserDeactivated.GetValidAfter().AsTime()
@@ -59,6 +64,8 @@ func (s *State) apply(rec Record) error {
 		return s.applyUserDeleted(rec, b.UserDeleted)
 	case *eventv1.Event_UserErased:
 		return s.applyUserErased(b.UserErased)
+	case *eventv1.Event_UserSubjectRebound:
+		return s.changeUser(rec, b.UserSubjectRebound.GetUserId(), func(u *User) { u.Subject = u.UserName })
 	case *eventv1.Event_UserMembershipsConfirmed:
 		return s.applyMembershipsConfirmed(b.UserMembershipsConfirmed)
 	case *eventv1.Event_GroupCreated:

@@ -70,6 +70,7 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"EraseUser":          decode[EraseUser],
 	"FinishErasures":     decode[FinishErasures],
 	"RevokeSessions":     decode[RevokeSessions],
+	"RebindSubject":      decode[RebindSubject],
 	"ConfirmMemberships": decode[ConfirmMemberships],
 	"CreateGroup":        decode[CreateGroup],
 	"UpdateGroup":        decode[UpdateGroup],

@@ -1,6 +1,8 @@
 package core
 
 import (
+	"bytes"
+	"slices"
 	"testing"
 	"time"
 
@@ -140,6 +142,58 @@ func TestProxyHasOneToken(t *testing.T) {
 func TestIssuerBelongsToOneDirectory(t *testing.T) {
 	w := newWorld(t)
 	w.refused(NewSetDirectory(&policyv1.Directory{Id: "entra", Issuers: []*policyv1.Issuer{{Url: "https://okta.example"}}}), AlreadyExists)
+}
+
+// TestARenameHandsNobodysAccessToAnother: where people are matched by userName, they sign in by the one under which they were
+// provisioned, until an admin binds them again.
+func TestARenameHandsNobodysAccessToAnother(t *testing.T) {
+	w := newWorld(t)
+	d := &policyv1.Directory{Id: "corp", MatchAttribute: policyv1.MatchAttribute_MATCH_ATTRIBUTE_USER_NAME}
+	w.must(NewSetDirectory(d))
+	create := func(name string) *User {
+		w.must(CreateUser{Directory: "corp", Profile: Profile{UserName: name}, Active: true})
+		return w.state.UserByName("corp", name)
+	}
+	rename := func(u *User, name string) {
+		w.must(UpdateUser{Directory: "corp", ID: u.ID, Profile: Profile{UserName: name}, Active: true})
+	}
+	signsIn := func(subject string, u *User) {
+		t.Helper()
+		for _, s := range []*State{w.state, restore(t, w.state)} {
+			got := s.UserBySubject("corp", subject)
+			if (got == nil) != (u == nil) || got != nil && got.ID != u.ID {
+				t.Errorf("%s signs in as %v", subject, got)
+			}
+		}
+	}
+	ann := create("ann")
+	signsIn("ann", ann)
+	signsIn("ANN", nil) // a claim is compared to the letter
+	rename(ann, "ann.smith")
+	signsIn("ann", ann)
+	signsIn("ann.smith", nil)
+	want(t, "renamed", len(slices.Collect(w.state.Renamed("corp"))), 1)
+	other := create("ann") // another Ann is hired: now it is nobody, rather than the wrong one
+	signsIn("ann", nil)
+	w.must(RebindSubject{ID: ann.ID})
+	signsIn("ann", other)
+	signsIn("ann.smith", ann)
+	want(t, "renamed", len(slices.Collect(w.state.Renamed("corp"))), 0)
+	want(t, "events", len(w.must(RebindSubject{ID: ann.ID})), 0)
+	w.must(DeleteUser{Directory: "corp", ID: other.ID})
+	signsIn("ann", nil)
+	w.refused(RebindSubject{ID: w.user("eve").ID}, FailedPrecondition)
+	w.refused(RebindSubject{ID: other.ID}, NotFound)
+}
+
+// restore is a state as a start from a checkpoint has it.
+func restore(t *testing.T, s *State) *State {
+	t.Helper()
+	restored, err := DecodeState(bytes.NewReader(dump(t, s)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return restored
 }
 
 func TestMatchingAttributeIsFixedOnceThereAreUsers(t *testing.T) {

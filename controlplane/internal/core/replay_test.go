@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
@@ -29,12 +30,13 @@ func randomCommand(t *rapid.T, w *world) Command {
 	names := []string{"ann", "Bob", "eve", "Zoë"}
 	groups := []string{"Engineers", "Sales", "Ops"}
 	connectors := []string{"github", "jira"}
-	user := func() uuid.UUID {
-		if u := w.state.UserByName("okta", rapid.SampledFrom(names).Draw(t, "user")); u != nil {
+	in := func(directory string) uuid.UUID {
+		if u := w.state.UserByName(directory, rapid.SampledFrom(names).Draw(t, "user")); u != nil {
 			return u.ID
 		}
 		return uuid.Nil
 	}
+	user := func() uuid.UUID { return in("okta") }
 	group := func() uuid.UUID {
 		for g := range w.state.GroupsByName("okta", rapid.SampledFrom(groups).Draw(t, "group")) {
 			return g.ID
@@ -46,7 +48,7 @@ func randomCommand(t *rapid.T, w *world) Command {
 		name := rapid.SampledFrom(names).Draw(t, "name")
 		return Profile{UserName: name, ExternalID: "00u" + name, DisplayName: rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "display")}
 	}
-	switch rapid.IntRange(0, 16).Draw(t, "command") {
+	switch rapid.IntRange(0, 22).Draw(t, "command") {
 	case 0, 1:
 		return CreateUser{Directory: "okta", Profile: profile(), Active: rapid.Bool().Draw(t, "active")}
 	case 2, 3:
@@ -79,6 +81,22 @@ func randomCommand(t *rapid.T, w *world) Command {
 			}
 		}
 		return finish
+	case 16: // a directory that matches by userName
+		return NewSetDirectory(&policyv1.Directory{Id: "corp", MatchAttribute: policyv1.MatchAttribute_MATCH_ATTRIBUTE_USER_NAME})
+	case 17:
+		return CreateUser{Directory: "corp", Profile: Profile{UserName: rapid.SampledFrom(names).Draw(t, "name")}, Active: true}
+	case 18:
+		return UpdateUser{Directory: "corp", ID: in("corp"), Profile: Profile{UserName: rapid.SampledFrom(names).Draw(t, "name")}, Active: true}
+	case 19:
+		return RebindSubject{ID: in("corp")}
+	case 20:
+		return IssueToken{ID: uuid.New(), Kind: eventv1.TokenKind_TOKEN_KIND_SCIM, Directory: "okta", SHA256: make([]byte, 32)}
+	case 21:
+		rotate := RotateToken{ID: uuid.New(), SHA256: make([]byte, 32), OldExpiresAt: w.now.Add(time.Hour)}
+		for token := range w.state.Tokens() {
+			rotate.Old = token.ID
+		}
+		return rotate
 	default:
 		return RevokeSessions{ID: user()}
 	}

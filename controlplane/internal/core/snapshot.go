@@ -315,6 +315,8 @@ func (t *touch) event(ev *eventv1.Event) {
 		t.user(b.UserSessionsRevoked.GetUserId())
 	case *eventv1.Event_UserDeleted:
 		t.user(b.UserDeleted.GetUserId())
+	case *eventv1.Event_UserSubjectRebound:
+		t.user(b.UserSubjectRebound.GetUserId())
 	case *eventv1.Event_UserMembershipsConfirmed:
 		t.user(b.UserMembershipsConfirmed.GetUserId())
 	case *eventv1.Event_GroupCreated:

@@ -26,6 +26,8 @@ func Subject(ev *eventv1.Event) string {
 		return subjectPrefix + "user." + b.UserDeleted.GetUserId()
 	case *eventv1.Event_UserErased:
 		return subjectPrefix + "user." + b.UserErased.GetUserId()
+	case *eventv1.Event_UserSubjectRebound:
+		return subjectPrefix + "user." + b.UserSubjectRebound.GetUserId()
 	case *eventv1.Event_UserMembershipsConfirmed:
 		return subjectPrefix + "user." + b.UserMembershipsConfirmed.GetUserId()
 	case *eventv1.Event_GroupCreated:

@@ -20,6 +20,9 @@ type User struct {
 	Active bool
 	// Generation is raised by deactivation and by session revocation. What was made for a lower one is void.
 	Generation uint64
+	// Subject is what an issuer's claim must equal, where the directory matches by userName: the one under which the
+	// person was provisioned. To be renamed does not change who signs in as whom; only RebindSubject does.
+	Subject string
 	// ValidAfter voids tokens without a generation: those issued at or before it are refused.
 	ValidAfter time.Time
 	CreatedAt  time.Time
@@ -186,6 +189,22 @@ func (c RevokeSessions) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	}}}), nil
 }
 
+// RebindSubject lets a person sign in by the userName that they have now.
+type RebindSubject struct{ ID uuid.UUID }
+
+func (c RebindSubject) decide(s *State, env Env) ([]*eventv1.Event, error) {
+	u := s.User(c.ID)
+	switch {
+	case u == nil:
+		return nil, refuse(NotFound, "there is no user %s", c.ID)
+	case !s.matchesByName(u.Directory):
+		return nil, refuse(FailedPrecondition, "directory %q matches people by externalId, which never changes: nothing is to be bound again", u.Directory)
+	case u.Subject == u.UserName:
+		return nil, nil
+	}
+	return env.events(&eventv1.Event{Body: &eventv1.Event_UserSubjectRebound{UserSubjectRebound: &eventv1.UserSubjectRebound{UserId: u.ID.String()}}}), nil
+}
+
 // ConfirmMemberships makes a reactivated person's held memberships count again.
 type ConfirmMemberships struct{ ID uuid.UUID }
 
@@ -312,23 +331,51 @@ func (s *State) UsersByNameOrder(directory string, descending bool, beyond *User
 
 // Subject is the value of a user's matching attribute: what an issuer's claim must equal. Empty matches nothing.
 func (s *State) Subject(u *User) string {
-	if matchAttribute(s.Directory(u.Directory)) == policyv1.MatchAttribute_MATCH_ATTRIBUTE_USER_NAME {
-		return u.UserName
+	if s.matchesByName(u.Directory) {
+		return u.Subject
 	}
 	return u.ExternalID
 }
 
-// UserBySubject returns the user of a directory whose matching attribute equals a claim, or nil.
+// matchesByName tells whether a directory's people are matched by userName.
+func (s *State) matchesByName(directory string) bool {
+	return matchAttribute(s.Directory(directory)) == policyv1.MatchAttribute_MATCH_ATTRIBUTE_USER_NAME
+}
+
+// Renamed yields the people of a directory who sign in by a userName that they no longer have, in the order of
+// their creation.
+func (s *State) Renamed(directory string) iter.Seq[*User] {
+	return func(yield func(*User) bool) {
+		if !s.matchesByName(directory) {
+			return
+		}
+		for u := range s.Users(directory, 0) {
+			if u.Subject != u.UserName && !yield(u) {
+				return
+			}
+		}
+	}
+}
+
+// UserBySubject returns the user of a directory whose subject equals a claim, or nil: also where two have it, since one
+// was renamed and another has the former name now.
 func (s *State) UserBySubject(directory, subject string) *User {
 	d := s.Directory(directory)
 	if d == nil || subject == "" {
 		return nil
 	}
-	if matchAttribute(d) == policyv1.MatchAttribute_MATCH_ATTRIBUTE_USER_NAME {
-		if u := s.UserByName(directory, subject); u != nil && u.UserName == subject {
-			return u
+	if s.matchesByName(directory) {
+		var found []uint32
+		s.populations[directory].subjects.Ascend(indexKey(subject, 0), func(key string, no uint32) bool {
+			if key == indexKey(subject, no) {
+				found = append(found, no)
+			}
+			return key == indexKey(subject, no) && len(found) < 2
+		})
+		if len(found) != 1 {
+			return nil
 		}
-		return nil
+		return s.UserByNumber(found[0])
 	}
 	return s.UserByExternalID(directory, subject)
 }
@@ -380,6 +427,12 @@ func (s *State) putUser(old, u *User) {
 	if u.ExternalID != "" && (old == nil || old.ExternalID != u.ExternalID) {
 		p.userExternal.Set(u.ExternalID, u.No)
 	}
+	if old != nil && old.Subject != u.Subject {
+		p.subjects.Delete(indexKey(old.Subject, u.No))
+	}
+	if u.Subject != "" && (old == nil || old.Subject != u.Subject) {
+		p.subjects.Set(indexKey(u.Subject, u.No), u.No)
+	}
 	s.users.Set(u.No, u)
 }
 
@@ -426,6 +479,7 @@ func (s *State) applyUserDeleted(rec Record, b *eventv1.UserDeleted) error {
 	if no, ok := p.userExternal.Get(u.ExternalID); ok && no == u.No {
 		p.userExternal.Delete(u.ExternalID)
 	}
+	p.subjects.Delete(indexKey(u.Subject, u.No))
 	s.userByID.Delete(idKey(u.ID))
 	s.users.Delete(u.No)
 	s.applyTombstone(rec, u.ID)

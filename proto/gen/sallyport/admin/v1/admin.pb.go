@@ -482,7 +482,9 @@ type User struct {
 	// Groups of which the user is directly a member and that count.
 	Groups []*GroupRef `protobuf:"bytes,11,rep,name=groups,proto3" json:"groups,omitempty"`
 	// Groups whose membership is held since a reactivation: they do not count.
-	HeldGroups    []*GroupRef `protobuf:"bytes,12,rep,name=held_groups,json=heldGroups,proto3" json:"held_groups,omitempty"`
+	HeldGroups []*GroupRef `protobuf:"bytes,12,rep,name=held_groups,json=heldGroups,proto3" json:"held_groups,omitempty"`
+	// What an issuer's claim must equal for the person to be signed in.
+	Subject       string `protobuf:"bytes,13,opt,name=subject,proto3" json:"subject,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -599,6 +601,13 @@ func (x *User) GetHeldGroups() []*GroupRef {
 		return x.HeldGroups
 	}
 	return nil
+}
+
+func (x *User) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
 }
 
 // GroupRef names a group.
@@ -1131,6 +1140,95 @@ func (x *ConfirmMembershipsResponse) GetVersion() uint64 {
 	return 0
 }
 
+type RebindUserRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An id, a user name or "directory/user name".
+	User          string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebindUserRequest) Reset() {
+	*x = RebindUserRequest{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebindUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebindUserRequest) ProtoMessage() {}
+
+func (x *RebindUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebindUserRequest.ProtoReflect.Descriptor instead.
+func (*RebindUserRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RebindUserRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+type RebindUserResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebindUserResponse) Reset() {
+	*x = RebindUserResponse{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebindUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebindUserResponse) ProtoMessage() {}
+
+func (x *RebindUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebindUserResponse.ProtoReflect.Descriptor instead.
+func (*RebindUserResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RebindUserResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 type EraseUserRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// An id, a user name or "directory/user name".
@@ -1141,7 +1239,7 @@ type EraseUserRequest struct {
 
 func (x *EraseUserRequest) Reset() {
 	*x = EraseUserRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1251,7 @@ func (x *EraseUserRequest) String() string {
 func (*EraseUserRequest) ProtoMessage() {}
 
 func (x *EraseUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1264,7 @@ func (x *EraseUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EraseUserRequest.ProtoReflect.Descriptor instead.
 func (*EraseUserRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EraseUserRequest) GetUser() string {
@@ -1186,7 +1284,7 @@ type EraseUserResponse struct {
 
 func (x *EraseUserResponse) Reset() {
 	*x = EraseUserResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1296,7 @@ func (x *EraseUserResponse) String() string {
 func (*EraseUserResponse) ProtoMessage() {}
 
 func (x *EraseUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1309,7 @@ func (x *EraseUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EraseUserResponse.ProtoReflect.Descriptor instead.
 func (*EraseUserResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *EraseUserResponse) GetUserId() string {
@@ -1236,7 +1334,7 @@ type ListErasuresRequest struct {
 
 func (x *ListErasuresRequest) Reset() {
 	*x = ListErasuresRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1346,7 @@ func (x *ListErasuresRequest) String() string {
 func (*ListErasuresRequest) ProtoMessage() {}
 
 func (x *ListErasuresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1359,7 @@ func (x *ListErasuresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListErasuresRequest.ProtoReflect.Descriptor instead.
 func (*ListErasuresRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 type ListErasuresResponse struct {
@@ -1275,7 +1373,7 @@ type ListErasuresResponse struct {
 
 func (x *ListErasuresResponse) Reset() {
 	*x = ListErasuresResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1287,7 +1385,7 @@ func (x *ListErasuresResponse) String() string {
 func (*ListErasuresResponse) ProtoMessage() {}
 
 func (x *ListErasuresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1300,7 +1398,7 @@ func (x *ListErasuresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListErasuresResponse.ProtoReflect.Descriptor instead.
 func (*ListErasuresResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListErasuresResponse) GetErasures() []*Erasure {
@@ -1330,7 +1428,7 @@ type Erasure struct {
 
 func (x *Erasure) Reset() {
 	*x = Erasure{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1440,7 @@ func (x *Erasure) String() string {
 func (*Erasure) ProtoMessage() {}
 
 func (x *Erasure) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1453,7 @@ func (x *Erasure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Erasure.ProtoReflect.Descriptor instead.
 func (*Erasure) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Erasure) GetUserId() string {
@@ -1390,7 +1488,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1500,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1513,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListGroupsRequest) GetDirectoryId() string {
@@ -1449,7 +1547,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1559,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1572,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*Group {
@@ -1503,7 +1601,7 @@ type GetGroupRequest struct {
 
 func (x *GetGroupRequest) Reset() {
 	*x = GetGroupRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1613,7 @@ func (x *GetGroupRequest) String() string {
 func (*GetGroupRequest) ProtoMessage() {}
 
 func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1626,7 @@ func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGroupRequest.ProtoReflect.Descriptor instead.
 func (*GetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetGroupRequest) GetGroup() string {
@@ -1565,7 +1663,7 @@ type GetGroupResponse struct {
 
 func (x *GetGroupResponse) Reset() {
 	*x = GetGroupResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1675,7 @@ func (x *GetGroupResponse) String() string {
 func (*GetGroupResponse) ProtoMessage() {}
 
 func (x *GetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1688,7 @@ func (x *GetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGroupResponse.ProtoReflect.Descriptor instead.
 func (*GetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetGroupResponse) GetGroup() *Group {
@@ -1631,7 +1729,7 @@ type GetProvisioningStatusRequest struct {
 
 func (x *GetProvisioningStatusRequest) Reset() {
 	*x = GetProvisioningStatusRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +1741,7 @@ func (x *GetProvisioningStatusRequest) String() string {
 func (*GetProvisioningStatusRequest) ProtoMessage() {}
 
 func (x *GetProvisioningStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +1754,7 @@ func (x *GetProvisioningStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProvisioningStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetProvisioningStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetProvisioningStatusRequest) GetDirectoryId() string {
@@ -1675,7 +1773,7 @@ type GetProvisioningStatusResponse struct {
 
 func (x *GetProvisioningStatusResponse) Reset() {
 	*x = GetProvisioningStatusResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1785,7 @@ func (x *GetProvisioningStatusResponse) String() string {
 func (*GetProvisioningStatusResponse) ProtoMessage() {}
 
 func (x *GetProvisioningStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1798,7 @@ func (x *GetProvisioningStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProvisioningStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetProvisioningStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetProvisioningStatusResponse) GetDirectories() []*ProvisioningStatus {
@@ -1727,14 +1825,17 @@ type ProvisioningStatus struct {
 	Waiting      uint32  `protobuf:"varint,10,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	WaitingUsers []*User `protobuf:"bytes,11,rep,name=waiting_users,json=waitingUsers,proto3" json:"waiting_users,omitempty"`
 	// The last fifty at most, newest first.
-	Refusals      []*Refusal `protobuf:"bytes,12,rep,name=refusals,proto3" json:"refusals,omitempty"`
+	Refusals []*Refusal `protobuf:"bytes,12,rep,name=refusals,proto3" json:"refusals,omitempty"`
+	// How many people were renamed and still sign in by their former userName, and the first hundred of them.
+	Renamed       uint32  `protobuf:"varint,13,opt,name=renamed,proto3" json:"renamed,omitempty"`
+	RenamedUsers  []*User `protobuf:"bytes,14,rep,name=renamed_users,json=renamedUsers,proto3" json:"renamed_users,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProvisioningStatus) Reset() {
 	*x = ProvisioningStatus{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +1847,7 @@ func (x *ProvisioningStatus) String() string {
 func (*ProvisioningStatus) ProtoMessage() {}
 
 func (x *ProvisioningStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +1860,7 @@ func (x *ProvisioningStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvisioningStatus.ProtoReflect.Descriptor instead.
 func (*ProvisioningStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ProvisioningStatus) GetDirectoryId() string {
@@ -1846,6 +1947,20 @@ func (x *ProvisioningStatus) GetRefusals() []*Refusal {
 	return nil
 }
 
+func (x *ProvisioningStatus) GetRenamed() uint32 {
+	if x != nil {
+		return x.Renamed
+	}
+	return 0
+}
+
+func (x *ProvisioningStatus) GetRenamedUsers() []*User {
+	if x != nil {
+		return x.RenamedUsers
+	}
+	return nil
+}
+
 // Refusal is a SCIM request that was refused. It holds nothing of what the request said of anybody.
 type Refusal struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1863,7 +1978,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +1990,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2003,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Refusal) GetAt() *timestamppb.Timestamp {
@@ -1947,7 +2062,7 @@ type PreviewMembersRequest struct {
 
 func (x *PreviewMembersRequest) Reset() {
 	*x = PreviewMembersRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2074,7 @@ func (x *PreviewMembersRequest) String() string {
 func (*PreviewMembersRequest) ProtoMessage() {}
 
 func (x *PreviewMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2087,7 @@ func (x *PreviewMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewMembersRequest.ProtoReflect.Descriptor instead.
 func (*PreviewMembersRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PreviewMembersRequest) GetGroup() string {
@@ -2012,7 +2127,7 @@ type PreviewMembersResponse struct {
 
 func (x *PreviewMembersResponse) Reset() {
 	*x = PreviewMembersResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2139,7 @@ func (x *PreviewMembersResponse) String() string {
 func (*PreviewMembersResponse) ProtoMessage() {}
 
 func (x *PreviewMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2152,7 @@ func (x *PreviewMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewMembersResponse.ProtoReflect.Descriptor instead.
 func (*PreviewMembersResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PreviewMembersResponse) GetVersion() uint64 {
@@ -2088,7 +2203,7 @@ type AccessChange struct {
 
 func (x *AccessChange) Reset() {
 	*x = AccessChange{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2215,7 @@ func (x *AccessChange) String() string {
 func (*AccessChange) ProtoMessage() {}
 
 func (x *AccessChange) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2228,7 @@ func (x *AccessChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessChange.ProtoReflect.Descriptor instead.
 func (*AccessChange) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AccessChange) GetUserId() string {
@@ -2162,7 +2277,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2289,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2302,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Token) GetId() string {
@@ -2263,7 +2378,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2275,7 +2390,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2288,7 +2403,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CreateTokenRequest) GetKind() TokenKind {
@@ -2338,7 +2453,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2350,7 +2465,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2363,7 +2478,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateTokenResponse) GetId() string {
@@ -2400,7 +2515,7 @@ type RotateTokenRequest struct {
 
 func (x *RotateTokenRequest) Reset() {
 	*x = RotateTokenRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2527,7 @@ func (x *RotateTokenRequest) String() string {
 func (*RotateTokenRequest) ProtoMessage() {}
 
 func (x *RotateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2540,7 @@ func (x *RotateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateTokenRequest.ProtoReflect.Descriptor instead.
 func (*RotateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RotateTokenRequest) GetId() string {
@@ -2463,7 +2578,7 @@ type RotateTokenResponse struct {
 
 func (x *RotateTokenResponse) Reset() {
 	*x = RotateTokenResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2475,7 +2590,7 @@ func (x *RotateTokenResponse) String() string {
 func (*RotateTokenResponse) ProtoMessage() {}
 
 func (x *RotateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2488,7 +2603,7 @@ func (x *RotateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateTokenResponse.ProtoReflect.Descriptor instead.
 func (*RotateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RotateTokenResponse) GetId() string {
@@ -2527,7 +2642,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2654,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2667,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 type ListTokensResponse struct {
@@ -2564,7 +2679,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2576,7 +2691,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2589,7 +2704,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -2608,7 +2723,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +2735,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +2748,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -2652,7 +2767,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2664,7 +2779,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2677,7 +2792,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RevokeTokenResponse) GetVersion() uint64 {
@@ -2695,7 +2810,7 @@ type ListConnectorsRequest struct {
 
 func (x *ListConnectorsRequest) Reset() {
 	*x = ListConnectorsRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2707,7 +2822,7 @@ func (x *ListConnectorsRequest) String() string {
 func (*ListConnectorsRequest) ProtoMessage() {}
 
 func (x *ListConnectorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2720,7 +2835,7 @@ func (x *ListConnectorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectorsRequest.ProtoReflect.Descriptor instead.
 func (*ListConnectorsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 type ListConnectorsResponse struct {
@@ -2732,7 +2847,7 @@ type ListConnectorsResponse struct {
 
 func (x *ListConnectorsResponse) Reset() {
 	*x = ListConnectorsResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +2859,7 @@ func (x *ListConnectorsResponse) String() string {
 func (*ListConnectorsResponse) ProtoMessage() {}
 
 func (x *ListConnectorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +2872,7 @@ func (x *ListConnectorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectorsResponse.ProtoReflect.Descriptor instead.
 func (*ListConnectorsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListConnectorsResponse) GetConnectors() []*ConnectorStatus {
@@ -2781,7 +2896,7 @@ type ConnectorStatus struct {
 
 func (x *ConnectorStatus) Reset() {
 	*x = ConnectorStatus{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2793,7 +2908,7 @@ func (x *ConnectorStatus) String() string {
 func (*ConnectorStatus) ProtoMessage() {}
 
 func (x *ConnectorStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2806,7 +2921,7 @@ func (x *ConnectorStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorStatus.ProtoReflect.Descriptor instead.
 func (*ConnectorStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ConnectorStatus) GetConnector() *v1.Connector {
@@ -2846,7 +2961,7 @@ type GetConnectorRequest struct {
 
 func (x *GetConnectorRequest) Reset() {
 	*x = GetConnectorRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +2973,7 @@ func (x *GetConnectorRequest) String() string {
 func (*GetConnectorRequest) ProtoMessage() {}
 
 func (x *GetConnectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +2986,7 @@ func (x *GetConnectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectorRequest.ProtoReflect.Descriptor instead.
 func (*GetConnectorRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetConnectorRequest) GetId() string {
@@ -2891,7 +3006,7 @@ type GetConnectorResponse struct {
 
 func (x *GetConnectorResponse) Reset() {
 	*x = GetConnectorResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2903,7 +3018,7 @@ func (x *GetConnectorResponse) String() string {
 func (*GetConnectorResponse) ProtoMessage() {}
 
 func (x *GetConnectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2916,7 +3031,7 @@ func (x *GetConnectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectorResponse.ProtoReflect.Descriptor instead.
 func (*GetConnectorResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetConnectorResponse) GetStatus() *ConnectorStatus {
@@ -2942,7 +3057,7 @@ type RetireConnectorRequest struct {
 
 func (x *RetireConnectorRequest) Reset() {
 	*x = RetireConnectorRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3069,7 @@ func (x *RetireConnectorRequest) String() string {
 func (*RetireConnectorRequest) ProtoMessage() {}
 
 func (x *RetireConnectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3082,7 @@ func (x *RetireConnectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireConnectorRequest.ProtoReflect.Descriptor instead.
 func (*RetireConnectorRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RetireConnectorRequest) GetId() string {
@@ -2986,7 +3101,7 @@ type RetireConnectorResponse struct {
 
 func (x *RetireConnectorResponse) Reset() {
 	*x = RetireConnectorResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2998,7 +3113,7 @@ func (x *RetireConnectorResponse) String() string {
 func (*RetireConnectorResponse) ProtoMessage() {}
 
 func (x *RetireConnectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3011,7 +3126,7 @@ func (x *RetireConnectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireConnectorResponse.ProtoReflect.Descriptor instead.
 func (*RetireConnectorResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RetireConnectorResponse) GetVersion() uint64 {
@@ -3032,7 +3147,7 @@ type SetConnectorSecretRequest struct {
 
 func (x *SetConnectorSecretRequest) Reset() {
 	*x = SetConnectorSecretRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3044,7 +3159,7 @@ func (x *SetConnectorSecretRequest) String() string {
 func (*SetConnectorSecretRequest) ProtoMessage() {}
 
 func (x *SetConnectorSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3057,7 +3172,7 @@ func (x *SetConnectorSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetConnectorSecretRequest.ProtoReflect.Descriptor instead.
 func (*SetConnectorSecretRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SetConnectorSecretRequest) GetConnectorId() string {
@@ -3083,7 +3198,7 @@ type SetConnectorSecretResponse struct {
 
 func (x *SetConnectorSecretResponse) Reset() {
 	*x = SetConnectorSecretResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3095,7 +3210,7 @@ func (x *SetConnectorSecretResponse) String() string {
 func (*SetConnectorSecretResponse) ProtoMessage() {}
 
 func (x *SetConnectorSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3108,7 +3223,7 @@ func (x *SetConnectorSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetConnectorSecretResponse.ProtoReflect.Descriptor instead.
 func (*SetConnectorSecretResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SetConnectorSecretResponse) GetVersion() uint64 {
@@ -3127,7 +3242,7 @@ type DiscoverCatalogueRequest struct {
 
 func (x *DiscoverCatalogueRequest) Reset() {
 	*x = DiscoverCatalogueRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3139,7 +3254,7 @@ func (x *DiscoverCatalogueRequest) String() string {
 func (*DiscoverCatalogueRequest) ProtoMessage() {}
 
 func (x *DiscoverCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3152,7 +3267,7 @@ func (x *DiscoverCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscoverCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*DiscoverCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DiscoverCatalogueRequest) GetConnectorId() string {
@@ -3175,7 +3290,7 @@ type DiscoverCatalogueResponse struct {
 
 func (x *DiscoverCatalogueResponse) Reset() {
 	*x = DiscoverCatalogueResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3187,7 +3302,7 @@ func (x *DiscoverCatalogueResponse) String() string {
 func (*DiscoverCatalogueResponse) ProtoMessage() {}
 
 func (x *DiscoverCatalogueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3200,7 +3315,7 @@ func (x *DiscoverCatalogueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscoverCatalogueResponse.ProtoReflect.Descriptor instead.
 func (*DiscoverCatalogueResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DiscoverCatalogueResponse) GetChanges() []*ToolChange {
@@ -3238,7 +3353,7 @@ type ToolChange struct {
 
 func (x *ToolChange) Reset() {
 	*x = ToolChange{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3250,7 +3365,7 @@ func (x *ToolChange) String() string {
 func (*ToolChange) ProtoMessage() {}
 
 func (x *ToolChange) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3263,7 +3378,7 @@ func (x *ToolChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolChange.ProtoReflect.Descriptor instead.
 func (*ToolChange) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ToolChange) GetKind() ToolChangeKind {
@@ -3305,7 +3420,7 @@ type ApproveCatalogueRequest struct {
 
 func (x *ApproveCatalogueRequest) Reset() {
 	*x = ApproveCatalogueRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3317,7 +3432,7 @@ func (x *ApproveCatalogueRequest) String() string {
 func (*ApproveCatalogueRequest) ProtoMessage() {}
 
 func (x *ApproveCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3330,7 +3445,7 @@ func (x *ApproveCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*ApproveCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ApproveCatalogueRequest) GetConnectorId() string {
@@ -3357,7 +3472,7 @@ type ApproveCatalogueResponse struct {
 
 func (x *ApproveCatalogueResponse) Reset() {
 	*x = ApproveCatalogueResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +3484,7 @@ func (x *ApproveCatalogueResponse) String() string {
 func (*ApproveCatalogueResponse) ProtoMessage() {}
 
 func (x *ApproveCatalogueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +3497,7 @@ func (x *ApproveCatalogueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveCatalogueResponse.ProtoReflect.Descriptor instead.
 func (*ApproveCatalogueResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ApproveCatalogueResponse) GetVersion() uint64 {
@@ -3416,7 +3531,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +3543,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +3556,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Grant) GetGroup() string {
@@ -3491,7 +3606,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3503,7 +3618,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3516,7 +3631,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ApplyRequest) GetConnectors() []*v1.Connector {
@@ -3550,7 +3665,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3562,7 +3677,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3575,7 +3690,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ApplyResponse) GetVersion() uint64 {
@@ -3606,7 +3721,7 @@ type AppliedChange struct {
 
 func (x *AppliedChange) Reset() {
 	*x = AppliedChange{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3618,7 +3733,7 @@ func (x *AppliedChange) String() string {
 func (*AppliedChange) ProtoMessage() {}
 
 func (x *AppliedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3631,7 +3746,7 @@ func (x *AppliedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedChange.ProtoReflect.Descriptor instead.
 func (*AppliedChange) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AppliedChange) GetKind() string {
@@ -3663,7 +3778,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3675,7 +3790,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3688,7 +3803,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 type ListGrantsResponse struct {
@@ -3700,7 +3815,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3712,7 +3827,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3725,7 +3840,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListGrantsResponse) GetGrants() []*Grant {
@@ -3746,7 +3861,7 @@ type RemoveGrantRequest struct {
 
 func (x *RemoveGrantRequest) Reset() {
 	*x = RemoveGrantRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3758,7 +3873,7 @@ func (x *RemoveGrantRequest) String() string {
 func (*RemoveGrantRequest) ProtoMessage() {}
 
 func (x *RemoveGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3771,7 +3886,7 @@ func (x *RemoveGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGrantRequest.ProtoReflect.Descriptor instead.
 func (*RemoveGrantRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RemoveGrantRequest) GetGroup() string {
@@ -3797,7 +3912,7 @@ type RemoveGrantResponse struct {
 
 func (x *RemoveGrantResponse) Reset() {
 	*x = RemoveGrantResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3809,7 +3924,7 @@ func (x *RemoveGrantResponse) String() string {
 func (*RemoveGrantResponse) ProtoMessage() {}
 
 func (x *RemoveGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3822,7 +3937,7 @@ func (x *RemoveGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGrantResponse.ProtoReflect.Descriptor instead.
 func (*RemoveGrantResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RemoveGrantResponse) GetVersion() uint64 {
@@ -3842,7 +3957,7 @@ type PlaceBlockRequest struct {
 
 func (x *PlaceBlockRequest) Reset() {
 	*x = PlaceBlockRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3854,7 +3969,7 @@ func (x *PlaceBlockRequest) String() string {
 func (*PlaceBlockRequest) ProtoMessage() {}
 
 func (x *PlaceBlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3867,7 +3982,7 @@ func (x *PlaceBlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceBlockRequest.ProtoReflect.Descriptor instead.
 func (*PlaceBlockRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *PlaceBlockRequest) GetBlock() *v1.Block {
@@ -3887,7 +4002,7 @@ type PlaceBlockResponse struct {
 
 func (x *PlaceBlockResponse) Reset() {
 	*x = PlaceBlockResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3899,7 +4014,7 @@ func (x *PlaceBlockResponse) String() string {
 func (*PlaceBlockResponse) ProtoMessage() {}
 
 func (x *PlaceBlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3912,7 +4027,7 @@ func (x *PlaceBlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceBlockResponse.ProtoReflect.Descriptor instead.
 func (*PlaceBlockResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *PlaceBlockResponse) GetId() string {
@@ -3938,7 +4053,7 @@ type LiftBlockRequest struct {
 
 func (x *LiftBlockRequest) Reset() {
 	*x = LiftBlockRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3950,7 +4065,7 @@ func (x *LiftBlockRequest) String() string {
 func (*LiftBlockRequest) ProtoMessage() {}
 
 func (x *LiftBlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3963,7 +4078,7 @@ func (x *LiftBlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiftBlockRequest.ProtoReflect.Descriptor instead.
 func (*LiftBlockRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *LiftBlockRequest) GetId() string {
@@ -3982,7 +4097,7 @@ type LiftBlockResponse struct {
 
 func (x *LiftBlockResponse) Reset() {
 	*x = LiftBlockResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3994,7 +4109,7 @@ func (x *LiftBlockResponse) String() string {
 func (*LiftBlockResponse) ProtoMessage() {}
 
 func (x *LiftBlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4007,7 +4122,7 @@ func (x *LiftBlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiftBlockResponse.ProtoReflect.Descriptor instead.
 func (*LiftBlockResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LiftBlockResponse) GetVersion() uint64 {
@@ -4025,7 +4140,7 @@ type ListBlocksRequest struct {
 
 func (x *ListBlocksRequest) Reset() {
 	*x = ListBlocksRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4037,7 +4152,7 @@ func (x *ListBlocksRequest) String() string {
 func (*ListBlocksRequest) ProtoMessage() {}
 
 func (x *ListBlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4050,7 +4165,7 @@ func (x *ListBlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBlocksRequest.ProtoReflect.Descriptor instead.
 func (*ListBlocksRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 type ListBlocksResponse struct {
@@ -4062,7 +4177,7 @@ type ListBlocksResponse struct {
 
 func (x *ListBlocksResponse) Reset() {
 	*x = ListBlocksResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4074,7 +4189,7 @@ func (x *ListBlocksResponse) String() string {
 func (*ListBlocksResponse) ProtoMessage() {}
 
 func (x *ListBlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4087,7 +4202,7 @@ func (x *ListBlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBlocksResponse.ProtoReflect.Descriptor instead.
 func (*ListBlocksResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{67}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ListBlocksResponse) GetBlocks() []*v1.Block {
@@ -4113,7 +4228,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4125,7 +4240,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4138,7 +4253,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{68}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ExplainRequest) GetPerson() string {
@@ -4191,7 +4306,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4203,7 +4318,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4216,7 +4331,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{69}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ExplainResponse) GetDecision() *v11.Decision {
@@ -4266,7 +4381,7 @@ type RuleTrace struct {
 
 func (x *RuleTrace) Reset() {
 	*x = RuleTrace{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4278,7 +4393,7 @@ func (x *RuleTrace) String() string {
 func (*RuleTrace) ProtoMessage() {}
 
 func (x *RuleTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4291,7 +4406,7 @@ func (x *RuleTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleTrace.ProtoReflect.Descriptor instead.
 func (*RuleTrace) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{70}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *RuleTrace) GetGroup() string {
@@ -4351,7 +4466,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4363,7 +4478,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4376,7 +4491,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{71}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{73}
 }
 
 type ListProxiesResponse struct {
@@ -4390,7 +4505,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4402,7 +4517,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4415,7 +4530,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{72}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*Proxy {
@@ -4457,7 +4572,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4469,7 +4584,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4482,7 +4597,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{73}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Proxy) GetName() string {
@@ -4566,7 +4681,7 @@ type GetReceiptRequest struct {
 
 func (x *GetReceiptRequest) Reset() {
 	*x = GetReceiptRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4578,7 +4693,7 @@ func (x *GetReceiptRequest) String() string {
 func (*GetReceiptRequest) ProtoMessage() {}
 
 func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4591,7 +4706,7 @@ func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptRequest.ProtoReflect.Descriptor instead.
 func (*GetReceiptRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{74}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *GetReceiptRequest) GetVersion() uint64 {
@@ -4620,7 +4735,7 @@ type GetReceiptResponse struct {
 
 func (x *GetReceiptResponse) Reset() {
 	*x = GetReceiptResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4632,7 +4747,7 @@ func (x *GetReceiptResponse) String() string {
 func (*GetReceiptResponse) ProtoMessage() {}
 
 func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4645,7 +4760,7 @@ func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptResponse.ProtoReflect.Descriptor instead.
 func (*GetReceiptResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{75}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *GetReceiptResponse) GetVersion() uint64 {
@@ -4685,7 +4800,7 @@ type ProxyReceipt struct {
 
 func (x *ProxyReceipt) Reset() {
 	*x = ProxyReceipt{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4697,7 +4812,7 @@ func (x *ProxyReceipt) String() string {
 func (*ProxyReceipt) ProtoMessage() {}
 
 func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4710,7 +4825,7 @@ func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyReceipt.ProtoReflect.Descriptor instead.
 func (*ProxyReceipt) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{76}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ProxyReceipt) GetProxy() string {
@@ -4768,7 +4883,7 @@ type AuditFilter struct {
 
 func (x *AuditFilter) Reset() {
 	*x = AuditFilter{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4780,7 +4895,7 @@ func (x *AuditFilter) String() string {
 func (*AuditFilter) ProtoMessage() {}
 
 func (x *AuditFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4793,7 +4908,7 @@ func (x *AuditFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditFilter.ProtoReflect.Descriptor instead.
 func (*AuditFilter) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{77}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *AuditFilter) GetPerson() string {
@@ -4864,7 +4979,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4876,7 +4991,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4889,7 +5004,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{78}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *SearchAuditRequest) GetFilter() *AuditFilter {
@@ -4924,7 +5039,7 @@ type SearchAuditResponse struct {
 
 func (x *SearchAuditResponse) Reset() {
 	*x = SearchAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4936,7 +5051,7 @@ func (x *SearchAuditResponse) String() string {
 func (*SearchAuditResponse) ProtoMessage() {}
 
 func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4949,7 +5064,7 @@ func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditResponse.ProtoReflect.Descriptor instead.
 func (*SearchAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{79}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *SearchAuditResponse) GetRecords() []*StoredRecord {
@@ -4979,7 +5094,7 @@ type StoredRecord struct {
 
 func (x *StoredRecord) Reset() {
 	*x = StoredRecord{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4991,7 +5106,7 @@ func (x *StoredRecord) String() string {
 func (*StoredRecord) ProtoMessage() {}
 
 func (x *StoredRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5004,7 +5119,7 @@ func (x *StoredRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredRecord.ProtoReflect.Descriptor instead.
 func (*StoredRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *StoredRecord) GetSequence() uint64 {
@@ -5039,7 +5154,7 @@ type TailAuditRequest struct {
 
 func (x *TailAuditRequest) Reset() {
 	*x = TailAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5051,7 +5166,7 @@ func (x *TailAuditRequest) String() string {
 func (*TailAuditRequest) ProtoMessage() {}
 
 func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5064,7 +5179,7 @@ func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditRequest.ProtoReflect.Descriptor instead.
 func (*TailAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *TailAuditRequest) GetFilter() *AuditFilter {
@@ -5090,7 +5205,7 @@ type TailAuditResponse struct {
 
 func (x *TailAuditResponse) Reset() {
 	*x = TailAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5102,7 +5217,7 @@ func (x *TailAuditResponse) String() string {
 func (*TailAuditResponse) ProtoMessage() {}
 
 func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5115,7 +5230,7 @@ func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditResponse.ProtoReflect.Descriptor instead.
 func (*TailAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *TailAuditResponse) GetRecord() *StoredRecord {
@@ -5136,7 +5251,7 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"\x18\n" +
 	"\x16ListDirectoriesRequest\"[\n" +
 	"\x17ListDirectoriesResponse\x12@\n" +
-	"\vdirectories\x18\x01 \x03(\v2\x1e.sallyport.policy.v1.DirectoryR\vdirectories\"\xd3\x03\n" +
+	"\vdirectories\x18\x01 \x03(\v2\x1e.sallyport.policy.v1.DirectoryR\vdirectories\"\xed\x03\n" +
 	"\x04User\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fdirectory_id\x18\x02 \x01(\tR\vdirectoryId\x12\x1b\n" +
@@ -5156,7 +5271,8 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x124\n" +
 	"\x06groups\x18\v \x03(\v2\x1c.sallyport.admin.v1.GroupRefR\x06groups\x12=\n" +
 	"\vheld_groups\x18\f \x03(\v2\x1c.sallyport.admin.v1.GroupRefR\n" +
-	"heldGroups\".\n" +
+	"heldGroups\x12\x18\n" +
+	"\asubject\x18\r \x01(\tR\asubject\".\n" +
 	"\bGroupRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x97\x02\n" +
@@ -5190,6 +5306,10 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x19ConfirmMembershipsRequest\x12\x1b\n" +
 	"\x04user\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04user\"6\n" +
 	"\x1aConfirmMembershipsResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"0\n" +
+	"\x11RebindUserRequest\x12\x1b\n" +
+	"\x04user\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04user\".\n" +
+	"\x12RebindUserResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"/\n" +
 	"\x10EraseUserRequest\x12\x1b\n" +
 	"\x04user\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04user\"F\n" +
@@ -5226,7 +5346,7 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x1cGetProvisioningStatusRequest\x12!\n" +
 	"\fdirectory_id\x18\x01 \x01(\tR\vdirectoryId\"i\n" +
 	"\x1dGetProvisioningStatusResponse\x12H\n" +
-	"\vdirectories\x18\x01 \x03(\v2&.sallyport.admin.v1.ProvisioningStatusR\vdirectories\"\xe9\x03\n" +
+	"\vdirectories\x18\x01 \x03(\v2&.sallyport.admin.v1.ProvisioningStatusR\vdirectories\"\xc2\x04\n" +
 	"\x12ProvisioningStatus\x12!\n" +
 	"\fdirectory_id\x18\x01 \x01(\tR\vdirectoryId\x12\x14\n" +
 	"\x05users\x18\x02 \x01(\rR\x05users\x12!\n" +
@@ -5240,7 +5360,9 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\awaiting\x18\n" +
 	" \x01(\rR\awaiting\x12=\n" +
 	"\rwaiting_users\x18\v \x03(\v2\x18.sallyport.admin.v1.UserR\fwaitingUsers\x127\n" +
-	"\brefusals\x18\f \x03(\v2\x1b.sallyport.admin.v1.RefusalR\brefusals\"\xb6\x01\n" +
+	"\brefusals\x18\f \x03(\v2\x1b.sallyport.admin.v1.RefusalR\brefusals\x12\x18\n" +
+	"\arenamed\x18\r \x01(\rR\arenamed\x12=\n" +
+	"\rrenamed_users\x18\x0e \x03(\v2\x18.sallyport.admin.v1.UserR\frenamedUsers\"\xb6\x01\n" +
 	"\aRefusal\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x1a\n" +
@@ -5489,14 +5611,17 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x13RULE_RESULT_MATCHED\x10\x01\x12\x1a\n" +
 	"\x16RULE_RESULT_OTHER_TOOL\x10\x02\x12\x1f\n" +
 	"\x1bRULE_RESULT_CONDITION_FALSE\x10\x03\x12 \n" +
-	"\x1cRULE_RESULT_CONDITION_FAILED\x10\x042\xc5\t\n" +
+	"\x1cRULE_RESULT_CONDITION_FAILED\x10\x042\xa2\n" +
+	"\n" +
 	"\x10DirectoryService\x12a\n" +
 	"\fSetDirectory\x12'.sallyport.admin.v1.SetDirectoryRequest\x1a(.sallyport.admin.v1.SetDirectoryResponse\x12j\n" +
 	"\x0fListDirectories\x12*.sallyport.admin.v1.ListDirectoriesRequest\x1a+.sallyport.admin.v1.ListDirectoriesResponse\x12X\n" +
 	"\tListUsers\x12$.sallyport.admin.v1.ListUsersRequest\x1a%.sallyport.admin.v1.ListUsersResponse\x12R\n" +
 	"\aGetUser\x12\".sallyport.admin.v1.GetUserRequest\x1a#.sallyport.admin.v1.GetUserResponse\x12g\n" +
 	"\x0eRevokeSessions\x12).sallyport.admin.v1.RevokeSessionsRequest\x1a*.sallyport.admin.v1.RevokeSessionsResponse\x12s\n" +
-	"\x12ConfirmMemberships\x12-.sallyport.admin.v1.ConfirmMembershipsRequest\x1a..sallyport.admin.v1.ConfirmMembershipsResponse\x12X\n" +
+	"\x12ConfirmMemberships\x12-.sallyport.admin.v1.ConfirmMembershipsRequest\x1a..sallyport.admin.v1.ConfirmMembershipsResponse\x12[\n" +
+	"\n" +
+	"RebindUser\x12%.sallyport.admin.v1.RebindUserRequest\x1a&.sallyport.admin.v1.RebindUserResponse\x12X\n" +
 	"\tEraseUser\x12$.sallyport.admin.v1.EraseUserRequest\x1a%.sallyport.admin.v1.EraseUserResponse\x12a\n" +
 	"\fListErasures\x12'.sallyport.admin.v1.ListErasuresRequest\x1a(.sallyport.admin.v1.ListErasuresResponse\x12[\n" +
 	"\n" +
@@ -5549,7 +5674,7 @@ func file_sallyport_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
+var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
 var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(MemberChange)(0),                     // 0: sallyport.admin.v1.MemberChange
 	(TokenKind)(0),                        // 1: sallyport.admin.v1.TokenKind
@@ -5571,225 +5696,230 @@ var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(*RevokeSessionsResponse)(nil),        // 17: sallyport.admin.v1.RevokeSessionsResponse
 	(*ConfirmMembershipsRequest)(nil),     // 18: sallyport.admin.v1.ConfirmMembershipsRequest
 	(*ConfirmMembershipsResponse)(nil),    // 19: sallyport.admin.v1.ConfirmMembershipsResponse
-	(*EraseUserRequest)(nil),              // 20: sallyport.admin.v1.EraseUserRequest
-	(*EraseUserResponse)(nil),             // 21: sallyport.admin.v1.EraseUserResponse
-	(*ListErasuresRequest)(nil),           // 22: sallyport.admin.v1.ListErasuresRequest
-	(*ListErasuresResponse)(nil),          // 23: sallyport.admin.v1.ListErasuresResponse
-	(*Erasure)(nil),                       // 24: sallyport.admin.v1.Erasure
-	(*ListGroupsRequest)(nil),             // 25: sallyport.admin.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),            // 26: sallyport.admin.v1.ListGroupsResponse
-	(*GetGroupRequest)(nil),               // 27: sallyport.admin.v1.GetGroupRequest
-	(*GetGroupResponse)(nil),              // 28: sallyport.admin.v1.GetGroupResponse
-	(*GetProvisioningStatusRequest)(nil),  // 29: sallyport.admin.v1.GetProvisioningStatusRequest
-	(*GetProvisioningStatusResponse)(nil), // 30: sallyport.admin.v1.GetProvisioningStatusResponse
-	(*ProvisioningStatus)(nil),            // 31: sallyport.admin.v1.ProvisioningStatus
-	(*Refusal)(nil),                       // 32: sallyport.admin.v1.Refusal
-	(*PreviewMembersRequest)(nil),         // 33: sallyport.admin.v1.PreviewMembersRequest
-	(*PreviewMembersResponse)(nil),        // 34: sallyport.admin.v1.PreviewMembersResponse
-	(*AccessChange)(nil),                  // 35: sallyport.admin.v1.AccessChange
-	(*Token)(nil),                         // 36: sallyport.admin.v1.Token
-	(*CreateTokenRequest)(nil),            // 37: sallyport.admin.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),           // 38: sallyport.admin.v1.CreateTokenResponse
-	(*RotateTokenRequest)(nil),            // 39: sallyport.admin.v1.RotateTokenRequest
-	(*RotateTokenResponse)(nil),           // 40: sallyport.admin.v1.RotateTokenResponse
-	(*ListTokensRequest)(nil),             // 41: sallyport.admin.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),            // 42: sallyport.admin.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),            // 43: sallyport.admin.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),           // 44: sallyport.admin.v1.RevokeTokenResponse
-	(*ListConnectorsRequest)(nil),         // 45: sallyport.admin.v1.ListConnectorsRequest
-	(*ListConnectorsResponse)(nil),        // 46: sallyport.admin.v1.ListConnectorsResponse
-	(*ConnectorStatus)(nil),               // 47: sallyport.admin.v1.ConnectorStatus
-	(*GetConnectorRequest)(nil),           // 48: sallyport.admin.v1.GetConnectorRequest
-	(*GetConnectorResponse)(nil),          // 49: sallyport.admin.v1.GetConnectorResponse
-	(*RetireConnectorRequest)(nil),        // 50: sallyport.admin.v1.RetireConnectorRequest
-	(*RetireConnectorResponse)(nil),       // 51: sallyport.admin.v1.RetireConnectorResponse
-	(*SetConnectorSecretRequest)(nil),     // 52: sallyport.admin.v1.SetConnectorSecretRequest
-	(*SetConnectorSecretResponse)(nil),    // 53: sallyport.admin.v1.SetConnectorSecretResponse
-	(*DiscoverCatalogueRequest)(nil),      // 54: sallyport.admin.v1.DiscoverCatalogueRequest
-	(*DiscoverCatalogueResponse)(nil),     // 55: sallyport.admin.v1.DiscoverCatalogueResponse
-	(*ToolChange)(nil),                    // 56: sallyport.admin.v1.ToolChange
-	(*ApproveCatalogueRequest)(nil),       // 57: sallyport.admin.v1.ApproveCatalogueRequest
-	(*ApproveCatalogueResponse)(nil),      // 58: sallyport.admin.v1.ApproveCatalogueResponse
-	(*Grant)(nil),                         // 59: sallyport.admin.v1.Grant
-	(*ApplyRequest)(nil),                  // 60: sallyport.admin.v1.ApplyRequest
-	(*ApplyResponse)(nil),                 // 61: sallyport.admin.v1.ApplyResponse
-	(*AppliedChange)(nil),                 // 62: sallyport.admin.v1.AppliedChange
-	(*ListGrantsRequest)(nil),             // 63: sallyport.admin.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),            // 64: sallyport.admin.v1.ListGrantsResponse
-	(*RemoveGrantRequest)(nil),            // 65: sallyport.admin.v1.RemoveGrantRequest
-	(*RemoveGrantResponse)(nil),           // 66: sallyport.admin.v1.RemoveGrantResponse
-	(*PlaceBlockRequest)(nil),             // 67: sallyport.admin.v1.PlaceBlockRequest
-	(*PlaceBlockResponse)(nil),            // 68: sallyport.admin.v1.PlaceBlockResponse
-	(*LiftBlockRequest)(nil),              // 69: sallyport.admin.v1.LiftBlockRequest
-	(*LiftBlockResponse)(nil),             // 70: sallyport.admin.v1.LiftBlockResponse
-	(*ListBlocksRequest)(nil),             // 71: sallyport.admin.v1.ListBlocksRequest
-	(*ListBlocksResponse)(nil),            // 72: sallyport.admin.v1.ListBlocksResponse
-	(*ExplainRequest)(nil),                // 73: sallyport.admin.v1.ExplainRequest
-	(*ExplainResponse)(nil),               // 74: sallyport.admin.v1.ExplainResponse
-	(*RuleTrace)(nil),                     // 75: sallyport.admin.v1.RuleTrace
-	(*ListProxiesRequest)(nil),            // 76: sallyport.admin.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),           // 77: sallyport.admin.v1.ListProxiesResponse
-	(*Proxy)(nil),                         // 78: sallyport.admin.v1.Proxy
-	(*GetReceiptRequest)(nil),             // 79: sallyport.admin.v1.GetReceiptRequest
-	(*GetReceiptResponse)(nil),            // 80: sallyport.admin.v1.GetReceiptResponse
-	(*ProxyReceipt)(nil),                  // 81: sallyport.admin.v1.ProxyReceipt
-	(*AuditFilter)(nil),                   // 82: sallyport.admin.v1.AuditFilter
-	(*SearchAuditRequest)(nil),            // 83: sallyport.admin.v1.SearchAuditRequest
-	(*SearchAuditResponse)(nil),           // 84: sallyport.admin.v1.SearchAuditResponse
-	(*StoredRecord)(nil),                  // 85: sallyport.admin.v1.StoredRecord
-	(*TailAuditRequest)(nil),              // 86: sallyport.admin.v1.TailAuditRequest
-	(*TailAuditResponse)(nil),             // 87: sallyport.admin.v1.TailAuditResponse
-	(*v1.Directory)(nil),                  // 88: sallyport.policy.v1.Directory
-	(*timestamppb.Timestamp)(nil),         // 89: google.protobuf.Timestamp
-	(*v1.ConnectorTool)(nil),              // 90: sallyport.policy.v1.ConnectorTool
-	(*durationpb.Duration)(nil),           // 91: google.protobuf.Duration
-	(*v1.Connector)(nil),                  // 92: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                       // 93: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                       // 94: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                      // 95: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),                  // 96: sallyport.audit.v1.Decision
-	(v11.Verdict)(0),                      // 97: sallyport.audit.v1.Verdict
-	(*v11.AuditRecord)(nil),               // 98: sallyport.audit.v1.AuditRecord
+	(*RebindUserRequest)(nil),             // 20: sallyport.admin.v1.RebindUserRequest
+	(*RebindUserResponse)(nil),            // 21: sallyport.admin.v1.RebindUserResponse
+	(*EraseUserRequest)(nil),              // 22: sallyport.admin.v1.EraseUserRequest
+	(*EraseUserResponse)(nil),             // 23: sallyport.admin.v1.EraseUserResponse
+	(*ListErasuresRequest)(nil),           // 24: sallyport.admin.v1.ListErasuresRequest
+	(*ListErasuresResponse)(nil),          // 25: sallyport.admin.v1.ListErasuresResponse
+	(*Erasure)(nil),                       // 26: sallyport.admin.v1.Erasure
+	(*ListGroupsRequest)(nil),             // 27: sallyport.admin.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),            // 28: sallyport.admin.v1.ListGroupsResponse
+	(*GetGroupRequest)(nil),               // 29: sallyport.admin.v1.GetGroupRequest
+	(*GetGroupResponse)(nil),              // 30: sallyport.admin.v1.GetGroupResponse
+	(*GetProvisioningStatusRequest)(nil),  // 31: sallyport.admin.v1.GetProvisioningStatusRequest
+	(*GetProvisioningStatusResponse)(nil), // 32: sallyport.admin.v1.GetProvisioningStatusResponse
+	(*ProvisioningStatus)(nil),            // 33: sallyport.admin.v1.ProvisioningStatus
+	(*Refusal)(nil),                       // 34: sallyport.admin.v1.Refusal
+	(*PreviewMembersRequest)(nil),         // 35: sallyport.admin.v1.PreviewMembersRequest
+	(*PreviewMembersResponse)(nil),        // 36: sallyport.admin.v1.PreviewMembersResponse
+	(*AccessChange)(nil),                  // 37: sallyport.admin.v1.AccessChange
+	(*Token)(nil),                         // 38: sallyport.admin.v1.Token
+	(*CreateTokenRequest)(nil),            // 39: sallyport.admin.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),           // 40: sallyport.admin.v1.CreateTokenResponse
+	(*RotateTokenRequest)(nil),            // 41: sallyport.admin.v1.RotateTokenRequest
+	(*RotateTokenResponse)(nil),           // 42: sallyport.admin.v1.RotateTokenResponse
+	(*ListTokensRequest)(nil),             // 43: sallyport.admin.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),            // 44: sallyport.admin.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),            // 45: sallyport.admin.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),           // 46: sallyport.admin.v1.RevokeTokenResponse
+	(*ListConnectorsRequest)(nil),         // 47: sallyport.admin.v1.ListConnectorsRequest
+	(*ListConnectorsResponse)(nil),        // 48: sallyport.admin.v1.ListConnectorsResponse
+	(*ConnectorStatus)(nil),               // 49: sallyport.admin.v1.ConnectorStatus
+	(*GetConnectorRequest)(nil),           // 50: sallyport.admin.v1.GetConnectorRequest
+	(*GetConnectorResponse)(nil),          // 51: sallyport.admin.v1.GetConnectorResponse
+	(*RetireConnectorRequest)(nil),        // 52: sallyport.admin.v1.RetireConnectorRequest
+	(*RetireConnectorResponse)(nil),       // 53: sallyport.admin.v1.RetireConnectorResponse
+	(*SetConnectorSecretRequest)(nil),     // 54: sallyport.admin.v1.SetConnectorSecretRequest
+	(*SetConnectorSecretResponse)(nil),    // 55: sallyport.admin.v1.SetConnectorSecretResponse
+	(*DiscoverCatalogueRequest)(nil),      // 56: sallyport.admin.v1.DiscoverCatalogueRequest
+	(*DiscoverCatalogueResponse)(nil),     // 57: sallyport.admin.v1.DiscoverCatalogueResponse
+	(*ToolChange)(nil),                    // 58: sallyport.admin.v1.ToolChange
+	(*ApproveCatalogueRequest)(nil),       // 59: sallyport.admin.v1.ApproveCatalogueRequest
+	(*ApproveCatalogueResponse)(nil),      // 60: sallyport.admin.v1.ApproveCatalogueResponse
+	(*Grant)(nil),                         // 61: sallyport.admin.v1.Grant
+	(*ApplyRequest)(nil),                  // 62: sallyport.admin.v1.ApplyRequest
+	(*ApplyResponse)(nil),                 // 63: sallyport.admin.v1.ApplyResponse
+	(*AppliedChange)(nil),                 // 64: sallyport.admin.v1.AppliedChange
+	(*ListGrantsRequest)(nil),             // 65: sallyport.admin.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),            // 66: sallyport.admin.v1.ListGrantsResponse
+	(*RemoveGrantRequest)(nil),            // 67: sallyport.admin.v1.RemoveGrantRequest
+	(*RemoveGrantResponse)(nil),           // 68: sallyport.admin.v1.RemoveGrantResponse
+	(*PlaceBlockRequest)(nil),             // 69: sallyport.admin.v1.PlaceBlockRequest
+	(*PlaceBlockResponse)(nil),            // 70: sallyport.admin.v1.PlaceBlockResponse
+	(*LiftBlockRequest)(nil),              // 71: sallyport.admin.v1.LiftBlockRequest
+	(*LiftBlockResponse)(nil),             // 72: sallyport.admin.v1.LiftBlockResponse
+	(*ListBlocksRequest)(nil),             // 73: sallyport.admin.v1.ListBlocksRequest
+	(*ListBlocksResponse)(nil),            // 74: sallyport.admin.v1.ListBlocksResponse
+	(*ExplainRequest)(nil),                // 75: sallyport.admin.v1.ExplainRequest
+	(*ExplainResponse)(nil),               // 76: sallyport.admin.v1.ExplainResponse
+	(*RuleTrace)(nil),                     // 77: sallyport.admin.v1.RuleTrace
+	(*ListProxiesRequest)(nil),            // 78: sallyport.admin.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),           // 79: sallyport.admin.v1.ListProxiesResponse
+	(*Proxy)(nil),                         // 80: sallyport.admin.v1.Proxy
+	(*GetReceiptRequest)(nil),             // 81: sallyport.admin.v1.GetReceiptRequest
+	(*GetReceiptResponse)(nil),            // 82: sallyport.admin.v1.GetReceiptResponse
+	(*ProxyReceipt)(nil),                  // 83: sallyport.admin.v1.ProxyReceipt
+	(*AuditFilter)(nil),                   // 84: sallyport.admin.v1.AuditFilter
+	(*SearchAuditRequest)(nil),            // 85: sallyport.admin.v1.SearchAuditRequest
+	(*SearchAuditResponse)(nil),           // 86: sallyport.admin.v1.SearchAuditResponse
+	(*StoredRecord)(nil),                  // 87: sallyport.admin.v1.StoredRecord
+	(*TailAuditRequest)(nil),              // 88: sallyport.admin.v1.TailAuditRequest
+	(*TailAuditResponse)(nil),             // 89: sallyport.admin.v1.TailAuditResponse
+	(*v1.Directory)(nil),                  // 90: sallyport.policy.v1.Directory
+	(*timestamppb.Timestamp)(nil),         // 91: google.protobuf.Timestamp
+	(*v1.ConnectorTool)(nil),              // 92: sallyport.policy.v1.ConnectorTool
+	(*durationpb.Duration)(nil),           // 93: google.protobuf.Duration
+	(*v1.Connector)(nil),                  // 94: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                       // 95: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                       // 96: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                      // 97: sallyport.policy.v1.Block
+	(*v11.Decision)(nil),                  // 98: sallyport.audit.v1.Decision
+	(v11.Verdict)(0),                      // 99: sallyport.audit.v1.Verdict
+	(*v11.AuditRecord)(nil),               // 100: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
-	88,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
-	88,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
-	89,  // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	89,  // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
+	90,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
+	90,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
+	91,  // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	91,  // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
 	10,  // 4: sallyport.admin.v1.User.groups:type_name -> sallyport.admin.v1.GroupRef
 	10,  // 5: sallyport.admin.v1.User.held_groups:type_name -> sallyport.admin.v1.GroupRef
-	89,  // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
-	89,  // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
+	91,  // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
+	91,  // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
 	9,   // 8: sallyport.admin.v1.ListUsersResponse.users:type_name -> sallyport.admin.v1.User
 	9,   // 9: sallyport.admin.v1.GetUserResponse.user:type_name -> sallyport.admin.v1.User
-	24,  // 10: sallyport.admin.v1.ListErasuresResponse.erasures:type_name -> sallyport.admin.v1.Erasure
-	89,  // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
+	26,  // 10: sallyport.admin.v1.ListErasuresResponse.erasures:type_name -> sallyport.admin.v1.Erasure
+	91,  // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
 	11,  // 12: sallyport.admin.v1.ListGroupsResponse.groups:type_name -> sallyport.admin.v1.Group
 	11,  // 13: sallyport.admin.v1.GetGroupResponse.group:type_name -> sallyport.admin.v1.Group
 	9,   // 14: sallyport.admin.v1.GetGroupResponse.members:type_name -> sallyport.admin.v1.User
 	10,  // 15: sallyport.admin.v1.GetGroupResponse.member_groups:type_name -> sallyport.admin.v1.GroupRef
-	31,  // 16: sallyport.admin.v1.GetProvisioningStatusResponse.directories:type_name -> sallyport.admin.v1.ProvisioningStatus
-	89,  // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
-	36,  // 18: sallyport.admin.v1.ProvisioningStatus.tokens:type_name -> sallyport.admin.v1.Token
+	33,  // 16: sallyport.admin.v1.GetProvisioningStatusResponse.directories:type_name -> sallyport.admin.v1.ProvisioningStatus
+	91,  // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
+	38,  // 18: sallyport.admin.v1.ProvisioningStatus.tokens:type_name -> sallyport.admin.v1.Token
 	9,   // 19: sallyport.admin.v1.ProvisioningStatus.waiting_users:type_name -> sallyport.admin.v1.User
-	32,  // 20: sallyport.admin.v1.ProvisioningStatus.refusals:type_name -> sallyport.admin.v1.Refusal
-	89,  // 21: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
-	0,   // 22: sallyport.admin.v1.PreviewMembersRequest.change:type_name -> sallyport.admin.v1.MemberChange
-	35,  // 23: sallyport.admin.v1.PreviewMembersResponse.changes:type_name -> sallyport.admin.v1.AccessChange
-	90,  // 24: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
-	90,  // 25: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
-	1,   // 26: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
-	89,  // 27: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	89,  // 28: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	89,  // 29: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
-	1,   // 30: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
-	91,  // 31: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	91,  // 32: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
-	91,  // 33: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	89,  // 34: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
-	36,  // 35: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
-	47,  // 36: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
-	92,  // 37: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
-	47,  // 38: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
-	93,  // 39: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
-	56,  // 40: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
-	2,   // 41: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
-	94,  // 42: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	92,  // 43: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
-	59,  // 44: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
-	62,  // 45: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
-	3,   // 46: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
-	59,  // 47: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
-	95,  // 48: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
-	95,  // 49: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
-	96,  // 50: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
-	10,  // 51: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
-	75,  // 52: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
-	4,   // 53: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
-	78,  // 54: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	89,  // 55: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	89,  // 56: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
-	81,  // 57: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	89,  // 58: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	97,  // 59: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	89,  // 60: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	89,  // 61: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	82,  // 62: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	85,  // 63: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	98,  // 64: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	82,  // 65: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	85,  // 66: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	5,   // 67: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	7,   // 68: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	12,  // 69: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	14,  // 70: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	16,  // 71: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	18,  // 72: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	20,  // 73: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
-	22,  // 74: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
-	25,  // 75: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	27,  // 76: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	29,  // 77: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
-	33,  // 78: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
-	37,  // 79: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	39,  // 80: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
-	41,  // 81: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	43,  // 82: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	45,  // 83: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	48,  // 84: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	50,  // 85: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	52,  // 86: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	54,  // 87: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	57,  // 88: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	60,  // 89: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	63,  // 90: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	65,  // 91: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	67,  // 92: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	69,  // 93: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	71,  // 94: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	73,  // 95: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	76,  // 96: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	79,  // 97: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	83,  // 98: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	86,  // 99: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	6,   // 100: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	8,   // 101: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	13,  // 102: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	15,  // 103: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	17,  // 104: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	19,  // 105: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	21,  // 106: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
-	23,  // 107: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
-	26,  // 108: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	28,  // 109: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	30,  // 110: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
-	34,  // 111: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
-	38,  // 112: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	40,  // 113: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
-	42,  // 114: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	44,  // 115: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	46,  // 116: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	49,  // 117: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	51,  // 118: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	53,  // 119: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	55,  // 120: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	58,  // 121: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	61,  // 122: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	64,  // 123: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	66,  // 124: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	68,  // 125: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	70,  // 126: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	72,  // 127: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	74,  // 128: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	77,  // 129: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	80,  // 130: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	84,  // 131: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	87,  // 132: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	100, // [100:133] is the sub-list for method output_type
-	67,  // [67:100] is the sub-list for method input_type
-	67,  // [67:67] is the sub-list for extension type_name
-	67,  // [67:67] is the sub-list for extension extendee
-	0,   // [0:67] is the sub-list for field type_name
+	34,  // 20: sallyport.admin.v1.ProvisioningStatus.refusals:type_name -> sallyport.admin.v1.Refusal
+	9,   // 21: sallyport.admin.v1.ProvisioningStatus.renamed_users:type_name -> sallyport.admin.v1.User
+	91,  // 22: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
+	0,   // 23: sallyport.admin.v1.PreviewMembersRequest.change:type_name -> sallyport.admin.v1.MemberChange
+	37,  // 24: sallyport.admin.v1.PreviewMembersResponse.changes:type_name -> sallyport.admin.v1.AccessChange
+	92,  // 25: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
+	92,  // 26: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
+	1,   // 27: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
+	91,  // 28: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	91,  // 29: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	91,  // 30: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
+	1,   // 31: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
+	93,  // 32: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	93,  // 33: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
+	93,  // 34: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	91,  // 35: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
+	38,  // 36: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
+	49,  // 37: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
+	94,  // 38: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
+	49,  // 39: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
+	95,  // 40: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
+	58,  // 41: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
+	2,   // 42: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
+	96,  // 43: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	94,  // 44: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
+	61,  // 45: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
+	64,  // 46: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
+	3,   // 47: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
+	61,  // 48: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
+	97,  // 49: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
+	97,  // 50: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
+	98,  // 51: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	10,  // 52: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
+	77,  // 53: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
+	4,   // 54: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
+	80,  // 55: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	91,  // 56: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	91,  // 57: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	83,  // 58: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	91,  // 59: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	99,  // 60: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	91,  // 61: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	91,  // 62: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	84,  // 63: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	87,  // 64: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	100, // 65: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	84,  // 66: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	87,  // 67: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	5,   // 68: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	7,   // 69: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	12,  // 70: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	14,  // 71: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	16,  // 72: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	18,  // 73: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	20,  // 74: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
+	22,  // 75: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	24,  // 76: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	27,  // 77: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	29,  // 78: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	31,  // 79: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
+	35,  // 80: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
+	39,  // 81: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	41,  // 82: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
+	43,  // 83: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	45,  // 84: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	47,  // 85: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	50,  // 86: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	52,  // 87: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	54,  // 88: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	56,  // 89: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	59,  // 90: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	62,  // 91: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	65,  // 92: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	67,  // 93: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	69,  // 94: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	71,  // 95: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	73,  // 96: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	75,  // 97: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	78,  // 98: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	81,  // 99: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	85,  // 100: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	88,  // 101: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	6,   // 102: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	8,   // 103: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	13,  // 104: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	15,  // 105: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	17,  // 106: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	19,  // 107: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	21,  // 108: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
+	23,  // 109: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	25,  // 110: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	28,  // 111: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	30,  // 112: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	32,  // 113: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
+	36,  // 114: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
+	40,  // 115: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	42,  // 116: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
+	44,  // 117: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	46,  // 118: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	48,  // 119: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	51,  // 120: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	53,  // 121: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	55,  // 122: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	57,  // 123: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	60,  // 124: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	63,  // 125: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	66,  // 126: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	68,  // 127: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	70,  // 128: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	72,  // 129: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	74,  // 130: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	76,  // 131: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	79,  // 132: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	82,  // 133: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	86,  // 134: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	89,  // 135: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	102, // [102:136] is the sub-list for method output_type
+	68,  // [68:102] is the sub-list for method input_type
+	68,  // [68:68] is the sub-list for extension type_name
+	68,  // [68:68] is the sub-list for extension extendee
+	0,   // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }
@@ -5803,7 +5933,7 @@ func file_sallyport_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_admin_proto_rawDesc), len(file_sallyport_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   83,
+			NumMessages:   85,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

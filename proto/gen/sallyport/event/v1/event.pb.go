@@ -163,6 +163,7 @@ type Event struct {
 	//	*Event_UserSessionsRevoked
 	//	*Event_UserDeleted
 	//	*Event_UserMembershipsConfirmed
+	//	*Event_UserSubjectRebound
 	//	*Event_UserErased
 	//	*Event_GroupCreated
 	//	*Event_GroupUpdated
@@ -370,6 +371,15 @@ func (x *Event) GetUserMembershipsConfirmed() *UserMembershipsConfirmed {
 	return nil
 }
 
+func (x *Event) GetUserSubjectRebound() *UserSubjectRebound {
+	if x != nil {
+		if x, ok := x.Body.(*Event_UserSubjectRebound); ok {
+			return x.UserSubjectRebound
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetUserErased() *UserErased {
 	if x != nil {
 		if x, ok := x.Body.(*Event_UserErased); ok {
@@ -571,6 +581,10 @@ type Event_UserMembershipsConfirmed struct {
 	UserMembershipsConfirmed *UserMembershipsConfirmed `protobuf:"bytes,46,opt,name=user_memberships_confirmed,json=userMembershipsConfirmed,proto3,oneof"`
 }
 
+type Event_UserSubjectRebound struct {
+	UserSubjectRebound *UserSubjectRebound `protobuf:"bytes,49,opt,name=user_subject_rebound,json=userSubjectRebound,proto3,oneof"`
+}
+
 type Event_UserErased struct {
 	UserErased *UserErased `protobuf:"bytes,47,opt,name=user_erased,json=userErased,proto3,oneof"`
 }
@@ -660,6 +674,8 @@ func (*Event_UserSessionsRevoked) isEvent_Body() {}
 func (*Event_UserDeleted) isEvent_Body() {}
 
 func (*Event_UserMembershipsConfirmed) isEvent_Body() {}
+
+func (*Event_UserSubjectRebound) isEvent_Body() {}
 
 func (*Event_UserErased) isEvent_Body() {}
 
@@ -1374,6 +1390,51 @@ func (x *UserErased) GetUserId() string {
 	return ""
 }
 
+// UserSubjectRebound lets a person sign in by the userName that they have now, in a directory that matches by it.
+type UserSubjectRebound struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserSubjectRebound) Reset() {
+	*x = UserSubjectRebound{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserSubjectRebound) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserSubjectRebound) ProtoMessage() {}
+
+func (x *UserSubjectRebound) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserSubjectRebound.ProtoReflect.Descriptor instead.
+func (*UserSubjectRebound) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *UserSubjectRebound) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
 // UserMembershipsConfirmed makes a person's held memberships count again.
 type UserMembershipsConfirmed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1384,7 +1445,7 @@ type UserMembershipsConfirmed struct {
 
 func (x *UserMembershipsConfirmed) Reset() {
 	*x = UserMembershipsConfirmed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[14]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +1457,7 @@ func (x *UserMembershipsConfirmed) String() string {
 func (*UserMembershipsConfirmed) ProtoMessage() {}
 
 func (x *UserMembershipsConfirmed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[14]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +1470,7 @@ func (x *UserMembershipsConfirmed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserMembershipsConfirmed.ProtoReflect.Descriptor instead.
 func (*UserMembershipsConfirmed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UserMembershipsConfirmed) GetUserId() string {
@@ -1432,7 +1493,7 @@ type GroupCreated struct {
 
 func (x *GroupCreated) Reset() {
 	*x = GroupCreated{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[15]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1505,7 @@ func (x *GroupCreated) String() string {
 func (*GroupCreated) ProtoMessage() {}
 
 func (x *GroupCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[15]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1518,7 @@ func (x *GroupCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupCreated.ProtoReflect.Descriptor instead.
 func (*GroupCreated) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GroupCreated) GetGroupId() string {
@@ -1500,7 +1561,7 @@ type GroupUpdated struct {
 
 func (x *GroupUpdated) Reset() {
 	*x = GroupUpdated{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[16]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1573,7 @@ func (x *GroupUpdated) String() string {
 func (*GroupUpdated) ProtoMessage() {}
 
 func (x *GroupUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[16]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1586,7 @@ func (x *GroupUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupUpdated.ProtoReflect.Descriptor instead.
 func (*GroupUpdated) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GroupUpdated) GetGroupId() string {
@@ -1559,7 +1620,7 @@ type GroupDeleted struct {
 
 func (x *GroupDeleted) Reset() {
 	*x = GroupDeleted{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[17]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1632,7 @@ func (x *GroupDeleted) String() string {
 func (*GroupDeleted) ProtoMessage() {}
 
 func (x *GroupDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[17]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1645,7 @@ func (x *GroupDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupDeleted.ProtoReflect.Descriptor instead.
 func (*GroupDeleted) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GroupDeleted) GetGroupId() string {
@@ -1607,7 +1668,7 @@ type GroupMembersAdded struct {
 
 func (x *GroupMembersAdded) Reset() {
 	*x = GroupMembersAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[18]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1680,7 @@ func (x *GroupMembersAdded) String() string {
 func (*GroupMembersAdded) ProtoMessage() {}
 
 func (x *GroupMembersAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[18]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1693,7 @@ func (x *GroupMembersAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMembersAdded.ProtoReflect.Descriptor instead.
 func (*GroupMembersAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GroupMembersAdded) GetGroupId() string {
@@ -1669,7 +1730,7 @@ type GroupMembersRemoved struct {
 
 func (x *GroupMembersRemoved) Reset() {
 	*x = GroupMembersRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[19]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1742,7 @@ func (x *GroupMembersRemoved) String() string {
 func (*GroupMembersRemoved) ProtoMessage() {}
 
 func (x *GroupMembersRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[19]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1755,7 @@ func (x *GroupMembersRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMembersRemoved.ProtoReflect.Descriptor instead.
 func (*GroupMembersRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GroupMembersRemoved) GetGroupId() string {
@@ -1728,7 +1789,7 @@ type ConnectorSet struct {
 
 func (x *ConnectorSet) Reset() {
 	*x = ConnectorSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[20]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +1801,7 @@ func (x *ConnectorSet) String() string {
 func (*ConnectorSet) ProtoMessage() {}
 
 func (x *ConnectorSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[20]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +1814,7 @@ func (x *ConnectorSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorSet.ProtoReflect.Descriptor instead.
 func (*ConnectorSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ConnectorSet) GetConnector() *v1.Connector {
@@ -1773,7 +1834,7 @@ type ConnectorRetired struct {
 
 func (x *ConnectorRetired) Reset() {
 	*x = ConnectorRetired{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[21]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1846,7 @@ func (x *ConnectorRetired) String() string {
 func (*ConnectorRetired) ProtoMessage() {}
 
 func (x *ConnectorRetired) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[21]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1859,7 @@ func (x *ConnectorRetired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorRetired.ProtoReflect.Descriptor instead.
 func (*ConnectorRetired) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ConnectorRetired) GetConnectorId() string {
@@ -1819,7 +1880,7 @@ type CataloguePinned struct {
 
 func (x *CataloguePinned) Reset() {
 	*x = CataloguePinned{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[22]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1892,7 @@ func (x *CataloguePinned) String() string {
 func (*CataloguePinned) ProtoMessage() {}
 
 func (x *CataloguePinned) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[22]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1905,7 @@ func (x *CataloguePinned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CataloguePinned.ProtoReflect.Descriptor instead.
 func (*CataloguePinned) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CataloguePinned) GetConnectorId() string {
@@ -1873,7 +1934,7 @@ type ConnectorSecretSet struct {
 
 func (x *ConnectorSecretSet) Reset() {
 	*x = ConnectorSecretSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[23]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +1946,7 @@ func (x *ConnectorSecretSet) String() string {
 func (*ConnectorSecretSet) ProtoMessage() {}
 
 func (x *ConnectorSecretSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[23]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +1959,7 @@ func (x *ConnectorSecretSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorSecretSet.ProtoReflect.Descriptor instead.
 func (*ConnectorSecretSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ConnectorSecretSet) GetConnectorId() string {
@@ -1927,7 +1988,7 @@ type GrantApplied struct {
 
 func (x *GrantApplied) Reset() {
 	*x = GrantApplied{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[24]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2000,7 @@ func (x *GrantApplied) String() string {
 func (*GrantApplied) ProtoMessage() {}
 
 func (x *GrantApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[24]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2013,7 @@ func (x *GrantApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantApplied.ProtoReflect.Descriptor instead.
 func (*GrantApplied) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GrantApplied) GetGroupId() string {
@@ -1987,7 +2048,7 @@ type GrantRemoved struct {
 
 func (x *GrantRemoved) Reset() {
 	*x = GrantRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2060,7 @@ func (x *GrantRemoved) String() string {
 func (*GrantRemoved) ProtoMessage() {}
 
 func (x *GrantRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2073,7 @@ func (x *GrantRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRemoved.ProtoReflect.Descriptor instead.
 func (*GrantRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GrantRemoved) GetGroupId() string {
@@ -2039,7 +2100,7 @@ type BlockPlaced struct {
 
 func (x *BlockPlaced) Reset() {
 	*x = BlockPlaced{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2051,7 +2112,7 @@ func (x *BlockPlaced) String() string {
 func (*BlockPlaced) ProtoMessage() {}
 
 func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2064,7 +2125,7 @@ func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockPlaced.ProtoReflect.Descriptor instead.
 func (*BlockPlaced) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BlockPlaced) GetBlock() *v1.Block {
@@ -2084,7 +2145,7 @@ type BlockLifted struct {
 
 func (x *BlockLifted) Reset() {
 	*x = BlockLifted{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2157,7 @@ func (x *BlockLifted) String() string {
 func (*BlockLifted) ProtoMessage() {}
 
 func (x *BlockLifted) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2170,7 @@ func (x *BlockLifted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockLifted.ProtoReflect.Descriptor instead.
 func (*BlockLifted) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *BlockLifted) GetBlockId() string {
@@ -2129,7 +2190,7 @@ type TokenIssued struct {
 
 func (x *TokenIssued) Reset() {
 	*x = TokenIssued{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2202,7 @@ func (x *TokenIssued) String() string {
 func (*TokenIssued) ProtoMessage() {}
 
 func (x *TokenIssued) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2215,7 @@ func (x *TokenIssued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssued.ProtoReflect.Descriptor instead.
 func (*TokenIssued) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TokenIssued) GetToken() *Token {
@@ -2175,7 +2236,7 @@ type TokenExpirySet struct {
 
 func (x *TokenExpirySet) Reset() {
 	*x = TokenExpirySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2248,7 @@ func (x *TokenExpirySet) String() string {
 func (*TokenExpirySet) ProtoMessage() {}
 
 func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2261,7 @@ func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenExpirySet.ProtoReflect.Descriptor instead.
 func (*TokenExpirySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TokenExpirySet) GetTokenId() string {
@@ -2227,7 +2288,7 @@ type TokenRevoked struct {
 
 func (x *TokenRevoked) Reset() {
 	*x = TokenRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2239,7 +2300,7 @@ func (x *TokenRevoked) String() string {
 func (*TokenRevoked) ProtoMessage() {}
 
 func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2252,7 +2313,7 @@ func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevoked.ProtoReflect.Descriptor instead.
 func (*TokenRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TokenRevoked) GetTokenId() string {
@@ -2283,7 +2344,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2356,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2369,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Token) GetId() string {
@@ -2364,7 +2425,7 @@ var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"\x8d\x13\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"\xe9\x13\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -2385,7 +2446,8 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x10user_reactivated\x18+ \x01(\v2#.sallyport.event.v1.UserReactivatedH\x00R\x0fuserReactivated\x12]\n" +
 	"\x15user_sessions_revoked\x18, \x01(\v2'.sallyport.event.v1.UserSessionsRevokedH\x00R\x13userSessionsRevoked\x12D\n" +
 	"\fuser_deleted\x18- \x01(\v2\x1f.sallyport.event.v1.UserDeletedH\x00R\vuserDeleted\x12l\n" +
-	"\x1auser_memberships_confirmed\x18. \x01(\v2,.sallyport.event.v1.UserMembershipsConfirmedH\x00R\x18userMembershipsConfirmed\x12A\n" +
+	"\x1auser_memberships_confirmed\x18. \x01(\v2,.sallyport.event.v1.UserMembershipsConfirmedH\x00R\x18userMembershipsConfirmed\x12Z\n" +
+	"\x14user_subject_rebound\x181 \x01(\v2&.sallyport.event.v1.UserSubjectReboundH\x00R\x12userSubjectRebound\x12A\n" +
 	"\vuser_erased\x18/ \x01(\v2\x1e.sallyport.event.v1.UserErasedH\x00R\n" +
 	"userErased\x12G\n" +
 	"\rgroup_created\x182 \x01(\v2 .sallyport.event.v1.GroupCreatedH\x00R\fgroupCreated\x12G\n" +
@@ -2452,6 +2514,8 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\"%\n" +
 	"\n" +
 	"UserErased\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\"-\n" +
+	"\x12UserSubjectRebound\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\"3\n" +
 	"\x18UserMembershipsConfirmed\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\"\x90\x01\n" +
@@ -2539,7 +2603,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                   // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                   // 1: sallyport.event.v1.TokenKind
@@ -2557,33 +2621,34 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*UserSessionsRevoked)(nil),      // 13: sallyport.event.v1.UserSessionsRevoked
 	(*UserDeleted)(nil),              // 14: sallyport.event.v1.UserDeleted
 	(*UserErased)(nil),               // 15: sallyport.event.v1.UserErased
-	(*UserMembershipsConfirmed)(nil), // 16: sallyport.event.v1.UserMembershipsConfirmed
-	(*GroupCreated)(nil),             // 17: sallyport.event.v1.GroupCreated
-	(*GroupUpdated)(nil),             // 18: sallyport.event.v1.GroupUpdated
-	(*GroupDeleted)(nil),             // 19: sallyport.event.v1.GroupDeleted
-	(*GroupMembersAdded)(nil),        // 20: sallyport.event.v1.GroupMembersAdded
-	(*GroupMembersRemoved)(nil),      // 21: sallyport.event.v1.GroupMembersRemoved
-	(*ConnectorSet)(nil),             // 22: sallyport.event.v1.ConnectorSet
-	(*ConnectorRetired)(nil),         // 23: sallyport.event.v1.ConnectorRetired
-	(*CataloguePinned)(nil),          // 24: sallyport.event.v1.CataloguePinned
-	(*ConnectorSecretSet)(nil),       // 25: sallyport.event.v1.ConnectorSecretSet
-	(*GrantApplied)(nil),             // 26: sallyport.event.v1.GrantApplied
-	(*GrantRemoved)(nil),             // 27: sallyport.event.v1.GrantRemoved
-	(*BlockPlaced)(nil),              // 28: sallyport.event.v1.BlockPlaced
-	(*BlockLifted)(nil),              // 29: sallyport.event.v1.BlockLifted
-	(*TokenIssued)(nil),              // 30: sallyport.event.v1.TokenIssued
-	(*TokenExpirySet)(nil),           // 31: sallyport.event.v1.TokenExpirySet
-	(*TokenRevoked)(nil),             // 32: sallyport.event.v1.TokenRevoked
-	(*Token)(nil),                    // 33: sallyport.event.v1.Token
-	(*timestamppb.Timestamp)(nil),    // 34: google.protobuf.Timestamp
-	(*v1.Directory)(nil),             // 35: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),             // 36: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                  // 37: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                  // 38: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                 // 39: sallyport.policy.v1.Block
+	(*UserSubjectRebound)(nil),       // 16: sallyport.event.v1.UserSubjectRebound
+	(*UserMembershipsConfirmed)(nil), // 17: sallyport.event.v1.UserMembershipsConfirmed
+	(*GroupCreated)(nil),             // 18: sallyport.event.v1.GroupCreated
+	(*GroupUpdated)(nil),             // 19: sallyport.event.v1.GroupUpdated
+	(*GroupDeleted)(nil),             // 20: sallyport.event.v1.GroupDeleted
+	(*GroupMembersAdded)(nil),        // 21: sallyport.event.v1.GroupMembersAdded
+	(*GroupMembersRemoved)(nil),      // 22: sallyport.event.v1.GroupMembersRemoved
+	(*ConnectorSet)(nil),             // 23: sallyport.event.v1.ConnectorSet
+	(*ConnectorRetired)(nil),         // 24: sallyport.event.v1.ConnectorRetired
+	(*CataloguePinned)(nil),          // 25: sallyport.event.v1.CataloguePinned
+	(*ConnectorSecretSet)(nil),       // 26: sallyport.event.v1.ConnectorSecretSet
+	(*GrantApplied)(nil),             // 27: sallyport.event.v1.GrantApplied
+	(*GrantRemoved)(nil),             // 28: sallyport.event.v1.GrantRemoved
+	(*BlockPlaced)(nil),              // 29: sallyport.event.v1.BlockPlaced
+	(*BlockLifted)(nil),              // 30: sallyport.event.v1.BlockLifted
+	(*TokenIssued)(nil),              // 31: sallyport.event.v1.TokenIssued
+	(*TokenExpirySet)(nil),           // 32: sallyport.event.v1.TokenExpirySet
+	(*TokenRevoked)(nil),             // 33: sallyport.event.v1.TokenRevoked
+	(*Token)(nil),                    // 34: sallyport.event.v1.Token
+	(*timestamppb.Timestamp)(nil),    // 35: google.protobuf.Timestamp
+	(*v1.Directory)(nil),             // 36: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),             // 37: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                  // 38: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                  // 39: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                 // 40: sallyport.policy.v1.Block
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	34, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	35, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -2596,41 +2661,42 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	12, // 10: sallyport.event.v1.Event.user_reactivated:type_name -> sallyport.event.v1.UserReactivated
 	13, // 11: sallyport.event.v1.Event.user_sessions_revoked:type_name -> sallyport.event.v1.UserSessionsRevoked
 	14, // 12: sallyport.event.v1.Event.user_deleted:type_name -> sallyport.event.v1.UserDeleted
-	16, // 13: sallyport.event.v1.Event.user_memberships_confirmed:type_name -> sallyport.event.v1.UserMembershipsConfirmed
-	15, // 14: sallyport.event.v1.Event.user_erased:type_name -> sallyport.event.v1.UserErased
-	17, // 15: sallyport.event.v1.Event.group_created:type_name -> sallyport.event.v1.GroupCreated
-	18, // 16: sallyport.event.v1.Event.group_updated:type_name -> sallyport.event.v1.GroupUpdated
-	19, // 17: sallyport.event.v1.Event.group_deleted:type_name -> sallyport.event.v1.GroupDeleted
-	20, // 18: sallyport.event.v1.Event.group_members_added:type_name -> sallyport.event.v1.GroupMembersAdded
-	21, // 19: sallyport.event.v1.Event.group_members_removed:type_name -> sallyport.event.v1.GroupMembersRemoved
-	22, // 20: sallyport.event.v1.Event.connector_set:type_name -> sallyport.event.v1.ConnectorSet
-	23, // 21: sallyport.event.v1.Event.connector_retired:type_name -> sallyport.event.v1.ConnectorRetired
-	24, // 22: sallyport.event.v1.Event.catalogue_pinned:type_name -> sallyport.event.v1.CataloguePinned
-	25, // 23: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
-	26, // 24: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
-	27, // 25: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
-	28, // 26: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
-	29, // 27: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
-	30, // 28: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
-	32, // 29: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
-	31, // 30: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
-	0,  // 31: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	35, // 32: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	34, // 33: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	34, // 34: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	36, // 35: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	37, // 36: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	38, // 37: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	39, // 38: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	33, // 39: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	34, // 40: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 41: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	34, // 42: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	17, // 13: sallyport.event.v1.Event.user_memberships_confirmed:type_name -> sallyport.event.v1.UserMembershipsConfirmed
+	16, // 14: sallyport.event.v1.Event.user_subject_rebound:type_name -> sallyport.event.v1.UserSubjectRebound
+	15, // 15: sallyport.event.v1.Event.user_erased:type_name -> sallyport.event.v1.UserErased
+	18, // 16: sallyport.event.v1.Event.group_created:type_name -> sallyport.event.v1.GroupCreated
+	19, // 17: sallyport.event.v1.Event.group_updated:type_name -> sallyport.event.v1.GroupUpdated
+	20, // 18: sallyport.event.v1.Event.group_deleted:type_name -> sallyport.event.v1.GroupDeleted
+	21, // 19: sallyport.event.v1.Event.group_members_added:type_name -> sallyport.event.v1.GroupMembersAdded
+	22, // 20: sallyport.event.v1.Event.group_members_removed:type_name -> sallyport.event.v1.GroupMembersRemoved
+	23, // 21: sallyport.event.v1.Event.connector_set:type_name -> sallyport.event.v1.ConnectorSet
+	24, // 22: sallyport.event.v1.Event.connector_retired:type_name -> sallyport.event.v1.ConnectorRetired
+	25, // 23: sallyport.event.v1.Event.catalogue_pinned:type_name -> sallyport.event.v1.CataloguePinned
+	26, // 24: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
+	27, // 25: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
+	28, // 26: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
+	29, // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
+	30, // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
+	31, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
+	33, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
+	32, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
+	0,  // 32: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	36, // 33: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	35, // 34: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	35, // 35: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	37, // 36: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	38, // 37: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	39, // 38: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	40, // 39: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	34, // 40: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	35, // 41: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 42: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	35, // 43: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -2650,6 +2716,7 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_UserSessionsRevoked)(nil),
 		(*Event_UserDeleted)(nil),
 		(*Event_UserMembershipsConfirmed)(nil),
+		(*Event_UserSubjectRebound)(nil),
 		(*Event_UserErased)(nil),
 		(*Event_GroupCreated)(nil),
 		(*Event_GroupUpdated)(nil),
@@ -2674,7 +2741,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -63,6 +63,9 @@ const (
 	// DirectoryServiceConfirmMembershipsProcedure is the fully-qualified name of the DirectoryService's
 	// ConfirmMemberships RPC.
 	DirectoryServiceConfirmMembershipsProcedure = "/sallyport.admin.v1.DirectoryService/ConfirmMemberships"
+	// DirectoryServiceRebindUserProcedure is the fully-qualified name of the DirectoryService's
+	// RebindUser RPC.
+	DirectoryServiceRebindUserProcedure = "/sallyport.admin.v1.DirectoryService/RebindUser"
 	// DirectoryServiceEraseUserProcedure is the fully-qualified name of the DirectoryService's
 	// EraseUser RPC.
 	DirectoryServiceEraseUserProcedure = "/sallyport.admin.v1.DirectoryService/EraseUser"
@@ -152,6 +155,9 @@ type DirectoryServiceClient interface {
 	RevokeSessions(context.Context, *connect.Request[v1.RevokeSessionsRequest]) (*connect.Response[v1.RevokeSessionsResponse], error)
 	// ConfirmMemberships makes a reactivated person's held memberships count again.
 	ConfirmMemberships(context.Context, *connect.Request[v1.ConfirmMembershipsRequest]) (*connect.Response[v1.ConfirmMembershipsResponse], error)
+	// RebindUser lets a person sign in by the userName that they have now, where the directory matches by it. Until then a
+	// person who was renamed signs in by the former one.
+	RebindUser(context.Context, *connect.Request[v1.RebindUserRequest]) (*connect.Response[v1.RebindUserResponse], error)
 	// EraseUser removes a person for good: the person is gone everywhere at once, then the person's key and
 	// sealed attributes are destroyed. It cannot be undone.
 	EraseUser(context.Context, *connect.Request[v1.EraseUserRequest]) (*connect.Response[v1.EraseUserResponse], error)
@@ -212,6 +218,12 @@ func NewDirectoryServiceClient(httpClient connect.HTTPClient, baseURL string, op
 			connect.WithSchema(directoryServiceMethods.ByName("ConfirmMemberships")),
 			connect.WithClientOptions(opts...),
 		),
+		rebindUser: connect.NewClient[v1.RebindUserRequest, v1.RebindUserResponse](
+			httpClient,
+			baseURL+DirectoryServiceRebindUserProcedure,
+			connect.WithSchema(directoryServiceMethods.ByName("RebindUser")),
+			connect.WithClientOptions(opts...),
+		),
 		eraseUser: connect.NewClient[v1.EraseUserRequest, v1.EraseUserResponse](
 			httpClient,
 			baseURL+DirectoryServiceEraseUserProcedure,
@@ -259,6 +271,7 @@ type directoryServiceClient struct {
 	getUser               *connect.Client[v1.GetUserRequest, v1.GetUserResponse]
 	revokeSessions        *connect.Client[v1.RevokeSessionsRequest, v1.RevokeSessionsResponse]
 	confirmMemberships    *connect.Client[v1.ConfirmMembershipsRequest, v1.ConfirmMembershipsResponse]
+	rebindUser            *connect.Client[v1.RebindUserRequest, v1.RebindUserResponse]
 	eraseUser             *connect.Client[v1.EraseUserRequest, v1.EraseUserResponse]
 	listErasures          *connect.Client[v1.ListErasuresRequest, v1.ListErasuresResponse]
 	listGroups            *connect.Client[v1.ListGroupsRequest, v1.ListGroupsResponse]
@@ -295,6 +308,11 @@ func (c *directoryServiceClient) RevokeSessions(ctx context.Context, req *connec
 // ConfirmMemberships calls sallyport.admin.v1.DirectoryService.ConfirmMemberships.
 func (c *directoryServiceClient) ConfirmMemberships(ctx context.Context, req *connect.Request[v1.ConfirmMembershipsRequest]) (*connect.Response[v1.ConfirmMembershipsResponse], error) {
 	return c.confirmMemberships.CallUnary(ctx, req)
+}
+
+// RebindUser calls sallyport.admin.v1.DirectoryService.RebindUser.
+func (c *directoryServiceClient) RebindUser(ctx context.Context, req *connect.Request[v1.RebindUserRequest]) (*connect.Response[v1.RebindUserResponse], error) {
+	return c.rebindUser.CallUnary(ctx, req)
 }
 
 // EraseUser calls sallyport.admin.v1.DirectoryService.EraseUser.
@@ -338,6 +356,9 @@ type DirectoryServiceHandler interface {
 	RevokeSessions(context.Context, *connect.Request[v1.RevokeSessionsRequest]) (*connect.Response[v1.RevokeSessionsResponse], error)
 	// ConfirmMemberships makes a reactivated person's held memberships count again.
 	ConfirmMemberships(context.Context, *connect.Request[v1.ConfirmMembershipsRequest]) (*connect.Response[v1.ConfirmMembershipsResponse], error)
+	// RebindUser lets a person sign in by the userName that they have now, where the directory matches by it. Until then a
+	// person who was renamed signs in by the former one.
+	RebindUser(context.Context, *connect.Request[v1.RebindUserRequest]) (*connect.Response[v1.RebindUserResponse], error)
 	// EraseUser removes a person for good: the person is gone everywhere at once, then the person's key and
 	// sealed attributes are destroyed. It cannot be undone.
 	EraseUser(context.Context, *connect.Request[v1.EraseUserRequest]) (*connect.Response[v1.EraseUserResponse], error)
@@ -394,6 +415,12 @@ func NewDirectoryServiceHandler(svc DirectoryServiceHandler, opts ...connect.Han
 		connect.WithSchema(directoryServiceMethods.ByName("ConfirmMemberships")),
 		connect.WithHandlerOptions(opts...),
 	)
+	directoryServiceRebindUserHandler := connect.NewUnaryHandler(
+		DirectoryServiceRebindUserProcedure,
+		svc.RebindUser,
+		connect.WithSchema(directoryServiceMethods.ByName("RebindUser")),
+		connect.WithHandlerOptions(opts...),
+	)
 	directoryServiceEraseUserHandler := connect.NewUnaryHandler(
 		DirectoryServiceEraseUserProcedure,
 		svc.EraseUser,
@@ -444,6 +471,8 @@ func NewDirectoryServiceHandler(svc DirectoryServiceHandler, opts ...connect.Han
 			directoryServiceRevokeSessionsHandler.ServeHTTP(w, r)
 		case DirectoryServiceConfirmMembershipsProcedure:
 			directoryServiceConfirmMembershipsHandler.ServeHTTP(w, r)
+		case DirectoryServiceRebindUserProcedure:
+			directoryServiceRebindUserHandler.ServeHTTP(w, r)
 		case DirectoryServiceEraseUserProcedure:
 			directoryServiceEraseUserHandler.ServeHTTP(w, r)
 		case DirectoryServiceListErasuresProcedure:
@@ -487,6 +516,10 @@ func (UnimplementedDirectoryServiceHandler) RevokeSessions(context.Context, *con
 
 func (UnimplementedDirectoryServiceHandler) ConfirmMemberships(context.Context, *connect.Request[v1.ConfirmMembershipsRequest]) (*connect.Response[v1.ConfirmMembershipsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.DirectoryService.ConfirmMemberships is not implemented"))
+}
+
+func (UnimplementedDirectoryServiceHandler) RebindUser(context.Context, *connect.Request[v1.RebindUserRequest]) (*connect.Response[v1.RebindUserResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.DirectoryService.RebindUser is not implemented"))
 }
 
 func (UnimplementedDirectoryServiceHandler) EraseUser(context.Context, *connect.Request[v1.EraseUserRequest]) (*connect.Response[v1.EraseUserResponse], error) {
