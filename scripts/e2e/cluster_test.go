@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -49,6 +50,8 @@ func TestTwoControlPlanesOnACluster(t *testing.T) {
 			return nil
 		})
 	}
+
+	crowd(t, w.scim, other)
 
 	// The first started first and writes. It dies while writes are under way at both.
 	ctx, cancel := context.WithCancel(t.Context())
@@ -138,4 +141,63 @@ func join(t *testing.T, first *controlPlane, urls string) *controlPlane {
 	second.as(first.TokenFile)
 	second.start()
 	return second
+}
+
+// crowd changes one group by hundreds of PATCHes at once, half of them at each control plane: none is lost.
+func crowd(t *testing.T, planes ...*scimClient) {
+	t.Helper()
+	const people = 200
+	ids := make([]string, people)
+	all := func(do func(i int, at *scimClient) error) {
+		t.Helper()
+		var group sync.WaitGroup
+		for i := range ids {
+			group.Go(func() {
+				if err := do(i, planes[i%len(planes)]); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+	}
+	all(func(i int, at *scimClient) error {
+		status, answer, err := at.send(t.Context(), http.MethodPost, "/Users", userBody(fmt.Sprintf("crowd%d@corp.test", i)))
+		if err != nil || status != http.StatusCreated {
+			return fmt.Errorf("create: %d %v: %w", status, answer, err)
+		}
+		ids[i], _ = answer["id"].(string)
+		return nil
+	})
+	id := planes[0].create("/Groups", map[string]any{"schemas": []string{"urn:ietf:params:scim:schemas:core:2.0:Group"}, "displayName": "Crowd"})
+	patch := func(at *scimClient, change map[string]any) error {
+		status, answer, err := at.send(t.Context(), http.MethodPatch, "/Groups/"+id, patchBody(change))
+		if err != nil || status != http.StatusNoContent {
+			return fmt.Errorf("patch: %d %v: %w", status, answer, err)
+		}
+		return nil
+	}
+	members := func() int {
+		t.Helper()
+		_, answer, err := planes[0].send(t.Context(), http.MethodPatch, "/Groups/"+id+"?attributes=members", patchBody(map[string]any{"op": "replace", "path": "displayName", "value": "Crowd"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, _ := answer["members"].([]any)
+		return len(list)
+	}
+	all(func(i int, at *scimClient) error {
+		return patch(at, map[string]any{"op": "add", "path": "members", "value": []any{map[string]any{"value": ids[i]}}})
+	})
+	if n := members(); n != people {
+		t.Errorf("%d were added at once, %d are members", people, n)
+	}
+	all(func(i int, at *scimClient) error {
+		if i%4 == 0 {
+			return nil // stays
+		}
+		return patch(at, map[string]any{"op": "remove", "path": fmt.Sprintf("members[value eq %q]", ids[i])})
+	})
+	if n := members(); n != people/4 {
+		t.Errorf("of %d members three in four were removed at once, %d are left", people, n)
+	}
 }
