@@ -43,16 +43,40 @@ var ErrDrifted = errors.New("the table drifted from the control plane's")
 
 // Compile makes a table of a snapshot's entries.
 func Compile(version uint64, entries iter.Seq[*fleetv1.Entry]) (*Table, error) {
+	b := NewBuilder()
+	if err := b.Put(entries); err != nil {
+		return nil, err
+	}
+	return b.Table(version), nil
+}
+
+// Builder makes a table of a snapshot that comes in parts, so that never more than a part of it is held beside the table.
+type Builder struct {
+	table *Table
+	edit  *edit
+}
+
+// NewBuilder begins an empty table.
+func NewBuilder() *Builder {
 	t := &Table{shared: newShared()}
-	e := t.edit(&state{})
+	return &Builder{table: t, edit: t.edit(&state{})}
+}
+
+// Put adds a part. After an error the builder is of no use.
+func (b *Builder) Put(entries iter.Seq[*fleetv1.Entry]) error {
 	for entry := range entries {
-		if err := e.put(entry); err != nil {
-			return nil, fmt.Errorf("compiling a snapshot: %w", err)
+		if err := b.edit.put(entry); err != nil {
+			return fmt.Errorf("compiling a snapshot: %w", err)
 		}
 	}
-	e.state.version = version
-	t.now.Store(&e.state)
-	return t, nil
+	return nil
+}
+
+// Table ends the building: that was all there is at a version.
+func (b *Builder) Table(version uint64) *Table {
+	b.edit.state.version = version
+	b.table.now.Store(&b.edit.state)
+	return b.table
 }
 
 // Apply makes a delta's changes, in time that depends on the delta and not on the table. After an error the

@@ -410,6 +410,9 @@ func (s *State) changeUser(rec Record, id string, change func(u *User)) error {
 
 func (s *State) putUser(old, u *User) {
 	p := s.populations[u.Directory]
+	if u.Email == u.UserName { // most people's is: one copy of a million
+		u.Email = u.UserName
+	}
 	if old == nil {
 		s.userByID.Set(idKey(u.ID), u.No)
 		p.users.Set(u.No, struct{}{})

@@ -109,6 +109,7 @@ func (c *serveConfig) controlPlaneTLS() (*tls.Config, error) {
 }
 
 func serve(ctx context.Context, c *serveConfig) error {
+	boundGarbage()
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel}))
 	token, err := c.token()
 	if err != nil {

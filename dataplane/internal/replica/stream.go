@@ -21,10 +21,9 @@ type stream struct {
 	acks  *acks
 	marks *marks
 	epoch string // of Welcome
-	// chunks of a snapshot that is not complete yet.
-	chunks        []*fleetv1.Entry
-	chunksVersion uint64
-	inSnapshot    bool
+	// snapshot is the table of chunks that are not complete yet; nil between snapshots.
+	snapshot        *policy.Builder
+	snapshotVersion uint64
 	// resyncing: a full snapshot was asked for, deltas do not count until it is there.
 	resyncing bool
 	lived     bool // a heartbeat came
@@ -119,7 +118,7 @@ func (s *stream) take(m *fleetv1.SyncResponse) error {
 	if s.epoch == "" {
 		return s.welcome(m.GetWelcome())
 	}
-	if s.inSnapshot && m.GetChunk() == nil {
+	if s.snapshot != nil && m.GetChunk() == nil {
 		return errors.New("something came between the chunks of a snapshot")
 	}
 	switch m := m.GetMessage().(type) {
@@ -163,24 +162,24 @@ func (s *stream) chunk(c *fleetv1.SnapshotChunk) error {
 	switch {
 	case c.GetEpoch() != s.epoch:
 		return fmt.Errorf("a snapshot of log %q in a stream of %q", c.GetEpoch(), s.epoch)
-	case s.inSnapshot && c.GetVersion() != s.chunksVersion:
+	case s.snapshot != nil && c.GetVersion() != s.snapshotVersion:
 		return errors.New("the chunks of a snapshot differ in version")
 	}
 	if v := s.enforced(); v != nil && c.GetVersion() < v.table.Version() {
 		s.r.refused.Add(1)
 		return fmt.Errorf("refused a snapshot of version %d, lower than %d, which is enforced", c.GetVersion(), v.table.Version())
 	}
-	s.inSnapshot, s.chunksVersion = true, c.GetVersion()
-	s.chunks = append(s.chunks, c.GetEntries()...)
+	if s.snapshot == nil {
+		s.snapshot, s.snapshotVersion = policy.NewBuilder(), c.GetVersion()
+	}
+	if err := s.snapshot.Put(slices.Values(c.GetEntries())); err != nil {
+		return fmt.Errorf("a snapshot of version %d: %w", c.GetVersion(), err)
+	}
 	if !c.GetLast() {
 		return nil
 	}
-	entries := s.chunks
-	s.chunks, s.inSnapshot = nil, false
-	table, err := policy.Compile(c.GetVersion(), slices.Values(entries))
-	if err != nil {
-		return fmt.Errorf("compiling a snapshot of version %d: %w", c.GetVersion(), err)
-	}
+	table := s.snapshot.Table(c.GetVersion())
+	s.snapshot = nil
 	if !bytes.Equal(table.Digest(), c.GetDigest()) {
 		// Asking again at once would most likely bring the same.
 		s.r.resyncs.Add(1)
