@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,9 +83,9 @@ func (f *form) run(t *testing.T, s *site) map[string]json.RawMessage {
 	for _, name := range f.Users {
 		ids[name] = s.createUser(name)
 	}
-	for name, members := range f.Groups {
+	for _, name := range slices.Sorted(maps.Keys(f.Groups)) {
 		var list []string
-		for _, m := range members {
+		for _, m := range f.Groups[name] {
 			list = append(list, ids[m])
 		}
 		ids[name] = s.createGroup(name, list...)

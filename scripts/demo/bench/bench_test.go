@@ -73,7 +73,8 @@ func TestEachMeasurementPrintsItsFigures(t *testing.T) {
 					t.Fatalf("%q: %v", line, err)
 				}
 				got = append(got, f.Name+" "+f.Unit)
-				if f.Reference <= 0 || f.Load == "" || f.Ratio != f.Value/f.Reference {
+				// What is added to a call by a proxy, or by the reference, can come out below nothing on a busy machine.
+				if f.Reference == 0 || f.Load == "" || f.Ratio != f.Value/f.Reference {
 					t.Errorf("%+v", f)
 				}
 			}
