@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"fmt"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -14,17 +13,19 @@ import (
 
 var marshalOptions = proto.MarshalOptions{Deterministic: true}
 
-// chunkBytes is about how large a snapshot's chunks are.
-const chunkBytes = 512 << 10
-
 // feed is what one region's proxies are sent: the rounds that a ring holds, and a snapshot for those who
 // are not in it.
 type feed struct {
 	region string
 
+	// ready is closed when the first digest is there.
+	ready chan struct{}
+
 	mu     sync.Mutex
 	state  *core.State
 	digest policy.Digest
+	// early are the rounds that came before the first digest was there.
+	early []func()
 	// ring[i] leads from its `from` to its `to`; each begins where the one before ended.
 	ring []round
 	size int
@@ -32,7 +33,8 @@ type feed struct {
 	next chan struct{}
 	// snapshot is the full state at some version, kept while its version is in the ring.
 	snapshot *snapshot
-	building *sync.Mutex
+	building sync.Mutex
+	builds   sync.WaitGroup
 }
 
 type round struct {
@@ -43,23 +45,41 @@ type round struct {
 	message *fleetv1.SyncResponse
 }
 
-type snapshot struct {
-	version uint64
-	chunks  []*fleetv1.SyncResponse
-}
-
 func newFeed(region string, state *core.State, size int) *feed {
-	f := &feed{region: region, state: state, size: size, next: make(chan struct{}), building: &sync.Mutex{}}
-	for e := range state.Entries(region) {
-		f.digest.Add(e)
-	}
+	f := &feed{region: region, state: state, size: size, next: make(chan struct{}), ready: make(chan struct{})}
 	return f
 }
 
-// publish adds a round. A round that changes nothing for the region is sent too: it moves the version.
+// start makes the first digest, for which it goes through everything: rounds are committed meanwhile.
+func (f *feed) start() {
+	var digest policy.Digest
+	for e := range f.state.Entries(f.region) { // nothing changes it before ready
+		digest.Add(e)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.digest = digest
+	for _, add := range f.early {
+		add()
+	}
+	f.early = nil
+	close(f.ready)
+}
+
+// publish adds a round.
 func (f *feed) publish(changes []core.Change, from uint64, next *core.State) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	select {
+	case <-f.ready:
+		f.add(changes, from, next)
+	default:
+		f.early = append(f.early, func() { f.add(changes, from, next) })
+	}
+}
+
+// add adds a round. One that changes nothing for the region is sent too: it moves the version.
+func (f *feed) add(changes []core.Change, from uint64, next *core.State) {
 	delta, before := &fleetv1.Delta{FromVersion: from, Version: next.Seq()}, f.digest.Bytes()
 	for _, c := range changes {
 		if c.Old != nil {
@@ -125,41 +145,20 @@ func (f *feed) digestAt(version uint64) []byte {
 	return nil
 }
 
-// full returns a snapshot from which the ring leads on. It is encoded once for all who ask.
-func (f *feed) full(epoch string) (*snapshot, error) {
+// full returns a snapshot from which the ring leads on. It is encoded once for all who ask, and sent while it is encoded.
+func (f *feed) full(epoch string) *snapshot {
 	f.building.Lock()
 	defer f.building.Unlock()
-	if f.snapshot != nil {
+	if f.snapshot != nil && !f.snapshot.failed() {
 		if _, _, ok := f.after(f.snapshot.version); ok {
-			return f.snapshot, nil
+			return f.snapshot
 		}
 	}
 	f.mu.Lock()
 	state, digest := f.state, f.digest.Bytes()
 	f.mu.Unlock()
-	s := &snapshot{version: state.Seq()}
-	chunk, size := &fleetv1.SnapshotChunk{Epoch: epoch, Version: s.version}, 0
-	flush := func() error {
-		message, err := encoded(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Chunk{Chunk: chunk}})
-		if err != nil {
-			return fmt.Errorf("encoding a snapshot: %w", err)
-		}
-		s.chunks = append(s.chunks, message)
-		chunk, size = &fleetv1.SnapshotChunk{Epoch: epoch, Version: s.version}, 0
-		return nil
-	}
-	for e := range state.Entries(f.region) {
-		chunk.Entries = append(chunk.Entries, e)
-		if size += proto.Size(e); size >= chunkBytes {
-			if err := flush(); err != nil {
-				return nil, err
-			}
-		}
-	}
-	chunk.Last, chunk.Digest = true, digest
-	if err := flush(); err != nil {
-		return nil, err
-	}
+	s := newSnapshot(state.Seq())
+	f.builds.Go(func() { s.encode(state.Entries(f.region), epoch, digest) })
 	f.snapshot = s
-	return s, nil
+	return s
 }

@@ -90,6 +90,7 @@ func New(c Config) *Server {
 // Run proves every heartbeat interval where the log ends, and when a stream has begun, once for all that wait,
 // until ctx ends.
 func (s *Server) Run(ctx context.Context) {
+	defer s.config.Publisher.wait()
 	ticker := time.NewTicker(s.config.Heartbeat)
 	defer ticker.Stop()
 	for {

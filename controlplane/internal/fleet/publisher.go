@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"maps"
+	"slices"
 	"sync"
 
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
@@ -36,16 +38,31 @@ func (p *Publisher) Publish(prev, next *core.State, records []core.Record) {
 	p.state = next
 }
 
-// feed returns a region's feed. The first proxy of a region pays for its first digest.
+// feed returns a region's feed. The first proxy of a region pays for its first digest, and rounds do not wait for it.
 func (p *Publisher) feed(region string) *feed {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	f := p.feeds[region]
-	if f == nil {
+	first := f == nil
+	if first {
 		f = newFeed(region, p.state, p.ring)
 		p.feeds[region] = f
 	}
+	p.mu.Unlock()
+	if first {
+		f.start()
+	}
+	<-f.ready
 	return f
+}
+
+// wait returns when no snapshot is being encoded any more.
+func (p *Publisher) wait() {
+	p.mu.Lock()
+	feeds := slices.Collect(maps.Values(p.feeds))
+	p.mu.Unlock()
+	for _, f := range feeds {
+		f.builds.Wait()
+	}
 }
 
 // encoded is a message that is marshalled once, however many streams send it: its bytes stand in it as

@@ -68,7 +68,7 @@ func (s *Server) Sync(ctx context.Context, stream *connect.BidiStream[fleetv1.Sy
 	if hello.GetEpoch() == c.epoch && bytes.Equal(c.feed.digestAt(hello.GetVersion()), hello.GetDigest()) && len(hello.GetDigest()) > 0 {
 		c.version = hello.GetVersion()
 		s.config.Roster.Acknowledged(token, c.version, s.config.Now())
-	} else if err := c.sendSnapshot(); err != nil {
+	} else if err := c.sendSnapshot(ctx); err != nil {
 		return err
 	}
 	err = c.run(ctx)
@@ -132,7 +132,7 @@ func (c *cursor) run(ctx context.Context) error {
 	for {
 		rounds, more, ok := c.feed.after(c.version)
 		if !ok {
-			if err := c.sendSnapshot(); err != nil {
+			if err := c.sendSnapshot(ctx); err != nil {
 				return err
 			}
 			continue
@@ -157,7 +157,7 @@ func (c *cursor) run(ctx context.Context) error {
 			return ctx.Err()
 		case <-more:
 		case <-c.resync:
-			if err := c.sendSnapshot(); err != nil {
+			if err := c.sendSnapshot(ctx); err != nil {
 				return err
 			}
 		case <-beat:
@@ -192,18 +192,23 @@ func (c *cursor) heartbeat(ctx context.Context, last proof) error {
 	}}})
 }
 
-func (c *cursor) sendSnapshot() error {
-	snapshot, err := c.feed.full(c.epoch)
-	if err != nil {
-		return connect.NewError(connect.CodeInternal, errors.New("the snapshot could not be made"))
-	}
-	for _, chunk := range snapshot.chunks {
+func (c *cursor) sendSnapshot(ctx context.Context) error {
+	snapshot := c.feed.full(c.epoch)
+	for i := 0; ; i++ {
+		chunk, err := snapshot.chunk(ctx, i)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			return connect.NewError(connect.CodeInternal, errors.New("the snapshot could not be made"))
+		case chunk == nil:
+			c.version = snapshot.version
+			return nil
+		}
 		if err := c.send(chunk); err != nil {
 			return err
 		}
 	}
-	c.version = snapshot.version
-	return nil
 }
 
 func (c *cursor) send(m *fleetv1.SyncResponse) error {
