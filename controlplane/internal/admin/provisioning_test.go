@@ -218,3 +218,33 @@ func TestAPreviewSaysWhatTheChangeThenDoes(t *testing.T) {
 	_, err := s.directories().PreviewMembers(t.Context(), connect.NewRequest(&adminv1.PreviewMembersRequest{Group: groups[0].ID.String(), Change: adminv1.MemberChange_MEMBER_CHANGE_ADD, Members: []string{"nobody"}}))
 	code(t, "of nobody", err, connect.CodeNotFound)
 }
+
+// TestAGrantNamesGroupsOfAnyDirectory, and gives nothing to a group of its name in another.
+func TestAGrantNamesGroupsOfAnyDirectory(t *testing.T) {
+	s := newSite(t)
+	s.Directory("entra")
+	people := map[string]*core.User{}
+	for _, directory := range []string{"okta", "entra"} {
+		for _, group := range []string{"Engineers", "Sales"} {
+			u := s.User(directory, directory+"-"+group)
+			people[directory+"/"+group] = u
+			s.Group(directory, group, u)
+		}
+	}
+	s.Do(core.NewApplyPolicy([]*policyv1.Connector{{Id: "github", Url: "https://mcp.example/github"}}, nil))
+	s.Do(core.NewPinCatalogue("github", []*policyv1.Tool{{Name: "read", Definition: []byte(`{"name":"read","inputSchema":{"type":"object"}}`)}}))
+	rules := []*policyv1.Rule{{Allow: []string{"read"}}}
+	_, err := s.policy().Apply(t.Context(), connect.NewRequest(&adminv1.ApplyRequest{Grants: []*adminv1.Grant{
+		{Group: "okta/Engineers", Connector: "github", Rules: rules}, {Group: "entra/Sales", Connector: "github", Rules: rules},
+	}}))
+	enginetest.Must(t, err)
+	state := s.Engine.State()
+	table, err := policy.Compile(state.Seq(), state.Entries(""))
+	enginetest.Must(t, err)
+	for group, u := range people {
+		want := group == "okta/Engineers" || group == "entra/Sales"
+		if got := len(table.ListAll(u.ID, "", "", time.Now())) > 0; got != want {
+			t.Errorf("somebody of %s may use the connector: %v", group, got)
+		}
+	}
+}
