@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"os"
@@ -209,6 +210,28 @@ func (s *site) find(ctx context.Context, login string) (took time.Duration, id s
 		return 0, "", fmt.Errorf("look %s up: %d are found (%w)", login, len(list.Resources), err)
 	}
 	return took, list.Resources[0].ID, nil
+}
+
+// lookUp times the look-up of a random person, who must be found.
+func (p *plane) lookUp(ctx context.Context) (time.Duration, error) {
+	n := rand.IntN(len(p.users))
+	login := loginOf(n)
+	if n%2 == 0 {
+		login = strings.ToUpper(login)
+	}
+	d, found, err := p.find(ctx, login)
+	if err == nil && found != p.users[n] {
+		err = fmt.Errorf("%s is %s, not %s", login, found, p.users[n])
+	}
+	return d, err
+}
+
+// beat times a request that asks for nothing: what the machine and the client take.
+func (p *plane) beat(ctx context.Context) (time.Duration, error) {
+	s := site{client: p.client, base: "http://" + p.addrs["admin"]}
+	began := time.Now()
+	_, err := s.send(ctx, http.MethodGet, "/healthz", "", http.StatusOK)
+	return time.Since(began), err
 }
 
 func (s *site) patch(ctx context.Context, path, op string) (time.Duration, error) {
