@@ -43,6 +43,7 @@ import (
 type serveConfig struct {
 	dataDir          string
 	erasedList       string
+	sealAudit        bool
 	scimRate         float64
 	scimAddr         string
 	adminAddr        string
@@ -66,6 +67,7 @@ func serveCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.dataDir, "data-dir", "sallyport-data", "folder for the log (embedded), the key-encryption key and checkpoints")
 	f.StringVar(&c.erasedList, "erased-list", "", "file with the ids of people who were erased, to be kept apart from backups (default DATA-DIR/erased-people)")
+	f.BoolVar(&c.sealAudit, "seal-audit", false, "seal what audit says of a person (arguments, results, address) so that it goes when they are erased; JetStream consumers cannot read it")
 	f.StringVar(&c.scimAddr, "scim-addr", "127.0.0.1:7400", "where directories reach SCIM")
 	f.StringVar(&c.adminAddr, "admin-addr", "127.0.0.1:7401", "where admins and the CLI reach the admin API")
 	f.StringVar(&c.fleetAddr, "fleet-addr", "127.0.0.1:7402", "where proxies reach the control plane")
@@ -148,7 +150,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 	if err != nil {
 		return closeAll, err
 	}
-	if p.audit, err = audit.Open(ctx, p.conn.Conn, audit.Config{Replicas: replicas, Log: p.log}); err != nil {
+	if p.audit, err = audit.Open(ctx, p.conn.Conn, audit.Config{Replicas: replicas, Seals: p.vault, SealPersonal: p.sealAudit, Log: p.log}); err != nil {
 		return closeAll, err
 	}
 	erased, err := erasure.OpenList(cmp.Or(p.erasedList, filepath.Join(p.dataDir, "erased-people")))

@@ -83,7 +83,7 @@ func (s *Store) Append(ctx context.Context, proxy, region, generation string, re
 		ctx, cancel = context.WithTimeout(ctx, appendWithin)
 		defer cancel()
 	}
-	messages, err := s.messages(proxy, region, generation, records)
+	messages, err := s.messages(ctx, proxy, region, generation, records)
 	if err != nil {
 		return 0, fmt.Errorf("storing audit records: %w", err)
 	}
@@ -101,7 +101,7 @@ type message struct {
 	data    []byte
 }
 
-func (s *Store) messages(proxy, region, generation string, records []*auditv1.AuditRecord) ([]message, error) {
+func (s *Store) messages(ctx context.Context, proxy, region, generation string, records []*auditv1.AuditRecord) ([]message, error) {
 	all := make([]message, len(records))
 	most := int(s.nc.MaxPayload()) - headerRoom
 	for i, r := range records {
@@ -109,6 +109,9 @@ func (s *Store) messages(proxy, region, generation string, records []*auditv1.Au
 			return nil, ErrNumbers
 		}
 		r.Proxy, r.Region, r.SpoolGeneration = proxy, region, generation
+		if err := s.sealPersonal(ctx, r); err != nil {
+			return nil, fmt.Errorf("record %d: %w", r.GetNumber(), err)
+		}
 		data, err := encode(r, most)
 		if err != nil {
 			return nil, fmt.Errorf("record %d: %w", r.GetNumber(), err)
@@ -131,7 +134,7 @@ func encode(r *auditv1.AuditRecord, most int) ([]byte, error) {
 			p.Head, p.Truncated = nil, true
 		}
 	}
-	r.Groups = nil
+	r.Groups, r.Sealed = nil, nil
 	r.Error = fmt.Sprintf("this record had %d bytes, more than the control plane can keep; groups and payloads were left out", whole)
 	if data, err = proto.Marshal(r); err == nil && len(data) > most {
 		err = fmt.Errorf("it has %d bytes, of which at most %d can be kept: raise NATS's max_payload", whole, most)

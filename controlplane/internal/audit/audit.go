@@ -4,7 +4,7 @@
 // A record is known by (proxy, spool generation, number). A batch of a proxy is fenced by the position of
 // that proxy's last record, so that duplicates, gaps and disorder are one check, over an outage of any
 // length and whichever control plane stores it. The package deletes nothing, and changes in a record only
-// whose it is, and what does not fit a message.
+// whose it is, what does not fit a message, and, where that is asked for, what is sealed for its person.
 package audit
 
 import (
@@ -32,7 +32,11 @@ const subjects = "sallyport.audit.*.*.*.*"
 type Config struct {
 	// Replicas is how many servers keep the stream. Default 1.
 	Replicas int
-	Log      *slog.Logger
+	Seals    Seals
+	// SealPersonal seals what records say of people, so that it goes when they are erased. Records that were
+	// sealed are opened either way.
+	SealPersonal bool
+	Log          *slog.Logger
 }
 
 // Store is the open stream. It is safe for concurrent use.
@@ -40,6 +44,8 @@ type Store struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	stream jetstream.Stream
+	seals  Seals
+	seal   bool // what is personal
 	log    *slog.Logger
 	// request is that of the connection, save in tests that lose answers.
 	request func(context.Context, *nats.Msg) (*nats.Msg, error)
@@ -69,7 +75,7 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Store, error) {
 	if err := check(stream.CachedInfo().Config, c.Replicas); err != nil {
 		return nil, fmt.Errorf("the stream %s cannot keep audit: %w", StreamName, err)
 	}
-	return &Store{nc: nc, js: js, stream: stream, log: c.Log, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}, nil
+	return &Store{nc: nc, js: js, stream: stream, seals: c.Seals, seal: c.SealPersonal, log: c.Log, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}, nil
 }
 
 func findOrMake(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.Stream, error) {

@@ -139,8 +139,8 @@ func (s *scan) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.take(matched) {
-		return nil
+	if full, err := s.take(ctx, matched); full || err != nil {
+		return err
 	}
 	if !s.head {
 		s.beyond = pending
@@ -212,19 +212,22 @@ func (s *scan) window(ctx context.Context, consumer jetstream.Consumer, count, p
 }
 
 // take takes over what a window had, newest first. True: it is all that one search returns.
-func (s *scan) take(w *shelf) bool {
+func (s *scan) take(ctx context.Context, w *shelf) (bool, error) {
 	for i := len(w.kept) - 1; i >= 0; i-- {
+		if err := s.openPersonal(ctx, w.kept[i].record.GetRecord()); err != nil {
+			return false, err
+		}
 		s.found = append(s.found, w.kept[i].record)
 		s.bytes += w.kept[i].bytes
 	}
 	if !w.full && len(s.found) < s.limit {
-		return false
+		return false, nil
 	}
 	// The cursor is the oldest record taken. Where that is the oldest of all, the next page is empty.
 	if n := len(s.found); n > 0 {
 		s.cursor = strconv.FormatUint(s.found[n-1].GetSequence(), 10)
 	}
-	return true
+	return true, nil
 }
 
 // shelf keeps the newest records of a window that have room.

@@ -69,6 +69,9 @@ func (s *Store) Tail(ctx context.Context, filter *adminv1.AuditFilter, after uin
 		if !matches(filter, r.GetRecord()) {
 			continue
 		}
+		if err := s.openPersonal(ctx, r.GetRecord()); err != nil {
+			return fmt.Errorf("following audit: %w", err)
+		}
 		if err := fn(r); err != nil {
 			return err
 		}

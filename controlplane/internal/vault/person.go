@@ -174,14 +174,17 @@ func (v *Vault) Run(ctx context.Context) {
 	}
 }
 
-// Seal seals a person's attributes under the key that EnsureKeys made.
+// ErrNoKey: the person's key was destroyed, or never made.
+var ErrNoKey = errors.New("the person has no key: it was destroyed, or never made")
+
+// Seal seals what is a person's under the key that EnsureKeys made.
 func (v *Vault) Seal(ctx context.Context, person uuid.UUID, plain []byte) ([]byte, error) {
 	key, err := v.personKey(ctx, person)
 	if err != nil {
 		return nil, err
 	}
 	if key == nil {
-		return nil, fmt.Errorf("person %s has no key: it was destroyed, or never made", person)
+		return nil, fmt.Errorf("sealing for person %s: %w", person, ErrNoKey)
 	}
 	return encrypt(key, plain, personBinding(person))
 }

@@ -335,7 +335,12 @@ type AuditRecord struct {
 	// W3C trace id, 32 hexadecimal digits; empty where the agent sent none.
 	TraceId string `protobuf:"bytes,22,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
 	// The MCP revision that the agent speaks.
-	Revision      string `protobuf:"bytes,23,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision string `protobuf:"bytes,23,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Where the control plane keeps audit so that an erasure takes a person's fields along: a Personal, sealed under the
+	// person's key, and the fields it holds are empty. Searching and following open it; a JetStream consumer cannot.
+	Sealed []byte `protobuf:"bytes,24,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	// The person was erased, and with them what was sealed.
+	Erased        bool `protobuf:"varint,25,opt,name=erased,proto3" json:"erased,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -531,6 +536,82 @@ func (x *AuditRecord) GetRevision() string {
 	return ""
 }
 
+func (x *AuditRecord) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *AuditRecord) GetErased() bool {
+	if x != nil {
+		return x.Erased
+	}
+	return false
+}
+
+// Personal is what a record says of a person beyond the id.
+type Personal struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Arguments *Payload               `protobuf:"bytes,1,opt,name=arguments,proto3" json:"arguments,omitempty"`
+	Result    *Payload               `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	// Client.address.
+	Address       string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Personal) Reset() {
+	*x = Personal{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Personal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Personal) ProtoMessage() {}
+
+func (x *Personal) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Personal.ProtoReflect.Descriptor instead.
+func (*Personal) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Personal) GetArguments() *Payload {
+	if x != nil {
+		return x.Arguments
+	}
+	return nil
+}
+
+func (x *Personal) GetResult() *Payload {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *Personal) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 // Client is the agent's program.
 type Client struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -547,7 +628,7 @@ type Client struct {
 
 func (x *Client) Reset() {
 	*x = Client{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[1]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +640,7 @@ func (x *Client) String() string {
 func (*Client) ProtoMessage() {}
 
 func (x *Client) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[1]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +653,7 @@ func (x *Client) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Client.ProtoReflect.Descriptor instead.
 func (*Client) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Client) GetId() string {
@@ -620,7 +701,7 @@ type Payload struct {
 
 func (x *Payload) Reset() {
 	*x = Payload{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[2]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +713,7 @@ func (x *Payload) String() string {
 func (*Payload) ProtoMessage() {}
 
 func (x *Payload) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[2]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +726,7 @@ func (x *Payload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Payload.ProtoReflect.Descriptor instead.
 func (*Payload) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Payload) GetHead() []byte {
@@ -699,7 +780,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[3]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +792,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[3]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +805,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Decision) GetVerdict() Verdict {
@@ -766,7 +847,7 @@ var File_sallyport_audit_v1_audit_proto protoreflect.FileDescriptor
 
 const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/audit/v1/audit.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x06\n" +
+	"\x1esallyport/audit/v1/audit.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\a\n" +
 	"\vAuditRecord\x12\x14\n" +
 	"\x05proxy\x18\x01 \x01(\tR\x05proxy\x12)\n" +
 	"\x10spool_generation\x18\x02 \x01(\tR\x0fspoolGeneration\x12\x16\n" +
@@ -791,7 +872,13 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\bduration\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12F\n" +
 	"\x11upstream_duration\x18\x15 \x01(\v2\x19.google.protobuf.DurationR\x10upstreamDuration\x12\x19\n" +
 	"\btrace_id\x18\x16 \x01(\tR\atraceId\x12\x1a\n" +
-	"\brevision\x18\x17 \x01(\tR\brevision\"`\n" +
+	"\brevision\x18\x17 \x01(\tR\brevision\x12\x16\n" +
+	"\x06sealed\x18\x18 \x01(\fR\x06sealed\x12\x16\n" +
+	"\x06erased\x18\x19 \x01(\bR\x06erased\"\x94\x01\n" +
+	"\bPersonal\x129\n" +
+	"\targuments\x18\x01 \x01(\v2\x1b.sallyport.audit.v1.PayloadR\targuments\x123\n" +
+	"\x06result\x18\x02 \x01(\v2\x1b.sallyport.audit.v1.PayloadR\x06result\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\"`\n" +
 	"\x06Client\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -858,36 +945,39 @@ func file_sallyport_audit_v1_audit_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_audit_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sallyport_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_sallyport_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_sallyport_audit_v1_audit_proto_goTypes = []any{
 	(Phase)(0),                    // 0: sallyport.audit.v1.Phase
 	(Outcome)(0),                  // 1: sallyport.audit.v1.Outcome
 	(Verdict)(0),                  // 2: sallyport.audit.v1.Verdict
 	(Reason)(0),                   // 3: sallyport.audit.v1.Reason
 	(*AuditRecord)(nil),           // 4: sallyport.audit.v1.AuditRecord
-	(*Client)(nil),                // 5: sallyport.audit.v1.Client
-	(*Payload)(nil),               // 6: sallyport.audit.v1.Payload
-	(*Decision)(nil),              // 7: sallyport.audit.v1.Decision
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
+	(*Personal)(nil),              // 5: sallyport.audit.v1.Personal
+	(*Client)(nil),                // 6: sallyport.audit.v1.Client
+	(*Payload)(nil),               // 7: sallyport.audit.v1.Payload
+	(*Decision)(nil),              // 8: sallyport.audit.v1.Decision
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
 }
 var file_sallyport_audit_v1_audit_proto_depIdxs = []int32{
-	8,  // 0: sallyport.audit.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	9,  // 0: sallyport.audit.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
 	0,  // 1: sallyport.audit.v1.AuditRecord.phase:type_name -> sallyport.audit.v1.Phase
-	5,  // 2: sallyport.audit.v1.AuditRecord.client:type_name -> sallyport.audit.v1.Client
-	6,  // 3: sallyport.audit.v1.AuditRecord.arguments:type_name -> sallyport.audit.v1.Payload
-	6,  // 4: sallyport.audit.v1.AuditRecord.result:type_name -> sallyport.audit.v1.Payload
-	7,  // 5: sallyport.audit.v1.AuditRecord.decision:type_name -> sallyport.audit.v1.Decision
+	6,  // 2: sallyport.audit.v1.AuditRecord.client:type_name -> sallyport.audit.v1.Client
+	7,  // 3: sallyport.audit.v1.AuditRecord.arguments:type_name -> sallyport.audit.v1.Payload
+	7,  // 4: sallyport.audit.v1.AuditRecord.result:type_name -> sallyport.audit.v1.Payload
+	8,  // 5: sallyport.audit.v1.AuditRecord.decision:type_name -> sallyport.audit.v1.Decision
 	1,  // 6: sallyport.audit.v1.AuditRecord.outcome:type_name -> sallyport.audit.v1.Outcome
-	9,  // 7: sallyport.audit.v1.AuditRecord.duration:type_name -> google.protobuf.Duration
-	9,  // 8: sallyport.audit.v1.AuditRecord.upstream_duration:type_name -> google.protobuf.Duration
-	2,  // 9: sallyport.audit.v1.Decision.verdict:type_name -> sallyport.audit.v1.Verdict
-	3,  // 10: sallyport.audit.v1.Decision.reason:type_name -> sallyport.audit.v1.Reason
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	10, // 7: sallyport.audit.v1.AuditRecord.duration:type_name -> google.protobuf.Duration
+	10, // 8: sallyport.audit.v1.AuditRecord.upstream_duration:type_name -> google.protobuf.Duration
+	7,  // 9: sallyport.audit.v1.Personal.arguments:type_name -> sallyport.audit.v1.Payload
+	7,  // 10: sallyport.audit.v1.Personal.result:type_name -> sallyport.audit.v1.Payload
+	2,  // 11: sallyport.audit.v1.Decision.verdict:type_name -> sallyport.audit.v1.Verdict
+	3,  // 12: sallyport.audit.v1.Decision.reason:type_name -> sallyport.audit.v1.Reason
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_audit_v1_audit_proto_init() }
@@ -901,7 +991,7 @@ func file_sallyport_audit_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_audit_v1_audit_proto_rawDesc), len(file_sallyport_audit_v1_audit_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
