@@ -27,6 +27,115 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Transport is a way to speak to an upstream.
+type Transport int32
+
+const (
+	// Stands for TRANSPORT_STREAMABLE_HTTP.
+	Transport_TRANSPORT_UNSPECIFIED     Transport = 0
+	Transport_TRANSPORT_STREAMABLE_HTTP Transport = 1
+	// HTTP+SSE of MCP 2024-11-05: url is that of the event stream.
+	Transport_TRANSPORT_SSE Transport = 2
+)
+
+// Enum value maps for Transport.
+var (
+	Transport_name = map[int32]string{
+		0: "TRANSPORT_UNSPECIFIED",
+		1: "TRANSPORT_STREAMABLE_HTTP",
+		2: "TRANSPORT_SSE",
+	}
+	Transport_value = map[string]int32{
+		"TRANSPORT_UNSPECIFIED":     0,
+		"TRANSPORT_STREAMABLE_HTTP": 1,
+		"TRANSPORT_SSE":             2,
+	}
+)
+
+func (x Transport) Enum() *Transport {
+	p := new(Transport)
+	*p = x
+	return p
+}
+
+func (x Transport) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Transport) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_policy_v1_policy_proto_enumTypes[0].Descriptor()
+}
+
+func (Transport) Type() protoreflect.EnumType {
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[0]
+}
+
+func (x Transport) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Transport.Descriptor instead.
+func (Transport) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{0}
+}
+
+// Kind is what a server offers.
+type Kind int32
+
+const (
+	// Stands for KIND_TOOL.
+	Kind_KIND_UNSPECIFIED       Kind = 0
+	Kind_KIND_TOOL              Kind = 1
+	Kind_KIND_PROMPT            Kind = 2
+	Kind_KIND_RESOURCE          Kind = 3
+	Kind_KIND_RESOURCE_TEMPLATE Kind = 4
+)
+
+// Enum value maps for Kind.
+var (
+	Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_TOOL",
+		2: "KIND_PROMPT",
+		3: "KIND_RESOURCE",
+		4: "KIND_RESOURCE_TEMPLATE",
+	}
+	Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED":       0,
+		"KIND_TOOL":              1,
+		"KIND_PROMPT":            2,
+		"KIND_RESOURCE":          3,
+		"KIND_RESOURCE_TEMPLATE": 4,
+	}
+)
+
+func (x Kind) Enum() *Kind {
+	p := new(Kind)
+	*p = x
+	return p
+}
+
+func (x Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_policy_v1_policy_proto_enumTypes[1].Descriptor()
+}
+
+func (Kind) Type() protoreflect.EnumType {
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[1]
+}
+
+func (x Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Kind.Descriptor instead.
+func (Kind) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+}
+
 // MatchAttribute is the side of the matching pair that SCIM provisions.
 type MatchAttribute int32
 
@@ -64,11 +173,11 @@ func (x MatchAttribute) String() string {
 }
 
 func (MatchAttribute) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_policy_v1_policy_proto_enumTypes[0].Descriptor()
+	return file_sallyport_policy_v1_policy_proto_enumTypes[2].Descriptor()
 }
 
 func (MatchAttribute) Type() protoreflect.EnumType {
-	return &file_sallyport_policy_v1_policy_proto_enumTypes[0]
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[2]
 }
 
 func (x MatchAttribute) Number() protoreflect.EnumNumber {
@@ -77,7 +186,7 @@ func (x MatchAttribute) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MatchAttribute.Descriptor instead.
 func (MatchAttribute) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{0}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{2}
 }
 
 // Connector is an upstream MCP server that agents reach through Sallyport.
@@ -87,14 +196,25 @@ type Connector struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// What people read. Default: the id.
 	Title string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
-	// The upstream's MCP endpoint, http or https, absolute.
+	// The upstream's MCP endpoint, http or https, absolute; or stdio: and the name that the runners beside the proxies
+	// have in their own configuration for a program.
 	Url string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
 	// Regions whose proxies offer the connector. Empty: every region.
 	Regions []string `protobuf:"bytes,4,rep,name=regions,proto3" json:"regions,omitempty"`
 	// How the gateway authenticates to the upstream. Default: not at all.
 	Auth *UpstreamAuth `protobuf:"bytes,5,opt,name=auth,proto3" json:"auth,omitempty"`
 	// How long an upstream may take to begin its answer. Default: 30 s.
-	Timeout       *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// How the upstream is spoken to. Default: streamable HTTP, of whichever revision it speaks.
+	Transport Transport `protobuf:"varint,7,opt,name=transport,proto3,enum=sallyport.policy.v1.Transport" json:"transport,omitempty"`
+	// The longest silence of an upstream between two events of an answer. Default: 5 minutes.
+	IdleTimeout *durationpb.Duration `protobuf:"bytes,8,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	// What the upstream may ask of agents. Default: nothing.
+	Consent *Consent `protobuf:"bytes,9,opt,name=consent,proto3" json:"consent,omitempty"`
+	// How often a request that changes nothing is sent again after an upstream failed. Default: 1.
+	Retries *uint32 `protobuf:"varint,10,opt,name=retries,proto3,oneof" json:"retries,omitempty"`
+	// When an upstream that fails is left alone for a while.
+	Breaker       *Breaker `protobuf:"bytes,11,opt,name=breaker,proto3" json:"breaker,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -171,6 +291,160 @@ func (x *Connector) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *Connector) GetTransport() Transport {
+	if x != nil {
+		return x.Transport
+	}
+	return Transport_TRANSPORT_UNSPECIFIED
+}
+
+func (x *Connector) GetIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.IdleTimeout
+	}
+	return nil
+}
+
+func (x *Connector) GetConsent() *Consent {
+	if x != nil {
+		return x.Consent
+	}
+	return nil
+}
+
+func (x *Connector) GetRetries() uint32 {
+	if x != nil && x.Retries != nil {
+		return *x.Retries
+	}
+	return 0
+}
+
+func (x *Connector) GetBreaker() *Breaker {
+	if x != nil {
+		return x.Breaker
+	}
+	return nil
+}
+
+// Consent is what an upstream may ask of the agent that calls it, for the agent's person to answer.
+type Consent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// To have the agent's model write something (sampling/createMessage).
+	Sampling bool `protobuf:"varint,1,opt,name=sampling,proto3" json:"sampling,omitempty"`
+	// To ask the person something (elicitation/create).
+	Elicitation bool `protobuf:"varint,2,opt,name=elicitation,proto3" json:"elicitation,omitempty"`
+	// To name the folders that the agent works in (roots/list).
+	Roots         bool `protobuf:"varint,3,opt,name=roots,proto3" json:"roots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Consent) Reset() {
+	*x = Consent{}
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Consent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Consent) ProtoMessage() {}
+
+func (x *Consent) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Consent.ProtoReflect.Descriptor instead.
+func (*Consent) Descriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Consent) GetSampling() bool {
+	if x != nil {
+		return x.Sampling
+	}
+	return false
+}
+
+func (x *Consent) GetElicitation() bool {
+	if x != nil {
+		return x.Elicitation
+	}
+	return false
+}
+
+func (x *Consent) GetRoots() bool {
+	if x != nil {
+		return x.Roots
+	}
+	return false
+}
+
+// Breaker says when an upstream that fails is left alone: its calls are refused at once until one that is let through succeeds.
+type Breaker struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// So many failures in a row. Default: 5.
+	Failures uint32 `protobuf:"varint,1,opt,name=failures,proto3" json:"failures,omitempty"`
+	// For so long, before one call is let through again. Default: 10 s.
+	OpenFor       *durationpb.Duration `protobuf:"bytes,2,opt,name=open_for,json=openFor,proto3" json:"open_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Breaker) Reset() {
+	*x = Breaker{}
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Breaker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Breaker) ProtoMessage() {}
+
+func (x *Breaker) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
+func (*Breaker) Descriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Breaker) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *Breaker) GetOpenFor() *durationpb.Duration {
+	if x != nil {
+		return x.OpenFor
+	}
+	return nil
+}
+
 // UpstreamAuth is how the gateway authenticates to an upstream.
 type UpstreamAuth struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -184,7 +458,7 @@ type UpstreamAuth struct {
 
 func (x *UpstreamAuth) Reset() {
 	*x = UpstreamAuth{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[1]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -196,7 +470,7 @@ func (x *UpstreamAuth) String() string {
 func (*UpstreamAuth) ProtoMessage() {}
 
 func (x *UpstreamAuth) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[1]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -209,7 +483,7 @@ func (x *UpstreamAuth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamAuth.ProtoReflect.Descriptor instead.
 func (*UpstreamAuth) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *UpstreamAuth) GetKind() isUpstreamAuth_Kind {
@@ -239,20 +513,22 @@ type UpstreamAuth_Header struct {
 
 func (*UpstreamAuth_Header) isUpstreamAuth_Kind() {}
 
-// Tool is one tool definition as it was pinned.
+// Tool is one tool definition as it was pinned. What else a server offers is pinned in the same way: kind says what it is.
 type Tool struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 128 of A-Z a-z 0-9 _ . - (MCP 2026-07-28, tools).
+	// Of a tool: 1 to 128 of A-Z a-z 0-9 _ . - (MCP 2026-07-28, tools). Of a prompt: its name. Of a resource: its URI.
+	// Of a template: its URI template (RFC 6570).
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The whole definition, a JSON object as the upstream sent it.
 	Definition    []byte `protobuf:"bytes,2,opt,name=definition,proto3" json:"definition,omitempty"`
+	Kind          Kind   `protobuf:"varint,3,opt,name=kind,proto3,enum=sallyport.policy.v1.Kind" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Tool) Reset() {
 	*x = Tool{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[2]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -264,7 +540,7 @@ func (x *Tool) String() string {
 func (*Tool) ProtoMessage() {}
 
 func (x *Tool) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[2]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -277,7 +553,7 @@ func (x *Tool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tool.ProtoReflect.Descriptor instead.
 func (*Tool) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Tool) GetName() string {
@@ -294,10 +570,18 @@ func (x *Tool) GetDefinition() []byte {
 	return nil
 }
 
+func (x *Tool) GetKind() Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Kind_KIND_UNSPECIFIED
+}
+
 // Rule is one line of a grant. Exactly one of allow and deny names tools.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tool globs that the rule allows: "*" matches any run of characters, "?" one.
+	// Tool globs that the rule allows: "*" matches any run of characters, "?" one. "prompt:" before a glob makes it one of
+	// prompts' names, "resource:" one of resources' URIs: no glob without such a word matches any of these.
 	Allow []string `protobuf:"bytes,1,rep,name=allow,proto3" json:"allow,omitempty"`
 	// Tool globs that the rule denies; a deny that matches wins over every allow.
 	Deny []string `protobuf:"bytes,2,rep,name=deny,proto3" json:"deny,omitempty"`
@@ -309,7 +593,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[3]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -321,7 +605,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[3]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -334,7 +618,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Rule) GetAllow() []string {
@@ -382,7 +666,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[4]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +678,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[4]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -407,7 +691,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Block) GetId() string {
@@ -533,7 +817,7 @@ type ConnectorTool struct {
 
 func (x *ConnectorTool) Reset() {
 	*x = ConnectorTool{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[5]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +829,7 @@ func (x *ConnectorTool) String() string {
 func (*ConnectorTool) ProtoMessage() {}
 
 func (x *ConnectorTool) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[5]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +842,7 @@ func (x *ConnectorTool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorTool.ProtoReflect.Descriptor instead.
 func (*ConnectorTool) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ConnectorTool) GetConnector() string {
@@ -590,7 +874,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +886,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +899,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Issuer) GetUrl() string {
@@ -656,7 +940,7 @@ type Directory struct {
 
 func (x *Directory) Reset() {
 	*x = Directory{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +952,7 @@ func (x *Directory) String() string {
 func (*Directory) ProtoMessage() {}
 
 func (x *Directory) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +965,7 @@ func (x *Directory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directory.ProtoReflect.Descriptor instead.
 func (*Directory) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Directory) GetId() string {
@@ -723,7 +1007,7 @@ type UpstreamAuth_StaticHeader struct {
 
 func (x *UpstreamAuth_StaticHeader) Reset() {
 	*x = UpstreamAuth_StaticHeader{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +1019,7 @@ func (x *UpstreamAuth_StaticHeader) String() string {
 func (*UpstreamAuth_StaticHeader) ProtoMessage() {}
 
 func (x *UpstreamAuth_StaticHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +1032,7 @@ func (x *UpstreamAuth_StaticHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamAuth_StaticHeader.ProtoReflect.Descriptor instead.
 func (*UpstreamAuth_StaticHeader) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{1, 0}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3, 0}
 }
 
 func (x *UpstreamAuth_StaticHeader) GetName() string {
@@ -762,28 +1046,47 @@ var File_sallyport_policy_v1_policy_proto protoreflect.FileDescriptor
 
 const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	" sallyport/policy/v1/policy.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x02\n" +
+	" sallyport/policy/v1/policy.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x05\n" +
 	"\tConnector\x121\n" +
 	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x18(2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\x02id\x12\x1e\n" +
-	"\x05title\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05title\x128\n" +
-	"\x03url\x18\x03 \x01(\tB&\xbaH#r!\x18\xd0\x0f2\x1c^https?://[^/?#@\\s]+[^#\\s]*$R\x03url\x12B\n" +
+	"\x05title\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05title\x12W\n" +
+	"\x03url\x18\x03 \x01(\tBE\xbaHBr@\x18\xd0\x0f2;^(https?://[^/?#@\\s]+[^#\\s]*|stdio:[a-z0-9]+(-[a-z0-9]+)*)$R\x03url\x12B\n" +
 	"\aregions\x18\x04 \x03(\tB(\xbaH%\x92\x01\"\x10d\x18\x01\"\x1cr\x1a2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\aregions\x125\n" +
 	"\x04auth\x18\x05 \x01(\v2!.sallyport.policy.v1.UpstreamAuthR\x04auth\x12B\n" +
 	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\atimeout\"\xac\x01\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\atimeout\x12F\n" +
+	"\ttransport\x18\a \x01(\x0e2\x1e.sallyport.policy.v1.TransportB\b\xbaH\x05\x82\x01\x02\x10\x01R\ttransport\x12L\n" +
+	"\fidle_timeout\x18\b \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\vidleTimeout\x126\n" +
+	"\aconsent\x18\t \x01(\v2\x1c.sallyport.policy.v1.ConsentR\aconsent\x12&\n" +
+	"\aretries\x18\n" +
+	" \x01(\rB\a\xbaH\x04*\x02\x18\x05H\x00R\aretries\x88\x01\x01\x126\n" +
+	"\abreaker\x18\v \x01(\v2\x1c.sallyport.policy.v1.BreakerR\abreakerB\n" +
+	"\n" +
+	"\b_retries\"]\n" +
+	"\aConsent\x12\x1a\n" +
+	"\bsampling\x18\x01 \x01(\bR\bsampling\x12 \n" +
+	"\velicitation\x18\x02 \x01(\bR\velicitation\x12\x14\n" +
+	"\x05roots\x18\x03 \x01(\bR\x05roots\"t\n" +
+	"\aBreaker\x12$\n" +
+	"\bfailures\x18\x01 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\bfailures\x12C\n" +
+	"\bopen_for\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\aopenFor\"\xac\x01\n" +
 	"\fUpstreamAuth\x12H\n" +
 	"\x06header\x18\x01 \x01(\v2..sallyport.policy.v1.UpstreamAuth.StaticHeaderH\x00R\x06header\x1aJ\n" +
 	"\fStaticHeader\x12:\n" +
 	"\x04name\x18\x01 \x01(\tB&\xbaH#r!\x18d2\x1d^[A-Za-z0-9!#$%&'*+.^_`|~-]+$R\x04nameB\x06\n" +
-	"\x04kind\"g\n" +
-	"\x04Tool\x122\n" +
-	"\x04name\x18\x01 \x01(\tB\x1e\xbaH\x1br\x192\x17^[A-Za-z0-9_.-]{1,128}$R\x04name\x12+\n" +
+	"\x04kind\"\xa2\x02\n" +
+	"\x04Tool\x12\x1e\n" +
+	"\x04name\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xd0\x0fR\x04name\x12+\n" +
 	"\n" +
 	"definition\x18\x02 \x01(\fB\v\xbaH\bz\x06\x10\x02\x18\x80\x80\x10R\n" +
-	"definition\"\x81\x02\n" +
+	"definition\x127\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x19.sallyport.policy.v1.KindB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04kind:\x93\x01\xbaH\x8f\x01\x1a\x8c\x01\n" +
+	"\ttool.name\x12;a tool's name is 1 to 128 letters, digits, '_', '.' and '-'\x1aBint(this.kind) > 1 || this.name.matches('^[A-Za-z0-9_.-]{1,128}$')\"\x81\x02\n" +
 	"\x04Rule\x12(\n" +
-	"\x05allow\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x01R\x05allow\x12&\n" +
-	"\x04deny\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x01R\x04deny\x12\x1c\n" +
+	"\x05allow\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x10R\x05allow\x12&\n" +
+	"\x04deny\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x10R\x04deny\x12\x1c\n" +
 	"\x04when\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04when:\x88\x01\xbaH\x84\x01\x1a\x81\x01\n" +
 	"\x16rule.one_of_allow_deny\x126a rule names tools under exactly one of allow and deny\x1a/(size(this.allow) > 0) != (size(this.deny) > 0)\"\xb0\x02\n" +
 	"\x05Block\x12\x0e\n" +
@@ -809,7 +1112,17 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x18(2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\x02id\x12?\n" +
 	"\aissuers\x18\x02 \x03(\v2\x1b.sallyport.policy.v1.IssuerB\b\xbaH\x05\x92\x01\x02\x10\x14R\aissuers\x12V\n" +
 	"\x0fmatch_attribute\x18\x03 \x01(\x0e2#.sallyport.policy.v1.MatchAttributeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x0ematchAttribute\x12)\n" +
-	"\x10keep_memberships\x18\x04 \x01(\bR\x0fkeepMemberships*q\n" +
+	"\x10keep_memberships\x18\x04 \x01(\bR\x0fkeepMemberships*X\n" +
+	"\tTransport\x12\x19\n" +
+	"\x15TRANSPORT_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19TRANSPORT_STREAMABLE_HTTP\x10\x01\x12\x11\n" +
+	"\rTRANSPORT_SSE\x10\x02*k\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tKIND_TOOL\x10\x01\x12\x0f\n" +
+	"\vKIND_PROMPT\x10\x02\x12\x11\n" +
+	"\rKIND_RESOURCE\x10\x03\x12\x1a\n" +
+	"\x16KIND_RESOURCE_TEMPLATE\x10\x04*q\n" +
 	"\x0eMatchAttribute\x12\x1f\n" +
 	"\x1bMATCH_ATTRIBUTE_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bMATCH_ATTRIBUTE_EXTERNAL_ID\x10\x01\x12\x1d\n" +
@@ -827,35 +1140,45 @@ func file_sallyport_policy_v1_policy_proto_rawDescGZIP() []byte {
 	return file_sallyport_policy_v1_policy_proto_rawDescData
 }
 
-var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_sallyport_policy_v1_policy_proto_goTypes = []any{
-	(MatchAttribute)(0),               // 0: sallyport.policy.v1.MatchAttribute
-	(*Connector)(nil),                 // 1: sallyport.policy.v1.Connector
-	(*UpstreamAuth)(nil),              // 2: sallyport.policy.v1.UpstreamAuth
-	(*Tool)(nil),                      // 3: sallyport.policy.v1.Tool
-	(*Rule)(nil),                      // 4: sallyport.policy.v1.Rule
-	(*Block)(nil),                     // 5: sallyport.policy.v1.Block
-	(*ConnectorTool)(nil),             // 6: sallyport.policy.v1.ConnectorTool
-	(*Issuer)(nil),                    // 7: sallyport.policy.v1.Issuer
-	(*Directory)(nil),                 // 8: sallyport.policy.v1.Directory
-	(*UpstreamAuth_StaticHeader)(nil), // 9: sallyport.policy.v1.UpstreamAuth.StaticHeader
-	(*durationpb.Duration)(nil),       // 10: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 11: google.protobuf.Timestamp
+	(Transport)(0),                    // 0: sallyport.policy.v1.Transport
+	(Kind)(0),                         // 1: sallyport.policy.v1.Kind
+	(MatchAttribute)(0),               // 2: sallyport.policy.v1.MatchAttribute
+	(*Connector)(nil),                 // 3: sallyport.policy.v1.Connector
+	(*Consent)(nil),                   // 4: sallyport.policy.v1.Consent
+	(*Breaker)(nil),                   // 5: sallyport.policy.v1.Breaker
+	(*UpstreamAuth)(nil),              // 6: sallyport.policy.v1.UpstreamAuth
+	(*Tool)(nil),                      // 7: sallyport.policy.v1.Tool
+	(*Rule)(nil),                      // 8: sallyport.policy.v1.Rule
+	(*Block)(nil),                     // 9: sallyport.policy.v1.Block
+	(*ConnectorTool)(nil),             // 10: sallyport.policy.v1.ConnectorTool
+	(*Issuer)(nil),                    // 11: sallyport.policy.v1.Issuer
+	(*Directory)(nil),                 // 12: sallyport.policy.v1.Directory
+	(*UpstreamAuth_StaticHeader)(nil), // 13: sallyport.policy.v1.UpstreamAuth.StaticHeader
+	(*durationpb.Duration)(nil),       // 14: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
 }
 var file_sallyport_policy_v1_policy_proto_depIdxs = []int32{
-	2,  // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
-	10, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
-	9,  // 2: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
-	6,  // 3: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
-	11, // 4: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
-	7,  // 5: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
-	0,  // 6: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
-	7,  // [7:7] is the sub-list for method output_type
-	7,  // [7:7] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	6,  // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
+	14, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
+	0,  // 2: sallyport.policy.v1.Connector.transport:type_name -> sallyport.policy.v1.Transport
+	14, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
+	4,  // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
+	5,  // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
+	14, // 6: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
+	13, // 7: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
+	1,  // 8: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
+	10, // 9: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
+	15, // 10: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
+	11, // 11: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
+	2,  // 12: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_policy_v1_policy_proto_init() }
@@ -863,10 +1186,11 @@ func file_sallyport_policy_v1_policy_proto_init() {
 	if File_sallyport_policy_v1_policy_proto != nil {
 		return
 	}
-	file_sallyport_policy_v1_policy_proto_msgTypes[1].OneofWrappers = []any{
+	file_sallyport_policy_v1_policy_proto_msgTypes[0].OneofWrappers = []any{}
+	file_sallyport_policy_v1_policy_proto_msgTypes[3].OneofWrappers = []any{
 		(*UpstreamAuth_Header)(nil),
 	}
-	file_sallyport_policy_v1_policy_proto_msgTypes[4].OneofWrappers = []any{
+	file_sallyport_policy_v1_policy_proto_msgTypes[6].OneofWrappers = []any{
 		(*Block_PersonId)(nil),
 		(*Block_ClientId)(nil),
 		(*Block_Connector)(nil),
@@ -878,8 +1202,8 @@ func file_sallyport_policy_v1_policy_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_policy_v1_policy_proto_rawDesc), len(file_sallyport_policy_v1_policy_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   9,
+			NumEnums:      3,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
