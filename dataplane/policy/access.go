@@ -47,6 +47,9 @@ var nothingAllows = ruling{reason: auditv1.Reason_REASON_NOTHING_ALLOWS}
 
 // verdict returns what rules say of a connector's tool to those who are in a set of groups.
 func (s *state) verdict(m *memberSet, c *connector, tool *pinnedTool) *verdict {
+	if tool.place < 0 { // there is no end of URIs: these verdicts are not remembered
+		return newVerdict(s.resolve(m), c, tool)
+	}
 	near := &m.near[tool.number%uint32(len(m.near))]
 	held := near.Load()
 	if held != nil && held.tool == tool.number && held.at == c.at && held.groupsAt == s.groupsAt {
@@ -72,7 +75,7 @@ func newVerdict(set *groupSet, c *connector, tool *pinnedTool) *verdict {
 	v := &verdict{tool: tool.number, at: c.at, groupsAt: set.at, decision: nothingAllows, set: set, names: set.names}
 	certain := false
 	for r := range rulesOf(set, c) {
-		if !matchAny(r.globs, tool.name) {
+		if !r.globs.match(tool.name) {
 			continue
 		}
 		switch always, never := r.certain(); {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"cel.dev/cel-go/cel"
 	celast "cel.dev/cel-go/common/ast"
@@ -25,6 +26,12 @@ func Check(r *policyv1.Rule, tools []*policyv1.Tool) error {
 	}
 	globs := slices.Concat(r.GetAllow(), r.GetDeny())
 	for _, g := range globs {
+		if labelled(g) {
+			if err := checkLabelled(g, r.GetWhen()); err != nil {
+				return err
+			}
+			continue
+		}
 		if g == "" || len(g) > 128 || strings.ContainsFunc(g, func(c rune) bool { return !isToolRune(c) && c != '*' && c != '?' }) {
 			return fmt.Errorf("%q is no tool name or glob: letters, digits, '_', '-', '.', with * for any run and ? for one", clip(g))
 		}
@@ -36,12 +43,25 @@ func Check(r *policyv1.Rule, tools []*policyv1.Tool) error {
 		return fmt.Errorf("the rule that %s: %w", said(r), err)
 	}
 	for _, t := range tools {
-		if !matchAny(globs, t.GetName()) {
+		if t.GetKind() > policyv1.Kind_KIND_TOOL || !matchAny(globs, t.GetName()) {
 			continue
 		}
 		if err := checkAgainst(r.GetWhen(), t); err != nil {
 			return fmt.Errorf("the rule that %s, for tool %q: %w", said(r), t.GetName(), err)
 		}
+	}
+	return nil
+}
+
+// checkLabelled refuses a glob of prompts or resources that is wrong.
+func checkLabelled(glob, when string) error {
+	switch _, rest := KindOf(glob); {
+	case strings.HasPrefix(glob, templateWord):
+		return fmt.Errorf("%q: templates are listed as the URIs are allowed that they make: write resource:", clip(glob))
+	case rest == "" || len(rest) > maxName || strings.ContainsFunc(rest, unicode.IsControl):
+		return fmt.Errorf("%q is no glob: prompt: and a prompt's name, or resource: and a URI, with * for any run and ? for one", clip(glob))
+	case when != "":
+		return fmt.Errorf("a condition reads a tool's arguments: give %q a rule of its own, without when", clip(glob))
 	}
 	return nil
 }

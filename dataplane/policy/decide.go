@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
 // Request is what is asked. Time comes in with it: a table has no clock.
@@ -13,7 +14,8 @@ type Request struct {
 	Person    uuid.UUID
 	Client    string
 	Connector string
-	Tool      string
+	// Tool is the tool's name, or the Label of a prompt or of a resource.
+	Tool string
 	// Region of the proxy that asks. Empty: any, and no block on a region stands against it.
 	Region string
 	// Arguments that Table.Arguments made for this connector and tool, or NoArguments. Others, such as the
@@ -61,6 +63,9 @@ func (s *state) decide(r *Request, d *Decision) {
 	}
 	c := s.connector(r.Connector)
 	tool := c.tool(r.Tool)
+	if tool == nil {
+		tool = c.unpinned(r.Tool)
+	}
 	switch {
 	case !p.active:
 		d.Reason = auditv1.Reason_REASON_PERSON_INACTIVE
@@ -75,7 +80,7 @@ func (s *state) decide(r *Request, d *Decision) {
 	}
 	v := s.verdict(p.members, c, tool)
 	d.Groups = v.names
-	given := r.Arguments.of(r.Connector, r.Tool)
+	given := tool.kind != policyv1.Kind_KIND_TOOL || r.Arguments.of(r.Connector, r.Tool)
 	switch {
 	case !given && v.listed():
 		d.Reason, d.problem = auditv1.Reason_REASON_ARGUMENTS_INVALID, r.Arguments.failed
@@ -84,6 +89,14 @@ func (s *state) decide(r *Request, d *Decision) {
 	default:
 		d.rule(v.decision)
 	}
+}
+
+// unpinned is a resource that no list names, as one made of a template: rules decide by its URI.
+func (c *connector) unpinned(label string) *pinnedTool {
+	if kind, uri := KindOf(label); kind != policyv1.Kind_KIND_RESOURCE || uri == "" || len(uri) > maxName || dotted(uri) || c == nil || c.catalogue == nil {
+		return nil
+	}
+	return &pinnedTool{connector: c.id, kind: policyv1.Kind_KIND_RESOURCE, name: label, place: -1}
 }
 
 func (d *Decision) rule(r ruling) {
@@ -110,7 +123,7 @@ func (d Decision) Text() string {
 	case auditv1.Reason_REASON_PERSON_INACTIVE:
 		return "the person is deactivated"
 	case auditv1.Reason_REASON_TOOL_UNKNOWN:
-		return "there is no such tool here"
+		return "it is not offered here"
 	case auditv1.Reason_REASON_ARGUMENTS_INVALID:
 		if d.problem != nil {
 			return d.problem.Error()

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -191,7 +192,10 @@ func (e *edit) putCatalogue(wire *fleetv1.Catalogue, h Digest) {
 	for _, t := range wire.GetTools() {
 		out.tools = append(out.tools, newTool(wire.GetConnector(), t))
 	}
-	slices.SortFunc(out.tools, func(a, b *pinnedTool) int { return strings.Compare(a.name, b.name) })
+	// Tools first: most is asked of them.
+	slices.SortFunc(out.tools, func(a, b *pinnedTool) int {
+		return cmp.Or(cmp.Compare(a.kind, b.kind), strings.Compare(a.name, b.name))
+	})
 	for i, t := range out.tools {
 		e.table.shared.tools++
 		t.number, t.place = e.table.shared.tools, i
@@ -350,13 +354,13 @@ func (s *shared) release(m *memberSet) {
 // rule makes a rule ready to be decided. One that this build does not wholly understand is one that cannot
 // be evaluated: as an allow it gives nothing, as anything else it denies.
 func (s *shared) rule(wire *policyv1.Rule, place int) *rule {
-	r := &rule{wire: wire, place: place, globs: wire.GetAllow()}
+	r := &rule{wire: wire, place: place, globs: newGlobs(wire.GetAllow())}
 	switch allows, denies := len(wire.GetAllow()) > 0, len(wire.GetDeny()) > 0; {
 	case allows && denies, !allows && !denies:
-		r.deny, r.globs, r.when = true, []string{"*"}, notUnderstood
+		r.deny, r.globs, r.when = true, everything, notUnderstood
 		return r
 	case denies:
-		r.deny, r.globs = true, wire.GetDeny()
+		r.deny, r.globs = true, newGlobs(wire.GetDeny())
 	}
 	switch {
 	case len(wire.ProtoReflect().GetUnknown()) > 0:

@@ -15,7 +15,7 @@ type Trace struct {
 	Group string
 	Index int // from 1
 	Rule  *policyv1.Rule
-	// OtherTool: the rule is about other tools.
+	// OtherTool: the rule is about others.
 	OtherTool bool
 	Matched   bool
 	// Err is why the condition could not be evaluated.
@@ -32,7 +32,7 @@ func (t *Table) Explain(r Request) Explanation {
 		return out
 	}
 	for rule := range rulesOf(s.resolve(p.members), c) {
-		trace := Trace{Group: rule.group, Index: rule.place, Rule: rule.wire, OtherTool: !matchAny(rule.globs, r.Tool)}
+		trace := Trace{Group: rule.group, Index: rule.place, Rule: rule.wire, OtherTool: !rule.globs.match(r.Tool)}
 		if !trace.OtherTool {
 			trace.Matched, trace.Err = rule.matches(r.Arguments.values)
 		}

@@ -4,12 +4,14 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
-// Tool is a tool as it is listed.
+// Tool is a tool as it is listed, or a prompt, a resource or a template.
 type Tool struct {
 	Connector string
-	Name      string
+	// Name is the server's own.
+	Name string
 	// Definition is the pinned one, JSON. It is the table's: do not change it.
 	Definition []byte
 }
@@ -18,7 +20,22 @@ type Tool struct {
 // but those that a deny is certain to match, or no allow can match, and those that a block stands against.
 func (t *Table) List(person uuid.UUID, client, connector, region string, now time.Time) []Tool {
 	s := t.state()
-	return s.list(nil, &Request{Person: person, Client: client, Connector: connector, Region: region, Now: now}, false)
+	return s.list(nil, &Request{Person: person, Client: client, Connector: connector, Region: region, Now: now}, policyv1.Kind_KIND_TOOL, false)
+}
+
+// Offers returns what else than tools a person may use of a connector, as List does. Without a connector: of all of them,
+// ascending by connector.
+func (t *Table) Offers(kind policyv1.Kind, person uuid.UUID, client, connector, region string, now time.Time) []Tool {
+	s := t.state()
+	ids := []string{connector}
+	if connector == "" {
+		ids = s.connectorIDs()
+	}
+	var all []Tool
+	for _, id := range ids {
+		all = s.list(all, &Request{Person: person, Client: client, Connector: id, Region: region, Now: now}, kind, false)
+	}
+	return all
 }
 
 // ListAll returns the tools of all connectors that a person may use with some arguments, ascending by
@@ -27,7 +44,7 @@ func (t *Table) ListAll(person uuid.UUID, client, region string, now time.Time) 
 	s := t.state()
 	var tools []Tool
 	for _, id := range s.connectorIDs() {
-		tools = s.list(tools, &Request{Person: person, Client: client, Connector: id, Region: region, Now: now}, false)
+		tools = s.list(tools, &Request{Person: person, Client: client, Connector: id, Region: region, Now: now}, policyv1.Kind_KIND_TOOL, false)
 	}
 	return tools
 }
@@ -37,7 +54,7 @@ func (t *Table) Connectors(person uuid.UUID, client, region string, now time.Tim
 	s := t.state()
 	var ids []string
 	for _, id := range s.connectorIDs() {
-		if len(s.list(nil, &Request{Person: person, Client: client, Connector: id, Region: region, Now: now}, true)) > 0 {
+		if len(s.list(nil, &Request{Person: person, Client: client, Connector: id, Region: region, Now: now}, policyv1.Kind_KIND_TOOL, true)) > 0 {
 			ids = append(ids, id)
 		}
 	}
@@ -52,20 +69,21 @@ func (t *Table) Definition(connector, tool string) []byte {
 	return nil
 }
 
-// list appends a connector's tools, or one of them where that is enough.
-func (s *state) list(tools []Tool, r *Request, one bool) []Tool {
+// list appends what a connector offers of a kind, or one of it where that is enough.
+func (s *state) list(tools []Tool, r *Request, kind policyv1.Kind, one bool) []Tool {
 	p, c := s.person(r.Person), s.connector(r.Connector)
 	if s.broken || p == nil || !p.active || !c.offered(r.Region) {
 		return tools
 	}
-	for _, tool := range c.catalogue.tools {
+	for _, tool := range c.catalogue.of(kind) {
 		if !s.verdict(p.members, c, tool).listed() {
 			continue
 		}
 		if r.Tool = tool.name; s.blocked.stand(r) {
 			continue
 		}
-		tools = append(tools, Tool{Connector: c.id, Name: tool.name, Definition: tool.definition})
+		_, name := KindOf(tool.name)
+		tools = append(tools, Tool{Connector: c.id, Name: name, Definition: tool.definition})
 		if one {
 			break
 		}

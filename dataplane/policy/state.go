@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/binary"
 	"slices"
+	"sort"
 
 	"github.com/google/uuid"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
@@ -92,12 +93,19 @@ func (c *connector) offered(region string) bool {
 }
 
 type catalogue struct {
-	tools  []*pinnedTool // ascending by name
+	tools  []*pinnedTool // whatever is pinned: ascending by kind, then by label
 	byName map[string]*pinnedTool
 	digest Digest
 }
 
-// tool returns a pinned tool, or nil.
+// of returns what is pinned of a kind.
+func (c *catalogue) of(kind policyv1.Kind) []*pinnedTool {
+	from := sort.Search(len(c.tools), func(i int) bool { return c.tools[i].kind >= kind })
+	to := sort.Search(len(c.tools), func(i int) bool { return c.tools[i].kind > kind })
+	return c.tools[from:to]
+}
+
+// tool returns what is pinned under a label, or nil.
 func (c *connector) tool(name string) *pinnedTool {
 	if c == nil || c.catalogue == nil {
 		return nil
@@ -117,7 +125,7 @@ func (g *grant) hash() uint64 { return hashOf(g.group) }
 type rule struct {
 	wire  *policyv1.Rule
 	deny  bool
-	globs []string
+	globs globs
 	when  *condition // nil: always
 	place int        // in its grant, from 1
 }

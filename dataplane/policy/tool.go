@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"unicode"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
@@ -15,12 +16,17 @@ const (
 	maxSchemaDepth = 64
 	// maxDefinition bounds its size in bytes.
 	maxDefinition = 256 << 10
+	// maxName bounds a prompt's name, a URI and a URI template.
+	maxName = 2000
 )
 
 // CheckTool refuses a definition that cannot be pinned: it must be one JSON object that names the tool and
 // has a usable input schema, which refers to nothing outside itself.
 func CheckTool(t *policyv1.Tool) error {
 	name := t.GetName()
+	if kind := t.GetKind(); kind > policyv1.Kind_KIND_TOOL {
+		return checkOther(kind, t)
+	}
 	if name == "" || len(name) > 128 || strings.ContainsFunc(name, func(r rune) bool { return !isToolRune(r) }) {
 		return fmt.Errorf("%q is no tool name: 1 to 128 letters, digits, '_', '-' and '.'", clip(name))
 	}
@@ -28,10 +34,32 @@ func CheckTool(t *policyv1.Tool) error {
 	return err
 }
 
-// pinnedTool is a tool of a catalogue. Its definition is read when a call first needs it: a snapshot may
+// checkOther refuses what cannot be pinned of a prompt, a resource or a template.
+func checkOther(kind policyv1.Kind, t *policyv1.Tool) error {
+	key := map[policyv1.Kind]string{policyv1.Kind_KIND_PROMPT: "name", policyv1.Kind_KIND_RESOURCE: "uri", policyv1.Kind_KIND_RESOURCE_TEMPLATE: "uriTemplate"}[kind]
+	switch name := t.GetName(); {
+	case key == "":
+		return errors.New("it is of a kind that is not known")
+	case name == "" || len(name) > maxName || strings.ContainsFunc(name, unicode.IsControl):
+		return fmt.Errorf("%q is no %s: 1 to %d characters, none of them a control character", clip(name), key, maxName)
+	case len(t.GetDefinition()) > maxDefinition:
+		return fmt.Errorf("the definition is larger than %d bytes", maxDefinition)
+	}
+	values, err := decodeObject(t.GetDefinition())
+	if err != nil {
+		return fmt.Errorf("the definition: %w", err)
+	}
+	if values[key] != t.GetName() {
+		return fmt.Errorf("the definition is of another %s", key)
+	}
+	return nil
+}
+
+// pinnedTool is a tool of a catalogue, or what else is pinned there. Its definition is read when a call first needs it: a snapshot may
 // hold more tools than a proxy ever calls.
 type pinnedTool struct {
-	connector, name string
+	connector, name string // name is a label
+	kind            policyv1.Kind
 	definition      []byte
 	number          uint32 // short for this pin of the tool
 	place           int    // in the catalogue
@@ -48,7 +76,8 @@ type inputSchema struct {
 }
 
 func newTool(connector string, t *policyv1.Tool) *pinnedTool {
-	return &pinnedTool{connector: connector, name: t.GetName(), definition: t.GetDefinition()}
+	kind := max(t.GetKind(), policyv1.Kind_KIND_TOOL)
+	return &pinnedTool{connector: connector, kind: kind, name: Label(kind, t.GetName()), definition: t.GetDefinition()}
 }
 
 // readSchema returns the input schema of a definition.

@@ -100,7 +100,7 @@ type plane struct {
 }
 
 // gcPercent is how much the heap grows, as a part of what is live, until garbage is collected (GOGC overrules it).
-const gcPercent = 50
+const gcPercent = 40
 
 func serve(ctx context.Context, c *serveConfig) error {
 	if os.Getenv("GOGC") == "" {

@@ -9,6 +9,8 @@ import (
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
+	"sallyport.dev/dataplane/policy"
+
 	"sallyport.dev/controlplane/internal/core"
 )
 
@@ -114,18 +116,21 @@ func (a *api) DiscoverCatalogue(ctx context.Context, req *connect.Request[adminv
 	return connect.NewResponse(&adminv1.DiscoverCatalogueResponse{Changes: changes, Unchanged: unchanged, Digest: core.DigestTools(tools)}), nil
 }
 
+// label names a definition as rules and audit do.
+func label(t *policyv1.Tool) string { return policy.Label(t.GetKind(), t.GetName()) }
+
 // compare says how offered tools differ from pinned ones: removed and changed ones in the order in which
 // they are pinned, then new ones in the order in which they are offered.
 func compare(pinned, offered []*policyv1.Tool) (changes []*adminv1.ToolChange, unchanged uint32) {
 	byName := map[string]*policyv1.Tool{}
 	for _, t := range offered {
-		byName[t.GetName()] = t
+		byName[label(t)] = t
 	}
 	known := map[string]bool{}
 	for _, t := range pinned {
-		known[t.GetName()] = true
-		change := &adminv1.ToolChange{Name: t.GetName(), Pinned: t.GetDefinition()}
-		switch now := byName[t.GetName()]; {
+		known[label(t)] = true
+		change := &adminv1.ToolChange{Name: label(t), Pinned: t.GetDefinition()}
+		switch now := byName[label(t)]; {
 		case now == nil:
 			change.Kind = adminv1.ToolChangeKind_TOOL_CHANGE_KIND_REMOVED
 		case bytes.Equal(now.GetDefinition(), t.GetDefinition()):
@@ -137,8 +142,8 @@ func compare(pinned, offered []*policyv1.Tool) (changes []*adminv1.ToolChange, u
 		changes = append(changes, change)
 	}
 	for _, t := range offered {
-		if !known[t.GetName()] {
-			changes = append(changes, &adminv1.ToolChange{Kind: adminv1.ToolChangeKind_TOOL_CHANGE_KIND_ADDED, Name: t.GetName(), Offered: t.GetDefinition()})
+		if !known[label(t)] {
+			changes = append(changes, &adminv1.ToolChange{Kind: adminv1.ToolChangeKind_TOOL_CHANGE_KIND_ADDED, Name: label(t), Offered: t.GetDefinition()})
 		}
 	}
 	return changes, unchanged

@@ -36,7 +36,15 @@ type resource struct {
 		Type   string `yaml:"type"`
 		Header string `yaml:"header"`
 	} `yaml:"auth"`
-	Timeout string `yaml:"timeout"`
+	Timeout     string   `yaml:"timeout"`
+	IdleTimeout string   `yaml:"idleTimeout"`
+	Transport   string   `yaml:"transport"`
+	Consent     []string `yaml:"consent"`
+	Retries     *uint32  `yaml:"retries"`
+	Breaker     *struct {
+		Failures uint32 `yaml:"failures"`
+		OpenFor  string `yaml:"openFor"`
+	} `yaml:"breaker"`
 
 	// Grant.
 	Group     string `yaml:"group"`
@@ -143,21 +151,14 @@ func (d *resource) addTo(req *adminv1.ApplyRequest) error {
 		if d.Group != "" || d.Connector != "" || d.Rules != nil {
 			return errors.New("a Connector has no group, connector or rules")
 		}
-		auth, err := authOf(d.Auth.Type, d.Auth.Header)
+		c, err := d.connector()
 		if err != nil {
 			return err
 		}
-		c := &policyv1.Connector{Id: d.ID, Title: d.Title, Url: d.URL, Regions: d.Regions, Auth: auth}
-		if d.Timeout != "" {
-			timeout, err := time.ParseDuration(d.Timeout)
-			if err != nil {
-				return fmt.Errorf("timeout: %w", err)
-			}
-			c.Timeout = durationpb.New(timeout)
-		}
 		req.Connectors = append(req.Connectors, c)
 	case "Grant":
-		if d.ID != "" || d.URL != "" || d.Title != "" || d.Regions != nil || d.Timeout != "" {
+		if d.ID != "" || d.URL != "" || d.Title != "" || d.Regions != nil || d.Timeout != "" || d.IdleTimeout != "" || d.Transport != "" ||
+			d.Consent != nil || d.Retries != nil || d.Breaker != nil {
 			return errors.New("a Grant has group, connector and rules only")
 		}
 		g := &adminv1.Grant{Group: d.Group, Connector: d.Connector}
@@ -169,4 +170,62 @@ func (d *resource) addTo(req *adminv1.ApplyRequest) error {
 		return fmt.Errorf("kind is Connector or Grant, not %q", d.Kind)
 	}
 	return nil
+}
+
+// connector is what a document of that kind says.
+func (d *resource) connector() (*policyv1.Connector, error) {
+	auth, err := authOf(d.Auth.Type, d.Auth.Header)
+	if err != nil {
+		return nil, err
+	}
+	c := &policyv1.Connector{Id: d.ID, Title: d.Title, Url: d.URL, Regions: d.Regions, Auth: auth, Retries: d.Retries}
+	if c.Timeout, err = duration("timeout", d.Timeout); err != nil {
+		return nil, err
+	}
+	if c.IdleTimeout, err = duration("idleTimeout", d.IdleTimeout); err != nil {
+		return nil, err
+	}
+	switch d.Transport {
+	case "":
+	case "http":
+		c.Transport = policyv1.Transport_TRANSPORT_STREAMABLE_HTTP
+	case "sse":
+		c.Transport = policyv1.Transport_TRANSPORT_SSE
+	default:
+		return nil, fmt.Errorf("transport is http or sse, not %q", d.Transport)
+	}
+	for _, what := range d.Consent {
+		if c.Consent == nil {
+			c.Consent = &policyv1.Consent{}
+		}
+		switch what {
+		case "sampling":
+			c.Consent.Sampling = true
+		case "elicitation":
+			c.Consent.Elicitation = true
+		case "roots":
+			c.Consent.Roots = true
+		default:
+			return nil, fmt.Errorf("consent lists sampling, elicitation and roots, not %q", what)
+		}
+	}
+	if d.Breaker != nil {
+		c.Breaker = &policyv1.Breaker{Failures: d.Breaker.Failures}
+		if c.Breaker.OpenFor, err = duration("breaker.openFor", d.Breaker.OpenFor); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// duration reads one, or none.
+func duration(field, text string) (*durationpb.Duration, error) {
+	if text == "" {
+		return nil, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", field, err)
+	}
+	return durationpb.New(d), nil
 }

@@ -10,6 +10,8 @@ import (
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/dataplane/policy"
 )
 
 func connectorsCommand(o *options) *cobra.Command {
@@ -27,7 +29,7 @@ func connectorsCommand(o *options) *cobra.Command {
 				&adminv1.GetConnectorRequest{Id: args[0]}, func(r *adminv1.GetConnectorResponse) table {
 					t := table{head: []string{"TOOL", "DEFINITION"}}
 					for _, tool := range r.GetTools() {
-						t.rows = append(t.rows, []string{tool.GetName(), cut(string(tool.GetDefinition()), 100)})
+						t.rows = append(t.rows, []string{policy.Label(tool.GetKind(), tool.GetName()), cut(string(tool.GetDefinition()), 100)})
 					}
 					return t
 				})
@@ -105,7 +107,7 @@ func catalogueCommand(o *options) *cobra.Command {
 			}
 			return call(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.ApproveCatalogue,
 				&adminv1.ApproveCatalogueRequest{ConnectorId: args[0], Digest: digest}, func(r *adminv1.ApproveCatalogueResponse) table {
-					return line("%d tools of %s are pinned at version %d", r.GetPinnedTools(), args[0], r.GetVersion())
+					return line("%d definitions of %s are pinned at version %d", r.GetPinnedTools(), args[0], r.GetVersion())
 				})
 		},
 	}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -23,7 +24,8 @@ const (
 // Connector is an upstream with what is pinned of it.
 type Connector struct {
 	Settings *policyv1.Connector
-	// Tools are the pinned definitions, ascending by name. Nil: nothing was approved yet.
+	// Tools are the pinned definitions, of whatever the upstream offers, ascending by kind and name. Nil: nothing was
+	// approved yet.
 	Tools []*policyv1.Tool
 	// Digest is DigestTools of Tools; empty where nothing is pinned.
 	Digest string
@@ -37,7 +39,7 @@ func DigestTools(tools []*policyv1.Tool) string {
 	h := sha256.New()
 	var size [8]byte
 	for _, t := range sorted {
-		for _, part := range [][]byte{[]byte(t.GetName()), t.GetDefinition()} {
+		for _, part := range [][]byte{[]byte(policy.Label(t.GetKind(), t.GetName())), t.GetDefinition()} {
 			binary.BigEndian.PutUint64(size[:], uint64(len(part)))
 			h.Write(size[:])
 			h.Write(part)
@@ -47,8 +49,13 @@ func DigestTools(tools []*policyv1.Tool) string {
 }
 
 func sortedTools(tools []*policyv1.Tool) []*policyv1.Tool {
-	return slices.SortedFunc(slices.Values(tools), func(a, b *policyv1.Tool) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return slices.SortedFunc(slices.Values(tools), func(a, b *policyv1.Tool) int {
+		return cmp.Or(cmp.Compare(toolKind(a), toolKind(b)), strings.Compare(a.GetName(), b.GetName()))
+	})
 }
+
+// toolKind is what a definition is of: where it does not say, a tool.
+func toolKind(t *policyv1.Tool) policyv1.Kind { return max(t.GetKind(), policyv1.Kind_KIND_TOOL) }
 
 // RetireConnector takes a connector, its catalogue, its secret and its grants away.
 type RetireConnector struct{ ID string }
@@ -99,15 +106,15 @@ func (c PinCatalogue) decide(s *State, env Env) ([]*eventv1.Event, error) {
 
 func checkTools(tools []*policyv1.Tool) error {
 	if len(tools) > maxTools {
-		return refuse(InvalidArgument, "a catalogue has at most %d tools, this one has %d", maxTools, len(tools))
+		return refuse(InvalidArgument, "a catalogue has at most %d definitions, this one has %d", maxTools, len(tools))
 	}
 	size := 0
 	for i, t := range tools {
-		if i > 0 && tools[i-1].GetName() == t.GetName() {
-			return refuse(InvalidArgument, "tool %q is in the catalogue twice", t.GetName())
+		if i > 0 && toolKind(tools[i-1]) == toolKind(t) && tools[i-1].GetName() == t.GetName() {
+			return refuse(InvalidArgument, "%q is in the catalogue twice", policy.Label(t.GetKind(), t.GetName()))
 		}
 		if err := policy.CheckTool(t); err != nil {
-			return refuse(InvalidArgument, "tool %q: %v", t.GetName(), err)
+			return refuse(InvalidArgument, "%q: %v", policy.Label(t.GetKind(), t.GetName()), err)
 		}
 		size += len(t.GetName()) + len(t.GetDefinition()) + 16
 	}

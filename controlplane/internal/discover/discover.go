@@ -9,9 +9,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
@@ -29,7 +31,7 @@ type Discoverer struct {
 	Transport http.RoundTripper
 }
 
-// Discover lists an upstream's tools, with the connector's header where it has one.
+// Discover lists an upstream's tools, prompts, resources and templates, with the connector's header where it has one.
 func (d Discoverer) Discover(ctx context.Context, c *policyv1.Connector, headerValue string) ([]*policyv1.Tool, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -45,21 +47,61 @@ func (d Discoverer) Discover(ctx context.Context, c *policyv1.Connector, headerV
 		return nil, fmt.Errorf("connecting to the upstream: %w", err)
 	}
 	defer session.Close() //nolint:errcheck // what was asked for is there
-	var tools []*policyv1.Tool
-	for tool, err := range session.Tools(ctx, nil) {
-		if err != nil {
-			return nil, fmt.Errorf("listing the upstream's tools: %w", err)
+	var found offers
+	has := session.InitializeResult().Capabilities
+	if has == nil {
+		has = &mcp.ServerCapabilities{}
+	}
+	if has.Tools != nil {
+		collect(&found, "tools", session.Tools(ctx, nil), policyv1.Kind_KIND_TOOL, func(t *mcp.Tool) string { return t.Name })
+	}
+	if has.Prompts != nil {
+		collect(&found, "prompts", session.Prompts(ctx, nil), policyv1.Kind_KIND_PROMPT, func(p *mcp.Prompt) string { return p.Name })
+	}
+	if has.Resources != nil {
+		collect(&found, "resources", session.Resources(ctx, nil), policyv1.Kind_KIND_RESOURCE, func(r *mcp.Resource) string { return r.URI })
+		collect(&found, "resource templates", session.ResourceTemplates(ctx, nil), policyv1.Kind_KIND_RESOURCE_TEMPLATE,
+			func(t *mcp.ResourceTemplate) string { return t.URITemplate })
+	}
+	return found.all, found.failed
+}
+
+// offers are what an upstream lists, until something failed.
+type offers struct {
+	all    []*policyv1.Tool
+	failed error
+}
+
+// collect adds one of an upstream's lists.
+func collect[T any](o *offers, what string, list iter.Seq2[*T, error], kind policyv1.Kind, name func(*T) string) {
+	if o.failed != nil {
+		return
+	}
+	for one, err := range list {
+		if unsupported(err) && kind == policyv1.Kind_KIND_RESOURCE_TEMPLATE {
+			return // servers with resources need not know templates
 		}
-		definition, err := json.Marshal(tool)
 		if err != nil {
-			return nil, fmt.Errorf("encoding a tool's definition: %w", err)
+			o.failed = fmt.Errorf("listing the upstream's %s: %w", what, err)
+			return
 		}
-		tools = append(tools, &policyv1.Tool{Name: tool.Name, Definition: definition})
-		if len(tools) > maxTools {
-			return nil, fmt.Errorf("the upstream offers more than %d tools", maxTools)
+		definition, err := json.Marshal(one)
+		if err != nil {
+			o.failed = fmt.Errorf("encoding one of the upstream's %s: %w", what, err)
+			return
+		}
+		o.all = append(o.all, &policyv1.Tool{Kind: kind, Name: name(one), Definition: definition})
+		if len(o.all) > maxTools {
+			o.failed = fmt.Errorf("the upstream lists more than %d tools, prompts and resources", maxTools)
+			return
 		}
 	}
-	return tools, nil
+}
+
+// unsupported tells whether the upstream does not know a method.
+func unsupported(err error) bool {
+	var failed *jsonrpc.Error
+	return errors.As(err, &failed) && failed.Code == jsonrpc.CodeMethodNotFound
 }
 
 // authenticated sends the connector's header with each request.
