@@ -2,8 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"net/http"
 	"slices"
 
@@ -14,57 +12,71 @@ import (
 	"sallyport.dev/dataplane/policy"
 )
 
-// Call is the call path: read the arguments, decide, record, forward, answer, record. The caller was
-// identified and the message read before.
+// Call is the call path, of whatever an upstream answers: read the arguments, decide, record, forward, answer, record. The caller
+// was identified and the message read before.
 func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
-	connector, tool := named(x.caller, x.message.Name)
-	ask := policy.Request{Person: x.ID, Client: x.ClientID, Connector: connector, Tool: tool, Region: g.Region, Now: g.Now()}
-
+	t := targetOf(x.caller, x.message)
+	ask := policy.Request{Person: x.ID, Client: x.ClientID, Connector: t.connector, Tool: t.label, Region: g.Region, Now: g.Now()}
+	params, e := g.params(r, x, t)
+	if e != nil {
+		g.refused(x.caller, x.message.Method, auditv1.Reason_REASON_ARGUMENTS_INVALID)
+		mcp.WriteError(w, x.revision, x.message.ID, e)
+		return
+	}
+	var err error
+	if x.message.Method == mcp.MethodCallTool {
+		ask.Arguments, err = x.table.Arguments(t.connector, t.label, x.message.Arguments)
+	}
 	// In flight before it is decided: a change from now on cuts it.
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	f := &flight{
-		person: x.ID, client: x.ClientID, region: g.Region, session: x.session.ID, request: string(x.message.ID),
-		issuedAt: x.IssuedAt, cancel: cancel, call: &ask,
-	}
-	params := paramHeaders(x.table.Definition(connector, tool))
-	if x.revision.Stateless() {
-		if e := mcp.CheckParams(r.Header, params, x.message.Arguments); e != nil {
-			g.refused(x.caller, x.message.Method, auditv1.Reason_REASON_ARGUMENTS_INVALID)
-			mcp.WriteError(w, x.revision, x.message.ID, e)
-			return
+	l := g.newLeg(r.Context(), &flight{
+		person: x.ID, client: x.ClientID, region: g.Region, session: x.session.ID, request: string(x.message.ID), issuedAt: x.IssuedAt, call: &ask,
+	})
+	held := false
+	defer func() {
+		if !held {
+			l.end()
 		}
-	}
-	arguments, err := x.table.Arguments(connector, tool, x.message.Arguments)
-	ask.Arguments = arguments
-	g.flights.enter(f)
-	defer g.flights.leave(f)
+	}()
 
 	table, stale := g.Replica.Usable(ask.Now)
 	if stale != nil {
-		g.refuse(w, x, connector, tool, policy.Decision{Reason: auditv1.Reason_REASON_STALE}, "this proxy's policy is not current")
+		g.refuse(w, x, t, policy.Decision{Reason: auditv1.Reason_REASON_STALE}, "this proxy's policy is not current")
 		return
 	}
 	d := table.Decide(ask)
 	rules := d.Allowed || d.Reason == auditv1.Reason_REASON_RULE_DENIED || d.Reason == auditv1.Reason_REASON_NOTHING_ALLOWS
 	if err != nil && rules && shown(table, ask) { // what is wrong with them tells of the schema
 		d.Allowed, d.Reason, d.Group, d.Rule = false, auditv1.Reason_REASON_ARGUMENTS_INVALID, "", 0
-		g.refuse(w, x, connector, tool, d, err.Error())
+		g.refuse(w, x, t, d, err.Error())
 		return
 	}
 	if !d.Allowed {
-		g.refuse(w, x, connector, tool, d, d.Text())
+		g.refuse(w, x, t, d, d.Text())
 		return
 	}
-	first := g.record(x, connector, tool, d)
+	first := g.record(x, t, d)
+	to := &answer{w: w, x: x}
 	if err := g.Spool.Append(first); err != nil {
 		// No effect without a record: the call is not made.
-		g.Log.Error("a call was refused because its record could not be kept", "connector", connector, "error", err)
-		g.toolError(w, x, "Sallyport cannot record calls at the moment, so that it makes none. Try again later.")
+		g.Log.Error("a call was refused because its record could not be kept", "connector", t.connector, "error", err)
+		to.fail("Sallyport cannot record calls at the moment, so that it makes none. Try again later.")
 		return
 	}
-	end := g.forward(ctx, w, x, f, connector, tool, params)
+	end, parked := g.forward(l, to, x, t, params)
+	held = parked
 	g.keep(g.completed(first, x.began, &end))
+}
+
+// params are the bindings of a tool's arguments to headers, to which a request of the stateless era is held.
+func (g *Gateway) params(r *http.Request, x *exchange, t target) ([]mcp.ParamHeader, *mcp.Error) {
+	if x.message.Method != mcp.MethodCallTool {
+		return nil, nil
+	}
+	params := paramHeaders(x.table.Definition(t.connector, t.label))
+	if !x.revision.Stateless() {
+		return params, nil
+	}
+	return params, mcp.CheckParams(r.Header, params, x.message.Arguments)
 }
 
 // shown tells whether the caller sees the tool in the list.
@@ -86,33 +98,21 @@ func paramHeaders(definition []byte) []mcp.ParamHeader {
 	return params
 }
 
-// refuse records a call that is not made and says why, where the model reads it. A tool that is not there
-// is an error of the protocol (MCP, tools, error handling).
-func (g *Gateway) refuse(w http.ResponseWriter, x *exchange, connector, tool string, d policy.Decision, why string) {
-	r := g.record(x, connector, tool, d)
+// refuse records a call that is not made and says why, where the model reads it. What is not there is an error of the protocol
+// (MCP, tools, error handling), and so is whatever is no call of a tool.
+func (g *Gateway) refuse(w http.ResponseWriter, x *exchange, t target, d policy.Decision, why string) {
+	r := g.record(x, t, d)
 	r.Decision.Text = clip(why)
 	g.keep(r)
-	if d.Reason == auditv1.Reason_REASON_TOOL_UNKNOWN {
-		mcp.WriteError(w, x.revision, x.message.ID, mcp.InvalidParams("unknown tool: list the tools again"))
-		return
+	said := "Sallyport refused this: " + why + ". Do not try to get around it; ask an administrator if it should be allowed."
+	switch {
+	case d.Reason == auditv1.Reason_REASON_TOOL_UNKNOWN && x.message.Method == mcp.MethodReadResource && !x.revision.Stateless():
+		mcp.WriteError(w, x.revision, x.message.ID, &mcp.Error{Code: mcp.CodeResourceNotFound, Message: "there is no such resource here: list the resources again"})
+	case d.Reason == auditv1.Reason_REASON_TOOL_UNKNOWN:
+		mcp.WriteError(w, x.revision, x.message.ID, mcp.InvalidParams("there is nothing of this name here: list again what there is"))
+	case x.message.Method == mcp.MethodCallTool:
+		mcp.WriteJSON(w, http.StatusOK, mcp.AppendToolError(nil, x.message.ID, x.revision, said))
+	default:
+		mcp.WriteError(w, x.revision, x.message.ID, mcp.InvalidParams(said))
 	}
-	g.toolError(w, x, "Sallyport refused this call: "+why+". Do not try to get around it; ask an administrator if it should be allowed.")
-}
-
-func (g *Gateway) toolError(w http.ResponseWriter, x *exchange, text string) {
-	mcp.WriteJSON(w, http.StatusOK, mcp.AppendToolError(nil, x.message.ID, x.revision, text))
-}
-
-// cutOff says how a call ended whose context is over, or false where it is not.
-func cutOff(ctx context.Context) (ending, bool) {
-	if ctx.Err() == nil {
-		return ending{}, false
-	}
-	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errRevoked):
-		return ending{outcome: auditv1.Outcome_OUTCOME_REVOKED, text: "access was taken away during the call"}, true
-	case errors.Is(cause, errCancelled), errors.Is(cause, errSession):
-		return ending{outcome: auditv1.Outcome_OUTCOME_CANCELLED, text: "the agent cancelled the call"}, true
-	}
-	return ending{outcome: auditv1.Outcome_OUTCOME_CANCELLED, text: "the agent went away"}, true
 }

@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
@@ -14,47 +16,114 @@ import (
 	"sallyport.dev/dataplane/internal/mask"
 	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/internal/replica"
+	"sallyport.dev/dataplane/internal/strictjson"
 	"sallyport.dev/dataplane/internal/upstream"
 )
 
-// forward makes the call at the upstream and passes the answer on as it comes. It says how the call ended.
-func (g *Gateway) forward(ctx context.Context, w http.ResponseWriter, x *exchange, f *flight, connector, tool string, params []mcp.ParamHeader) ending {
-	settings, offered := x.table.Connector(connector)
+// maxRounds bounds how often an upstream of the stateless era may ask for input within one call of an agent of the session era.
+const maxRounds = 10
+
+// forward makes the call at the upstream and passes the answer on as it comes. It says how the call ended, and whether it is parked.
+func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mcp.ParamHeader) (ending, bool) {
+	settings, offered := x.table.Connector(t.connector)
 	if !offered {
-		return g.failed(ctx, w, x, errors.New("the connector is not offered any more"))
+		return g.failed(l.ctx, to, errors.New("the connector is not offered any more")), false
 	}
-	credential, err := g.credential(ctx, x, settings)
+	if x.revision.Stateless() && strings.HasPrefix(x.message.RequestState, parkedState) {
+		return g.goOn(l, to, x, settings, t)
+	}
+	credential, err := g.credential(l.ctx, x, settings)
 	if err != nil {
-		return g.failed(ctx, w, x, err)
+		return g.failed(l.ctx, to, err), false
 	}
 	// Once more, now that the credential is in hand and nothing was sent: what changed meanwhile counts.
-	if table, err := g.Replica.Usable(g.Now()); err != nil || !f.allowed(table, g.Now()) {
-		f.cancel(errRevoked)
-		return g.failed(ctx, w, x, errRevoked)
+	if table, err := g.Replica.Usable(g.Now()); err != nil || !l.flight.allowed(table, g.Now()) {
+		l.cancel(errRevoked)
+		return g.failed(l.ctx, to, errRevoked), false
 	}
-	to, err := g.Upstream.Upstream(upstream.Target{Connector: connector, URL: settings.GetUrl(), Timeout: settings.GetTimeout().AsDuration(), MaxResponse: int64(g.MaxResult), MaxEvent: g.MaxResult})
+	up, err := g.upstream(settings)
 	if err != nil {
-		return g.failed(ctx, w, x, err)
+		return g.failed(l.ctx, to, err), false
+	}
+	call := upstream.Call{
+		Message: x.message, Revision: x.revision, Name: t.name, Party: g.party(x, settings, credential), Params: params, Header: x.header,
+		Capabilities: g.capabilities(x, settings), TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
 	}
 	sent := time.Now()
-	call := upstream.Call{
-		Message: x.message, Revision: x.revision, Name: tool, Credential: credential, Params: params, Header: x.header,
-		TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
+	for range maxRounds {
+		response, err := up.Call(l.ctx, call)
+		if err != nil {
+			g.rejected(t.connector, err)
+			return g.failed(l.ctx, to, err), false
+		}
+		end, held, required := g.pass(l, to, x, settings, t, response)
+		if required == nil {
+			end.upstream = time.Since(sent)
+			return end, held
+		}
+		answers, err := g.inquire(l.ctx, to, x, required)
+		if err != nil {
+			return g.failed(l.ctx, to, err), false
+		}
+		again, e := mcp.Again(call.Message, answers, required.State, g.JSON)
+		if e != nil {
+			return g.failed(l.ctx, to, e), false
+		}
+		call.Message = again
 	}
-	response, err := to.Call(ctx, call)
-	if err != nil {
-		g.rejected(connector, err)
-		return g.failed(ctx, w, x, err)
+	return g.failed(l.ctx, to, errors.New("the upstream asks for input over and over")), false
+}
+
+// goOn goes on with a parked call.
+func (g *Gateway) goOn(l *leg, to *answer, x *exchange, settings *policyv1.Connector, t target) (ending, bool) {
+	p, e := g.unpark(x, t)
+	if e != nil {
+		to.last(e.HTTPStatus(x.revision), mcp.AppendError(nil, x.message.ID, e))
+		return ending{outcome: auditv1.Outcome_OUTCOME_UPSTREAM_ERROR, text: e.Message}, false
 	}
-	defer response.Close() //nolint:errcheck // what mattered was read
-	var end ending
-	if response.Stream {
-		end = g.passEvents(ctx, w, x, response)
-	} else {
-		end = g.passMessage(ctx, w, x, response)
-	}
+	// What ends the one ends the other, for as long as the agent waits.
+	apart := context.AfterFunc(l.ctx, func() { p.leg.cancel(context.Cause(l.ctx)) })
+	defer apart()
+	sent := time.Now()
+	end, held := g.resume(to, x, settings, p)
 	end.upstream = time.Since(sent)
-	return end
+	if !held {
+		p.leg.end()
+	}
+	return end, false
+}
+
+// upstream is where a connector's calls go.
+func (g *Gateway) upstream(settings *policyv1.Connector) (*upstream.Upstream, error) {
+	return g.Upstream.Upstream(upstream.Target{
+		Connector: settings.GetId(), URL: settings.GetUrl(), Timeout: settings.GetTimeout().AsDuration(), Silence: settings.GetIdleTimeout().AsDuration(),
+		MaxResponse: int64(g.MaxResult), MaxEvent: g.MaxResult,
+	})
+}
+
+// party is on whose behalf an upstream is called.
+func (g *Gateway) party(x *exchange, settings *policyv1.Connector, credential upstream.Credential) upstream.Party {
+	p := upstream.Party{Credential: credential, Session: x.session.ID, Person: x.personID(), Client: x.ClientID, LogLevel: x.message.Meta.LogLevel}
+	if may := consented(settings); may != (mcp.Asks{}) {
+		_, p.Capabilities = mcp.ReadCapabilities(x.offers(), may, g.JSON)
+	}
+	if p.Session != "" {
+		p.LogLevel = g.levels.get(p.Session)
+	}
+	return p
+}
+
+// capabilities are declared to an upstream of the stateless era.
+func (g *Gateway) capabilities(x *exchange, settings *policyv1.Connector) []byte {
+	may := consented(settings)
+	if x.revision.Stateless() {
+		return mcp.WithoutCapabilities(x.offers(), may, g.JSON)
+	}
+	if may == (mcp.Asks{}) {
+		return nil
+	}
+	_, kept := mcp.ReadCapabilities(x.offers(), may, g.JSON)
+	return kept
 }
 
 // credential is what the upstream wants to see. The agent's own token is never it: it only shows the control
@@ -78,9 +147,63 @@ func (g *Gateway) rejected(connector string, err error) {
 	}
 }
 
+// pass passes an answer on as it comes, and closes it unless the call is parked. required: the agent, which is of the session era,
+// is to be asked for input first.
+func (g *Gateway) pass(l *leg, to *answer, x *exchange, settings *policyv1.Connector, t target, response *upstream.Response) (end ending, held bool, required *mcp.InputRequired) {
+	defer func() {
+		if !held {
+			_ = response.Close() // what mattered was read
+		}
+	}()
+	if response.Stream {
+		return g.passEvents(l, to, x, settings, t, response)
+	}
+	if response.Whole() {
+		required, e := g.inputRequired(x, settings, &response.Message)
+		switch {
+		case e != nil:
+			return g.failed(l.ctx, to, e), false, nil
+		case required != nil && !x.revision.Stateless():
+			return ending{}, false, required
+		case required != nil:
+			to.last(http.StatusOK, mcp.AppendInputRequired(nil, x.message.ID, required))
+			return ended(&response.Message), false, nil
+		}
+	}
+	return g.passMessage(l.ctx, to, x, response), false, nil
+}
+
+// inputRequired reads a result that asks for input, as the agent may be asked; nil: it asks for none.
+func (g *Gateway) inputRequired(x *exchange, settings *policyv1.Connector, m *mcp.Message) (*mcp.InputRequired, *mcp.Error) {
+	if m.Result == nil {
+		return nil, nil
+	}
+	required, e := mcp.ReadInputRequired(m.Result, strictjson.Limits{MaxBytes: len(m.Result), MaxDepth: maxResultDepth, MaxKeys: len(m.Result)})
+	if e != nil || required == nil {
+		return nil, e
+	}
+	may, _ := mcp.ReadCapabilities(x.offers(), consented(settings), g.JSON)
+	for i, a := range required.Asked {
+		if required.Asked[i], e = question(settings, may, a); e != nil {
+			return nil, e
+		}
+	}
+	return required, nil
+}
+
 // passMessage passes one JSON message on: a small one whole, a large one as it comes.
-func (g *Gateway) passMessage(ctx context.Context, w http.ResponseWriter, x *exchange, response *upstream.Response) ending {
-	h := w.Header()
+func (g *Gateway) passMessage(ctx context.Context, to *answer, x *exchange, response *upstream.Response) ending {
+	if to.events != nil { // a stream was opened for questions
+		var whole bytes.Buffer
+		if _, err := response.WriteTo(&whole); err != nil {
+			end := reason(ctx, err)
+			to.fail(end.say())
+			return end
+		}
+		to.last(http.StatusOK, whole.Bytes())
+		return ending{outcome: auditv1.Outcome_OUTCOME_OK, result: mask.Payload(whole.Bytes())}
+	}
+	h := to.w.Header()
 	h["Content-Type"] = []string{"application/json"}
 	h["Cache-Control"] = []string{"no-store"}
 	if n := response.Len(); n >= 0 {
@@ -90,14 +213,13 @@ func (g *Gateway) passMessage(ctx context.Context, w http.ResponseWriter, x *exc
 	if x.revision.Stateless() && response.Status >= http.StatusBadRequest {
 		status = response.Status
 	}
+	to.w.WriteHeader(status)
 	if response.Whole() {
-		w.WriteHeader(status)
-		_, _ = response.WriteTo(w) // the agent may be gone; what the upstream did is done
+		_, _ = response.WriteTo(to.w) // the agent may be gone; what the upstream did is done
 		return ended(&response.Message)
 	}
 	var recorder mask.Recorder
-	w.WriteHeader(status)
-	_, err := response.WriteTo(io.MultiWriter(&recorder, w))
+	_, err := response.WriteTo(io.MultiWriter(&recorder, to.w))
 	end := ending{outcome: auditv1.Outcome_OUTCOME_OK, result: recorder.Payload()}
 	if err != nil {
 		end = reason(ctx, err)
@@ -107,36 +229,83 @@ func (g *Gateway) passMessage(ctx context.Context, w http.ResponseWriter, x *exc
 }
 
 // passEvents passes a stream on, event by event, until its response.
-func (g *Gateway) passEvents(ctx context.Context, w http.ResponseWriter, x *exchange, response *upstream.Response) ending {
-	events, err := mcp.NewEventWriter(w)
-	if err != nil {
-		return reason(ctx, err)
+func (g *Gateway) passEvents(l *leg, to *answer, x *exchange, settings *policyv1.Connector, t target, response *upstream.Response) (ending, bool, *mcp.InputRequired) {
+	asking, stop := context.WithCancel(l.ctx)
+	defer to.background.Wait()
+	defer stop()
+	if err := to.stream(); err != nil {
+		return reason(l.ctx, err), false, nil
 	}
 	for {
 		event, err := response.Next()
 		if err != nil {
-			end := reason(ctx, err)
-			_ = events.Write(mcp.Event{Data: mcp.AppendError(nil, x.message.ID, &mcp.Error{Code: mcp.CodeInternal, Message: end.say()})}) // the agent may be gone
-			return end
+			end := reason(l.ctx, err)
+			to.last(http.StatusOK, mcp.AppendError(nil, x.message.ID, &mcp.Error{Code: mcp.CodeInternal, Message: end.say()}))
+			return end, false, nil
 		}
-		if err := events.Write(mcp.Event{Data: event.Data}); err != nil && !event.Last {
-			return reason(ctx, context.Canceled)
-		}
-		if event.Last {
-			end := ended(event.Message)
-			if _, err := response.Next(); err != nil && !errors.Is(err, io.EOF) {
-				g.Log.DebugContext(ctx, "an upstream's stream did not end well after its response", "error", err)
+		switch {
+		case event.Message.Kind == mcp.Request && x.revision.Stateless():
+			if g.ask(l, to, x, settings, t, response, event.Message) {
+				return ending{outcome: auditv1.Outcome_OUTCOME_OK, text: "the upstream asks for input"}, true, nil
 			}
-			return end
+		case event.Message.Kind == mcp.Request:
+			if err := g.relay(asking, to, x, settings, response, event.Message); err != nil {
+				return reason(l.ctx, context.Canceled), false, nil
+			}
+		case event.Last:
+			return g.passLast(l, to, x, settings, response, event)
+		default:
+			if err := to.event(event.Data); err != nil {
+				return reason(l.ctx, context.Canceled), false, nil
+			}
 		}
 	}
 }
 
+// ask parks a call and asks the agent by a result what the upstream asks. False: it is not asked, and the upstream was told.
+func (g *Gateway) ask(l *leg, to *answer, x *exchange, settings *policyv1.Connector, t target, response *upstream.Response, m *mcp.Message) bool {
+	id := bytes.Clone(m.ID)
+	may, _ := mcp.ReadCapabilities(x.offers(), consented(settings), g.JSON)
+	asked, e := question(settings, may, mcp.Asked{Key: parkedKey, Method: m.Method, Params: m.Params})
+	if e != nil {
+		response.Refuse(id, e)
+		return false
+	}
+	asked.Params = bytes.Clone(asked.Params)
+	state := g.park(l, x, t, response, id)
+	if state == "" {
+		response.Refuse(id, &mcp.Error{Code: mcp.CodeInternal, Message: errBusy.Error()})
+		return false
+	}
+	to.last(http.StatusOK, mcp.AppendInputRequired(nil, x.message.ID, &mcp.InputRequired{Asked: []mcp.Asked{asked}, State: state}))
+	return true
+}
+
+// passLast passes a stream's response on.
+func (g *Gateway) passLast(l *leg, to *answer, x *exchange, settings *policyv1.Connector, response *upstream.Response, event upstream.Event) (ending, bool, *mcp.InputRequired) {
+	required, e := g.inputRequired(x, settings, event.Message)
+	switch {
+	case e != nil:
+		return g.failed(l.ctx, to, e), false, nil
+	case required != nil && !x.revision.Stateless():
+		return ending{}, false, required
+	case required != nil:
+		to.last(http.StatusOK, mcp.AppendInputRequired(nil, x.message.ID, required))
+	default:
+		to.last(http.StatusOK, event.Data)
+	}
+	end := ended(event.Message)
+	if _, err := response.Next(); err != nil && !errors.Is(err, io.EOF) {
+		g.Log.DebugContext(l.ctx, "an upstream's stream did not end well after its response", "error", err)
+	}
+	return end, false, nil
+}
+
 // failed answers a call that got no answer of the upstream's.
-func (g *Gateway) failed(ctx context.Context, w http.ResponseWriter, x *exchange, err error) ending {
+func (g *Gateway) failed(ctx context.Context, to *answer, err error) ending {
 	end := reason(ctx, err)
 	if said := end.say(); said != "" {
-		g.toolError(w, x, said)
+		to.fail(said)
 	}
 	return end
 }
@@ -147,12 +316,17 @@ func reason(ctx context.Context, err error) ending {
 		return end
 	}
 	var failed *upstream.Error
+	var refused *mcp.Error
 	text := "the upstream could not be called"
 	switch {
 	case errors.Is(err, errRevoked):
 		return ending{outcome: auditv1.Outcome_OUTCOME_REVOKED, text: "access was taken away before the call was sent"}
 	case errors.As(err, &failed):
 		text = failed.Error()
+	case errors.As(err, &refused):
+		text = refused.Message
+	case errors.Is(err, errUnanswered):
+		text = "nobody answered what the upstream asked"
 	case errors.Is(err, replica.ErrCredentialDenied):
 		text = "the control plane issues no credential for this call"
 	case errors.Is(err, replica.ErrCredentialUnavailable):

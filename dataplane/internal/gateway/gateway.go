@@ -52,6 +52,8 @@ type Config struct {
 	JSON strictjson.Limits
 	// SessionFor is how long a session id of the session era is good. Default 24 hours.
 	SessionFor time.Duration
+	// AskFor is how long an agent may take to answer what an upstream asks. Default 5 minutes.
+	AskFor time.Duration
 	// KeepAlive is how often an idle stream gets a sign of life. Default 25 seconds.
 	KeepAlive time.Duration
 	// Origins may call from a browser, beside the proxy's own. Default: none.
@@ -69,6 +71,9 @@ type Gateway struct {
 	server  mcp.Server
 	origin  string
 	flights *flights
+	asks    *asks
+	parking *parking
+	levels  *levels
 	sealer  atomic.Pointer[mcp.Sealer]
 	ended   *endedSessions
 	mux     *http.ServeMux
@@ -98,6 +103,9 @@ func New(c Config) (*Gateway, error) {
 	if c.SessionFor == 0 {
 		c.SessionFor = 24 * time.Hour
 	}
+	if c.AskFor == 0 {
+		c.AskFor = 5 * time.Minute
+	}
 	if c.KeepAlive == 0 {
 		c.KeepAlive = 25 * time.Second
 	}
@@ -109,7 +117,7 @@ func New(c Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		Config: c, server: mcp.Server{Name: "sallyport", Title: "Sallyport", Version: c.Version},
-		origin: public.Scheme + "://" + public.Host, flights: newFlights(), ended: newEndedSessions(), mux: http.NewServeMux(),
+		origin: public.Scheme + "://" + public.Host, flights: newFlights(), asks: newAsks(), parking: newParking(), levels: newLevels(), ended: newEndedSessions(), mux: http.NewServeMux(),
 	}
 	g.mux.HandleFunc("/mcp", g.serve)
 	g.mux.HandleFunc("/mcp/{connector}", g.serve)

@@ -98,7 +98,7 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, x *exchange) {
 		w.WriteHeader(http.StatusAccepted)
 		return
 	case mcp.Response:
-		mcp.WriteError(w, x.revision, nil, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: "nothing was asked of this client", Status: http.StatusBadRequest})
+		g.respond(w, x)
 		return
 	}
 	stateless := x.revision.Stateless()
@@ -109,10 +109,12 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, x *exchange) {
 		mcp.WriteJSON(w, http.StatusOK, mcp.AppendPong(nil, m.ID))
 	case m.Method == mcp.MethodDiscover && stateless:
 		mcp.WriteJSON(w, http.StatusOK, mcp.AppendDiscover(nil, m.ID, g.server, 0))
-	case m.Method == mcp.MethodListTools:
-		g.list(w, x)
-	case m.Method == mcp.MethodCallTool:
+	case listings[m.Method].kind != 0:
+		g.list(w, x, listings[m.Method])
+	case m.Method == mcp.MethodCallTool, m.Method == mcp.MethodGetPrompt, m.Method == mcp.MethodReadResource, m.Method == mcp.MethodComplete:
 		g.Call(w, r, x)
+	case m.Method == mcp.MethodSetLevel && !stateless:
+		g.setLevel(w, x)
 	case m.Method == mcp.MethodListen && stateless:
 		g.subscribe(w, r, x)
 	default:

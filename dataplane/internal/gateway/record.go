@@ -31,7 +31,7 @@ func (g *Gateway) refused(c *caller, method string, reason auditv1.Reason) {
 		text = strings.TrimSpace(fmt.Sprintf("%s (%d refusals before this one were not recorded: too many a second)", text, leftOut))
 	}
 	g.keep(&auditv1.AuditRecord{
-		At: timestamppb.New(g.Now()), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: clip(method), PersonId: personID(c),
+		At: timestamppb.New(g.Now()), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: clip(method), PersonId: c.personID(),
 		Connector: c.connector, Client: &auditv1.Client{Id: c.ClientID, Address: c.address}, SnapshotVersion: c.table.Version(),
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: reason, Text: text},
 	})
@@ -45,10 +45,10 @@ func (g *Gateway) keep(r *auditv1.AuditRecord) {
 }
 
 // record is a call's first record: what is asked, by whom, and the verdict.
-func (g *Gateway) record(x *exchange, connector, tool string, d policy.Decision) *auditv1.AuditRecord {
+func (g *Gateway) record(x *exchange, t target, d policy.Decision) *auditv1.AuditRecord {
 	r := &auditv1.AuditRecord{
 		At: timestamppb.New(x.began), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: x.message.Method,
-		PersonId: personID(x.caller), Groups: d.Groups, Client: x.client(), Connector: clip(connector), Tool: clip(tool), Arguments: mask.Payload(x.message.Arguments),
+		PersonId: x.personID(), Groups: d.Groups, Client: x.client(), Connector: clip(t.connector), Tool: clip(t.label), Arguments: mask.Payload(x.message.Arguments),
 		SnapshotVersion: d.Version, TraceId: traceID(x), Revision: string(x.revision),
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: d.Reason, Group: d.Group, Rule: uint32(d.Rule), Text: d.Text()},
 	}
@@ -105,7 +105,7 @@ func traceID(x *exchange) string {
 }
 
 // personID is the caller's id; empty where nobody was identified.
-func personID(c *caller) string {
+func (c *caller) personID() string {
 	if c.ID == uuid.Nil {
 		return ""
 	}

@@ -23,6 +23,8 @@ func (g *Gateway) initialize(w http.ResponseWriter, x *exchange) {
 		ID: uuid.NewString(), Person: x.ID.String(), Client: x.ClientID, Connector: x.connector, Generation: x.Generation,
 		Revision: mcp.Negotiate(x.message.Requested), Issued: now, Expires: now.Add(g.SessionFor), Home: g.Proxy,
 	}
+	_, offers := mcp.ReadCapabilities(x.message.Capabilities, mcp.Asks{Sampling: true, Elicitation: true, Roots: true}, g.JSON)
+	s.Capabilities = string(offers)
 	w.Header().Set(mcp.HeaderSession, sealer.Seal(s))
 	mcp.WriteJSON(w, http.StatusOK, mcp.AppendInitialize(nil, x.message.ID, s.Revision, g.server))
 }
@@ -60,6 +62,7 @@ func (g *Gateway) end(w http.ResponseWriter, r *http.Request, c *caller) {
 		return
 	}
 	g.ended.add(s.ID, s.Expires, g.Now())
+	g.levels.forget(s.ID)
 	g.flights.endSession(s.ID)
 	w.WriteHeader(http.StatusNoContent)
 }
@@ -97,4 +100,48 @@ func (e *endedSessions) add(id string, until, now time.Time) {
 		}
 	}
 	e.all[id] = until
+}
+
+// levels are the log levels that agents of the session era asked for, by session.
+type levels struct {
+	mu  sync.Mutex
+	all map[string]string
+}
+
+func newLevels() *levels { return &levels{all: map[string]string{}} }
+
+// logLevels are those of the protocol (2025-11-25, logging).
+var logLevels = map[string]bool{
+	"debug": true, "info": true, "notice": true, "warning": true, "error": true, "critical": true, "alert": true, "emergency": true,
+}
+
+func (l *levels) get(session string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all[session]
+}
+
+func (l *levels) set(session, level string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.all) >= maxEnded { // sessions that nobody ended: they ask again
+		clear(l.all)
+	}
+	l.all[session] = level
+}
+
+func (l *levels) forget(session string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.all, session)
+}
+
+// setLevel remembers what the agent wants to be told of: each upstream of its session is told when it is called next.
+func (g *Gateway) setLevel(w http.ResponseWriter, x *exchange) {
+	if !logLevels[x.message.Level] {
+		mcp.WriteError(w, x.revision, x.message.ID, mcp.InvalidParams("the level is none of debug, info, notice, warning, error, critical, alert and emergency"))
+		return
+	}
+	g.levels.set(x.session.ID, x.message.Level)
+	mcp.WriteJSON(w, http.StatusOK, mcp.AppendPong(nil, x.message.ID))
 }

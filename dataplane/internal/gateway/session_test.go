@@ -124,7 +124,7 @@ func TestABatchIsDecidedAndRecordedMessageByMessage(t *testing.T) {
 	}
 	got := a.post("", "["+strings.Join([]string{
 		call("1", "echo", `{"text":"one"}`), call(`"two"`, "forbidden", `{}`), call("3", "nonsense", `{}`), `{"jsonrpc":"2.0","method":"notifications/initialized"}`,
-		`{"jsonrpc":"2.0","id":4,"method":"ping"}`, `{"jsonrpc":"2.0","id":5,"method":"prompts/list"}`, call("6", "echo", `{"text":"six"}`),
+		`{"jsonrpc":"2.0","id":4,"method":"ping"}`, `{"jsonrpc":"2.0","id":5,"method":"tasks/list"}`, call("6", "echo", `{"text":"six"}`),
 	}, ",")+"]")
 	var answers []struct {
 		ID     any `json:"id"`

@@ -69,12 +69,11 @@ func TestAnUnsupportedRevisionIsAnsweredWithThoseThatAreSpoken(t *testing.T) {
 
 func TestUnknownMethodsAreRefusedAndRecorded(t *testing.T) {
 	a := newAgent(t)
-	for _, method := range []string{"resources/list", "prompts/get", "initialize", "ping", "nonsense", "logging/setLevel"} {
+	for _, method := range []string{"resources/subscribe", "initialize", "ping", "nonsense", "logging/setLevel"} {
 		h := a.header(method, "")
 		params := `{}`
-		if method == "prompts/get" {
-			h.Set("Mcp-Name", "x")
-			params = `{"name":"x"}`
+		if method == "resources/subscribe" {
+			params = `{"uri":"a:b"}`
 		}
 		if method == "initialize" {
 			params = `{"protocolVersion":"2025-11-25","capabilities":{}}`

@@ -92,7 +92,7 @@ func newWorld(t testing.TB, o *options) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.spool.Dir, o.spool.Proxy, o.spool.Region, o.spool.Logger = t.TempDir(), "proxy", "test", discard
+	o.spool.Dir, o.spool.Proxy, o.spool.Region, o.spool.Logger, o.spool.Gather = t.TempDir(), "proxy", "test", discard, time.Millisecond
 	if w.spool, err = spool.Open(o.spool); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,8 @@
 package mcp
 
 import (
+	"bytes"
+	"cmp"
 	"slices"
 
 	"sallyport.dev/dataplane/internal/strictjson"
@@ -15,8 +17,8 @@ type Edit struct {
 	ID []byte
 	// Name replaces params.name or params.uri.
 	Name string
-	// ClientInfo and Capabilities are raw objects for _meta, where the receiver's era needs them and the message has none.
-	// Empty Capabilities declare none.
+	// ClientInfo is a raw object for _meta, where the receiver's era needs it and _meta is changed. Capabilities is the raw
+	// object that takes the place of the message's own; empty: those stay, and where there are none, none are declared.
 	ClientInfo, Capabilities []byte
 }
 
@@ -49,7 +51,7 @@ func (e *Edit) changesMeta(m *Message) bool {
 	case m.Kind == Notification:
 		return false // the stateless era wants none of it in a notification
 	}
-	return m.Meta.Revision != string(e.Revision) || m.Meta.Capabilities == nil
+	return m.Meta.Revision != string(e.Revision) || m.Meta.Capabilities == nil || len(e.Capabilities) > 0 && !bytes.Equal(e.Capabilities, m.Meta.Capabilities)
 }
 
 // splice replaces a span. Splices of one message never overlap.
@@ -120,7 +122,7 @@ func isEmptyObject(raw []byte) bool {
 func (e *Edit) appendMeta(dst []byte, m *Message) []byte {
 	dst = append(dst, '{')
 	first := true
-	add := func(key string, raw []byte) {
+	add := func(key, raw string) {
 		if !first {
 			dst = append(dst, ',')
 		}
@@ -133,19 +135,18 @@ func (e *Edit) appendMeta(dst []byte, m *Message) []byte {
 		for r.Enter(); r.Next(); {
 			key := string(r.Key())
 			if raw := r.Value(); !reservedMeta([]byte(key)) {
-				add(key, raw)
+				add(key, string(raw))
 			}
 		}
 	}
 	if e.Revision.Stateless() {
-		add(MetaRevision, strictjson.Quote(nil, string(e.Revision)))
-		capabilities := e.Capabilities
-		if len(capabilities) == 0 {
-			capabilities = []byte("{}")
+		add(MetaRevision, string(strictjson.Quote(nil, string(e.Revision))))
+		add(MetaCapabilities, cmp.Or(string(e.Capabilities), string(m.Meta.Capabilities), "{}"))
+		if m.Meta.LogLevel != "" {
+			add(MetaLogLevel, string(strictjson.Quote(nil, m.Meta.LogLevel)))
 		}
-		add(MetaCapabilities, capabilities)
 		if len(e.ClientInfo) > 0 {
-			add(MetaClientInfo, e.ClientInfo)
+			add(MetaClientInfo, string(e.ClientInfo))
 		}
 	}
 	return append(dst, '}')

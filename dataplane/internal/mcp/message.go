@@ -26,8 +26,15 @@ type Message struct {
 	Method string
 	// Params is the raw object, nil if absent.
 	Params []byte
-	// Name is params.name or params.uri, for the methods that act on one.
+	// Name is params.name or params.uri, for the methods that act on one; of a completion, that of params.ref.
 	Name string
+	// RefType is params.ref.type of a completion.
+	RefType string
+	// InputResponses, raw, and RequestState are what a request that is made again after an input_required result brings.
+	InputResponses []byte
+	RequestState   string
+	// Level is params.level of logging/setLevel.
+	Level string
 	// Arguments is the raw object params.arguments, nil if absent.
 	Arguments []byte
 	// Cursor is params.cursor, raw; nil if absent.
@@ -42,7 +49,7 @@ type Message struct {
 	// Result and Failure are a response's raw result and error; one of them is nil.
 	Result, Failure []byte
 
-	id, name, uri, params, meta, result span
+	id, name, uri, refName, refURI, params, meta, result span
 }
 
 // Meta is what params._meta says.
@@ -83,6 +90,7 @@ var (
 	messageKeys = keySet("jsonrpc", "id", "method", "params", "result", "error")
 	paramKeys   = keySet("name", "uri", "arguments", "_meta", "cursor", "requestId", "reason", "protocolVersion", "capabilities",
 		"clientInfo", "inputResponses", "requestState", "notifications", "ref", "argument", "context", "level", "progressToken", "task")
+	refKeys  = keySet("type", "name", "uri")
 	metaKeys = keySet("progressToken", "traceparent", "tracestate", "baggage",
 		MetaRevision, MetaCapabilities, MetaClientInfo, MetaServerInfo, MetaLogLevel, MetaSubscription)
 )
@@ -265,6 +273,24 @@ func (m *Message) readParams(r *strictjson.Reader) (wrong *Error) {
 			m.Cursor = r.Value()
 		case "requestId":
 			m.RequestID = r.Value()
+		case "ref":
+			if r.Kind() != strictjson.Object {
+				r.Value() // of no method that acts on it, or without the name that finishName asks for
+				continue
+			}
+			if e := m.readRef(r); e != nil {
+				note(e)
+			}
+		case "inputResponses":
+			m.InputResponses = r.Value()
+		case "requestState":
+			text, ok := strictjson.Text(r.Value())
+			if !ok {
+				note(errRequest)
+			}
+			m.RequestState = text
+		case "level":
+			m.Level, _ = strictjson.Text(r.Value())
 		case "protocolVersion":
 			m.Requested, _ = strictjson.Text(r.Value())
 		case "capabilities":
@@ -283,6 +309,26 @@ func (m *Message) readParams(r *strictjson.Reader) (wrong *Error) {
 	}
 	m.params = span{start, r.Offset()}
 	m.Params = m.Raw[start:r.Offset()]
+	return wrong
+}
+
+// readRef reads what a completion is about.
+func (m *Message) readRef(r *strictjson.Reader) (wrong *Error) {
+	for r.Enter(); r.Next(); {
+		switch key := r.Key(); string(key) {
+		case "type":
+			m.RefType, _ = strictjson.Text(r.Value())
+		case "name":
+			m.refName = spanOf(r, r.Value())
+		case "uri":
+			m.refURI = spanOf(r, r.Value())
+		default:
+			if refKeys.mimics(key) {
+				wrong = errMimic
+			}
+			r.Value()
+		}
+	}
 	return wrong
 }
 
@@ -377,6 +423,9 @@ func (m *Message) finish() *Error {
 	if m.Cursor != nil && strictjson.KindOf(m.Cursor) != strictjson.String {
 		return errRequest
 	}
+	if m.InputResponses != nil && strictjson.KindOf(m.InputResponses) != strictjson.Object {
+		return errRequest
+	}
 	if m.RequestID != nil && !validID(m.RequestID) {
 		return errRequest
 	}
@@ -393,6 +442,15 @@ func (m *Message) finishName() *Error {
 		return nil
 	case "uri":
 		m.name = m.uri
+	case "ref":
+		switch m.RefType {
+		case RefPrompt:
+			m.name = m.refName
+		case RefResource:
+			m.name = m.refURI
+		default:
+			return InvalidParams(`params.ref must be of type "` + RefPrompt + `" or "` + RefResource + `"`)
+		}
 	}
 	if m.name == (span{}) {
 		return errNoName

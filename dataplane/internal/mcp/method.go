@@ -33,6 +33,12 @@ const (
 	NotifySubscriptionsAccepted = "notifications/subscriptions/acknowledged"
 )
 
+// What a completion is about.
+const (
+	RefPrompt   = "ref/prompt"
+	RefResource = "ref/resource"
+)
+
 // interned are the methods that need no new string when they are read.
 var interned = func() map[string]string {
 	m := map[string]string{}
@@ -55,6 +61,8 @@ func naming(method string) string {
 		return "name"
 	case MethodReadResource, MethodSubscribe, MethodUnsubscribe:
 		return "uri"
+	case MethodComplete:
+		return "ref"
 	}
 	return ""
 }

@@ -25,7 +25,7 @@ type ParamHeader struct {
 func ParamHeaders(definition []byte, limits strictjson.Limits) ([]ParamHeader, error) {
 	v, err := strictjson.Decode(definition, limits)
 	if err != nil {
-		return nil, fmt.Errorf("reading a tool definition: %w", err)
+		return nil, fmt.Errorf("reading a definition: %w", err)
 	}
 	tool, _ := v.(map[string]any)
 	schema, _ := tool["inputSchema"].(map[string]any)
@@ -181,23 +181,23 @@ func enterMember(r *strictjson.Reader, name string) bool {
 	return false
 }
 
-// RenameTool returns a tool definition under another name.
-func RenameTool(definition []byte, name string) (json.RawMessage, error) {
+// Rename returns a definition under another name, which is the member of that key.
+func Rename(definition []byte, member, name string) (json.RawMessage, error) {
 	var r strictjson.Reader
 	r.Reset(definition, strictjson.Limits{})
 	var at span
 	for r.Enter(); r.Next(); {
-		if string(r.Key()) == "name" {
+		if string(r.Key()) == member {
 			at = spanOf(&r, r.Value())
 			continue
 		}
 		r.Value()
 	}
 	if err := r.End(); err != nil {
-		return nil, fmt.Errorf("reading a tool definition: %w", err)
+		return nil, fmt.Errorf("reading a definition: %w", err)
 	}
 	if at == (span{}) {
-		return nil, fmt.Errorf("a tool definition has no name")
+		return nil, fmt.Errorf("a definition has no %s", member)
 	}
 	out := append(make([]byte, 0, len(definition)+len(name)), definition[:at.start]...)
 	return append(strictjson.Quote(out, name), definition[at.end:]...), nil

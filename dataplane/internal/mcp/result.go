@@ -17,8 +17,11 @@ type Server struct {
 // Complete is the member that says that a result is all there is to the answer.
 const Complete = `"resultType":"complete"`
 
-// capabilities of a gateway that offers tools and tells when a person's list of them changes.
-const capabilities = `{"tools":{"listChanged":true}}`
+// What a gateway offers, and tells when a person's list of it changes. The session era says subscriptions and logging there.
+const (
+	capabilities        = `{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{}}`
+	sessionCapabilities = `{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{},"logging":{}}`
+)
 
 func (s Server) appendInfo(dst []byte) []byte {
 	dst = strictjson.Quote(append(dst, `{"name":`...), s.Name)
@@ -46,7 +49,7 @@ func AppendPong(dst, id []byte) []byte { return append(appendHead(dst, id), "{}}
 // AppendInitialize answers initialize with the negotiated revision.
 func AppendInitialize(dst, id []byte, revision Revision, s Server) []byte {
 	dst = strictjson.Quote(append(appendHead(dst, id), `{"protocolVersion":`...), string(revision))
-	dst = s.appendInfo(append(dst, `,"capabilities":`+capabilities+`,"serverInfo":`...))
+	dst = s.appendInfo(append(dst, `,"capabilities":`+sessionCapabilities+`,"serverInfo":`...))
 	return append(s.appendInstructions(dst), "}}"...)
 }
 
@@ -77,10 +80,10 @@ func appendCaching(dst []byte, ttl time.Duration) []byte {
 	return append(dst, `,"cacheScope":"private"`...)
 }
 
-// AppendTools answers tools/list with raw pinned definitions, in the order given. In the stateless era the result
+// AppendList answers a list, by the name of the result's member, with raw pinned definitions in the order given. In the stateless era the result
 // may be kept for ttl by the person's own client only: the list is filtered. next is empty on the last page.
-func AppendTools(dst, id []byte, revision Revision, definitions [][]byte, next string, ttl time.Duration) []byte {
-	dst = append(appendHead(dst, id), `{"tools":[`...)
+func AppendList(dst, id []byte, revision Revision, member string, definitions [][]byte, next string, ttl time.Duration) []byte {
+	dst = append(append(append(appendHead(dst, id), `{"`...), member...), `":[`...)
 	for i, definition := range definitions {
 		if i > 0 {
 			dst = append(dst, ',')

@@ -19,14 +19,14 @@ func TestAnswersOnTheWire(t *testing.T) {
 		want string
 	}{
 		"initialize": {mcp.AppendInitialize(nil, id, mcp.Revision20250618, s),
-			`{"jsonrpc":"2.0","id":"a","result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true}},"serverInfo":{"name":"sallyport","title":"Sallyport","version":"1"},"instructions":"Ask \"first\"."}}`},
+			`{"jsonrpc":"2.0","id":"a","result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{},"logging":{}},"serverInfo":{"name":"sallyport","title":"Sallyport","version":"1"},"instructions":"Ask \"first\"."}}`},
 		"discover": {mcp.AppendDiscover(nil, id, mcp.Server{Name: "s", Version: "1"}, 90*time.Second),
-			`{"jsonrpc":"2.0","id":"a","result":{"resultType":"complete","supportedVersions":["2026-07-28","2025-11-25","2025-06-18","2025-03-26"],"capabilities":{"tools":{"listChanged":true}},"ttlMs":90000,"cacheScope":"private","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}}}}`},
-		"tools, stateless": {mcp.AppendTools(nil, id, mcp.Revision20260728, tools, "", 0),
+			`{"jsonrpc":"2.0","id":"a","result":{"resultType":"complete","supportedVersions":["2026-07-28","2025-11-25","2025-06-18","2025-03-26"],"capabilities":{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{}},"ttlMs":90000,"cacheScope":"private","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}}}}`},
+		"tools, stateless": {mcp.AppendList(nil, id, mcp.Revision20260728, "tools", tools, "", 0),
 			`{"jsonrpc":"2.0","id":"a","result":{"tools":[{"name":"x","inputSchema":{}},{"name":"y","inputSchema":{}}],"ttlMs":0,"cacheScope":"private","resultType":"complete"}}`},
-		"tools, session": {mcp.AppendTools(nil, id, mcp.Revision20251125, tools[:1], "p2", time.Second),
+		"tools, session": {mcp.AppendList(nil, id, mcp.Revision20251125, "tools", tools[:1], "p2", time.Second),
 			`{"jsonrpc":"2.0","id":"a","result":{"tools":[{"name":"x","inputSchema":{}}],"nextCursor":"p2"}}`},
-		"no tools":   {mcp.AppendTools(nil, id, mcp.Revision20251125, nil, "", 0), `{"jsonrpc":"2.0","id":"a","result":{"tools":[]}}`},
+		"no tools":   {mcp.AppendList(nil, id, mcp.Revision20251125, "tools", nil, "", 0), `{"jsonrpc":"2.0","id":"a","result":{"tools":[]}}`},
 		"pong":       {mcp.AppendPong(nil, id), `{"jsonrpc":"2.0","id":"a","result":{}}`},
 		"tool error": {mcp.AppendToolError(nil, id, mcp.Revision20251125, "no"), `{"jsonrpc":"2.0","id":"a","result":{"content":[{"type":"text","text":"no"}],"isError":true}}`},
 		"tool error, stateless": {mcp.AppendToolError(nil, id, mcp.Revision20260728, "no"),
@@ -68,12 +68,12 @@ func TestAFilterIsRead(t *testing.T) {
 }
 
 func TestAToolIsRenamedInItsDefinitionOnly(t *testing.T) {
-	got, err := mcp.RenameTool([]byte(`{"title":"x","name" : "push","inputSchema":{"properties":{"name":{"type":"string"}}}}`), "github__push")
+	got, err := mcp.Rename([]byte(`{"title":"x","name" : "push","inputSchema":{"properties":{"name":{"type":"string"}}}}`), "name", "github__push")
 	if want := `{"title":"x","name" : "github__push","inputSchema":{"properties":{"name":{"type":"string"}}}}`; err != nil || string(got) != want {
 		t.Errorf("%s, %v", got, err)
 	}
 	for _, bad := range []string{`{}`, `[]`, `{"name":"a","name":"b"}`} {
-		if got, err := mcp.RenameTool([]byte(bad), "x"); err == nil {
+		if got, err := mcp.Rename([]byte(bad), "name", "x"); err == nil {
 			t.Errorf("%s became %s", bad, got)
 		}
 	}

@@ -25,6 +25,8 @@ type Session struct {
 	Issued, Expires time.Time
 	// Home is the proxy where what lives in streams lives.
 	Home string
+	// Capabilities is what the client offers of what a server may ask, a raw object (see ReadCapabilities).
+	Capabilities string
 }
 
 // Errors of Open and Belongs. To each, the answer is that there is no such session (404).
@@ -82,38 +84,49 @@ func NewSealer(keys []SealingKey) (*Sealer, error) {
 
 // A sealed id is base64url of: version, key id, nonce and ciphertext. The first two are authenticated too, behind a label.
 const (
-	sealVersion = 1
+	sealVersion = 2
 	sealLabel   = "sallyport session "
 	sealHead    = 5
-	sealMost    = 4096
+	sealMost    = 8192
 )
 
 var sealText = base64.RawURLEncoding.Strict() // one text for one session
 
 // Seal returns the session id.
-func (s *Sealer) Seal(session Session) string {
+func (s *Sealer) Seal(session Session) string { return s.SealAs(sealLabel, session.append(nil)) }
+
+// SealAs seals something else, for the purpose that a label names: it opens for no other.
+func (s *Sealer) SealAs(label string, plain []byte) string {
 	head := binary.BigEndian.AppendUint32([]byte{sealVersion}, s.newest)
-	sealed := s.aeads[s.newest].Seal(head, nil, session.append(nil), append([]byte(sealLabel), head...))
-	return sealText.EncodeToString(sealed)
+	return sealText.EncodeToString(s.aeads[s.newest].Seal(head, nil, plain, append([]byte(label), head...)))
 }
 
-// Open returns the session of an id. Who presents it is still to be checked by Belongs.
-func (s *Sealer) Open(id string, now time.Time) (Session, error) {
-	if len(id) > sealMost || strings.ContainsAny(id, "\r\n") { // which base64 passes over
-		return Session{}, ErrSessionUnknown
+// OpenAs opens what SealAs sealed for the same purpose.
+func (s *Sealer) OpenAs(label, text string) ([]byte, error) {
+	if len(text) > sealMost || strings.ContainsAny(text, "\r\n") { // which base64 passes over
+		return nil, ErrSessionUnknown
 	}
-	sealed, err := sealText.DecodeString(id)
+	sealed, err := sealText.DecodeString(text)
 	if err != nil || len(sealed) < sealHead || sealed[0] != sealVersion {
-		return Session{}, ErrSessionUnknown
+		return nil, ErrSessionUnknown
 	}
 	head := sealed[:sealHead]
 	aead, ok := s.aeads[binary.BigEndian.Uint32(head[1:])]
 	if !ok {
-		return Session{}, ErrSessionUnknown
+		return nil, ErrSessionUnknown
 	}
-	plain, err := aead.Open(nil, nil, sealed[sealHead:], append([]byte(sealLabel), head...))
+	plain, err := aead.Open(nil, nil, sealed[sealHead:], append([]byte(label), head...))
 	if err != nil {
-		return Session{}, ErrSessionUnknown
+		return nil, ErrSessionUnknown
+	}
+	return plain, nil
+}
+
+// Open returns the session of an id. Who presents it is still to be checked by Belongs.
+func (s *Sealer) Open(id string, now time.Time) (Session, error) {
+	plain, err := s.OpenAs(sealLabel, id)
+	if err != nil {
+		return Session{}, err
 	}
 	session, ok := readSession(plain)
 	if !ok {
@@ -126,7 +139,7 @@ func (s *Sealer) Open(id string, now time.Time) (Session, error) {
 }
 
 func (s Session) append(dst []byte) []byte {
-	for _, text := range []string{s.ID, s.Person, s.Client, s.Connector, string(s.Revision), s.Home} {
+	for _, text := range []string{s.ID, s.Person, s.Client, s.Connector, string(s.Revision), s.Home, s.Capabilities} {
 		dst = append(binary.AppendUvarint(dst, uint64(len(text))), text...)
 	}
 	dst = binary.AppendUvarint(dst, s.Generation)
@@ -136,7 +149,7 @@ func (s Session) append(dst []byte) []byte {
 
 func readSession(b []byte) (s Session, ok bool) {
 	revision := ""
-	for _, into := range []*string{&s.ID, &s.Person, &s.Client, &s.Connector, &revision, &s.Home} {
+	for _, into := range []*string{&s.ID, &s.Person, &s.Client, &s.Connector, &revision, &s.Home, &s.Capabilities} {
 		length, n := binary.Uvarint(b)
 		if n <= 0 || length > uint64(len(b)-n) {
 			return s, false

@@ -21,9 +21,6 @@ type Send func(ctx context.Context, generation string, records []*auditv1.AuditR
 const (
 	batchRecords = 1000
 	batchBytes   = 1 << 20
-	// After a delivery of all that there was, records gather this long: a batch costs the control plane's store some
-	// milliseconds whatever it holds. The first record after a quiet time leaves at once.
-	gather = 200 * time.Millisecond
 	// One delivery may take this long before it is tried again.
 	sendTimeout = 30 * time.Second
 	firstPause  = 100 * time.Millisecond
@@ -60,7 +57,7 @@ func (s *Spool) Deliver(ctx context.Context, send Send) error {
 			continue
 		}
 		if sent {
-			if !sleep(ctx, gather) {
+			if !sleep(ctx, s.cfg.Gather) {
 				return ctx.Err()
 			}
 			continue

@@ -67,9 +67,10 @@ type Call struct {
 	// Revision is what the agent speaks.
 	Revision mcp.Revision
 	// Name is what the upstream itself calls the tool, where the agent knows it by another name.
-	Name string
-	// Credential for the upstream. The agent's own token is never one.
-	Credential Credential
+	Name  string
+	Party Party
+	// Capabilities is the raw object that is declared to an upstream of the stateless era. Empty: what the message declares.
+	Capabilities []byte
 	// Params are the tool's bindings of arguments to headers, for an upstream of the stateless era.
 	Params []mcp.ParamHeader
 	// Header is the agent's request header. Of it, only Mcp-Param-* is forwarded, between two sides of the stateless era.
@@ -81,11 +82,11 @@ type Call struct {
 // Call sends the message and returns when its answer begins. The error is an *Error, or wraps what ended ctx. The caller closes
 // the Response; the call is cancelled at the upstream if ctx ends, or the Response is closed, before its end.
 func (u *Upstream) Call(ctx context.Context, c Call) (*Response, error) {
-	if err := c.Credential.check(u.target.Connector); err != nil {
+	if err := c.Party.Credential.check(u.target.Connector); err != nil {
 		return nil, err
 	}
 	for again := true; ; again = false {
-		known, err := u.speaks(ctx, c.Credential)
+		known, err := u.speaks(ctx, &c.Party)
 		if err != nil && ctx.Err() != nil {
 			return nil, u.ended(ctx)
 		}
@@ -111,7 +112,7 @@ func (u *Upstream) Call(ctx context.Context, c Call) (*Response, error) {
 // callStateless sends a call of the stateless era. It may be retried where the upstream refused the revision.
 func (u *Upstream) callStateless(ctx context.Context, known era, c *Call) (response *Response, retry bool, err error) {
 	m := c.Message
-	edit := mcp.Edit{Revision: known.revision, Name: c.Name, ClientInfo: u.pool.info}
+	edit := mcp.Edit{Revision: known.revision, Name: c.Name, ClientInfo: u.pool.info, Capabilities: c.Capabilities}
 	sent := m.Raw
 	if edit.Changes(m) {
 		sent = edit.Append(make([]byte, 0, len(m.Raw)+256), m)
@@ -131,7 +132,7 @@ func (u *Upstream) callStateless(ctx context.Context, known era, c *Call) (respo
 // then not taken the call.
 func (u *Upstream) callSession(ctx context.Context, c *Call) (response *Response, retry bool, err error) {
 	m := c.Message
-	seat, current, err := u.opened(ctx, c.Credential)
+	seat, current, err := u.opened(ctx, &c.Party)
 	if err != nil && ctx.Err() != nil {
 		return nil, false, u.ended(ctx)
 	}
@@ -141,7 +142,10 @@ func (u *Upstream) callSession(ctx context.Context, c *Call) (response *Response
 		}
 		return nil, false, err
 	}
-	// The session is shared, so the agent's id, which another agent may use too, is replaced.
+	if level := current.level.Load(); c.Party.LogLevel != "" && (level == nil || *level != c.Party.LogLevel) {
+		u.setLevel(ctx, current, &c.Party)
+	}
+	// The session may be shared, so the agent's id, which another agent may use too, is replaced.
 	edit := mcp.Edit{Revision: current.revision, Name: c.Name}
 	if m.ID != nil {
 		edit.ID = u.newID()
@@ -150,8 +154,8 @@ func (u *Upstream) callSession(ctx context.Context, c *Call) (response *Response
 	if edit.Changes(m) {
 		sent = edit.Append(make([]byte, 0, len(m.Raw)+64), m)
 	}
-	r := request{method: http.MethodPost, fields: u.sessionFields(traceFields(baseFields(), c), current, c.Credential), body: sent}
-	x := exchange{sent: edit.ID, answer: m.ID, agent: c.Revision, method: m.Method, session: current, credential: c.Credential}
+	r := request{method: http.MethodPost, fields: u.sessionFields(traceFields(baseFields(), c), current, c.Party.Credential), body: sent}
+	x := exchange{sent: edit.ID, answer: m.ID, agent: c.Revision, method: m.Method, session: current, credential: c.Party.Credential}
 	response, err = u.exchange(ctx, &r, x)
 	if isKind(err, SessionLost) {
 		seat.lose(current)
@@ -217,7 +221,7 @@ func (u *Upstream) statelessFields(revision mcp.Revision, c *Call) []field {
 	if c.Revision.Stateless() {
 		fields = c.agentParams(fields)
 	}
-	return u.credential(fields, c.Credential)
+	return u.credential(fields, c.Party.Credential)
 }
 
 // agentParams hands on the Mcp-Param headers that are not bound to an argument that is known here.

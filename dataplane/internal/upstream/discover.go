@@ -16,11 +16,11 @@ type era struct {
 
 // speaks returns the era of the upstream, which is asked once: by server/discover, and where that is not understood by opening a
 // session (2026-07-28, versioning, backward compatibility).
-func (u *Upstream) speaks(ctx context.Context, c Credential) (era, error) {
+func (u *Upstream) speaks(ctx context.Context, p *Party) (era, error) {
 	if known := u.era.Load(); known != nil {
 		return *known, nil
 	}
-	err := u.asking.do(ctx, func() bool { return u.era.Load() != nil }, func(ctx context.Context) error { return u.discover(ctx, c) })
+	err := u.asking.do(ctx, func() bool { return u.era.Load() != nil }, func(ctx context.Context) error { return u.discover(ctx, p) })
 	if err != nil {
 		return era{}, err
 	}
@@ -30,14 +30,14 @@ func (u *Upstream) speaks(ctx context.Context, c Credential) (era, error) {
 	return era{}, u.fail(BadResponse, "it changes its protocol version all the time")
 }
 
-func (u *Upstream) discover(ctx context.Context, c Credential) error {
-	revision, err := u.askRevision(ctx, c)
+func (u *Upstream) discover(ctx context.Context, p *Party) error {
+	revision, err := u.askRevision(ctx, p.Credential)
 	if err != nil {
 		return err
 	}
 	if revision == "" {
 		// That it has sessions is believed once it opened one.
-		if _, _, err := u.opened(ctx, c); err != nil {
+		if _, _, err := u.opened(ctx, p); err != nil {
 			return err
 		}
 	}

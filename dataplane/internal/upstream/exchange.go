@@ -125,7 +125,7 @@ func (r *Response) restored() ([]byte, error) {
 	if m.Failure != nil {
 		r.code = errorCode(m.Failure)
 		if m.ID == nil {
-			return appendFailure(r.exchange.answer, m.Failure), nil
+			return mcp.AppendFailure(nil, r.exchange.answer, m.Failure), nil
 		}
 	}
 	edit := mcp.Edit{Revision: r.exchange.agent}
@@ -168,17 +168,12 @@ func (r *Response) refused(rep reply) error {
 		return r.status(BadResponse, answersAnother, rep.status)
 	}
 	r.Status = rep.status
-	r.data = appendFailure(r.exchange.answer, r.Message.Failure)
+	r.data = mcp.AppendFailure(nil, r.exchange.answer, r.Message.Failure)
 	return nil
 }
 
 // codeNoSession is what some servers say, under 400, of a session that they do not know.
 const codeNoSession = -32000
-
-func appendFailure(id, failure []byte) []byte {
-	out := append(append([]byte(`{"jsonrpc":"2.0","id":`), id...), `,"error":`...)
-	return append(append(out, failure...), '}')
-}
 
 func errorCode(failure []byte) int {
 	v, err := strictjson.Decode(failure, strictjson.Limits{MaxBytes: small, MaxDepth: 256})
@@ -238,4 +233,14 @@ func (u *Upstream) post(x exchange, message []byte) {
 			_ = rep.body.Close() // a courtesy: there is nothing to do about a refusal
 		}
 	})
+}
+
+// tell sends a message of the session that has no answer, and waits until the upstream took it.
+func (u *Upstream) tell(ctx context.Context, x exchange, message []byte) error {
+	r := request{method: http.MethodPost, fields: u.sessionFields(baseFields(), x.session, x.credential), body: message}
+	response, err := u.exchange(ctx, &r, exchange{session: x.session, credential: x.credential})
+	if err != nil {
+		return err
+	}
+	return response.Close()
 }

@@ -73,7 +73,7 @@ func try(ctx context.Context, t *testing.T, u *upstream.Upstream) (string, error
 	t.Helper()
 	r, err := u.Call(ctx, upstream.Call{
 		Message: message(t, "2026-07-28", "1", "tools/call", `{"name":"x","arguments":{}}`), Revision: "2026-07-28",
-		Credential: upstream.Credential{Header: "Authorization", Value: "Bearer " + secret},
+		Party: upstream.Party{Credential: upstream.Credential{Header: "Authorization", Value: "Bearer " + secret}},
 	})
 	if err != nil {
 		return "", err
@@ -86,6 +86,10 @@ func try(ctx context.Context, t *testing.T, u *upstream.Upstream) (string, error
 	var all strings.Builder
 	for {
 		e, err := r.Next()
+		if err == nil && e.Message.Kind == mcp.Request {
+			r.Refuse(e.Message.ID, mcp.MethodNotFound())
+			continue
+		}
 		if errors.Is(err, io.EOF) {
 			return all.String(), nil
 		}
@@ -411,7 +415,7 @@ func TestCredentialsAreNeitherShownNorSmuggled(t *testing.T) {
 		{Header: "Authorization", Value: secret + "\r\nX-Evil: 1"}, {Header: "Host", Value: secret}, {Header: "Content-Length", Value: secret},
 		{Header: "transfer-encoding", Value: secret}, {Header: "mcp-name", Value: secret}, {Header: "X Y", Value: secret}, {Header: "X\r\nY", Value: secret},
 	} {
-		_, err := u.Call(t.Context(), upstream.Call{Message: message(t, "2026-07-28", "1", "tools/list", `{"x":1}`), Revision: "2026-07-28", Credential: c})
+		_, err := u.Call(t.Context(), upstream.Call{Message: message(t, "2026-07-28", "1", "tools/list", `{"x":1}`), Revision: "2026-07-28", Party: upstream.Party{Credential: c}})
 		if err == nil || strings.Contains(err.Error(), secret) || !strings.Contains(err.Error(), "cannot be sent") {
 			t.Errorf("%q: %v", c.Header, err)
 		}

@@ -88,8 +88,8 @@ func (r *Response) Len() int {
 }
 
 // Next returns a stream's next message, and io.EOF after the response. Reading on to that io.EOF, rather than closing after the
-// response, lets the connection be used again. What a server of the session era asks of its client is refused here and not
-// shown: the gateway declares no capabilities to it.
+// response, lets the connection be used again. What a server of the session era asks of its client is an event too, whose Message is a
+// Request: Reply answers it, or Refuse.
 func (r *Response) Next() (Event, error) {
 	if r.finished || !r.Stream {
 		r.body.drain()
@@ -114,21 +114,35 @@ func (r *Response) Next() (Event, error) {
 			r.finished = err == nil
 			return Event{Data: data, Message: &r.Message, Last: true}, err
 		}
-		if r.exchange.session == nil {
+		switch {
+		case r.exchange.session == nil:
 			return Event{}, r.status(BadResponse, "it asks something of the client in a way that its protocol version does not have", 0)
+		case r.Message.Method == mcp.MethodPing:
+			r.upstream.post(r.exchange, mcp.AppendPong(nil, r.Message.ID))
+		default:
+			return Event{Data: r.Message.Raw, Message: &r.Message}, nil
 		}
-		r.refuse()
 	}
 }
 
-// refuse answers what the server asks of its client: pings, and nothing else.
-func (r *Response) refuse() {
-	if r.Message.Method == mcp.MethodPing {
-		r.upstream.post(r.exchange, mcp.AppendPong(nil, r.Message.ID))
-		return
-	}
-	r.upstream.post(r.exchange, mcp.AppendError(nil, r.Message.ID, mcp.MethodNotFound()))
+// Refuse answers a request of the server's, by its raw id, with an error.
+func (r *Response) Refuse(id []byte, e *mcp.Error) {
+	r.upstream.post(r.exchange, mcp.AppendError(nil, id, e))
 }
+
+// Reply sends the server the answer to what it asked, a whole JSON-RPC response under the id that it asked by.
+func (r *Response) Reply(ctx context.Context, message []byte) error {
+	return r.upstream.tell(ctx, r.exchange, message)
+}
+
+// Pause lets the answer wait for as long as nobody reads on, as while a person is asked something.
+func (r *Response) Pause() { r.body.watch.Stop() }
+
+// AnswerTo changes the agent's id, raw, under which the answer is given.
+func (r *Response) AnswerTo(id []byte) { r.exchange.answer = id }
+
+// Session tells whether the upstream is of the session era.
+func (r *Response) Session() bool { return r.exchange.session != nil }
 
 func (r *Response) streamError(err error) error {
 	switch {
@@ -165,6 +179,9 @@ func (r *Response) whole() (*mcp.Message, error) {
 		if e.Last {
 			r.body.drain()
 			return e.Message, nil
+		}
+		if e.Message.Kind == mcp.Request {
+			r.Refuse(e.Message.ID, mcp.MethodNotFound())
 		}
 	}
 	if r.large != nil || r.Message.Kind != mcp.Response {

@@ -181,7 +181,7 @@ func TestCallsReachServersOfEachEraFromAgentsOfEachEra(t *testing.T) {
 						id := fmt.Sprintf(`"agent-%d"`, i)
 						got := call(t, u, upstream.Call{
 							Message: message(t, era, id, "tools/call", `{"name":"gw__echo","arguments":{"text":"hi"}}`), Revision: era, Name: "echo",
-							Credential: upstream.Credential{Header: "authorization", Value: "Bearer s3cret"},
+							Party: upstream.Party{Credential: upstream.Credential{Header: "authorization", Value: "Bearer s3cret"}},
 						})
 						last := got[len(got)-1]
 						if !strings.Contains(last, `"id":`+id) || !strings.Contains(last, "said hi") {
@@ -248,7 +248,7 @@ func TestSessionsAreSharedWithinAnIdentityOnly(t *testing.T) {
 	for i := range 30 {
 		wait.Go(func() {
 			c := upstream.Credential{Header: "Authorization", Value: fmt.Sprintf("Bearer %d", i), Identity: fmt.Sprint(i % 3)} // tokens are renewed
-			got := call(t, u, upstream.Call{Message: message(t, "2025-11-25", "1", "tools/call", `{"name":"echo","arguments":{"text":"x"}}`), Revision: "2025-11-25", Credential: c})
+			got := call(t, u, upstream.Call{Message: message(t, "2025-11-25", "1", "tools/call", `{"name":"echo","arguments":{"text":"x"}}`), Revision: "2025-11-25", Party: upstream.Party{Credential: c}})
 			if !strings.Contains(got[0], `"id":1`) {
 				t.Errorf("got %q", got)
 			}

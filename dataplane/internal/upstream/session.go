@@ -15,9 +15,25 @@ import (
 type session struct {
 	id       string // empty: the upstream gave none and wants none
 	revision mcp.Revision
+	level    atomic.Pointer[string] // of the log, as it was last asked for
 }
 
-// seat holds the session of one identity.
+// setLevel asks for another log level. An upstream that has none says so, and is not asked again.
+func (u *Upstream) setLevel(ctx context.Context, s *session, p *Party) {
+	s.level.Store(&p.LogLevel)
+	id := u.newID()
+	message := append(append([]byte(`{"jsonrpc":"2.0","id":`), id...), `,"method":"`+mcp.MethodSetLevel+`","params":{"level":`...)
+	message = append(strictjson.Quote(message, p.LogLevel), "}}"...)
+	r := request{method: http.MethodPost, fields: u.sessionFields(baseFields(), s, p.Credential), body: message}
+	response, err := u.exchange(ctx, &r, exchange{sent: id, answer: id, method: mcp.MethodSetLevel, session: s, credential: p.Credential})
+	if err != nil {
+		return // what matters is the call that comes next
+	}
+	defer func() { _ = response.Close() }()
+	_, _ = response.whole() // whatever it says
+}
+
+// seat holds the session of one party.
 type seat struct {
 	turn    *turn
 	current atomic.Pointer[session]
@@ -25,24 +41,24 @@ type seat struct {
 	cred    atomic.Pointer[Credential]
 }
 
-// seats holds an upstream's sessions by identity.
+// seats holds an upstream's sessions by party.
 type seats struct {
 	mu sync.Mutex
 	by map[string]*seat
 }
 
-// seat returns the identity's seat, and makes room for a new one where there are too many.
-func (u *Upstream) seat(c Credential) *seat {
-	now := u.pool.config.Now()
+// seat returns the party's seat, and makes room for a new one where there are too many.
+func (u *Upstream) seat(p *Party) *seat {
+	now, key := u.pool.config.Now(), p.key()
 	u.seats.mu.Lock()
-	s := u.seats.by[c.Identity]
+	s := u.seats.by[key]
 	var leaver *seat
 	if s == nil {
 		if len(u.seats.by) >= u.target.MaxSessions {
 			leaver = u.seats.takeOldest()
 		}
 		s = &seat{turn: newTurn()}
-		u.seats.by[c.Identity] = s
+		u.seats.by[key] = s
 	}
 	u.seats.mu.Unlock()
 	s.used.Store(now.Unix())
@@ -57,9 +73,9 @@ func (s *seats) takeOldest() *seat {
 	var oldest *seat
 	var whose string
 	looked := 0
-	for identity, seat := range s.by {
+	for key, seat := range s.by {
 		if oldest == nil || seat.used.Load() < oldest.used.Load() {
-			oldest, whose = seat, identity
+			oldest, whose = seat, key
 		}
 		if looked++; looked == 16 {
 			break
@@ -73,10 +89,10 @@ func (u *Upstream) sweep(now time.Time) {
 	before := now.Add(-u.target.SessionIdle).Unix()
 	var idle []*seat
 	u.seats.mu.Lock()
-	for identity, s := range u.seats.by {
+	for key, s := range u.seats.by {
 		if s.used.Load() < before {
 			idle = append(idle, s)
-			delete(u.seats.by, identity)
+			delete(u.seats.by, key)
 		}
 	}
 	u.seats.mu.Unlock()
@@ -99,16 +115,16 @@ func (u *Upstream) goodbye(s *seat) {
 	})
 }
 
-// opened returns the identity's session, opened if need be.
-func (u *Upstream) opened(ctx context.Context, c Credential) (*seat, *session, error) {
-	s := u.seat(c)
+// opened returns the party's session, opened if need be.
+func (u *Upstream) opened(ctx context.Context, p *Party) (*seat, *session, error) {
+	s := u.seat(p)
 	if current := s.current.Load(); current != nil {
 		return s, current, nil
 	}
 	err := s.turn.do(ctx, func() bool { return s.current.Load() != nil }, func(ctx context.Context) error {
-		fresh, err := u.initialize(ctx, c)
+		fresh, err := u.initialize(ctx, p)
 		if err == nil {
-			s.cred.Store(&c)
+			s.cred.Store(&p.Credential)
 			s.current.Store(fresh)
 		}
 		return err
@@ -123,16 +139,20 @@ func (u *Upstream) opened(ctx context.Context, c Credential) (*seat, *session, e
 }
 
 // initialize opens a session (2025-11-25, lifecycle).
-func (u *Upstream) initialize(ctx context.Context, c Credential) (*session, error) {
+func (u *Upstream) initialize(ctx context.Context, p *Party) (*session, error) {
 	wanted := mcp.LatestSession
 	if u.target.Revision != "" && !u.target.Revision.Stateless() {
 		wanted = u.target.Revision
 	}
 	id := u.newID()
 	message := append(append([]byte(`{"jsonrpc":"2.0","id":`), id...), `,"method":"initialize","params":{"protocolVersion":"`...)
-	message = append(append(message, wanted...), `","capabilities":{},"clientInfo":`...)
+	capabilities := p.Capabilities
+	if len(capabilities) == 0 {
+		capabilities = []byte("{}")
+	}
+	message = append(append(append(append(message, wanted...), `","capabilities":`...), capabilities...), `,"clientInfo":`...)
 	message = append(append(message, u.pool.info...), "}}"...)
-	r := request{method: http.MethodPost, fields: u.credential(baseFields(), c), body: message}
+	r := request{method: http.MethodPost, fields: u.credential(baseFields(), p.Credential), body: message}
 	response, err := u.exchange(ctx, &r, exchange{sent: id, answer: id, method: mcp.MethodInitialize, session: &session{}})
 	if err != nil {
 		return nil, err
@@ -149,7 +169,7 @@ func (u *Upstream) initialize(ctx context.Context, c Credential) (*session, erro
 	if !visible(fresh.id) {
 		return nil, u.fail(BadResponse, "its session id holds characters that it must not")
 	}
-	return fresh, u.initialized(ctx, fresh, c)
+	return fresh, u.initialized(ctx, fresh, p.Credential)
 }
 
 // agreed reads the revision from initialize's answer.

@@ -111,9 +111,31 @@ func (c Config) orDefaults() Config {
 type Credential struct {
 	// Header and Value; an empty Header sends none.
 	Header, Value string
-	// Identity names whom the upstream takes the caller for. Calls of one identity share a session of the session era, so it must
+	// Identity names whom the upstream takes the caller for. It must
 	// differ where the upstream sees different people, and stay when a token is renewed. Empty for what all share.
 	Identity string
+}
+
+// Party is on whose behalf an upstream is called: what it presents, and which session of the session era is its own.
+type Party struct {
+	// Credential for the upstream. The agent's own token is never one.
+	Credential Credential
+	// Session is the agent's own session. Calls of one share a session with the upstream, which may keep something in it, and
+	// no others do. An agent of the stateless era has none: there Person and Client stand for it.
+	Session        string
+	Person, Client string
+	// Capabilities is the raw object that is declared when a session is opened. Empty: none.
+	Capabilities []byte
+	// LogLevel is what the agent wants to be told of; empty: what the upstream tells by itself.
+	LogLevel string
+}
+
+func (p *Party) key() string {
+	whose := p.Session
+	if whose == "" {
+		whose = p.Person + "\x00" + p.Client
+	}
+	return p.Credential.Identity + "\x00" + whose + "\x00" + string(p.Capabilities)
 }
 
 // String hides the value from formatting.

@@ -1,0 +1,271 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/google/uuid"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/strictjson"
+	"sallyport.dev/dataplane/internal/upstream"
+)
+
+// consented is what the connector's setting lets an upstream ask of agents.
+func consented(c *policyv1.Connector) mcp.Asks {
+	return mcp.Asks{Sampling: c.GetConsent().GetSampling(), Elicitation: c.GetConsent().GetElicitation(), Roots: c.GetConsent().GetRoots()}
+}
+
+// offers is what the agent's program can be asked, by its own word.
+func (x *exchange) offers() []byte {
+	if x.revision.Stateless() {
+		return x.message.Meta.Capabilities
+	}
+	return []byte(x.session.Capabilities)
+}
+
+// errNotAsked refuses what an upstream asks.
+var errNotAsked = &mcp.Error{Code: mcp.CodeMethodNotFound, Message: "the gateway does not let this be asked of the client, or the client does not offer it"}
+
+// question makes of what an upstream asks what the agent is asked, or says why not: the connector's setting and the agent's program
+// must both allow it, its person must see who asks, and nobody may ask for secrets.
+func question(settings *policyv1.Connector, may mcp.Asks, a mcp.Asked) (mcp.Asked, *mcp.Error) {
+	if !may.Of(a.Method) {
+		return a, errNotAsked
+	}
+	if a.Method != mcp.MethodElicit {
+		return a, nil
+	}
+	v, err := strictjson.Decode(a.Params, strictjson.Limits{MaxBytes: maxElicitation})
+	params, ok := v.(map[string]any)
+	if err != nil || !ok {
+		return a, mcp.InvalidParams("the elicitation cannot be read")
+	}
+	if asksForSecrets(params) {
+		return a, mcp.InvalidParams("an elicitation may not ask for passwords, keys or other secrets")
+	}
+	message, _ := params["message"].(string)
+	params["message"] = "[" + title(settings) + "] " + message
+	// What was read strictly can be written again.
+	if a.Params, err = json.Marshal(params); err != nil {
+		return a, mcp.InvalidParams("the elicitation cannot be read")
+	}
+	return a, nil
+}
+
+// maxElicitation bounds what is asked of a person.
+const maxElicitation = 64 << 10
+
+func title(c *policyv1.Connector) string {
+	if t := strings.Map(visible, c.GetTitle()); t != "" {
+		return t
+	}
+	return c.GetId()
+}
+
+func visible(r rune) rune {
+	if r < ' ' || r == '[' || r == ']' {
+		return -1
+	}
+	return r
+}
+
+// secretWords stand in questions for what may not be asked.
+var secretWords = []string{
+	"password", "passwd", "passphrase", "passcode", "secret", "apikey", "api key", "api-key", "api_key", "accesstoken", "access token", "access_token",
+	"bearer token", "refresh token", "refresh_token", "auth token", "private key", "private_key", "privatekey", "credential", "one-time code", "otp",
+	"mfa code", "recovery code", "credit card", "card number", "cardnumber", "cvv", "cvc", "social security", "ssn",
+}
+
+func secretive(text string) bool {
+	text = strings.ToLower(text)
+	for _, word := range secretWords {
+		for rest, from := text, 0; ; {
+			i := strings.Index(rest[from:], word)
+			if i < 0 {
+				break
+			}
+			i += from
+			// A short word counts only by itself: "ssn" is not in "lessness".
+			if len(word) > 3 || !letter(rest, i-1) && !letter(rest, i+len(word)) {
+				return true
+			}
+			from = i + len(word)
+		}
+	}
+	return false
+}
+
+func letter(s string, at int) bool { return at >= 0 && at < len(s) && s[at] >= 'a' && s[at] <= 'z' }
+
+// asksForSecrets looks at all words of an elicitation: its message, the names of its fields and what is said of them.
+func asksForSecrets(v any) bool {
+	switch v := v.(type) {
+	case string:
+		return secretive(v)
+	case []any:
+		for _, one := range v {
+			if asksForSecrets(one) {
+				return true
+			}
+		}
+	case map[string]any:
+		for key, one := range v {
+			if key == "url" || key == "elicitationId" || key == "_meta" {
+				continue
+			}
+			if secretive(key) || asksForSecrets(one) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// asks are the questions that agents of the session era were sent and did not answer yet.
+type asks struct {
+	mu  sync.Mutex
+	all map[string]*asking
+}
+
+type asking struct {
+	id       string
+	person   uuid.UUID
+	client   string
+	session  string
+	answered chan *mcp.Message
+}
+
+func newAsks() *asks { return &asks{all: map[string]*asking{}} }
+
+// maxAsking bounds the questions that are open at a proxy.
+const maxAsking = 50_000
+
+var errBusy = errors.New("too many questions are open")
+
+// open registers a question. Its id names the proxy, to which the answer must find back.
+func (a *asks) open(proxy string, x *exchange) (*asking, error) {
+	q := &asking{id: proxy + "." + uuid.NewString(), person: x.ID, client: x.ClientID, session: x.session.ID, answered: make(chan *mcp.Message, 1)}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.all) >= maxAsking {
+		return nil, errBusy
+	}
+	a.all[q.id] = q
+	return q, nil
+}
+
+func (a *asks) close(q *asking) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.all, q.id)
+}
+
+// answer hands an agent's response to whoever asked: its own session's, once.
+func (a *asks) answer(x *exchange) bool {
+	id, _ := strictjson.Text(x.message.ID)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	q := a.all[id]
+	if q == nil || q.person != x.ID || q.client != x.ClientID || q.session != x.session.ID {
+		return false
+	}
+	delete(a.all, id)
+	kept := &mcp.Message{}
+	if mcp.ReadMessage(bytes.Clone(x.message.Raw), strictjson.Limits{MaxBytes: len(x.message.Raw)}, kept) != nil {
+		return false
+	}
+	q.answered <- kept
+	return true
+}
+
+// respond takes an agent's answer to a question.
+func (g *Gateway) respond(w http.ResponseWriter, x *exchange) {
+	if !g.asks.answer(x) {
+		mcp.WriteError(w, x.revision, nil, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: "nothing is asked of this client under this id: it was answered, or what asked has ended", Status: http.StatusBadRequest})
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+}
+
+// await waits for the answer to a question.
+func (g *Gateway) await(ctx context.Context, q *asking) (*mcp.Message, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, g.AskFor, errUnanswered)
+	defer cancel()
+	select {
+	case m := <-q.answered:
+		return m, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+var errUnanswered = errors.New("nobody answered in time")
+
+// relay asks the agent what an upstream of the session era asks, both having sessions: the answer goes back while the upstream's
+// stream goes on.
+func (g *Gateway) relay(ctx context.Context, to *answer, x *exchange, settings *policyv1.Connector, response *upstream.Response, m *mcp.Message) error {
+	id := bytes.Clone(m.ID)
+	may, _ := mcp.ReadCapabilities(x.offers(), consented(settings), g.JSON)
+	asked, e := question(settings, may, mcp.Asked{Method: m.Method, Params: m.Params})
+	if e != nil {
+		response.Refuse(id, e)
+		return nil
+	}
+	q, err := g.asks.open(g.Proxy, x)
+	if err != nil {
+		response.Refuse(id, &mcp.Error{Code: mcp.CodeInternal, Message: err.Error()})
+		return nil
+	}
+	if err := to.event(mcp.AppendRequest(nil, strictjson.Quote(nil, q.id), asked)); err != nil {
+		g.asks.close(q)
+		return err
+	}
+	to.background.Go(func() {
+		defer g.asks.close(q)
+		said, err := g.await(ctx, q)
+		if err != nil {
+			response.Refuse(id, &mcp.Error{Code: mcp.CodeInternal, Message: "the client did not answer"})
+			return
+		}
+		if err := response.Reply(ctx, mcp.AppendAnswer(nil, id, said)); err != nil {
+			g.Log.DebugContext(ctx, "an upstream did not take an answer that it asked for", "connector", settings.GetId(), "error", err)
+		}
+	})
+	return nil
+}
+
+// inquire asks an agent of the session era what an upstream of the stateless era asks by its result, as inputRequired read it, and
+// returns the answers, raw results by key.
+func (g *Gateway) inquire(ctx context.Context, to *answer, x *exchange, required *mcp.InputRequired) (map[string]json.RawMessage, error) {
+	answers := map[string]json.RawMessage{}
+	for _, a := range required.Asked {
+		q, err := g.asks.open(g.Proxy, x)
+		if err != nil {
+			return nil, err
+		}
+		err = to.event(mcp.AppendRequest(nil, strictjson.Quote(nil, q.id), a))
+		var said *mcp.Message
+		if err == nil {
+			said, err = g.await(ctx, q)
+		}
+		g.asks.close(q)
+		switch {
+		case err != nil:
+			return nil, err
+		case said.Result != nil:
+			answers[a.Key] = said.Result
+		case a.Method == mcp.MethodElicit:
+			answers[a.Key] = json.RawMessage(`{"action":"cancel"}`)
+		default:
+			return nil, errors.New("the client could not answer what the upstream asks")
+		}
+	}
+	return answers, nil
+}
