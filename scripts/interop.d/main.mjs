@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 
 import { checkClaude } from "./claude.mjs";
+import { checkConformance } from "./conformance.mjs";
 import { checkGemini } from "./gemini.mjs";
 import { checkInspector } from "./inspector.mjs";
 import { checkRemote } from "./remote.mjs";
@@ -25,18 +26,32 @@ const gateway = {
   paths: { "/mcp": "", "/mcp/github": "/github" },
   senior: token("maya.chen"),
   junior: token("tom.berg"),
+  // For the conformance suite, which brings an upstream of its own.
+  admin: { url: env.SALLYPORT_ADMIN_URL, token: env.SALLYPORT_ADMIN_TOKEN },
+  cli: join(flags.work, "data", "bin", "sallyport"),
+  fixture: join(flags.work, "fixture"),
+  work: flags.work,
 };
 const checks = { inspector: checkInspector, claude: checkClaude, gemini: checkGemini, "mcp-remote": checkRemote };
 
+const suites = new Map();
 const report = new Report(flags.json);
 for (const line of readFileSync(join(flags.work, "clients"), "utf8").split("\n").filter(Boolean)) {
   const [name, version, program, reason] = line.split("\t");
   const of = report.client(name, version);
+  if (name.startsWith("conformance")) {
+    suites.set(name, { version, client: reason ? null : new Client(program, join(flags.work, `home-${name}`)) });
+    continue;
+  }
   if (reason) {
     of.skipped("all of it", reason);
     continue;
   }
   await checks[name](new Client(program, join(flags.work, `home-${name}`)), gateway, of);
+}
+if (suites.size > 0) {
+  const clients = Object.fromEntries([...suites].map(([name, { client }]) => [name, client]));
+  await checkConformance(clients, gateway, (suite) => report.client(`conformance ${suite.name}`, suites.get(suite.client)?.version ?? "-"));
 }
 report.end();
 process.exitCode = report.failed > 0 || report.passed + report.skips === 0 ? 1 : 0;
