@@ -55,7 +55,8 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		return
 	}
 	first := g.record(x, t, d)
-	to := &answer{w: w, x: x}
+	to := &answer{g: g, w: w, x: x, leg: l}
+	defer to.end()
 	if err := g.Spool.Append(first); err != nil {
 		// No effect without a record: the call is not made.
 		g.Log.Error("a call was refused because its record could not be kept", "connector", t.connector, "error", err)

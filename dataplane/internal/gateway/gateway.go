@@ -54,6 +54,9 @@ type Config struct {
 	SessionFor time.Duration
 	// AskFor is how long an agent may take to answer what an upstream asks. Default 5 minutes.
 	AskFor time.Duration
+	// ResumeFor is how long an agent of the session era whose connection broke may take to come back for the rest of a stream.
+	// Default 30 seconds.
+	ResumeFor time.Duration
 	// KeepAlive is how often an idle stream gets a sign of life. Default 25 seconds.
 	KeepAlive time.Duration
 	// Origins may call from a browser, beside the proxy's own. Default: none.
@@ -74,6 +77,7 @@ type Gateway struct {
 	asks    *asks
 	parking *parking
 	levels  *levels
+	tracks  *tracks
 	sealer  atomic.Pointer[mcp.Sealer]
 	ended   *endedSessions
 	mux     *http.ServeMux
@@ -106,6 +110,9 @@ func New(c Config) (*Gateway, error) {
 	if c.AskFor == 0 {
 		c.AskFor = 5 * time.Minute
 	}
+	if c.ResumeFor == 0 {
+		c.ResumeFor = 30 * time.Second
+	}
 	if c.KeepAlive == 0 {
 		c.KeepAlive = 25 * time.Second
 	}
@@ -117,7 +124,7 @@ func New(c Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		Config: c, server: mcp.Server{Name: "sallyport", Title: "Sallyport", Version: c.Version},
-		origin: public.Scheme + "://" + public.Host, flights: newFlights(), asks: newAsks(), parking: newParking(), levels: newLevels(), ended: newEndedSessions(), mux: http.NewServeMux(),
+		origin: public.Scheme + "://" + public.Host, flights: newFlights(), asks: newAsks(), parking: newParking(), levels: newLevels(), tracks: newTracks(), ended: newEndedSessions(), mux: http.NewServeMux(),
 	}
 	g.mux.HandleFunc("/mcp", g.serve)
 	g.mux.HandleFunc("/mcp/{connector}", g.serve)

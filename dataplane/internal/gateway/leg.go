@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
@@ -17,11 +19,13 @@ type leg struct {
 	flight  *flight
 	flights *flights
 	release func() bool // of the agent's connection
+	track   atomic.Pointer[track]
+	patient time.Duration // with an agent whose connection broke
 }
 
 // newLeg begins a call: from here on a change of the policy cuts it.
 func (g *Gateway) newLeg(agent context.Context, f *flight) *leg {
-	l := &leg{flight: f, flights: g.flights}
+	l := &leg{flight: f, flights: g.flights, patient: g.ResumeFor}
 	l.ctx, l.cancel = context.WithCancelCause(context.WithoutCancel(agent))
 	f.cancel = l.cancel
 	l.attach(agent)
@@ -29,9 +33,16 @@ func (g *Gateway) newLeg(agent context.Context, f *flight) *leg {
 	return l
 }
 
-// attach ends the call with the agent's connection.
+// attach ends the call with the agent's connection, or some time later where the agent can come back for the rest.
 func (l *leg) attach(agent context.Context) {
-	l.release = context.AfterFunc(agent, func() { l.cancel(context.Cause(agent)) })
+	l.release = context.AfterFunc(agent, func() {
+		end := func() { l.cancel(context.Cause(agent)) }
+		if t := l.track.Load(); t != nil {
+			t.left(l.patient, end)
+			return
+		}
+		end()
+	})
 }
 
 // park lets the call outlive the agent's connection.
@@ -46,9 +57,12 @@ func (l *leg) end() {
 
 // answer is what an agent gets for a request: one message, or a stream of events that ends with one.
 type answer struct {
+	g      *Gateway
 	w      http.ResponseWriter
 	x      *exchange
+	leg    *leg
 	events *mcp.EventWriter // nil: nothing was sent yet
+	track  *track           // of a stream of the session era
 	// background waits for answers of the agent to questions on the stream.
 	background sync.WaitGroup
 }
@@ -58,15 +72,36 @@ func (a *answer) event(data []byte) error {
 	if err := a.stream(); err != nil {
 		return err
 	}
-	return a.events.Write(mcp.Event{Data: data})
+	if a.track == nil {
+		return a.events.Write(mcp.Event{Data: data})
+	}
+	id := a.g.tracks.append(a.track, data)
+	_ = a.events.Write(mcp.Event{ID: id, Data: data}) // who does not hear it may come back for it
+	return nil
 }
 
-// stream opens the stream.
+// stream opens the stream. One of the session era can be continued from its very beginning.
 func (a *answer) stream() (err error) {
-	if a.events == nil {
-		a.events, err = mcp.NewEventWriter(a.w)
+	if a.events != nil {
+		return nil
 	}
-	return err
+	if a.events, err = mcp.NewEventWriter(a.w); err != nil || a.x.session.ID == "" {
+		return err
+	}
+	a.track = a.g.tracks.open(a.g.Proxy, a.x)
+	a.leg.track.Store(a.track)
+	if a.x.revision >= mcp.Revision20251125 { // older clients take an event without data for a broken one
+		_ = a.events.Prime(a.track.place(-1), retryAfter)
+	}
+	return nil
+}
+
+// end is the end of the answer. What was sent is kept for an agent that did not hear it.
+func (a *answer) end() {
+	if t := a.track; t != nil {
+		t.finish()
+		time.AfterFunc(a.leg.patient, func() { a.g.tracks.close(t) })
+	}
 }
 
 // last sends the message that answers the request.
@@ -75,7 +110,7 @@ func (a *answer) last(status int, message []byte) {
 		mcp.WriteJSON(a.w, status, message)
 		return
 	}
-	_ = a.events.Write(mcp.Event{Data: message}) // the agent may be gone; there is nothing to tell it
+	_ = a.event(message) // the agent may be gone; there is nothing to tell it
 }
 
 // fail answers that a call did not come about: of a tool where the model reads it, of all else by an error.

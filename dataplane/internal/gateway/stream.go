@@ -25,6 +25,10 @@ func (g *Gateway) listen(w http.ResponseWriter, r *http.Request, c *caller) {
 		mcp.WriteError(w, "", nil, e)
 		return
 	}
+	if t, number := g.tracks.find(r.Header.Get("Last-Event-ID"), s, c); t != nil {
+		g.resumed(w, r, t, number)
+		return
+	}
 	f := &flight{person: c.ID, client: c.ClientID, session: s.ID, connector: c.connector}
 	g.stream(w, r, c, f, nil)
 }

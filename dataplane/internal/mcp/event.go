@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Event is a server-sent event (HTML Living Standard, server-sent events). From a reader, its bytes are valid until the next
@@ -35,7 +36,14 @@ type EventReader struct {
 	err    error
 	skipLF bool // the last line ended with CR: an LF that follows belongs to it
 	begun  bool
+
+	lastID string
+	retry  time.Duration
 }
+
+// Last returns the id after which the stream can be continued, and how long the server wants to be left alone before; empty and
+// zero where it said neither.
+func (r *EventReader) Last() (id string, retry time.Duration) { return r.lastID, r.retry }
 
 // NewEventReader reads events of up to most bytes, lines included; zero means 4 MiB.
 func NewEventReader(from io.Reader, most int) *EventReader {
@@ -83,6 +91,11 @@ func (r *EventReader) Next() (Event, error) {
 		case "id":
 			if bytes.IndexByte(value, 0) < 0 {
 				e.ID = string(value)
+				r.lastID = e.ID
+			}
+		case "retry":
+			if ms, err := strconv.ParseUint(string(value), 10, 31); err == nil {
+				r.retry = time.Duration(ms) * time.Millisecond
 			}
 		}
 	}
@@ -206,13 +219,17 @@ func (e *EventWriter) Write(event Event) error {
 	return e.send(append(b, '\n'))
 }
 
+// Prime sends an event without data, after whose id the stream can be continued, and how many milliseconds to wait before.
+func (e *EventWriter) Prime(id string, milliseconds int64) error {
+	if strings.ContainsAny(id, "\r\n\x00") {
+		return errEventField
+	}
+	b := append(append(append(e.buf[:0], "id: "...), id...), "\nretry: "...)
+	return e.send(append(strconv.AppendInt(b, milliseconds, 10), "\ndata: \n\n"...))
+}
+
 // KeepAlive sends a comment, which clients pass over.
 func (e *EventWriter) KeepAlive() error { return e.send(append(e.buf[:0], ":\n\n"...)) }
-
-// Retry tells the client to wait that many milliseconds before it connects again.
-func (e *EventWriter) Retry(milliseconds int64) error {
-	return e.send(append(strconv.AppendInt(append(e.buf[:0], "retry: "...), milliseconds, 10), "\n\n"...))
-}
 
 // keep bounds the buffer that is kept between events.
 const keep = 64 << 10

@@ -90,11 +90,11 @@ func TestWhatIsWrittenIsReadBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(out.KeepAlive(), out.Retry(1500)); err != nil {
+	if err := errors.Join(out.KeepAlive(), out.Prime("p.0", 1500)); err != nil {
 		t.Fatal(err)
 	}
 	got, err := events(w.Body, 0)
-	want := "||{\"a\":1};x-1|message|{\"a\":\n1,\n\"b\":\n2};||evil\n\ndata: injected;||"
+	want := "||{\"a\":1};x-1|message|{\"a\":\n1,\n\"b\":\n2};||evil\n\ndata: injected;||;p.0||"
 	if strings.Join(got, ";") != want || !errors.Is(err, io.EOF) {
 		t.Errorf("got %q, %v", got, err)
 	}

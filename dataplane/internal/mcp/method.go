@@ -71,3 +71,12 @@ func naming(method string) string {
 func Mirrored(method string) bool {
 	return method == MethodCallTool || method == MethodGetPrompt || method == MethodReadResource
 }
+
+// gone tells whether the stateless era has a method no more, whatever its params.
+func gone(method string) bool {
+	switch method {
+	case MethodInitialize, MethodPing, MethodSubscribe, MethodUnsubscribe, MethodSetLevel:
+		return true
+	}
+	return false
+}

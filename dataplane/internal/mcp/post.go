@@ -41,6 +41,9 @@ func (p *Post) Read(h http.Header, body []byte, limits strictjson.Limits) *Error
 	p.Messages = p.one[:]
 	if e := p.one[0].read(&p.reader, body, limits); e != nil {
 		p.Revision = claimed(h) // so that the error takes the status of the era that the client speaks
+		if e.Code == CodeInvalidParams && p.Revision.Stateless() && gone(p.one[0].Method) {
+			return MethodNotFound()
+		}
 		return e
 	}
 	return p.checkRevision(h)
@@ -89,15 +92,10 @@ func claimed(h http.Header) Revision {
 	return r
 }
 
-// InSession holds a POST of the session era to the revision that its session was opened with, and completes Revision. A
-// client of 2025-03-26 sends no revision header; later ones should, and some do not.
+// InSession makes Revision the one that the session of a POST was opened with, which counts whatever the header says: a client
+// of 2025-03-26 sends none, later ones should and some do not, or name another of the session era.
 func (p *Post) InSession(opened Revision) *Error {
-	if p.Revision == "" {
-		p.Revision = opened
-	}
-	if p.Revision != opened {
-		return invalidRequest("the protocol version is not the one that the session was opened with")
-	}
+	p.Revision = opened
 	if p.Batch && !p.Revision.Batches() {
 		return errBatch
 	}

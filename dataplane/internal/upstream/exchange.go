@@ -41,12 +41,48 @@ func (u *Upstream) exchange(outer context.Context, q *request, x exchange) (*Res
 		Status: http.StatusOK, upstream: u, exchange: x, sessionID: rep.session, cancel: cancel,
 		explain: func(err error) error { return u.broken(outer, ctx, err, true) },
 	}
+	if x.session != nil && x.session.id != "" {
+		r.reopen = func(lastID string, wait time.Duration) (reply, error) { return u.again(ctx, x, lastID, wait) }
+	}
 	r.body = &watched{body: rep.body, watch: watch, silence: u.target.Silence, left: u.target.MaxResponse}
 	if err := r.begin(rep); err != nil {
 		_ = r.Close()
 		return nil, err
 	}
 	return r, nil
+}
+
+// again asks, after a wait, for what comes after an event of a stream.
+func (u *Upstream) again(ctx context.Context, x exchange, lastID string, wait time.Duration) (reply, error) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return reply{}, context.Cause(ctx)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	watch := time.AfterFunc(u.target.Timeout, func() { cancel(errSilent) })
+	defer watch.Stop()
+	q := request{method: http.MethodGet, fields: append(u.sessionFields([]field{{"Accept", "text/event-stream"}}, x.session, x.credential), field{"Last-Event-Id", lastID})}
+	rep, err := u.wire.send(ctx, &q)
+	if err != nil {
+		cancel(nil)
+		return reply{}, err
+	}
+	rep.body = &ended{rep.body, cancel}
+	return rep, nil
+}
+
+// ended is a body whose end ends its context.
+type ended struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (e *ended) Close() error {
+	defer e.cancel(nil)
+	return e.ReadCloser.Close()
 }
 
 // begin decides by an answer's head what it is.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"time"
 
 	"sallyport.dev/dataplane/internal/mcp"
@@ -27,6 +28,10 @@ type Response struct {
 	body      *watched
 	cancel    context.CancelCauseFunc
 	explain   func(error) error
+	// reopen asks for the rest of a stream that ended early.
+	reopen func(lastID string, wait time.Duration) (reply, error)
+	tries  int
+	lastID string
 
 	data     []byte    // a small answer, or what is left of it
 	large    *restorer // a large one
@@ -98,8 +103,12 @@ func (r *Response) Next() (Event, error) {
 	for {
 		e, err := r.events.Next()
 		if err != nil {
+			if r.resume(err) {
+				continue
+			}
 			return Event{}, r.streamError(err)
 		}
+		r.tries = 0
 		if len(e.Data) == 0 || e.Type != "" && e.Type != "message" {
 			continue
 		}
@@ -143,6 +152,43 @@ func (r *Response) AnswerTo(id []byte) { r.exchange.answer = id }
 
 // Session tells whether the upstream is of the session era.
 func (r *Response) Session() bool { return r.exchange.session != nil }
+
+// A stream is continued so often without an event in between, and waits so long where the server does not say, and at most.
+const (
+	maxResumes  = 5
+	resumeAfter = 500 * time.Millisecond
+	resumeMost  = 30 * time.Second
+)
+
+// resume continues a stream of the session era that ended before the answer, where the server gave its events ids (2025-11-25,
+// transports, resumability). What the server did for the call it keeps.
+func (r *Response) resume(err error) bool {
+	id, wait := r.events.Last()
+	if id == "" {
+		id = r.lastID
+	}
+	if !errors.Is(err, io.EOF) && !errors.Is(err, mcp.ErrEventCut) || id == "" || !printable(id) || r.reopen == nil || r.tries == maxResumes {
+		return false
+	}
+	if wait == 0 {
+		wait = resumeAfter << r.tries
+	}
+	r.tries++
+	r.lastID = id
+	_ = r.body.body.Close() // it is at its end
+	r.body.watch.Stop()
+	rep, err := r.reopen(id, min(wait, resumeMost))
+	if err != nil {
+		return false
+	}
+	if rep.status != http.StatusOK || rep.encoded || mcp.IsType(rep.contentType, "text/event-stream") != nil {
+		_ = rep.body.Close()
+		return false
+	}
+	*r.body = watched{body: rep.body, watch: r.body.watch, silence: r.body.silence, left: 1<<63 - 1}
+	r.events = mcp.NewEventReader(r.body, r.upstream.target.MaxEvent)
+	return true
+}
 
 func (r *Response) streamError(err error) error {
 	switch {
