@@ -5,10 +5,13 @@ import (
 	"errors"
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
+	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/policy"
 )
 
@@ -35,8 +38,19 @@ type flight struct {
 	call *policy.Request
 	// Of a stream: the endpoint, what its list of tools came to, and where to say that it changed.
 	connector string
-	listed    uint64
+	listed    [len(lists)]uint64
 	changed   chan struct{}
+	dirty     atomic.Uint32 // a bit for each list that changed
+}
+
+// lists are those that a stream tells changes of: which kinds are in it, and what is said.
+var lists = [...]struct {
+	kinds  []policyv1.Kind
+	notice string
+}{
+	{[]policyv1.Kind{policyv1.Kind_KIND_TOOL}, mcp.NotifyToolsChanged},
+	{[]policyv1.Kind{policyv1.Kind_KIND_PROMPT}, mcp.NotifyPromptsChanged},
+	{[]policyv1.Kind{policyv1.Kind_KIND_RESOURCE, policyv1.Kind_KIND_RESOURCE_TEMPLATE}, mcp.NotifyResourcesChanged},
 }
 
 // flights are all that is open at this proxy, by person. A call registers before it is decided, so that no
@@ -96,7 +110,13 @@ func (fs *flights) decideAll(own map[*flight]struct{}, t *policy.Table, now time
 		if f.changed == nil {
 			continue
 		}
-		if listed := fs.fingerprint(t, f, now); listed != f.listed {
+		listed := fs.fingerprints(t, f, now)
+		for i := range listed {
+			if listed[i] != f.listed[i] {
+				f.dirty.Or(1 << i)
+			}
+		}
+		if listed != f.listed {
 			f.listed = listed
 			select {
 			case f.changed <- struct{}{}:
@@ -124,21 +144,31 @@ func (f *flight) allowed(t *policy.Table, now time.Time) bool {
 	return true
 }
 
-// fingerprint is what a stream's list of tools comes to.
-func (fs *flights) fingerprint(t *policy.Table, f *flight, now time.Time) uint64 {
-	var h maphash.Hash
-	h.SetSeed(fs.seed)
-	tools := t.List(f.person, f.client, f.connector, f.region, now)
-	if f.connector == "" {
-		tools = t.ListAll(f.person, f.client, f.region, now)
+// fingerprints are what a stream's lists come to.
+func (fs *flights) fingerprints(t *policy.Table, f *flight, now time.Time) (all [len(lists)]uint64) {
+	for i, l := range lists {
+		var h maphash.Hash
+		h.SetSeed(fs.seed)
+		for _, kind := range l.kinds {
+			var offered []policy.Tool
+			switch {
+			case kind != policyv1.Kind_KIND_TOOL:
+				offered = t.Offers(kind, f.person, f.client, f.connector, f.region, now)
+			case f.connector != "":
+				offered = t.List(f.person, f.client, f.connector, f.region, now)
+			default:
+				offered = t.ListAll(f.person, f.client, f.region, now)
+			}
+			for _, one := range offered {
+				_, _ = h.WriteString(one.Connector)
+				_ = h.WriteByte(0)
+				_, _ = h.Write(one.Definition)
+				_ = h.WriteByte(0)
+			}
+		}
+		all[i] = h.Sum64()
 	}
-	for _, tool := range tools {
-		_, _ = h.WriteString(tool.Connector)
-		_ = h.WriteByte(0)
-		_, _ = h.Write(tool.Definition)
-		_ = h.WriteByte(0)
-	}
-	return h.Sum64()
+	return all
 }
 
 // cancelled cancels the call that a client's notification names: its own, of its own session.

@@ -50,6 +50,9 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 		Capabilities: g.capabilities(x, settings), TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
 	}
 	sent := time.Now()
+	if x.message.Method == mcp.MethodSubscribe || x.message.Method == mcp.MethodUnsubscribe {
+		return g.forwardSubscription(l, to, x, t, up, call), false
+	}
 	for range maxRounds {
 		response, err := up.Call(l.ctx, call)
 		if err != nil {
@@ -72,6 +75,35 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 		call.Message = again
 	}
 	return g.failed(l.ctx, to, errors.New("the upstream asks for input over and over")), false
+}
+
+// forwardSubscription changes what an agent of the session era is subscribed to. An upstream of the stateless era is only listened to.
+func (g *Gateway) forwardSubscription(l *leg, to *answer, x *exchange, t target, up *upstream.Upstream, call upstream.Call) ending {
+	stateless, err := up.Stateless(l.ctx, call.Party)
+	if err != nil {
+		return g.failed(l.ctx, to, err)
+	}
+	end := ending{outcome: auditv1.Outcome_OUTCOME_OK}
+	if x.message.Method == mcp.MethodUnsubscribe {
+		g.unsubscribed(x, t)
+	} else if err := g.subscribed(x, t, up, call.Party); err != nil {
+		return g.failed(l.ctx, to, err)
+	}
+	if !stateless {
+		response, err := up.Call(l.ctx, call)
+		if err != nil {
+			g.rejected(t.connector, err)
+			return g.failed(l.ctx, to, err)
+		}
+		settings, _ := x.table.Connector(t.connector)
+		end, _, _ = g.pass(l, to, x, settings, t, response)
+		if end.outcome != auditv1.Outcome_OUTCOME_OK {
+			g.unsubscribed(x, t)
+		}
+		return end
+	}
+	to.last(http.StatusOK, mcp.AppendPong(nil, x.message.ID))
+	return end
 }
 
 // goOn goes on with a parked call.

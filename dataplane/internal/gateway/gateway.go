@@ -78,6 +78,7 @@ type Gateway struct {
 	parking *parking
 	levels  *levels
 	tracks  *tracks
+	watches *watches
 	sealer  atomic.Pointer[mcp.Sealer]
 	ended   *endedSessions
 	mux     *http.ServeMux
@@ -124,7 +125,7 @@ func New(c Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		Config: c, server: mcp.Server{Name: "sallyport", Title: "Sallyport", Version: c.Version},
-		origin: public.Scheme + "://" + public.Host, flights: newFlights(), asks: newAsks(), parking: newParking(), levels: newLevels(), tracks: newTracks(), ended: newEndedSessions(), mux: http.NewServeMux(),
+		origin: public.Scheme + "://" + public.Host, flights: newFlights(), asks: newAsks(), parking: newParking(), levels: newLevels(), tracks: newTracks(), watches: newWatches(), ended: newEndedSessions(), mux: http.NewServeMux(),
 	}
 	g.mux.HandleFunc("/mcp", g.serve)
 	g.mux.HandleFunc("/mcp/{connector}", g.serve)
@@ -158,6 +159,7 @@ func (g *Gateway) Run(ctx context.Context) {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	last := g.Now()
+	defer g.watches.close()
 	for {
 		select {
 		case <-ctx.Done():

@@ -111,7 +111,8 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, x *exchange) {
 		mcp.WriteJSON(w, http.StatusOK, mcp.AppendDiscover(nil, m.ID, g.server, 0))
 	case listings[m.Method].kind != 0:
 		g.list(w, x, listings[m.Method])
-	case m.Method == mcp.MethodCallTool, m.Method == mcp.MethodGetPrompt, m.Method == mcp.MethodReadResource, m.Method == mcp.MethodComplete:
+	case m.Method == mcp.MethodCallTool, m.Method == mcp.MethodGetPrompt, m.Method == mcp.MethodReadResource, m.Method == mcp.MethodComplete,
+		(m.Method == mcp.MethodSubscribe || m.Method == mcp.MethodUnsubscribe) && !stateless:
 		g.Call(w, r, x)
 	case m.Method == mcp.MethodSetLevel && !stateless:
 		g.setLevel(w, x)

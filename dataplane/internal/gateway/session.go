@@ -63,6 +63,7 @@ func (g *Gateway) end(w http.ResponseWriter, r *http.Request, c *caller) {
 	}
 	g.ended.add(s.ID, s.Expires, g.Now())
 	g.levels.forget(s.ID)
+	g.watches.end(s.ID)
 	g.flights.endSession(s.ID)
 	w.WriteHeader(http.StatusNoContent)
 }

@@ -9,7 +9,7 @@ import (
 	"sallyport.dev/dataplane/internal/mcp"
 )
 
-// listen is the session era's stream of notifications (GET).
+// listen is the session era's stream of notifications (GET), or the rest of a stream that broke.
 func (g *Gateway) listen(w http.ResponseWriter, r *http.Request, c *caller) {
 	if v, ok := mcp.ParseRevision(r.Header.Get(mcp.HeaderRevision)); ok && v.Stateless() {
 		w.Header().Set("Allow", "POST")
@@ -29,68 +29,98 @@ func (g *Gateway) listen(w http.ResponseWriter, r *http.Request, c *caller) {
 		g.resumed(w, r, t, number)
 		return
 	}
-	f := &flight{person: c.ID, client: c.ClientID, session: s.ID, connector: c.connector}
-	g.stream(w, r, c, f, nil)
+	f := &flight{person: c.ID, client: c.ClientID, session: s.ID, connector: c.connector, changed: make(chan struct{}, 1)}
+	heard, leave := g.watches.hear(s.ID)
+	defer leave()
+	g.stream(w, r, c, &subscription{flight: f, wanted: mcp.Filter{ToolsChanged: true, PromptsChanged: true, ResourcesChanged: true}, updates: heard})
 }
 
-// subscribe is the stateless era's stream of notifications (subscriptions/listen): of changed lists of tools.
+// subscription is a stream of notifications.
+type subscription struct {
+	flight *flight
+	wanted mcp.Filter
+	// id is that of a subscriptions/listen, raw; nil in the session era.
+	id []byte
+	// updates are URIs of resources that changed.
+	updates chan string
+	// begin starts what the stream needs beside itself, until ctx ends.
+	begin func(ctx context.Context)
+}
+
+// subscribe is the stateless era's stream of notifications (subscriptions/listen).
 func (g *Gateway) subscribe(w http.ResponseWriter, r *http.Request, x *exchange) {
 	wanted, e := mcp.ReadFilter(x.message, g.JSON)
 	if e != nil {
 		mcp.WriteError(w, x.revision, x.message.ID, e)
 		return
 	}
-	f := &flight{person: x.ID, client: x.ClientID, connector: x.connector, request: string(x.message.ID)}
-	if wanted.ToolsChanged {
-		f.changed = make(chan struct{}, 1)
+	s := &subscription{id: x.message.ID, wanted: wanted, updates: make(chan string, updatesKept)}
+	s.flight = &flight{person: x.ID, client: x.ClientID, connector: x.connector, request: string(x.message.ID)}
+	if wanted.ToolsChanged || wanted.PromptsChanged || wanted.ResourcesChanged {
+		s.flight.changed = make(chan struct{}, 1)
 	}
-	g.stream(w, r, x.caller, f, x.message.ID)
+	if len(wanted.Resources) > 0 {
+		var begin func(context.Context)
+		s.wanted.Resources, begin = g.watchAll(x, wanted.Resources, s.updates)
+		s.begin = begin
+	}
+	g.stream(w, r, x.caller, s)
 }
 
-// stream keeps a stream open until the agent goes, the token expires or access is taken away. subscription
-// is the raw id of a subscriptions/listen; nil in the session era.
-func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, c *caller, f *flight, subscription []byte) {
+// stream keeps a stream open until the agent goes, the token expires or access is taken away.
+func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, c *caller, s *subscription) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
+	f := s.flight
 	f.region, f.issuedAt, f.cancel = g.Region, c.IssuedAt, cancel
-	if subscription == nil {
-		f.changed = make(chan struct{}, 1)
-	}
-	f.listed = g.flights.fingerprint(c.table, f, g.Now())
+	f.listed = g.flights.fingerprints(c.table, f, g.Now())
 	g.flights.enter(f)
 	defer g.flights.leave(f)
 	// What changed before it entered is seen now.
 	table, err := g.Replica.Usable(g.Now())
 	if err != nil || !f.allowed(table, g.Now()) {
-		mcp.WriteError(w, "", subscription, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: "access was taken away", Status: http.StatusForbidden})
+		mcp.WriteError(w, "", s.id, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: "access was taken away", Status: http.StatusForbidden})
 		return
 	}
 	events, err := mcp.NewEventWriter(w)
 	if err != nil {
 		return
 	}
-	if subscription != nil {
-		granted := mcp.Filter{ToolsChanged: f.changed != nil}
-		if events.Write(mcp.Event{Data: mcp.AppendSubscribed(nil, subscription, granted)}) != nil {
-			return
-		}
+	if s.id != nil && events.Write(mcp.Event{Data: mcp.AppendSubscribed(nil, s.id, s.wanted)}) != nil {
+		return
+	}
+	if s.begin != nil {
+		s.begin(ctx)
 	}
 	alive := time.NewTicker(g.KeepAlive)
 	defer alive.Stop()
-	for {
+	for err == nil {
 		select {
 		case <-ctx.Done():
-			if subscription != nil && errors.Is(context.Cause(ctx), errRevoked) {
-				_ = events.Write(mcp.Event{Data: mcp.AppendSubscriptionEnd(nil, subscription)}) // it may be gone
+			if s.id != nil && errors.Is(context.Cause(ctx), errRevoked) {
+				_ = events.Write(mcp.Event{Data: mcp.AppendSubscriptionEnd(nil, s.id)}) // it may be gone
 			}
 			return
 		case <-f.changed:
-			err = events.Write(mcp.Event{Data: mcp.AppendListChanged(nil, mcp.NotifyToolsChanged, subscription)})
+			err = s.changed(events)
+		case uri := <-s.updates:
+			err = events.Write(mcp.Event{Data: mcp.AppendResourceUpdated(nil, uri, s.id)})
 		case <-alive.C:
 			err = events.KeepAlive()
 		}
-		if err != nil {
-			return
+	}
+}
+
+// changed says which lists changed, of those that are asked for.
+func (s *subscription) changed(events *mcp.EventWriter) error {
+	dirty := s.flight.dirty.Swap(0)
+	for i, wanted := range [len(lists)]bool{s.wanted.ToolsChanged, s.wanted.PromptsChanged, s.wanted.ResourcesChanged} {
+		if !wanted || dirty&(1<<i) == 0 {
+			continue
+		}
+		if err := events.Write(mcp.Event{Data: mcp.AppendListChanged(nil, lists[i].notice, s.id)}); err != nil {
+			return err
 		}
 	}
+	return nil
 }

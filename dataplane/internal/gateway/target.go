@@ -23,6 +23,9 @@ type target struct {
 	label, name string
 }
 
+// resourceLabel is the policy's name for a resource.
+func resourceLabel(uri string) string { return policy.Label(policyv1.Kind_KIND_RESOURCE, uri) }
+
 // targetOf says what a message acts on, at the endpoint where it came.
 func targetOf(c *caller, m *mcp.Message) target {
 	kind, between := policyv1.Kind_KIND_TOOL, separator

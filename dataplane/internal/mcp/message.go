@@ -33,6 +33,8 @@ type Message struct {
 	// InputResponses, raw, and RequestState are what a request that is made again after an input_required result brings.
 	InputResponses []byte
 	RequestState   string
+	// URI is params.uri of a notification.
+	URI string
 	// Level is params.level of logging/setLevel.
 	Level string
 	// Arguments is the raw object params.arguments, nil if absent.
@@ -439,6 +441,9 @@ func (m *Message) finishName() *Error {
 	switch naming(m.Method) {
 	case "":
 		m.name = span{}
+		if m.Method == NotifyResourceUpdated && m.uri != (span{}) {
+			m.URI, _ = strictjson.Text(m.Raw[m.uri.start:m.uri.end])
+		}
 		return nil
 	case "uri":
 		m.name = m.uri

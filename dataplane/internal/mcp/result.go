@@ -194,6 +194,15 @@ func AppendListChanged(dst []byte, method string, subscription []byte) []byte {
 	return append(dst, '}')
 }
 
+// AppendResourceUpdated appends a notification that a resource changed. subscription is as in AppendListChanged.
+func AppendResourceUpdated(dst []byte, uri string, subscription []byte) []byte {
+	dst = strictjson.Quote(append(dst, `{"jsonrpc":"2.0","method":"`+NotifyResourceUpdated+`","params":{"uri":`...), uri)
+	if subscription != nil {
+		dst = append(append(append(dst, `,"_meta":{"`+MetaSubscription+`":`...), subscription...), '}')
+	}
+	return append(dst, "}}"...)
+}
+
 // AppendSubscriptionEnd answers a subscriptions/listen whose stream the gateway ends.
 func AppendSubscriptionEnd(dst, id []byte) []byte {
 	dst = append(appendHead(dst, id), `{`+Complete+`,"_meta":{"`+MetaSubscription+`":`...)

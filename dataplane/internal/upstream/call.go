@@ -164,6 +164,33 @@ func (u *Upstream) callSession(ctx context.Context, c *Call) (response *Response
 	return response, false, err
 }
 
+// Stateless tells whether the upstream is of the stateless era.
+func (u *Upstream) Stateless(ctx context.Context, p Party) (bool, error) {
+	known, err := u.speaks(ctx, &p)
+	return known.revision.Stateless(), err
+}
+
+// Listen opens the stream on which an upstream of the session era says what belongs to no request. It has no last event.
+func (u *Upstream) Listen(ctx context.Context, p Party) (*Response, error) {
+	seat, current, err := u.opened(ctx, &p)
+	if err != nil {
+		return nil, err
+	}
+	r := request{method: http.MethodGet, fields: u.sessionFields([]field{{"Accept", "text/event-stream"}}, current, p.Credential)}
+	response, err := u.exchange(ctx, &r, exchange{method: mcp.MethodListen, sent: []byte("null"), session: current, credential: p.Credential})
+	if isKind(err, SessionLost) {
+		seat.lose(current)
+	}
+	if err == nil && !response.Stream {
+		_ = response.Close()
+		return nil, u.fail(BadResponse, "it has no stream of notifications")
+	}
+	if err == nil {
+		response.listens = true
+	}
+	return response, err
+}
+
 // newID returns an id that no other request to this upstream has.
 func (u *Upstream) newID() []byte { return strconv.AppendUint(nil, u.lastID.Add(1), 10) }
 

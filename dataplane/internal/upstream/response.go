@@ -36,6 +36,7 @@ type Response struct {
 	data     []byte    // a small answer, or what is left of it
 	large    *restorer // a large one
 	events   *mcp.EventReader
+	listens  bool // the stream answers nothing
 	finished bool // the upstream has nothing left to do for the request
 	closed   bool
 }
@@ -119,6 +120,9 @@ func (r *Response) Next() (Event, error) {
 		case mcp.Notification:
 			return Event{Data: r.Message.Raw, Message: &r.Message}, nil
 		case mcp.Response:
+			if r.listens {
+				continue
+			}
 			data, err := r.restored()
 			r.finished = err == nil
 			return Event{Data: data, Message: &r.Message, Last: true}, err
@@ -207,7 +211,7 @@ func (r *Response) Close() error {
 	}
 	r.closed = true
 	r.body.watch.Stop()
-	if !r.finished {
+	if !r.finished && !r.listens {
 		r.upstream.cancelled(r.exchange)
 	}
 	r.cancel(nil)
