@@ -12,6 +12,7 @@ import (
 	"time"
 
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 
 	"sallyport.dev/controlplane/internal/core"
 )
@@ -39,6 +40,8 @@ type Standing struct {
 	// ServedBy is the control plane to which a stream is open; empty: none.
 	ServedBy string `json:"served_by,omitempty"`
 	Build    string `json:"build,omitempty"`
+	// PeerURL is where other proxies of the region reach it; empty: they do not.
+	PeerURL string `json:"peer_url,omitempty"`
 	// Resyncs counts full snapshots that were needed because a digest differed.
 	Resyncs uint64 `json:"resyncs,omitempty"`
 	// Revoked: its token is no longer valid, while its lease may still run. Not kept: the log says it.
@@ -66,6 +69,7 @@ type Roster struct {
 	heard   bool              // all that the ledger held was read
 	changed chan struct{}     // closed at each change
 	kick    chan struct{}
+	peers   map[string]regionPeers // by region
 }
 
 // entry is a standing as it is known here: what the ledger said last, and on it what is yet to be written.
@@ -80,7 +84,7 @@ type entry struct {
 
 // NewRoster returns a roster. Run must be running for it to know and share anything.
 func NewRoster(ledger Ledger, log *slog.Logger) *Roster {
-	return &Roster{ledger: ledger, log: log, all: map[string]*entry{}, changed: make(chan struct{}), kick: make(chan struct{}, 1)}
+	return &Roster{ledger: ledger, log: log, all: map[string]*entry{}, peers: map[string]regionPeers{}, changed: make(chan struct{}), kick: make(chan struct{}, 1)}
 }
 
 // Run hears from the other control planes, and shares what changes, until ctx ends.
@@ -247,8 +251,40 @@ func (r *Roster) wake() {
 }
 
 // Connected says that a proxy opened a stream to a control plane.
-func (r *Roster) Connected(token *core.Token, build, controlPlane string) {
-	r.change(token, func(s *Standing) { s.ServedBy, s.Build = controlPlane, build })
+func (r *Roster) Connected(token *core.Token, hello *fleetv1.Hello, controlPlane string) {
+	r.change(token, func(s *Standing) { s.ServedBy, s.Build, s.PeerURL = controlPlane, hello.GetBuild(), hello.GetPeerUrl() })
+}
+
+// peersFor is how long a region's peers are taken to be the same.
+const peersFor = time.Second
+
+// regionPeers are a region's peers as of a time.
+type regionPeers struct {
+	at    time.Time
+	peers *fleetv1.Peers
+	told  string
+}
+
+// Peers returns the proxies of a region that may be serving and that others can reach, and a text that differs where they do.
+func (r *Roster) Peers(region string, now time.Time) (peers *fleetv1.Peers, told string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if have, ok := r.peers[region]; ok && now.Sub(have.at) < peersFor {
+		return have.peers, have.told
+	}
+	of := &fleetv1.Peers{}
+	for _, e := range r.all {
+		if e.Region == region && e.PeerURL != "" && e.Live(now) {
+			of.Peers = append(of.Peers, &fleetv1.Peer{Proxy: e.Name, Url: e.PeerURL})
+		}
+	}
+	slices.SortFunc(of.Peers, func(a, b *fleetv1.Peer) int { return strings.Compare(a.GetProxy()+a.GetUrl(), b.GetProxy()+b.GetUrl()) })
+	var text strings.Builder
+	for _, p := range of.GetPeers() {
+		text.WriteString(p.GetProxy() + " " + p.GetUrl() + "\n")
+	}
+	r.peers[region] = regionPeers{now, of, text.String()}
+	return of, text.String()
 }
 
 // Disconnected says that the stream ended. The lease goes on.

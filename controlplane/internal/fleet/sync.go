@@ -57,7 +57,7 @@ func (s *Server) Sync(ctx context.Context, stream *connect.BidiStream[fleetv1.Sy
 	if err != nil {
 		return err
 	}
-	s.config.Roster.Connected(token, hello.GetBuild(), s.config.Name)
+	s.config.Roster.Connected(token, hello, s.config.Name)
 	defer s.config.Roster.Disconnected(token, s.config.Name)
 
 	received := make(chan error, 1)
@@ -115,6 +115,7 @@ type cursor struct {
 	resync  chan struct{}
 	began   time.Time
 	marked  atomic.Pointer[marked]
+	peers   string // what the proxy was told of, see Roster.Peers
 }
 
 // marked is the newest mark that was read, and when.
@@ -187,9 +188,11 @@ func (c *cursor) heartbeat(ctx context.Context, last proof) error {
 		c.server.config.Log.WarnContext(ctx, "a proxy's lease is not renewed", "proxy", c.token.Name, "error", err)
 		return nil
 	}
-	return c.send(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Heartbeat{Heartbeat: &fleetv1.Heartbeat{
-		FencedVersion: last.fenced, Lease: durationpb.New(lease), At: timestamppb.New(now), Mark: marked.mark,
-	}}})
+	beat := &fleetv1.Heartbeat{FencedVersion: last.fenced, Lease: durationpb.New(lease), At: timestamppb.New(now), Mark: marked.mark}
+	if peers, told := c.server.config.Roster.Peers(c.token.Region, now); told != c.peers {
+		beat.Peers, c.peers = peers, told
+	}
+	return c.send(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Heartbeat{Heartbeat: beat}})
 }
 
 func (c *cursor) sendSnapshot(ctx context.Context) error {

@@ -37,6 +37,8 @@ type serveConfig struct {
 	listen        string
 	publicURL     string
 	resource      string
+	peerURL       string
+	peerCA        string
 	dataDir       string
 	durability    string
 	spoolBytes    int64
@@ -66,6 +68,8 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&c.listen, "listen", "127.0.0.1:8080", "where agents reach the proxy")
 	f.StringVar(&c.publicURL, "public-url", "", "how agents reach the proxy, without a path (default: http:// and --listen)")
 	f.StringVar(&c.resource, "resource", "", "the one URL that people are given, whatever region serves it (default: --public-url and /mcp)")
+	f.StringVar(&c.peerURL, "peer-url", "", "where other proxies of the region reach this one, without a path: https, or http on loopback (default: not; sessions then stay with one proxy)")
+	f.StringVar(&c.peerCA, "peer-ca", "", "file with the certificate authority of the region's proxies (default: the system's)")
 	f.StringVar(&c.dataDir, "data-dir", "sallyport-proxy-data", "folder of the audit spool")
 	f.StringVar(&c.durability, "durability", "process", "what a record survives before its call is forwarded: process (its crash) or disk (also the machine's)")
 	f.Int64Var(&c.spoolBytes, "spool-bytes", 1<<30, "most bytes of undelivered audit; when it is full calls are refused")
@@ -93,17 +97,18 @@ func (c *serveConfig) token() (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-func (c *serveConfig) controlPlaneTLS() (*tls.Config, error) {
-	if c.caFile == "" {
+// trusting is a configuration that trusts the certificate authorities in a file alone; nil without one.
+func trusting(file string) (*tls.Config, error) {
+	if file == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(c.caFile)
+	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("reading the control planes' certificate authority: %w", err)
+		return nil, fmt.Errorf("reading a certificate authority: %w", err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("%s holds no certificate", c.caFile)
+		return nil, fmt.Errorf("%s holds no certificate", file)
 	}
 	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
 }
@@ -115,7 +120,7 @@ func serve(ctx context.Context, c *serveConfig) error {
 	if err != nil {
 		return err
 	}
-	tlsConfig, err := c.controlPlaneTLS()
+	tlsConfig, err := trusting(c.caFile)
 	if err != nil {
 		return err
 	}
@@ -154,10 +159,15 @@ func serve(ctx context.Context, c *serveConfig) error {
 
 // run connects the parts and serves until ctx ends, then lets what is under way finish.
 func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica.Client, records *spool.Spool, listener net.Listener) error {
+	peerTLS, err := trusting(c.peerCA)
+	if err != nil {
+		return err
+	}
 	var front *gateway.Gateway
 	verifier := identity.New(identity.Config{Logger: log})
 	policies := replica.New(replica.Config{
 		Client: client, Build: version, FeatureLevel: featureLevel, Heartbeat: c.heartbeat, Logger: log,
+		PeerURL: c.peerURL, OnPeers: func(all []*fleetv1.Peer) { front.Peers(all) },
 		OnWelcome: func(w *fleetv1.Welcome) {
 			if w.GetProxy() != c.name || w.GetRegion() != c.region {
 				log.Error("the token is of another proxy: start with --name and --region as the token has them", "token_proxy", w.GetProxy(), "token_region", w.GetRegion())
@@ -176,9 +186,9 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 			log.Warn("upstreams were not told in time that the proxy stops", "error", err)
 		}
 	}()
-	front, err := gateway.New(gateway.Config{
+	front, err = gateway.New(gateway.Config{
 		PublicURL: c.publicURL, Resource: c.resource, Proxy: c.name, Region: c.region, Replica: policies, Verifier: verifier, Spool: records,
-		Upstream: pool, Credentials: credentials, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Version: version, Log: log,
+		Upstream: pool, Credentials: credentials, PeerTLS: peerTLS, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Version: version, Log: log,
 	})
 	if err != nil {
 		return err

@@ -185,6 +185,13 @@ func (a *asks) answer(x *exchange) bool {
 	return true
 }
 
+// askedBy is the proxy that asked what a response answers.
+func askedBy(m *mcp.Message) string {
+	id, _ := strictjson.Text(m.ID)
+	proxy, _, _ := cutLast(id)
+	return proxy
+}
+
 // respond takes an agent's answer to a question.
 func (g *Gateway) respond(w http.ResponseWriter, x *exchange) {
 	if !g.asks.answer(x) {

@@ -8,6 +8,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -42,6 +43,8 @@ type Config struct {
 	Upstream    *upstream.Pool
 	Credentials *replica.Credentials
 
+	// PeerTLS configures connections to other proxies of the region. Default: the system's authorities.
+	PeerTLS *tls.Config
 	// MaxBody is the most bytes of a request's body. Default 4 MiB.
 	MaxBody int64
 	// MaxResult is the most bytes of a result that comes as one JSON message, or of one event. Default 16 MiB.
@@ -79,6 +82,7 @@ type Gateway struct {
 	levels  *levels
 	tracks  *tracks
 	watches *watches
+	peers   *peers
 	sealer  atomic.Pointer[mcp.Sealer]
 	ended   *endedSessions
 	mux     *http.ServeMux
@@ -125,7 +129,7 @@ func New(c Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		Config: c, server: mcp.Server{Name: "sallyport", Title: "Sallyport", Version: c.Version},
-		origin: public.Scheme + "://" + public.Host, flights: newFlights(), asks: newAsks(), parking: newParking(), levels: newLevels(), tracks: newTracks(), watches: newWatches(), ended: newEndedSessions(), mux: http.NewServeMux(),
+		origin: public.Scheme + "://" + public.Host, flights: newFlights(), asks: newAsks(), parking: newParking(), levels: newLevels(), tracks: newTracks(), watches: newWatches(), peers: newPeers(c), ended: newEndedSessions(), mux: http.NewServeMux(),
 	}
 	g.mux.HandleFunc("/mcp", g.serve)
 	g.mux.HandleFunc("/mcp/{connector}", g.serve)

@@ -53,6 +53,9 @@ func (g *Gateway) post(w http.ResponseWriter, r *http.Request, c *caller) {
 		}
 		x.revision = p.Revision
 	}
+	if g.elsewhere(w, r, g.homeOf(&x.session, &p.Messages[0]), body) {
+		return
+	}
 	if p.Batch {
 		g.batch(w, r, x, p.Messages)
 		return

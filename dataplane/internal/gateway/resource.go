@@ -27,7 +27,7 @@ type caller struct {
 
 // identify says who calls, or answers why nobody is let in and returns false.
 func (g *Gateway) identify(w http.ResponseWriter, r *http.Request) (*caller, bool) {
-	c := &caller{connector: r.PathValue("connector"), resource: g.PublicURL + "/mcp", address: address(r)}
+	c := &caller{connector: r.PathValue("connector"), resource: g.PublicURL + "/mcp", address: g.addressOf(r)}
 	if c.connector != "" {
 		c.resource += "/" + c.connector
 	}

@@ -61,6 +61,9 @@ func (g *Gateway) end(w http.ResponseWriter, r *http.Request, c *caller) {
 		mcp.WriteError(w, "", nil, e)
 		return
 	}
+	if g.elsewhere(w, r, s.Home, nil) {
+		return
+	}
 	g.ended.add(s.ID, s.Expires, g.Now())
 	g.levels.forget(s.ID)
 	g.watches.end(s.ID)

@@ -25,6 +25,14 @@ func (g *Gateway) listen(w http.ResponseWriter, r *http.Request, c *caller) {
 		mcp.WriteError(w, "", nil, e)
 		return
 	}
+	home := s.Home
+	if last := r.Header.Get("Last-Event-ID"); last != "" {
+		rest, _, _ := cutLast(last)
+		home, _, _ = cutLast(rest)
+	}
+	if g.elsewhere(w, r, home, nil) {
+		return
+	}
 	if t, number := g.tracks.find(r.Header.Get("Last-Event-ID"), s, c); t != nil {
 		g.resumed(w, r, t, number)
 		return

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"bufio"
+	"cmp"
 	"net/http"
 	"strings"
 	"testing"
@@ -16,7 +17,7 @@ import (
 // hangUp opens a call of "wait" in a session, reads its first event's id, and closes the connection.
 func (a *agent) hangUp() (lastID string) {
 	a.w.t.Helper()
-	r, err := http.NewRequestWithContext(a.w.t.Context(), http.MethodPost, a.w.url+a.path, strings.NewReader(a.message("7", "tools/call", `{"name":"wait","arguments":{}}`)))
+	r, err := http.NewRequestWithContext(a.w.t.Context(), http.MethodPost, a.w.url+a.path, strings.NewReader(a.message("7", "tools/call", `{"name":"`+cmp.Or(a.tool, "wait")+`","arguments":{}}`)))
 	if err != nil {
 		a.w.t.Fatal(err)
 	}

@@ -53,15 +53,17 @@ func newKey() *rsa.PrivateKey {
 
 // world is a proxy with all that is around it: a control plane, an issuer, upstreams.
 type world struct {
-	t       testing.TB
-	plane   *fleettest.ControlPlane
-	issuer  *httptest.Server
-	demo    *server // upstream of the connector demo
-	replica *replica.Replica
-	spool   *spool.Spool
-	gateway *gateway.Gateway
-	url     string
-	read    int // of the records, those that settled returned
+	t        testing.TB
+	plane    *fleettest.ControlPlane
+	issuer   *httptest.Server
+	planeURL string
+	web      *httptest.Server
+	demo     *server // upstream of the connector demo
+	replica  *replica.Replica
+	spool    *spool.Spool
+	gateway  *gateway.Gateway
+	url      string
+	read     int // of the records, those that settled returned
 	// version is the newest of the policy.
 	version uint64
 }
@@ -77,28 +79,39 @@ type options struct {
 	// unwelcome does not wait for a policy.
 	unwelcome bool
 	demo      *server
+	// beside is a world whose control plane, issuer and upstream this proxy shares, and name its own name.
+	beside *world
+	name   string
 }
 
 func newWorld(t testing.TB, o *options) *world {
 	t.Helper()
-	w := &world{t: t, plane: &o.plane, issuer: newIssuer(t), demo: o.demo}
-	if w.demo == nil {
-		w.demo = newServer(t, true)
+	w := &world{t: t, plane: &o.plane, demo: o.demo}
+	if o.beside != nil {
+		w.plane, w.issuer, w.demo, w.planeURL, w.version = o.beside.plane, o.beside.issuer, o.beside.demo, o.beside.planeURL, o.beside.version
+	} else {
+		w.issuer, w.planeURL = newIssuer(t), w.plane.Start(t)
+		if w.demo == nil {
+			w.demo = newServer(t, true)
+		}
+		if o.entries == nil {
+			o.entries = w.entries()
+		}
 	}
-	if o.entries == nil {
-		o.entries = w.entries()
+	if o.name == "" {
+		o.name = "proxy"
 	}
-	client, err := replica.NewClient([]string{w.plane.Start(t)}, "proxy-token", nil)
+	client, err := replica.NewClient([]string{w.planeURL}, "proxy-token", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.spool.Dir, o.spool.Proxy, o.spool.Region, o.spool.Logger, o.spool.Gather = t.TempDir(), "proxy", "test", discard, time.Millisecond
+	o.spool.Dir, o.spool.Proxy, o.spool.Region, o.spool.Logger, o.spool.Gather = t.TempDir(), o.name, "test", discard, time.Millisecond
 	if w.spool, err = spool.Open(o.spool); err != nil {
 		t.Fatal(err)
 	}
 	var front atomic.Pointer[gateway.Gateway]
 	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { front.Load().ServeHTTP(rw, r) }))
-	w.url = web.URL
+	w.url, w.web = web.URL, web
 	w.replica = replica.New(replica.Config{
 		Client: client, Heartbeat: 50 * time.Millisecond, AckEvery: time.Millisecond, Logger: discard,
 		OnWelcome: func(m *fleetv1.Welcome) { front.Load().Welcome(m) },
@@ -106,7 +119,7 @@ func newWorld(t testing.TB, o *options) *world {
 	pool := upstream.NewPool(upstream.Config{})
 	credentials := w.replica.Credentials()
 	config := gateway.Config{
-		PublicURL: web.URL, Proxy: "proxy", Region: "test", Replica: w.replica, Verifier: identity.New(identity.Config{Logger: discard}),
+		PublicURL: web.URL, Proxy: o.name, Region: "test", Replica: w.replica, Verifier: identity.New(identity.Config{Logger: discard}),
 		Spool: w.spool, Upstream: pool, Credentials: credentials, Version: "test", Log: discard,
 	}
 	if o.gateway != nil {
@@ -327,6 +340,7 @@ type agent struct {
 	path     string
 	revision mcp.Revision
 	session  string
+	tool     string // that waits; empty: wait
 }
 
 // stateless is a person's agent of the stateless era.
@@ -394,6 +408,11 @@ func (a *agent) ask(method, params string) answer {
 func (a *agent) call(tool, arguments string) answer {
 	a.w.t.Helper()
 	got := a.w.request(http.MethodPost, a.path, a.header("tools/call", tool), a.message("7", "tools/call", fmt.Sprintf(`{"name":%q,"arguments":%s}`, tool, arguments)))
+	return lastOf(got)
+}
+
+// lastOf is an answer of which a stream's last message counts.
+func lastOf(got answer) answer {
 	if strings.HasPrefix(got.header.Get("Content-Type"), "text/event-stream") {
 		events := mcp.NewEventReader(strings.NewReader(got.body), 1<<20)
 		for {

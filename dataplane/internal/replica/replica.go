@@ -33,6 +33,10 @@ type Config struct {
 	LastPause time.Duration
 	// OnWelcome, where set, is called with each stream's Welcome, before anything that follows it.
 	OnWelcome func(*fleetv1.Welcome)
+	// PeerURL is where other proxies of the region reach this one; empty: they do not.
+	PeerURL string
+	// OnPeers, where set, is called with the proxies of the region whenever they are said to be others.
+	OnPeers func([]*fleetv1.Peer)
 	// Now is the clock, with its monotonic reading. Default: time.Now.
 	Now func() time.Time
 	// Logger gets lost streams, resyncs and refused versions. Default: slog.Default.

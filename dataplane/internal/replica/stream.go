@@ -106,7 +106,7 @@ func reason(ctx context.Context, err error) error {
 }
 
 func (r *Replica) hello() *fleetv1.Hello {
-	h := &fleetv1.Hello{Build: r.cfg.Build, FeatureLevel: r.cfg.FeatureLevel}
+	h := &fleetv1.Hello{Build: r.cfg.Build, FeatureLevel: r.cfg.FeatureLevel, PeerUrl: r.cfg.PeerURL}
 	if v := r.view.Load(); v != nil && !v.broken {
 		h.Epoch, h.Version, h.Digest = v.epoch, v.table.Version(), v.table.Digest()
 	}
@@ -220,6 +220,9 @@ func (s *stream) delta(d *fleetv1.Delta) error {
 // heartbeat renews the lease, if all that the proved position covers is enforced.
 func (s *stream) heartbeat(h *fleetv1.Heartbeat) {
 	s.lived = true
+	if h.GetPeers() != nil && s.r.cfg.OnPeers != nil {
+		s.r.cfg.OnPeers(h.GetPeers().GetPeers())
+	}
 	v := s.enforced()
 	if v == nil {
 		return

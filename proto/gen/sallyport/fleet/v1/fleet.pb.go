@@ -122,7 +122,9 @@ type Hello struct {
 	// The newest feature level that the proxy understands.
 	FeatureLevel uint32 `protobuf:"varint,5,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	// See Ack.mark.
-	Mark          uint64 `protobuf:"varint,6,opt,name=mark,proto3" json:"mark,omitempty"`
+	Mark uint64 `protobuf:"varint,6,opt,name=mark,proto3" json:"mark,omitempty"`
+	// Where the other proxies of the region reach this one, without a path: https, or http on loopback. Empty: they do not.
+	PeerUrl       string `protobuf:"bytes,7,opt,name=peer_url,json=peerUrl,proto3" json:"peer_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -197,6 +199,13 @@ func (x *Hello) GetMark() uint64 {
 		return x.Mark
 	}
 	return 0
+}
+
+func (x *Hello) GetPeerUrl() string {
+	if x != nil {
+		return x.PeerUrl
+	}
+	return ""
 }
 
 // Ack says that the proxy enforces every change up to a version. Cumulative. One is sent in answer to each heartbeat too.
@@ -679,7 +688,9 @@ type Heartbeat struct {
 	// When the heartbeat was sent by the control plane's clock, for people who read traces. No lease is counted from it.
 	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
 	// The mark of the newest Hello or Ack that was read before the heartbeat was sent.
-	Mark          uint64 `protobuf:"varint,4,opt,name=mark,proto3" json:"mark,omitempty"`
+	Mark uint64 `protobuf:"varint,4,opt,name=mark,proto3" json:"mark,omitempty"`
+	// The proxies of the region that can be reached, this one included. Absent: the same as were said before.
+	Peers         *Peers `protobuf:"bytes,5,opt,name=peers,proto3" json:"peers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -742,6 +753,112 @@ func (x *Heartbeat) GetMark() uint64 {
 	return 0
 }
 
+func (x *Heartbeat) GetPeers() *Peers {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// Peers are a region's proxies.
+type Peers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peers         []*Peer                `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peers) Reset() {
+	*x = Peers{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peers) ProtoMessage() {}
+
+func (x *Peers) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peers.ProtoReflect.Descriptor instead.
+func (*Peers) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Peers) GetPeers() []*Peer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// Peer is a proxy that others of its region can reach.
+type Peer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Proxy string                 `protobuf:"bytes,1,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	// As its Hello says.
+	Url           string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peer) Reset() {
+	*x = Peer{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peer) ProtoMessage() {}
+
+func (x *Peer) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peer.ProtoReflect.Descriptor instead.
+func (*Peer) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Peer) GetProxy() string {
+	if x != nil {
+		return x.Proxy
+	}
+	return ""
+}
+
+func (x *Peer) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
 // Entry is one unit of a snapshot. A change replaces the entry of the same key.
 type Entry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -761,7 +878,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[9]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +890,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[9]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +903,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Entry) GetValue() isEntry_Value {
@@ -924,7 +1041,7 @@ type EntryKey struct {
 
 func (x *EntryKey) Reset() {
 	*x = EntryKey{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[10]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1053,7 @@ func (x *EntryKey) String() string {
 func (*EntryKey) ProtoMessage() {}
 
 func (x *EntryKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[10]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1066,7 @@ func (x *EntryKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryKey.ProtoReflect.Descriptor instead.
 func (*EntryKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *EntryKey) GetKey() isEntryKey_Key {
@@ -1085,7 +1202,7 @@ type GrantKey struct {
 
 func (x *GrantKey) Reset() {
 	*x = GrantKey{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[11]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1214,7 @@ func (x *GrantKey) String() string {
 func (*GrantKey) ProtoMessage() {}
 
 func (x *GrantKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[11]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1227,7 @@ func (x *GrantKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantKey.ProtoReflect.Descriptor instead.
 func (*GrantKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GrantKey) GetGroup() uint32 {
@@ -1147,7 +1264,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[12]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1276,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[12]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1289,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *User) GetId() []byte {
@@ -1240,7 +1357,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[13]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1369,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[13]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1382,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Group) GetNumber() uint32 {
@@ -1308,7 +1425,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[14]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1437,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[14]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1450,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Grant) GetGroup() uint32 {
@@ -1368,7 +1485,7 @@ type Catalogue struct {
 
 func (x *Catalogue) Reset() {
 	*x = Catalogue{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[15]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1497,7 @@ func (x *Catalogue) String() string {
 func (*Catalogue) ProtoMessage() {}
 
 func (x *Catalogue) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[15]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1510,7 @@ func (x *Catalogue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Catalogue.ProtoReflect.Descriptor instead.
 func (*Catalogue) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Catalogue) GetConnector() string {
@@ -1421,7 +1538,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[16]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1550,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[16]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1563,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Issuer) GetIssuer() *v1.Issuer {
@@ -1477,7 +1594,7 @@ type IssueCredentialRequest struct {
 
 func (x *IssueCredentialRequest) Reset() {
 	*x = IssueCredentialRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[17]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1606,7 @@ func (x *IssueCredentialRequest) String() string {
 func (*IssueCredentialRequest) ProtoMessage() {}
 
 func (x *IssueCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[17]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1619,7 @@ func (x *IssueCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialRequest.ProtoReflect.Descriptor instead.
 func (*IssueCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *IssueCredentialRequest) GetConnector() string {
@@ -1539,7 +1656,7 @@ type IssueCredentialResponse struct {
 
 func (x *IssueCredentialResponse) Reset() {
 	*x = IssueCredentialResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[18]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1668,7 @@ func (x *IssueCredentialResponse) String() string {
 func (*IssueCredentialResponse) ProtoMessage() {}
 
 func (x *IssueCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[18]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1681,7 @@ func (x *IssueCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialResponse.ProtoReflect.Descriptor instead.
 func (*IssueCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *IssueCredentialResponse) GetHeaderName() string {
@@ -1600,7 +1717,7 @@ type DeliverAuditRequest struct {
 
 func (x *DeliverAuditRequest) Reset() {
 	*x = DeliverAuditRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1729,7 @@ func (x *DeliverAuditRequest) String() string {
 func (*DeliverAuditRequest) ProtoMessage() {}
 
 func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1742,7 @@ func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditRequest.ProtoReflect.Descriptor instead.
 func (*DeliverAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeliverAuditRequest) GetSpoolGeneration() string {
@@ -1653,7 +1770,7 @@ type DeliverAuditResponse struct {
 
 func (x *DeliverAuditResponse) Reset() {
 	*x = DeliverAuditResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +1782,7 @@ func (x *DeliverAuditResponse) String() string {
 func (*DeliverAuditResponse) ProtoMessage() {}
 
 func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +1795,7 @@ func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditResponse.ProtoReflect.Descriptor instead.
 func (*DeliverAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeliverAuditResponse) GetAcknowledged() uint64 {
@@ -1696,14 +1813,15 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\vSyncRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.sallyport.fleet.v1.HelloH\x00R\x05hello\x12+\n" +
 	"\x03ack\x18\x02 \x01(\v2\x17.sallyport.fleet.v1.AckH\x00R\x03ackB\x10\n" +
-	"\amessage\x12\x05\xbaH\x02\b\x01\"\x9e\x01\n" +
+	"\amessage\x12\x05\xbaH\x02\b\x01\"\x93\x02\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x14\n" +
 	"\x05build\x18\x04 \x01(\tR\x05build\x12#\n" +
 	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\x12\x12\n" +
-	"\x04mark\x18\x06 \x01(\x04R\x04mark\"e\n" +
+	"\x04mark\x18\x06 \x01(\x04R\x04mark\x12s\n" +
+	"\bpeer_url\x18\a \x01(\tBX\xbaHUrS\x18\xf4\x032N^$|^https://[^/?#@\\s]+$|^http://(127[.]0[.]0[.]1|localhost|\\[::1\\])(:[0-9]+)?$R\apeerUrl\"e\n" +
 	"\x03Ack\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06resync\x18\x02 \x01(\bR\x06resync\x12\x12\n" +
@@ -1735,12 +1853,18 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x123\n" +
 	"\achanged\x18\x03 \x03(\v2\x19.sallyport.fleet.v1.EntryR\achanged\x126\n" +
 	"\aremoved\x18\x04 \x03(\v2\x1c.sallyport.fleet.v1.EntryKeyR\aremoved\x12\x16\n" +
-	"\x06digest\x18\x05 \x01(\fR\x06digest\"\xa3\x01\n" +
+	"\x06digest\x18\x05 \x01(\fR\x06digest\"\xd4\x01\n" +
 	"\tHeartbeat\x12%\n" +
 	"\x0efenced_version\x18\x01 \x01(\x04R\rfencedVersion\x12/\n" +
 	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12*\n" +
 	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
-	"\x04mark\x18\x04 \x01(\x04R\x04mark\"\x8f\x03\n" +
+	"\x04mark\x18\x04 \x01(\x04R\x04mark\x12/\n" +
+	"\x05peers\x18\x05 \x01(\v2\x19.sallyport.fleet.v1.PeersR\x05peers\"7\n" +
+	"\x05Peers\x12.\n" +
+	"\x05peers\x18\x01 \x03(\v2\x18.sallyport.fleet.v1.PeerR\x05peers\".\n" +
+	"\x04Peer\x12\x14\n" +
+	"\x05proxy\x18\x01 \x01(\tR\x05proxy\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\"\x8f\x03\n" +
 	"\x05Entry\x12.\n" +
 	"\x04user\x18\x01 \x01(\v2\x18.sallyport.fleet.v1.UserH\x00R\x04user\x121\n" +
 	"\x05group\x18\x02 \x01(\v2\x19.sallyport.fleet.v1.GroupH\x00R\x05group\x121\n" +
@@ -1819,7 +1943,7 @@ func file_sallyport_fleet_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_sallyport_fleet_v1_fleet_proto_rawDescData
 }
 
-var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*SyncRequest)(nil),             // 0: sallyport.fleet.v1.SyncRequest
 	(*Hello)(nil),                   // 1: sallyport.fleet.v1.Hello
@@ -1830,26 +1954,28 @@ var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*SnapshotChunk)(nil),           // 6: sallyport.fleet.v1.SnapshotChunk
 	(*Delta)(nil),                   // 7: sallyport.fleet.v1.Delta
 	(*Heartbeat)(nil),               // 8: sallyport.fleet.v1.Heartbeat
-	(*Entry)(nil),                   // 9: sallyport.fleet.v1.Entry
-	(*EntryKey)(nil),                // 10: sallyport.fleet.v1.EntryKey
-	(*GrantKey)(nil),                // 11: sallyport.fleet.v1.GrantKey
-	(*User)(nil),                    // 12: sallyport.fleet.v1.User
-	(*Group)(nil),                   // 13: sallyport.fleet.v1.Group
-	(*Grant)(nil),                   // 14: sallyport.fleet.v1.Grant
-	(*Catalogue)(nil),               // 15: sallyport.fleet.v1.Catalogue
-	(*Issuer)(nil),                  // 16: sallyport.fleet.v1.Issuer
-	(*IssueCredentialRequest)(nil),  // 17: sallyport.fleet.v1.IssueCredentialRequest
-	(*IssueCredentialResponse)(nil), // 18: sallyport.fleet.v1.IssueCredentialResponse
-	(*DeliverAuditRequest)(nil),     // 19: sallyport.fleet.v1.DeliverAuditRequest
-	(*DeliverAuditResponse)(nil),    // 20: sallyport.fleet.v1.DeliverAuditResponse
-	(*durationpb.Duration)(nil),     // 21: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
-	(*v1.Connector)(nil),            // 23: sallyport.policy.v1.Connector
-	(*v1.Block)(nil),                // 24: sallyport.policy.v1.Block
-	(*v1.Rule)(nil),                 // 25: sallyport.policy.v1.Rule
-	(*v1.Tool)(nil),                 // 26: sallyport.policy.v1.Tool
-	(*v1.Issuer)(nil),               // 27: sallyport.policy.v1.Issuer
-	(*v11.AuditRecord)(nil),         // 28: sallyport.audit.v1.AuditRecord
+	(*Peers)(nil),                   // 9: sallyport.fleet.v1.Peers
+	(*Peer)(nil),                    // 10: sallyport.fleet.v1.Peer
+	(*Entry)(nil),                   // 11: sallyport.fleet.v1.Entry
+	(*EntryKey)(nil),                // 12: sallyport.fleet.v1.EntryKey
+	(*GrantKey)(nil),                // 13: sallyport.fleet.v1.GrantKey
+	(*User)(nil),                    // 14: sallyport.fleet.v1.User
+	(*Group)(nil),                   // 15: sallyport.fleet.v1.Group
+	(*Grant)(nil),                   // 16: sallyport.fleet.v1.Grant
+	(*Catalogue)(nil),               // 17: sallyport.fleet.v1.Catalogue
+	(*Issuer)(nil),                  // 18: sallyport.fleet.v1.Issuer
+	(*IssueCredentialRequest)(nil),  // 19: sallyport.fleet.v1.IssueCredentialRequest
+	(*IssueCredentialResponse)(nil), // 20: sallyport.fleet.v1.IssueCredentialResponse
+	(*DeliverAuditRequest)(nil),     // 21: sallyport.fleet.v1.DeliverAuditRequest
+	(*DeliverAuditResponse)(nil),    // 22: sallyport.fleet.v1.DeliverAuditResponse
+	(*durationpb.Duration)(nil),     // 23: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 24: google.protobuf.Timestamp
+	(*v1.Connector)(nil),            // 25: sallyport.policy.v1.Connector
+	(*v1.Block)(nil),                // 26: sallyport.policy.v1.Block
+	(*v1.Rule)(nil),                 // 27: sallyport.policy.v1.Rule
+	(*v1.Tool)(nil),                 // 28: sallyport.policy.v1.Tool
+	(*v1.Issuer)(nil),               // 29: sallyport.policy.v1.Issuer
+	(*v11.AuditRecord)(nil),         // 30: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	1,  // 0: sallyport.fleet.v1.SyncRequest.hello:type_name -> sallyport.fleet.v1.Hello
@@ -1859,35 +1985,37 @@ var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	7,  // 4: sallyport.fleet.v1.SyncResponse.delta:type_name -> sallyport.fleet.v1.Delta
 	8,  // 5: sallyport.fleet.v1.SyncResponse.heartbeat:type_name -> sallyport.fleet.v1.Heartbeat
 	5,  // 6: sallyport.fleet.v1.Welcome.sealing_keys:type_name -> sallyport.fleet.v1.SealingKey
-	9,  // 7: sallyport.fleet.v1.SnapshotChunk.entries:type_name -> sallyport.fleet.v1.Entry
-	9,  // 8: sallyport.fleet.v1.Delta.changed:type_name -> sallyport.fleet.v1.Entry
-	10, // 9: sallyport.fleet.v1.Delta.removed:type_name -> sallyport.fleet.v1.EntryKey
-	21, // 10: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
-	22, // 11: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
-	12, // 12: sallyport.fleet.v1.Entry.user:type_name -> sallyport.fleet.v1.User
-	13, // 13: sallyport.fleet.v1.Entry.group:type_name -> sallyport.fleet.v1.Group
-	14, // 14: sallyport.fleet.v1.Entry.grant:type_name -> sallyport.fleet.v1.Grant
-	23, // 15: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
-	15, // 16: sallyport.fleet.v1.Entry.catalogue:type_name -> sallyport.fleet.v1.Catalogue
-	24, // 17: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
-	16, // 18: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
-	11, // 19: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
-	25, // 20: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	26, // 21: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
-	27, // 22: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
-	22, // 23: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
-	28, // 24: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
-	0,  // 25: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
-	17, // 26: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
-	19, // 27: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
-	3,  // 28: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
-	18, // 29: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
-	20, // 30: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
-	28, // [28:31] is the sub-list for method output_type
-	25, // [25:28] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	11, // 7: sallyport.fleet.v1.SnapshotChunk.entries:type_name -> sallyport.fleet.v1.Entry
+	11, // 8: sallyport.fleet.v1.Delta.changed:type_name -> sallyport.fleet.v1.Entry
+	12, // 9: sallyport.fleet.v1.Delta.removed:type_name -> sallyport.fleet.v1.EntryKey
+	23, // 10: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
+	24, // 11: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
+	9,  // 12: sallyport.fleet.v1.Heartbeat.peers:type_name -> sallyport.fleet.v1.Peers
+	10, // 13: sallyport.fleet.v1.Peers.peers:type_name -> sallyport.fleet.v1.Peer
+	14, // 14: sallyport.fleet.v1.Entry.user:type_name -> sallyport.fleet.v1.User
+	15, // 15: sallyport.fleet.v1.Entry.group:type_name -> sallyport.fleet.v1.Group
+	16, // 16: sallyport.fleet.v1.Entry.grant:type_name -> sallyport.fleet.v1.Grant
+	25, // 17: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
+	17, // 18: sallyport.fleet.v1.Entry.catalogue:type_name -> sallyport.fleet.v1.Catalogue
+	26, // 19: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
+	18, // 20: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
+	13, // 21: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
+	27, // 22: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	28, // 23: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
+	29, // 24: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
+	24, // 25: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
+	30, // 26: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
+	0,  // 27: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
+	19, // 28: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
+	21, // 29: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
+	3,  // 30: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
+	20, // 31: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
+	22, // 32: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
+	30, // [30:33] is the sub-list for method output_type
+	27, // [27:30] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_fleet_v1_fleet_proto_init() }
@@ -1905,7 +2033,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 		(*SyncResponse_Delta)(nil),
 		(*SyncResponse_Heartbeat)(nil),
 	}
-	file_sallyport_fleet_v1_fleet_proto_msgTypes[9].OneofWrappers = []any{
+	file_sallyport_fleet_v1_fleet_proto_msgTypes[11].OneofWrappers = []any{
 		(*Entry_User)(nil),
 		(*Entry_Group)(nil),
 		(*Entry_Grant)(nil),
@@ -1914,7 +2042,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 		(*Entry_Block)(nil),
 		(*Entry_Issuer)(nil),
 	}
-	file_sallyport_fleet_v1_fleet_proto_msgTypes[10].OneofWrappers = []any{
+	file_sallyport_fleet_v1_fleet_proto_msgTypes[12].OneofWrappers = []any{
 		(*EntryKey_User)(nil),
 		(*EntryKey_Group)(nil),
 		(*EntryKey_Grant)(nil),
@@ -1929,7 +2057,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_fleet_v1_fleet_proto_rawDesc), len(file_sallyport_fleet_v1_fleet_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,134 @@
+package gateway
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+
+	"sallyport.dev/dataplane/internal/mcp"
+)
+
+// What lives in streams lives at one proxy, the home that a session's id, a question's, an event's or a parked call's state names. A
+// proxy that gets a request of another's sends it there, once, as it came: the agent's token is verified there as here, so that the
+// way between proxies gives nobody anything. Where the home is gone, what does not need it is done here.
+
+// forwardedHeader says that another proxy sent a request on. Its value is sealed for the region: from where, for whom, when.
+const (
+	forwardedHeader = "Sallyport-Forwarded"
+	forwardedLabel  = "sallyport forwarded request "
+	forwardedFor    = 30 * time.Second
+)
+
+// peers are the region's other proxies.
+type peers struct {
+	by        atomic.Pointer[map[string]*url.URL]
+	transport *http.Transport
+}
+
+func newPeers(c Config) *peers {
+	p := &peers{transport: &http.Transport{
+		DialContext: (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext, TLSClientConfig: c.PeerTLS,
+		TLSHandshakeTimeout: 5 * time.Second, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second, DisableCompression: true, ForceAttemptHTTP2: true,
+	}}
+	p.by.Store(&map[string]*url.URL{})
+	return p
+}
+
+// Peers takes the proxies of the region that can be reached.
+func (g *Gateway) Peers(all []*fleetv1.Peer) {
+	by := map[string]*url.URL{}
+	for _, one := range all {
+		to, err := url.Parse(one.GetUrl())
+		if err != nil || to.Host == "" || one.GetProxy() == g.Proxy {
+			continue
+		}
+		by[one.GetProxy()] = to
+	}
+	g.peers.by.Store(&by)
+}
+
+// homeOf is the proxy where what a message of an agent's needs lives; empty: any does.
+func (g *Gateway) homeOf(s *mcp.Session, m *mcp.Message) string {
+	switch {
+	case m.Kind == mcp.Response:
+		return askedBy(m)
+	case strings.HasPrefix(m.RequestState, parkedState):
+		proxy, _, _ := g.stateOf(m)
+		return proxy
+	case s.ID == "":
+		return ""
+	}
+	switch m.Method {
+	case mcp.MethodCallTool, mcp.MethodGetPrompt, mcp.MethodReadResource, mcp.MethodComplete, mcp.MethodSubscribe, mcp.MethodUnsubscribe,
+		mcp.MethodSetLevel, mcp.NotifyCancelled:
+		return s.Home
+	}
+	return ""
+}
+
+// elsewhere sends a request on to the proxy where it belongs. False: it is to be answered here.
+func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, home string, body []byte) bool {
+	if home == "" || home == g.Proxy || len(r.Header[forwardedHeader]) > 0 {
+		return false
+	}
+	to := (*g.peers.by.Load())[home]
+	sealer := g.sealer.Load()
+	if to == nil || sealer == nil {
+		return false
+	}
+	gone := false
+	on := &httputil.ReverseProxy{
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.SetURL(to)
+			p.Out.Header.Set(forwardedHeader, sealer.SealAs(forwardedLabel, []byte(strconv.FormatInt(g.Now().Unix(), 10)+" "+address(r))))
+			if body != nil {
+				p.Out.Body, p.Out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+			}
+		},
+		Transport: g.peers.transport, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			var op *net.OpError
+			if errors.As(err, &op) && op.Op == "dial" { // nothing of it was sent
+				gone = true
+				return
+			}
+			if r.Context().Err() == nil {
+				g.Log.Warn("a request could not be sent on to the proxy that it belongs to", "proxy", home, "error", err)
+				mcp.WriteError(w, "", nil, &mcp.Error{Code: mcp.CodeInternal, Message: "the proxy that held this session went away during the call: what the upstream did is not known", Status: http.StatusBadGateway})
+			}
+		},
+	}
+	// The server's own way to end a response early is not this one's.
+	defer func() {
+		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
+			panic(p)
+		}
+	}()
+	on.ServeHTTP(w, r)
+	return !gone
+}
+
+// addressOf is where a request came from: of one that another proxy sent on, where it came from there.
+func (g *Gateway) addressOf(r *http.Request) string {
+	sealed := r.Header[forwardedHeader]
+	if sealer := g.sealer.Load(); len(sealed) == 1 && sealer != nil {
+		if plain, err := sealer.OpenAs(forwardedLabel, sealed[0]); err == nil {
+			at, from, _ := strings.Cut(string(plain), " ")
+			if unix, err := strconv.ParseInt(at, 10, 64); err == nil && g.Now().Sub(time.Unix(unix, 0)).Abs() < forwardedFor {
+				return from
+			}
+		}
+	}
+	return address(r)
+}
