@@ -57,7 +57,7 @@ func Check(r *policyv1.Rule, tools []*policyv1.Tool) error {
 func checkLabelled(glob, when string) error {
 	switch _, rest := KindOf(glob); {
 	case strings.HasPrefix(glob, templateWord):
-		return fmt.Errorf("%q: templates are listed as the URIs are allowed that they make: write resource:", clip(glob))
+		return fmt.Errorf("%q: templates are listed as the URIs are allowed that they make, by globs that begin with resource:…", clip(glob))
 	case rest == "" || len(rest) > maxName || strings.ContainsFunc(rest, unicode.IsControl):
 		return fmt.Errorf("%q is no glob: prompt: and a prompt's name, or resource: and a URI, with * for any run and ? for one", clip(glob))
 	case when != "":

@@ -200,6 +200,7 @@ func (e *edit) putCatalogue(wire *fleetv1.Catalogue, h Digest) {
 		e.table.shared.tools++
 		t.number, t.place = e.table.shared.tools, i
 		out.byName[t.name] = t
+		e.expose(t)
 	}
 	c := e.change(wire.GetConnector())
 	c.catalogue = out
@@ -211,6 +212,9 @@ func (e *edit) removeCatalogue(id string) bool {
 		return false
 	}
 	c := e.change(id)
+	for _, t := range c.catalogue.tools {
+		e.conceal(t)
+	}
 	e.state.digest.remove(c.catalogue.digest)
 	c.catalogue = nil
 	e.changed(c)

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -14,6 +15,8 @@ type Tool struct {
 	Name string
 	// Definition is the pinned one, JSON. It is the table's: do not change it.
 	Definition []byte
+
+	pinned *pinnedTool
 }
 
 // List returns the tools of a connector that a person may use with some arguments, ascending by name: all
@@ -35,18 +38,29 @@ func (t *Table) Offers(kind policyv1.Kind, person uuid.UUID, client, connector, 
 	for _, id := range ids {
 		all = s.list(all, &Request{Person: person, Client: client, Connector: id, Region: region, Now: now}, kind, false)
 	}
+	if connector == "" {
+		all = s.onlyShown(all)
+	}
 	return all
 }
 
 // ListAll returns the tools of all connectors that a person may use with some arguments, ascending by
-// connector, then by name.
+// connector, then by name, without those that share their name at the endpoint of all connectors with another.
 func (t *Table) ListAll(person uuid.UUID, client, region string, now time.Time) []Tool {
 	s := t.state()
 	var tools []Tool
 	for _, id := range s.connectorIDs() {
 		tools = s.list(tools, &Request{Person: person, Client: client, Connector: id, Region: region, Now: now}, policyv1.Kind_KIND_TOOL, false)
 	}
-	return tools
+	return s.onlyShown(tools)
+}
+
+// onlyShown leaves out what shares its name with another.
+func (s *state) onlyShown(all []Tool) []Tool {
+	if s.collisions == 0 {
+		return all
+	}
+	return slices.DeleteFunc(all, func(t Tool) bool { return !s.shown(t.pinned) })
 }
 
 // Connectors returns the ids of the connectors of which List would show something, ascending.
@@ -83,7 +97,7 @@ func (s *state) list(tools []Tool, r *Request, kind policyv1.Kind, one bool) []T
 			continue
 		}
 		_, name := KindOf(tool.name)
-		tools = append(tools, Tool{Connector: c.id, Name: name, Definition: tool.definition})
+		tools = append(tools, Tool{Connector: c.id, Name: name, Definition: tool.definition, pinned: tool})
 		if one {
 			break
 		}

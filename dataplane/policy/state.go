@@ -21,6 +21,8 @@ type state struct {
 	subjects   trie[subject]
 	groups     trie[*group]
 	connectors trie[*connector]
+	names      trie[*exposed]
+	collisions int // how many share a name with another
 	issuers    trie[*issuer]
 	blocks     trie[*block]
 	blocked    blocked

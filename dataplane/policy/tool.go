@@ -63,6 +63,10 @@ type pinnedTool struct {
 	definition      []byte
 	number          uint32 // short for this pin of the tool
 	place           int    // in the catalogue
+	exposed         string // the name at the endpoint of all connectors
+
+	renameOnce sync.Once
+	renamed    []byte // the definition under that name
 
 	once   sync.Once
 	ready  *inputSchema

@@ -26,7 +26,7 @@ func (s *Store) sealPersonal(ctx context.Context, r *auditv1.AuditRecord) error 
 	r.Sealed, r.Erased = nil, false
 	person, err := uuid.Parse(r.GetPersonId())
 	if err != nil || !s.seal {
-		return nil
+		return nil //nolint:nilerr // it is about nobody
 	}
 	personal := &auditv1.Personal{Arguments: r.GetArguments(), Result: r.GetResult(), Address: r.GetClient().GetAddress()}
 	plain, err := proto.Marshal(personal)

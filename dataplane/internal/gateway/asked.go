@@ -228,7 +228,7 @@ func (g *Gateway) relay(ctx context.Context, to *answer, x *exchange, settings *
 	q, err := g.asks.open(g.Proxy, x)
 	if err != nil {
 		response.Refuse(id, &mcp.Error{Code: mcp.CodeInternal, Message: err.Error()})
-		return nil
+		return nil //nolint:nilerr // the upstream was told; the call goes on
 	}
 	if err := to.event(mcp.AppendRequest(nil, strictjson.Quote(nil, q.id), asked)); err != nil {
 		g.asks.close(q)

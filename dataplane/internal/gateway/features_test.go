@@ -61,6 +61,7 @@ func library(t testing.TB, stateless bool) *httptest.Server {
 		if stateless {
 			return text("not here"), nil, nil
 		}
+		//nolint:staticcheck // servers of the session era ask for sampling for a while yet
 		got, err := r.Session.CreateMessage(ctx, &sdk.CreateMessageParams{MaxTokens: 5, Messages: []*sdk.SamplingMessage{{Role: "user", Content: &sdk.TextContent{Text: "hi"}}}})
 		if err != nil {
 			return nil, nil, err
@@ -135,6 +136,7 @@ func (w *world) program(path string, revision mcp.Revision) *program {
 			return &sdk.ElicitResult{Action: "accept", Content: map[string]any{"colour": "blue"}}, nil
 		},
 		ResourceUpdatedHandler: func(_ context.Context, r *sdk.ResourceUpdatedNotificationRequest) { p.updated <- r.Params.URI },
+		//nolint:staticcheck // see above
 		CreateMessageHandler: func(context.Context, *sdk.CreateMessageRequest) (*sdk.CreateMessageResult, error) {
 			return &sdk.CreateMessageResult{Model: "m1", Role: "assistant", Content: &sdk.TextContent{Text: "hello"}}, nil
 		},

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"sallyport.dev/dataplane/internal/spool"
 	"sallyport.dev/dataplane/internal/strictjson"
 	"sallyport.dev/dataplane/internal/upstream"
+	"sallyport.dev/dataplane/policy"
 )
 
 // Config is what a gateway is made of. PublicURL, Replica, Verifier, Spool, Upstream and Credentials are required.
@@ -53,6 +55,8 @@ type Config struct {
 	ReadBody time.Duration
 	// JSON bounds what is read from agents. Its zero value has defaults.
 	JSON strictjson.Limits
+	// PageSize is how many a list has on one page. Default 1,000: many clients ask for no second one.
+	PageSize int
 	// SessionFor is how long a session id of the session era is good. Default 24 hours.
 	SessionFor time.Duration
 	// AskFor is how long an agent may take to answer what an upstream asks. Default 5 minutes.
@@ -88,6 +92,7 @@ type Gateway struct {
 	mux     *http.ServeMux
 
 	refusals refusals
+	hidden   []string // names; the subscription's alone
 }
 
 // New returns a gateway. It must be told of each Welcome, and Run must be running.
@@ -111,6 +116,9 @@ func New(c Config) (*Gateway, error) {
 	}
 	if c.SessionFor == 0 {
 		c.SessionFor = 24 * time.Hour
+	}
+	if c.PageSize <= 0 {
+		c.PageSize = 1000
 	}
 	if c.AskFor == 0 {
 		c.AskFor = 5 * time.Minute
@@ -158,7 +166,12 @@ func (g *Gateway) Welcome(w *fleetv1.Welcome) {
 // Run decides what is open again at each change of the policy, and when time alone changes a verdict, until
 // ctx ends.
 func (g *Gateway) Run(ctx context.Context) {
-	cancel := g.Replica.Subscribe(func(c replica.Change) { g.flights.decide(c.Table, c.Effect, g.Now()) })
+	cancel := g.Replica.Subscribe(func(c replica.Change) {
+		g.flights.decide(c.Table, c.Effect, g.Now())
+		if c.Effect.Everybody {
+			g.alarm(c.Table)
+		}
+	})
 	defer cancel()
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
@@ -179,6 +192,21 @@ func (g *Gateway) Run(ctx context.Context) {
 			g.flights.decide(table, everybody, now)
 		}
 		last = now
+	}
+}
+
+// alarm tells of names that are hidden because several things would bear them.
+func (g *Gateway) alarm(table *policy.Table) {
+	var hidden []string
+	if table != nil {
+		hidden = table.Collisions()
+	}
+	slices.Sort(hidden)
+	if slices.Equal(hidden, g.hidden) {
+		return
+	}
+	if g.hidden = hidden; len(hidden) > 0 {
+		g.Log.Error("tools or prompts would have the same name at /mcp, and are hidden there: rename the connector of one of them; at /mcp/{connector} nothing changes", "names", hidden)
 	}
 }
 

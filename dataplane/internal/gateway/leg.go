@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -14,7 +15,7 @@ import (
 
 // leg is a call's way through the gateway: it lasts as long as the agent waits for it, or longer where it is parked.
 type leg struct {
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // the call's own: it outlives the request's, and whoever holds the leg ends it
 	cancel  context.CancelCauseFunc
 	flight  *flight
 	flights *flights
@@ -127,12 +128,12 @@ func cutOff(ctx context.Context) (ending, bool) {
 	if ctx.Err() == nil {
 		return ending{}, false
 	}
-	switch context.Cause(ctx) {
-	case errRevoked:
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errRevoked):
 		return ending{outcome: auditv1.Outcome_OUTCOME_REVOKED, text: "access was taken away during the call"}, true
-	case errCancelled, errSession:
+	case errors.Is(cause, errCancelled), errors.Is(cause, errSession):
 		return ending{outcome: auditv1.Outcome_OUTCOME_CANCELLED, text: "the agent cancelled the call"}, true
-	case errUnanswered:
+	case errors.Is(cause, errUnanswered):
 		return ending{outcome: auditv1.Outcome_OUTCOME_CANCELLED, text: "nobody answered what the upstream asked"}, true
 	}
 	return ending{outcome: auditv1.Outcome_OUTCOME_CANCELLED, text: "the agent went away"}, true

@@ -1,27 +1,31 @@
 package gateway
 
 import (
+	"cmp"
+	"encoding/base64"
 	"net/http"
+	"slices"
+	"strings"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/strictjson"
 	"sallyport.dev/dataplane/policy"
 )
 
-// listing is one of the lists that a server has.
+// listing is one of the lists that a server has, and the result's member that it is.
 type listing struct {
-	kind policyv1.Kind
-	// member is the result's, of definition by key: what names one of them, and what stands between a connector and that.
-	member, key, between string
+	kind   policyv1.Kind
+	member string
 }
 
 var listings = map[string]listing{
-	mcp.MethodListTools:             {policyv1.Kind_KIND_TOOL, "tools", "name", separator},
-	mcp.MethodListPrompts:           {policyv1.Kind_KIND_PROMPT, "prompts", "name", separator},
-	mcp.MethodListResources:         {policyv1.Kind_KIND_RESOURCE, "resources", "uri", uriSeparator},
-	mcp.MethodListResourceTemplates: {policyv1.Kind_KIND_RESOURCE_TEMPLATE, "resourceTemplates", "uriTemplate", uriSeparator},
+	mcp.MethodListTools:             {policyv1.Kind_KIND_TOOL, "tools"},
+	mcp.MethodListPrompts:           {policyv1.Kind_KIND_PROMPT, "prompts"},
+	mcp.MethodListResources:         {policyv1.Kind_KIND_RESOURCE, "resources"},
+	mcp.MethodListResourceTemplates: {policyv1.Kind_KIND_RESOURCE_TEMPLATE, "resourceTemplates"},
 }
 
 // offered are those of a kind that the caller may use at the endpoint.
@@ -37,10 +41,6 @@ func (g *Gateway) offered(x *exchange, kind policyv1.Kind) []policy.Tool {
 
 // list answers a list from the pinned catalogue: no upstream is asked.
 func (g *Gateway) list(w http.ResponseWriter, x *exchange, l listing) {
-	if len(x.message.Cursor) > 0 { // every list is one page
-		mcp.WriteError(w, x.revision, x.message.ID, mcp.InvalidParams("the cursor is not one that this server gave"))
-		return
-	}
 	if x.connector != "" {
 		if _, known := x.table.Connector(x.connector); !known {
 			g.refused(x.caller, x.message.Method, auditv1.Reason_REASON_TOOL_UNKNOWN)
@@ -48,19 +48,45 @@ func (g *Gateway) list(w http.ResponseWriter, x *exchange, l listing) {
 			return
 		}
 	}
-	offered := g.offered(x, l.kind)
-	definitions := make([][]byte, len(offered))
-	for i, t := range offered {
-		definitions[i] = t.Definition
-		if x.connector != "" {
-			continue
+	offered, next, ok := g.page(g.offered(x, l.kind), x.message.Cursor)
+	if !ok {
+		mcp.WriteError(w, x.revision, x.message.ID, mcp.InvalidParams("the cursor is not one that this server gave"))
+		return
+	}
+	definitions := make([][]byte, 0, len(offered))
+	for _, t := range offered {
+		definition := t.Definition
+		if x.connector == "" {
+			definition = t.ExposedDefinition()
 		}
-		var err error
-		if definitions[i], err = mcp.Rename(t.Definition, l.key, t.Connector+l.between+t.Name); err != nil {
-			g.Log.Error("a pinned definition cannot be read, which is not possible", "connector", t.Connector, "name", t.Name, "error", err)
-			mcp.WriteError(w, x.revision, x.message.ID, &mcp.Error{Code: mcp.CodeInternal, Message: "the list cannot be made: ask an administrator"})
-			return
+		if definition != nil {
+			definitions = append(definitions, definition)
 		}
 	}
-	mcp.WriteJSON(w, http.StatusOK, mcp.AppendList(nil, x.message.ID, x.revision, l.member, definitions, "", 0))
+	mcp.WriteJSON(w, http.StatusOK, mcp.AppendList(nil, x.message.ID, x.revision, l.member, definitions, next, 0))
+}
+
+// page cuts a list to the page that a cursor, raw, asks for. A cursor tells what was shown last, so that it stays good when the list
+// changes; what it tells is no secret, and gives nobody anything that is not in the list.
+func (g *Gateway) page(all []policy.Tool, cursor []byte) (page []policy.Tool, next string, ok bool) {
+	if len(cursor) > 0 {
+		text, _ := strictjson.Text(cursor)
+		plain, err := base64.RawURLEncoding.DecodeString(text)
+		connector, name, found := strings.Cut(string(plain), "\x00")
+		if err != nil || !found {
+			return nil, "", false
+		}
+		from, shown := slices.BinarySearchFunc(all, [2]string{connector, name}, func(t policy.Tool, last [2]string) int {
+			return cmp.Or(strings.Compare(t.Connector, last[0]), strings.Compare(t.Name, last[1]))
+		})
+		if shown {
+			from++
+		}
+		all = all[from:]
+	}
+	if len(all) <= g.PageSize {
+		return all, "", true
+	}
+	last := all[g.PageSize-1]
+	return all[:g.PageSize], base64.RawURLEncoding.EncodeToString([]byte(last.Connector + "\x00" + last.Name)), true
 }

@@ -78,7 +78,7 @@ func (g *Gateway) homeOf(s *mcp.Session, m *mcp.Message) string {
 }
 
 // elsewhere sends a request on to the proxy where it belongs. False: it is to be answered here.
-func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, home string, body []byte) bool {
+func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, home string, body []byte) (sent bool) {
 	if home == "" || home == g.Proxy || len(r.Header[forwardedHeader]) > 0 {
 		return false
 	}
@@ -113,6 +113,8 @@ func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, home string,
 	defer func() {
 		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
 			panic(p)
+		} else if p != nil {
+			sent = true // as far as it came
 		}
 	}()
 	on.ServeHTTP(w, r)

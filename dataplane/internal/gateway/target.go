@@ -9,13 +9,6 @@ import (
 	"sallyport.dev/dataplane/policy"
 )
 
-// separator stands between connector and name in the names of tools and prompts at the endpoint of all connectors, and
-// uriSeparator between connector and URI. A connector's id has neither an underscore nor a plus.
-const (
-	separator    = "__"
-	uriSeparator = "+"
-)
-
 // target is what a message acts on.
 type target struct {
 	connector string
@@ -28,22 +21,38 @@ func resourceLabel(uri string) string { return policy.Label(policyv1.Kind_KIND_R
 
 // targetOf says what a message acts on, at the endpoint where it came.
 func targetOf(c *caller, m *mcp.Message) target {
-	kind, between := policyv1.Kind_KIND_TOOL, separator
+	kind := policyv1.Kind_KIND_TOOL
 	switch {
 	case m.Method == mcp.MethodGetPrompt, m.Method == mcp.MethodComplete && m.RefType == mcp.RefPrompt:
 		kind = policyv1.Kind_KIND_PROMPT
 	case m.Method == mcp.MethodComplete:
-		kind, between = policyv1.Kind_KIND_RESOURCE_TEMPLATE, uriSeparator
+		kind = policyv1.Kind_KIND_RESOURCE_TEMPLATE
 	case m.Method == mcp.MethodReadResource, m.Method == mcp.MethodSubscribe, m.Method == mcp.MethodUnsubscribe:
-		kind, between = policyv1.Kind_KIND_RESOURCE, uriSeparator
+		kind = policyv1.Kind_KIND_RESOURCE
 	}
 	t := target{connector: c.connector, name: m.Name}
 	if t.connector == "" {
-		var ok bool
-		if t.connector, t.name, ok = strings.Cut(m.Name, between); !ok {
-			t.connector, t.name = "", m.Name
-		}
+		t.connector, t.name = c.meant(kind, m.Name)
 	}
 	t.label = policy.Label(kind, t.name)
 	return t
+}
+
+// meant is what a name stands for at the endpoint of all connectors.
+func (c *caller) meant(kind policyv1.Kind, name string) (connector, own string) {
+	if kind == policyv1.Kind_KIND_TOOL || kind == policyv1.Kind_KIND_PROMPT {
+		if connector, own, ok := c.table.Named(kind, name); ok {
+			return connector, own
+		}
+		// A name that means nothing is recorded as what it looks like, where that is nothing either.
+		if connector, own, ok := strings.Cut(name, policy.NameSeparator); ok && c.table.Definition(connector, policy.Label(kind, own)) == nil {
+			return connector, own
+		}
+		return "", name
+	}
+	// There is no end of URIs. A connector's id has no plus, so that the first one can mean one thing only.
+	if connector, uri, ok := strings.Cut(name, policy.URISeparator); ok {
+		return connector, uri
+	}
+	return "", name
 }

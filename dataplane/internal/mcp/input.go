@@ -54,7 +54,7 @@ func ReadInputRequired(result []byte, limits strictjson.Limits) (*InputRequired,
 		}
 	}
 	if !required || r.Err() != nil {
-		return nil, nil //nolint:nilnil // what is wrong with it otherwise is the agent's to see
+		return nil, nil //nolint:nilnil,nilerr // what is wrong with it otherwise is the agent's to see
 	}
 	if requests == nil {
 		return out, nil

@@ -1,7 +1,6 @@
 package mcp
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"net/http"
@@ -179,26 +178,4 @@ func enterMember(r *strictjson.Reader, name string) bool {
 		r.Value()
 	}
 	return false
-}
-
-// Rename returns a definition under another name, which is the member of that key.
-func Rename(definition []byte, member, name string) (json.RawMessage, error) {
-	var r strictjson.Reader
-	r.Reset(definition, strictjson.Limits{})
-	var at span
-	for r.Enter(); r.Next(); {
-		if string(r.Key()) == member {
-			at = spanOf(&r, r.Value())
-			continue
-		}
-		r.Value()
-	}
-	if err := r.End(); err != nil {
-		return nil, fmt.Errorf("reading a definition: %w", err)
-	}
-	if at == (span{}) {
-		return nil, fmt.Errorf("a definition has no %s", member)
-	}
-	out := append(make([]byte, 0, len(definition)+len(name)), definition[:at.start]...)
-	return append(strictjson.Quote(out, name), definition[at.end:]...), nil
 }

@@ -66,15 +66,3 @@ func TestAFilterIsRead(t *testing.T) {
 		}
 	}
 }
-
-func TestAToolIsRenamedInItsDefinitionOnly(t *testing.T) {
-	got, err := mcp.Rename([]byte(`{"title":"x","name" : "push","inputSchema":{"properties":{"name":{"type":"string"}}}}`), "name", "github__push")
-	if want := `{"title":"x","name" : "github__push","inputSchema":{"properties":{"name":{"type":"string"}}}}`; err != nil || string(got) != want {
-		t.Errorf("%s, %v", got, err)
-	}
-	for _, bad := range []string{`{}`, `[]`, `{"name":"a","name":"b"}`} {
-		if got, err := mcp.Rename([]byte(bad), "name", "x"); err == nil {
-			t.Errorf("%s became %s", bad, got)
-		}
-	}
-}
