@@ -47,7 +47,7 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 	}
 	call := upstream.Call{
 		Message: x.message, Revision: x.revision, Name: t.name, Party: g.party(x, settings, credential), Params: params, Header: x.header,
-		Capabilities: g.capabilities(x, settings), TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
+		Capabilities: g.capabilities(x, settings), Safe: safe(x, t), TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
 	}
 	sent := time.Now()
 	if x.message.Method == mcp.MethodSubscribe || x.message.Method == mcp.MethodUnsubscribe {
@@ -129,8 +129,29 @@ func (g *Gateway) goOn(l *leg, to *answer, x *exchange, settings *policyv1.Conne
 func (g *Gateway) upstream(settings *policyv1.Connector) (*upstream.Upstream, error) {
 	return g.Upstream.Upstream(upstream.Target{
 		Connector: settings.GetId(), URL: settings.GetUrl(), Timeout: settings.GetTimeout().AsDuration(), Silence: settings.GetIdleTimeout().AsDuration(),
-		MaxResponse: int64(g.MaxResult), MaxEvent: g.MaxResult,
+		MaxResponse: int64(g.MaxResult), MaxEvent: g.MaxResult, Retries: retries(settings),
+		Failures: int(settings.GetBreaker().GetFailures()), OpenFor: settings.GetBreaker().GetOpenFor().AsDuration(),
 	})
+}
+
+// retries is how often what may be repeated is, where an admin did not say otherwise: once.
+func retries(c *policyv1.Connector) int {
+	if c.Retries == nil {
+		return 1
+	}
+	return int(c.GetRetries())
+}
+
+// safe tells whether what a message asks for changes nothing, or the same however often it is done: a tool by the hints of its pinned
+// definition.
+func safe(x *exchange, t target) bool {
+	switch x.message.Method {
+	case mcp.MethodCallTool:
+		return x.table.Repeatable(t.connector, t.label)
+	case mcp.MethodGetPrompt, mcp.MethodReadResource, mcp.MethodComplete:
+		return true
+	}
+	return false
 }
 
 // party is on whose behalf an upstream is called.

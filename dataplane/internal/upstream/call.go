@@ -23,6 +23,8 @@ type Upstream struct {
 	asking *turn
 	seats  seats
 	lastID atomic.Uint64
+
+	breaker breaker
 }
 
 func newUpstream(p *Pool, target Target) (*Upstream, error) {
@@ -75,6 +77,8 @@ type Call struct {
 	Params []mcp.ParamHeader
 	// Header is the agent's request header. Of it, only Mcp-Param-* is forwarded, between two sides of the stateless era.
 	Header http.Header
+	// Safe tells that the call changes nothing, so that it may be made again after a failure.
+	Safe bool
 	// TraceParent and TraceState are the W3C trace context to hand on, if any.
 	TraceParent, TraceState string
 }
@@ -85,6 +89,20 @@ func (u *Upstream) Call(ctx context.Context, c Call) (*Response, error) {
 	if err := c.Party.Credential.check(u.target.Connector); err != nil {
 		return nil, err
 	}
+	for try := 0; ; try++ {
+		if err := u.admit(); err != nil {
+			return nil, err
+		}
+		response, err := u.call(ctx, &c)
+		u.judge(err)
+		if err == nil || try >= u.target.Retries || !repeatable(err, c.Safe) || !pause(ctx, try) {
+			return response, err
+		}
+	}
+}
+
+// call makes a call once, or twice where the upstream turns out to be another than it was and did not take it.
+func (u *Upstream) call(ctx context.Context, c *Call) (*Response, error) {
 	for again := true; ; again = false {
 		known, err := u.speaks(ctx, &c.Party)
 		if err != nil && ctx.Err() != nil {
@@ -96,9 +114,9 @@ func (u *Upstream) Call(ctx context.Context, c Call) (*Response, error) {
 		var response *Response
 		var retry bool
 		if known.revision.Stateless() {
-			response, retry, err = u.callStateless(ctx, known, &c)
+			response, retry, err = u.callStateless(ctx, known, c)
 		} else {
-			response, retry, err = u.callSession(ctx, &c)
+			response, retry, err = u.callSession(ctx, c)
 		}
 		if !retry || !again {
 			return response, err

@@ -29,11 +29,13 @@ const (
 	SessionLost
 	// AuthRejected: the upstream refused the credential (401 or 403).
 	AuthRejected
+	// LeftAlone: the upstream failed several times in a row and is not called for a while.
+	LeftAlone
 )
 
 var kindTexts = map[Kind]string{
 	Unreachable: "is unreachable", Timeout: "did not answer in time", BadResponse: "gave a bad answer", Redirected: "answered with a redirect",
-	SessionLost: "lost its session", AuthRejected: "refused the gateway's credential",
+	SessionLost: "lost its session", AuthRejected: "refused the gateway's credential", LeftAlone: "is left alone",
 }
 
 func (k Kind) String() string { return kindTexts[k] }

@@ -39,6 +39,11 @@ type Target struct {
 	MaxResponse int64
 	// MaxEvent bounds one event of a stream, in bytes. Default 16 MiB; each open stream may hold one.
 	MaxEvent int
+	// Retries is how often a call that may be repeated is, after a failure. Default: never.
+	Retries int
+	// Failures is after how many in a row the upstream is left alone, OpenFor for how long. Defaults: 5 and 10 s.
+	Failures int
+	OpenFor  time.Duration
 	// MaxSessions bounds the sessions that are kept, one for each identity. Default 10,000.
 	MaxSessions int
 	// SessionIdle is how long a session is kept without use. Default 30 min.
@@ -62,6 +67,8 @@ func (t Target) orDefaults() Target {
 	orDefault(&t.MaxEvent, 16<<20)
 	orDefault(&t.MaxSessions, 10_000)
 	orDefault(&t.SessionIdle, 30*time.Minute)
+	orDefault(&t.Failures, 5)
+	orDefault(&t.OpenFor, 10*time.Second)
 	t.MaxConns = max(0, t.MaxConns)
 	return t
 }

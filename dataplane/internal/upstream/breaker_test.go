@@ -1,0 +1,135 @@
+package upstream_test
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/upstream"
+)
+
+// moody is an upstream that answers calls with a status while it is set, and counts them.
+type moody struct {
+	*httptest.Server
+	status atomic.Int32
+	calls  atomic.Int32
+}
+
+func newMoody(t *testing.T) *moody {
+	m := &moody{}
+	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.calls.Add(1)
+		if status := m.status.Load(); status != 0 {
+			w.WriteHeader(int(status))
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete"}}`))
+	}))
+	t.Cleanup(m.Close)
+	return m
+}
+
+func request(t *testing.T, safe bool) upstream.Call {
+	return upstream.Call{Message: message(t, "2026-07-28", "1", "tools/call", `{"name":"x"}`), Revision: mcp.LatestStateless, Safe: safe}
+}
+
+func kindOf(err error) upstream.Kind {
+	var e *upstream.Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return 0
+}
+
+func TestAnUpstreamThatFailsIsLeftAloneUntilItIsWell(t *testing.T) {
+	m := newMoody(t)
+	var now atomic.Int64
+	now.Store(time.Now().UnixNano())
+	pool := upstream.NewPool(upstream.Config{Now: func() time.Time { return time.Unix(0, now.Load()) }})
+	t.Cleanup(func() { _ = pool.Close(t.Context()) })
+	u, err := pool.Upstream(upstream.Target{Connector: "moody", URL: m.URL, Revision: mcp.LatestStateless, Failures: 3, OpenFor: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := func() error {
+		r, err := u.Call(t.Context(), request(t, false))
+		if err == nil {
+			_ = r.Close()
+		}
+		return err
+	}
+	// A refusal of the credential is an answer, however often it comes.
+	m.status.Store(http.StatusForbidden)
+	for range 5 {
+		if err := call(); kindOf(err) != upstream.AuthRejected {
+			t.Fatal(err)
+		}
+	}
+	m.status.Store(http.StatusInternalServerError)
+	for range 3 {
+		if err := call(); kindOf(err) != upstream.BadResponse {
+			t.Fatal(err)
+		}
+	}
+	before := m.calls.Load()
+	err = call()
+	if kindOf(err) != upstream.LeftAlone || m.calls.Load() != before || !strings.Contains(err.Error(), "moody is left alone") || !strings.Contains(err.Error(), "try again in") {
+		t.Fatalf("%v, called %d times", err, m.calls.Load()-before)
+	}
+	if h := pool.Health(); len(h) != 1 || h[0].Failures != 3 || h[0].Last != upstream.BadResponse || h[0].Until.IsZero() {
+		t.Errorf("health: %+v", h)
+	}
+	// Then one call tries, and no other while it is not known how that went.
+	now.Add(int64(11 * time.Second))
+	if err := call(); kindOf(err) != upstream.BadResponse {
+		t.Fatal(err)
+	}
+	if err := call(); kindOf(err) != upstream.LeftAlone {
+		t.Fatal(err)
+	}
+	m.status.Store(0)
+	now.Add(int64(11 * time.Second))
+	for range 3 {
+		if err := call(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h := pool.Health(); h[0].Failures != 0 || !h[0].Until.IsZero() {
+		t.Errorf("health: %+v", h)
+	}
+}
+
+func TestOnlyWhatChangesNothingIsRepeated(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		status  int
+		safe    bool
+		retries int
+		calls   int32
+	}{
+		{"what changes something", 503, false, 2, 1},
+		{"what changes nothing", 503, true, 2, 3},
+		{"what changes nothing, too fast", 429, true, 1, 2},
+		{"a refusal of the credential", 401, true, 2, 1},
+		{"a request that is wrong", 400, true, 2, 1},
+		{"where an admin wants none", 503, true, 0, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMoody(t)
+			m.status.Store(int32(c.status))
+			u := open(t, newPool(t), upstream.Target{URL: m.URL, Revision: mcp.LatestStateless, Retries: c.retries, Failures: 100})
+			if _, err := u.Call(t.Context(), request(t, c.safe)); err == nil {
+				t.Fatal("it came through")
+			}
+			if n := m.calls.Load(); n != c.calls {
+				t.Errorf("called %d times instead of %d", n, c.calls)
+			}
+		})
+	}
+}
