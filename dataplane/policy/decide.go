@@ -129,6 +129,8 @@ func (d Decision) Text() string {
 			return d.problem.Error()
 		}
 		return "the arguments do not fit the tool's schema or cannot be read"
+	case auditv1.Reason_REASON_LIMIT_REACHED:
+		return "as many calls are in flight as there may be; wait for one to end and try again"
 	case auditv1.Reason_REASON_STALE:
 		return "the proxy's policy is too old to decide by"
 	}

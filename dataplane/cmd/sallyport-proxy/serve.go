@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,6 +47,10 @@ type serveConfig struct {
 	maxResult     int
 	heartbeat     time.Duration
 	origins       []string
+	hosts         []string
+	maxOpen       int
+	maxOpenOfOne  int
+	pageSize      int
 	tlsCert       string
 	tlsKey        string
 	logLevel      slog.Level
@@ -77,6 +82,10 @@ func serveCommand() *cobra.Command {
 	f.IntVar(&c.maxResult, "max-result", 16<<20, "most bytes of a result that comes as one message")
 	f.DurationVar(&c.heartbeat, "heartbeat", 5*time.Second, "the control planes' heartbeat interval: after three without one the stream is opened anew")
 	f.StringSliceVar(&c.origins, "allow-origin", nil, "browser origins that may call, beside the proxy's own")
+	f.StringSliceVar(&c.hosts, "allow-host", nil, "names by which agents and load balancers reach the proxy, beside those of --public-url, --resource and --peer-url")
+	f.IntVar(&c.maxOpen, "max-open", 50_000, "most calls and streams that may be open")
+	f.IntVar(&c.maxOpenOfOne, "max-open-per-person", 500, "most calls and streams of one person that may be open")
+	f.IntVar(&c.pageSize, "page-size", 1000, "most entries of a list on one page")
 	f.StringVar(&c.tlsCert, "tls-cert", "", "certificate file: the proxy then speaks TLS")
 	f.StringVar(&c.tlsKey, "tls-key", "", "key file of --tls-cert")
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
@@ -188,7 +197,7 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 	}()
 	front, err = gateway.New(gateway.Config{
 		PublicURL: c.publicURL, Resource: c.resource, Proxy: c.name, Region: c.region, Replica: policies, Verifier: verifier, Spool: records,
-		Upstream: pool, Credentials: credentials, PeerTLS: peerTLS, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Version: version, Log: log,
+		Upstream: pool, Credentials: credentials, PeerTLS: peerTLS, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, Version: version, Log: log,
 	})
 	if err != nil {
 		return err
@@ -214,6 +223,14 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 		}
 	})
 	return c.listenAndServe(ctx, log, front, listener)
+}
+
+func hostOf(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return ""
+	}
+	return u.Host
 }
 
 // sweep ends upstream sessions that nobody uses any more.

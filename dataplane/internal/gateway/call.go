@@ -28,7 +28,7 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		ask.Arguments, err = x.table.Arguments(t.connector, t.label, x.message.Arguments)
 	}
 	// In flight before it is decided: a change from now on cuts it.
-	l := g.newLeg(r.Context(), &flight{
+	l, admitted := g.newLeg(r.Context(), &flight{
 		person: x.ID, client: x.ClientID, region: g.Region, session: x.session.ID, request: string(x.message.ID), issuedAt: x.IssuedAt, call: &ask,
 	})
 	held := false
@@ -38,6 +38,10 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		}
 	}()
 
+	if !admitted {
+		g.refuse(w, x, t, policy.Decision{Reason: auditv1.Reason_REASON_LIMIT_REACHED, Version: x.table.Version()}, policy.Decision{Reason: auditv1.Reason_REASON_LIMIT_REACHED}.Text())
+		return
+	}
 	table, stale := g.Replica.Usable(ask.Now)
 	if stale != nil {
 		g.refuse(w, x, t, policy.Decision{Reason: auditv1.Reason_REASON_STALE}, "this proxy's policy is not current")

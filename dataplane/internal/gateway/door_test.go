@@ -177,3 +177,53 @@ func TestNotificationsAreTakenAndNotAnswered(t *testing.T) {
 		t.Errorf("the upstream was sent %+v", sent)
 	}
 }
+
+func TestWhoIsAskedForByAnotherNameIsNotServed(t *testing.T) {
+	w := newWorld(t, &options{gateway: func(c *gateway.Config) { c.Hosts = []string{"Balancer.example:8443"} }})
+	a := w.stateless(ada, "/mcp/demo")
+	for host, status := range map[string]int{
+		"localhost": http.StatusOK, "127.0.0.1:99": http.StatusOK, "[::1]": http.StatusOK, "balancer.example": http.StatusOK,
+		"evil.example": http.StatusMisdirectedRequest, "127.0.0.1.evil.example": http.StatusMisdirectedRequest, "localhost.": http.StatusMisdirectedRequest,
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url+a.path, strings.NewReader(a.message("7", "tools/list", `{}`)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header, r.Host = a.header("tools/list", ""), host
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != status {
+			t.Errorf("%s: %d", host, resp.StatusCode)
+		}
+	}
+}
+
+func TestOnePersonTakesNoMoreThanTheirShare(t *testing.T) {
+	w := newWorld(t, &options{gateway: func(c *gateway.Config) { c.MaxOpen, c.MaxOpenOfOne = 4, 3 }})
+	a := w.stateless(ada, "/mcp/demo")
+	for range 3 {
+		a.wait()
+	}
+	w.settled(3)
+	if got := a.call("echo", `{}`); !strings.Contains(got.body, "as many calls are in flight") {
+		t.Errorf("a fourth call: %+v", got)
+	}
+	if r := w.settled(1)[0]; r.GetDecision().GetReason() != auditv1.Reason_REASON_LIMIT_REACHED {
+		t.Errorf("recorded %v", r)
+	}
+	b := w.stateless(bob, "/mcp/demo")
+	if got := b.call("echo", `{}`); !strings.Contains(got.body, "said") {
+		t.Errorf("another person's call: %+v", got)
+	}
+	b.wait()
+	if got := b.call("echo", `{}`); !strings.Contains(got.body, "as many calls are in flight") {
+		t.Errorf("one more than the proxy takes: %+v", got)
+	}
+	if got := b.post("subscriptions/listen", b.message("9", "subscriptions/listen", `{"notifications":{}}`)); got.status != http.StatusTooManyRequests {
+		t.Errorf("a stream: %+v", got)
+	}
+	close(w.demo.release)
+}

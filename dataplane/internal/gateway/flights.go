@@ -56,30 +56,44 @@ var lists = [...]struct {
 // flights are all that is open at this proxy, by person. A call registers before it is decided, so that no
 // change falls between its verdict and its flight.
 type flights struct {
-	mu   sync.Mutex
-	all  map[uuid.UUID]map[*flight]struct{}
-	seed maphash.Seed
+	// most bounds what is open, mostOwn what is open of one person.
+	most, mostOwn int
+
+	mu    sync.Mutex
+	all   map[uuid.UUID]map[*flight]struct{}
+	count int
+	seed  maphash.Seed
 }
 
-func newFlights() *flights {
-	return &flights{all: map[uuid.UUID]map[*flight]struct{}{}, seed: maphash.MakeSeed()}
+func newFlights(most, mostOwn int) *flights {
+	return &flights{most: most, mostOwn: mostOwn, all: map[uuid.UUID]map[*flight]struct{}{}, seed: maphash.MakeSeed()}
 }
 
-func (fs *flights) enter(f *flight) {
+// enter registers what is open. False: there is too much already.
+func (fs *flights) enter(f *flight) bool {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	own := fs.all[f.person]
+	if fs.count >= fs.most || len(own) >= fs.mostOwn {
+		return false
+	}
+	fs.count++
 	if own == nil {
 		own = map[*flight]struct{}{}
 		fs.all[f.person] = own
 	}
 	own[f] = struct{}{}
+	return true
 }
 
 func (fs *flights) leave(f *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	own := fs.all[f.person]
+	if _, there := own[f]; !there {
+		return
+	}
+	fs.count--
 	delete(own, f)
 	if len(own) == 0 {
 		delete(fs.all, f.person)

@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -55,6 +56,11 @@ type Config struct {
 	ReadBody time.Duration
 	// JSON bounds what is read from agents. Its zero value has defaults.
 	JSON strictjson.Limits
+	// MaxOpen is how many calls and streams may be open at the proxy, MaxOpenOfOne how many of one person. Defaults: 50,000 and 500.
+	MaxOpen, MaxOpenOfOne int
+	// Hosts are names by which the proxy is reached, beside those of PublicURL and Resource. What asks for another is refused, as
+	// pages do whose name was made to lead here.
+	Hosts []string
 	// PageSize is how many a list has on one page. Default 1,000: many clients ask for no second one.
 	PageSize int
 	// SessionFor is how long a session id of the session era is good. Default 24 hours.
@@ -80,6 +86,7 @@ type Gateway struct {
 	Config
 	server  mcp.Server
 	origin  string
+	hosts   map[string]bool
 	flights *flights
 	asks    *asks
 	parking *parking
@@ -117,6 +124,12 @@ func New(c Config) (*Gateway, error) {
 	if c.SessionFor == 0 {
 		c.SessionFor = 24 * time.Hour
 	}
+	if c.MaxOpen <= 0 {
+		c.MaxOpen = 50_000
+	}
+	if c.MaxOpenOfOne <= 0 {
+		c.MaxOpenOfOne = 500
+	}
 	if c.PageSize <= 0 {
 		c.PageSize = 1000
 	}
@@ -137,8 +150,9 @@ func New(c Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		Config: c, server: mcp.Server{Name: "sallyport", Title: "Sallyport", Version: c.Version},
-		origin: public.Scheme + "://" + public.Host, flights: newFlights(), asks: newAsks(), parking: newParking(), levels: newLevels(), tracks: newTracks(), watches: newWatches(), peers: newPeers(c), ended: newEndedSessions(), mux: http.NewServeMux(),
+		origin: public.Scheme + "://" + public.Host, flights: newFlights(c.MaxOpen, c.MaxOpenOfOne), asks: newAsks(), parking: newParking(), levels: newLevels(), tracks: newTracks(), watches: newWatches(), peers: newPeers(c), ended: newEndedSessions(), mux: http.NewServeMux(),
 	}
+	g.hosts = hostsOf(append([]string{public.Host, hostOf(c.Resource)}, c.Hosts...))
 	g.mux.HandleFunc("/mcp", g.serve)
 	g.mux.HandleFunc("/mcp/{connector}", g.serve)
 	g.mux.HandleFunc("GET /.well-known/oauth-protected-resource", g.metadata)
@@ -228,6 +242,10 @@ func (g *Gateway) ready(w http.ResponseWriter, _ *http.Request) {
 
 // serve leads a request to what it is: a message, a stream, the end of a session.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
+	if !g.hosts[hostname(r.Host)] {
+		http.Error(w, "this proxy is not reached by that name: use its public URL, or name the host in --allow-host", http.StatusMisdirectedRequest)
+		return
+	}
 	if o := r.Header.Get("Origin"); o != "" && !g.allowedOrigin(o) {
 		http.Error(w, "this origin may not call: the proxy's --allow-origin names those that may", http.StatusForbidden)
 		return
@@ -247,6 +265,36 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", "POST, GET, DELETE")
 		http.Error(w, "MCP is spoken by POST", http.StatusMethodNotAllowed)
 	}
+}
+
+// hostname is a host without its port, in lower case. Names of the loopback interface are one.
+func hostname(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+		return "localhost"
+	}
+	return host
+}
+
+func hostsOf(all []string) map[string]bool {
+	hosts := map[string]bool{}
+	for _, host := range all {
+		if host != "" {
+			hosts[hostname(host)] = true
+		}
+	}
+	return hosts
+}
+
+func hostOf(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return ""
+	}
+	return u.Host
 }
 
 func (g *Gateway) allowedOrigin(o string) bool {

@@ -24,14 +24,13 @@ type leg struct {
 	patient time.Duration // with an agent whose connection broke
 }
 
-// newLeg begins a call: from here on a change of the policy cuts it.
-func (g *Gateway) newLeg(agent context.Context, f *flight) *leg {
+// newLeg begins a call: from here on a change of the policy cuts it. False: too much is open already.
+func (g *Gateway) newLeg(agent context.Context, f *flight) (*leg, bool) {
 	l := &leg{flight: f, flights: g.flights, patient: g.ResumeFor}
 	l.ctx, l.cancel = context.WithCancelCause(context.WithoutCancel(agent))
 	f.cancel = l.cancel
 	l.attach(agent)
-	g.flights.enter(f)
-	return l
+	return l, g.flights.enter(f)
 }
 
 // attach ends the call with the agent's connection, or some time later where the agent can come back for the rest.

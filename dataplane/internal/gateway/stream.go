@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"time"
 
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+
 	"sallyport.dev/dataplane/internal/mcp"
 )
 
@@ -82,7 +84,12 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, c *caller, s *s
 	f := s.flight
 	f.region, f.issuedAt, f.cancel = g.Region, c.IssuedAt, cancel
 	f.listed = g.flights.fingerprints(c.table, f, g.Now())
-	g.flights.enter(f)
+	if !g.flights.enter(f) {
+		g.refused(c, mcp.MethodListen, auditv1.Reason_REASON_LIMIT_REACHED)
+		w.Header().Set("Retry-After", "30")
+		mcp.WriteError(w, "", s.id, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: "as many streams are open as there may be: close some and try again", Status: http.StatusTooManyRequests})
+		return
+	}
 	defer g.flights.leave(f)
 	// What changed before it entered is seen now.
 	table, err := g.Replica.Usable(g.Now())

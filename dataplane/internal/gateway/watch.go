@@ -134,7 +134,11 @@ func (g *Gateway) subscribed(x *exchange, t target, up *upstream.Upstream, party
 	of[t.connector] = one
 	session := x.session.ID
 	f := &flight{person: x.ID, client: x.ClientID, session: session, region: g.Region, issuedAt: x.IssuedAt, connector: t.connector, cancel: cancel}
-	g.flights.enter(f)
+	if !g.flights.enter(f) {
+		cancel(nil)
+		delete(of, t.connector)
+		return errTooMany
+	}
 	expires := time.AfterFunc(x.session.Expires.Sub(g.Now()), func() { cancel(errSession) })
 	go func() {
 		defer g.flights.leave(f)

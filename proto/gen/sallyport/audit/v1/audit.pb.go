@@ -228,6 +228,8 @@ const (
 	Reason_REASON_AUDIT_UNAVAILABLE Reason = 13
 	// The upstream credential could not be had.
 	Reason_REASON_CREDENTIAL_UNAVAILABLE Reason = 14
+	// As much is in flight as there may be, of the person or at the proxy.
+	Reason_REASON_LIMIT_REACHED Reason = 15
 )
 
 // Enum value maps for Reason.
@@ -248,6 +250,7 @@ var (
 		12: "REASON_METHOD_REFUSED",
 		13: "REASON_AUDIT_UNAVAILABLE",
 		14: "REASON_CREDENTIAL_UNAVAILABLE",
+		15: "REASON_LIMIT_REACHED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":            0,
@@ -265,6 +268,7 @@ var (
 		"REASON_METHOD_REFUSED":         12,
 		"REASON_AUDIT_UNAVAILABLE":      13,
 		"REASON_CREDENTIAL_UNAVAILABLE": 14,
+		"REASON_LIMIT_REACHED":          15,
 	}
 )
 
@@ -913,7 +917,7 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fVERDICT_ALLOWED\x10\x01\x12\x12\n" +
-	"\x0eVERDICT_DENIED\x10\x02*\x90\x03\n" +
+	"\x0eVERDICT_DENIED\x10\x02*\xaa\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REASON_RULE_ALLOWED\x10\x01\x12\x16\n" +
@@ -930,7 +934,8 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x14REASON_TOKEN_INVALID\x10\v\x12\x19\n" +
 	"\x15REASON_METHOD_REFUSED\x10\f\x12\x1c\n" +
 	"\x18REASON_AUDIT_UNAVAILABLE\x10\r\x12!\n" +
-	"\x1dREASON_CREDENTIAL_UNAVAILABLE\x10\x0eB4Z2sallyport.dev/proto/gen/sallyport/audit/v1;auditv1b\x06proto3"
+	"\x1dREASON_CREDENTIAL_UNAVAILABLE\x10\x0e\x12\x18\n" +
+	"\x14REASON_LIMIT_REACHED\x10\x0fB4Z2sallyport.dev/proto/gen/sallyport/audit/v1;auditv1b\x06proto3"
 
 var (
 	file_sallyport_audit_v1_audit_proto_rawDescOnce sync.Once
