@@ -23,6 +23,7 @@ import (
 	"sallyport.dev/dataplane/internal/identity"
 	"sallyport.dev/dataplane/internal/replica"
 	"sallyport.dev/dataplane/internal/spool"
+	"sallyport.dev/dataplane/internal/telemetry"
 	"sallyport.dev/dataplane/internal/upstream"
 )
 
@@ -51,6 +52,9 @@ type serveConfig struct {
 	maxOpen       int
 	maxOpenOfOne  int
 	pageSize      int
+	adminAddr     string
+	otlpEndpoint  string
+	traceRatio    float64
 	tlsCert       string
 	tlsKey        string
 	logLevel      slog.Level
@@ -86,6 +90,9 @@ func serveCommand() *cobra.Command {
 	f.IntVar(&c.maxOpen, "max-open", 50_000, "most calls and streams that may be open")
 	f.IntVar(&c.maxOpenOfOne, "max-open-per-person", 500, "most calls and streams of one person that may be open")
 	f.IntVar(&c.pageSize, "page-size", 1000, "most entries of a list on one page")
+	f.StringVar(&c.adminAddr, "admin-addr", "", "where /metrics, /healthz, /readyz and /debug/pprof/ are, such as 127.0.0.1:9464; not for agents (default: nowhere)")
+	f.StringVar(&c.otlpEndpoint, "otlp-endpoint", "", "URL of an OpenTelemetry collector that takes OTLP over HTTP, such as http://127.0.0.1:4318 (default: no traces)")
+	f.Float64Var(&c.traceRatio, "trace-ratio", 0.01, "part of the calls without a trace of the agent's own that are traced, 0 to 1")
 	f.StringVar(&c.tlsCert, "tls-cert", "", "certificate file: the proxy then speaks TLS")
 	f.StringVar(&c.tlsKey, "tls-key", "", "key file of --tls-cert")
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
@@ -195,9 +202,23 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 			log.Warn("upstreams were not told in time that the proxy stops", "error", err)
 		}
 	}()
+	metrics := telemetry.NewMetrics(version)
+	var tracer *telemetry.Tracer
+	if c.otlpEndpoint != "" {
+		if tracer, err = telemetry.NewTracer(ctx, c.otlpEndpoint, c.traceRatio, c.name, c.region, version); err != nil {
+			return err
+		}
+		defer func() {
+			grace, done := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
+			defer done()
+			if err := tracer.Close(grace); err != nil {
+				log.Warn("traces were not sent in time", "error", err)
+			}
+		}()
+	}
 	front, err = gateway.New(gateway.Config{
 		PublicURL: c.publicURL, Resource: c.resource, Proxy: c.name, Region: c.region, Replica: policies, Verifier: verifier, Spool: records,
-		Upstream: pool, Credentials: credentials, PeerTLS: peerTLS, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, Version: version, Log: log,
+		Upstream: pool, Credentials: credentials, PeerTLS: peerTLS, Metrics: metrics, Tracer: tracer, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, Version: version, Log: log,
 	})
 	if err != nil {
 		return err
@@ -222,6 +243,21 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 			log.Error("audit is not delivered any more: restart the proxy", "error", err)
 		}
 	})
+	observe(metrics, front, policies, records, pool)
+	if c.adminAddr != "" {
+		admin, err := new(net.ListenConfig).Listen(ctx, "tcp", c.adminAddr)
+		if err != nil {
+			return fmt.Errorf("the admin listener cannot be opened: %w; choose another with --admin-addr", err)
+		}
+		server := adminServer(metrics, front)
+		running.Go(func() {
+			if err := server.Serve(admin); !errors.Is(err, http.ErrServerClosed) {
+				log.Error("the admin listener ended", "error", err)
+			}
+		})
+		defer server.Close() //nolint:errcheck // nobody waits for what it says
+		log.Info("metrics", "address", admin.Addr().String())
+	}
 	return c.listenAndServe(ctx, log, front, listener)
 }
 

@@ -2,13 +2,16 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"net/http"
 	"slices"
+	"strings"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
 	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/internal/strictjson"
+	"sallyport.dev/dataplane/internal/telemetry"
 	"sallyport.dev/dataplane/policy"
 )
 
@@ -59,6 +62,9 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		return
 	}
 	first := g.record(x, t, d)
+	if l.span = g.span(r, x, t, first.GetCallId()); l.span != nil {
+		first.TraceId = l.span.TraceID()
+	}
 	to := &answer{g: g, w: w, x: x, leg: l}
 	defer to.end()
 	if err := g.Spool.Append(first); err != nil {
@@ -69,7 +75,25 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	}
 	end, parked := g.forward(l, to, x, t, params)
 	held = parked
-	g.keep(g.completed(first, x.began, &end))
+	last := g.completed(first, x.began, &end)
+	g.keep(last)
+	g.Metrics.Called(t.connector, end.outcome, last.GetDuration().AsDuration(), end.upstream)
+	if l.span != nil {
+		l.span.End(strings.ToLower(strings.TrimPrefix(end.outcome.String(), "OUTCOME_")), end.outcome != auditv1.Outcome_OUTCOME_OK)
+	}
+	g.Log.Debug("a call ended", "call_id", first.GetCallId(), "method", first.GetMethod(), "connector", t.connector, "outcome", end.outcome, "duration", last.GetDuration().AsDuration())
+}
+
+// span begins the span of a call, if spans are made: under the context that the message carries, or else the headers.
+func (g *Gateway) span(r *http.Request, x *exchange, t target, callID string) *telemetry.Call {
+	if g.Tracer == nil {
+		return nil
+	}
+	parent, state := x.message.Meta.TraceParent, x.message.Meta.TraceState
+	if parent == "" {
+		parent, state = x.header.Get("Traceparent"), x.header.Get("Tracestate")
+	}
+	return g.Tracer.Begin(context.WithoutCancel(r.Context()), x.message.Method, t.connector, callID, parent, state)
 }
 
 // params are the bindings of a tool's arguments to headers, to which a request of the stateless era is held.
@@ -109,6 +133,7 @@ func (g *Gateway) refuse(w http.ResponseWriter, x *exchange, t target, d policy.
 	r := g.record(x, t, d)
 	r.Decision.Text = clip(why)
 	g.keep(r)
+	g.Metrics.Refused(d.Reason)
 	said := "Sallyport refused this: " + why + ". Do not try to get around it; ask an administrator if it should be allowed."
 	switch {
 	case d.Reason == auditv1.Reason_REASON_TOOL_UNKNOWN && x.message.Method == mcp.MethodReadResource && !x.revision.Stateless():

@@ -100,6 +100,12 @@ func (fs *flights) leave(f *flight) {
 	}
 }
 
+func (fs *flights) open() int {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return fs.count
+}
+
 // decide decides again what a change may have touched, and cuts what is no longer allowed before it returns.
 func (fs *flights) decide(t *policy.Table, effect policy.Effect, now time.Time) {
 	fs.mu.Lock()

@@ -49,6 +49,11 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 		Message: x.message, Revision: x.revision, Name: t.name, Party: g.party(x, settings, credential), Params: params, Header: x.header,
 		Capabilities: g.capabilities(x, settings), Safe: safe(x, t), TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
 	}
+	if l.span != nil {
+		var end func(bool)
+		call.TraceParent, call.TraceState, end = l.span.Upstream(t.connector)
+		defer func() { end(l.ctx.Err() != nil) }()
+	}
 	sent := time.Now()
 	if x.message.Method == mcp.MethodSubscribe || x.message.Method == mcp.MethodUnsubscribe {
 		return g.forwardSubscription(l, to, x, t, up, call), false

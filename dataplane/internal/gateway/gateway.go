@@ -26,6 +26,7 @@ import (
 	"sallyport.dev/dataplane/internal/replica"
 	"sallyport.dev/dataplane/internal/spool"
 	"sallyport.dev/dataplane/internal/strictjson"
+	"sallyport.dev/dataplane/internal/telemetry"
 	"sallyport.dev/dataplane/internal/upstream"
 	"sallyport.dev/dataplane/policy"
 )
@@ -48,6 +49,9 @@ type Config struct {
 
 	// PeerTLS configures connections to other proxies of the region. Default: the system's authorities.
 	PeerTLS *tls.Config
+	// Metrics and Tracer say how the proxy does; nil: nobody asks.
+	Metrics *telemetry.Metrics
+	Tracer  *telemetry.Tracer
 	// MaxBody is the most bytes of a request's body. Default 4 MiB.
 	MaxBody int64
 	// MaxResult is the most bytes of a result that comes as one JSON message, or of one event. Default 16 MiB.
@@ -224,6 +228,28 @@ func (g *Gateway) alarm(table *policy.Table) {
 	}
 }
 
+// Open returns how many calls and streams are open.
+func (g *Gateway) Open() int { return g.flights.open() }
+
+// Parked returns how many calls wait for an agent to answer what their upstream asked.
+func (g *Gateway) Parked() int {
+	g.parking.mu.Lock()
+	defer g.parking.mu.Unlock()
+	return len(g.parking.all)
+}
+
+// Hidden returns how many names are hidden because several things would bear them.
+func (g *Gateway) Hidden() int {
+	table, err := g.Replica.Usable(g.Now())
+	if err != nil {
+		return 0
+	}
+	return len(table.Collisions())
+}
+
+// Ready answers whether calls can be decided and recorded.
+func (g *Gateway) Ready(w http.ResponseWriter, r *http.Request) { g.ready(w, r) }
+
 // ServeHTTP answers a request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.mux.ServeHTTP(w, r) }
 
@@ -242,6 +268,7 @@ func (g *Gateway) ready(w http.ResponseWriter, _ *http.Request) {
 
 // serve leads a request to what it is: a message, a stream, the end of a session.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
+	g.Metrics.Request(r.Method)
 	if !g.hosts[hostname(r.Host)] {
 		http.Error(w, "this proxy is not reached by that name: use its public URL, or name the host in --allow-host", http.StatusMisdirectedRequest)
 		return

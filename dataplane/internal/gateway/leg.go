@@ -11,6 +11,7 @@ import (
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
 	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/telemetry"
 )
 
 // leg is a call's way through the gateway: it lasts as long as the agent waits for it, or longer where it is parked.
@@ -19,7 +20,8 @@ type leg struct {
 	cancel  context.CancelCauseFunc
 	flight  *flight
 	flights *flights
-	release func() bool // of the agent's connection
+	release func() bool     // of the agent's connection
+	span    *telemetry.Call // nil: none is made
 	track   atomic.Pointer[track]
 	patient time.Duration // with an agent whose connection broke
 }

@@ -22,6 +22,7 @@ import (
 // Whoever reaches the proxy can cause such a refusal, so that only so many a second are recorded: a flood must
 // not fill the spool that calls need. What was left out is counted, and the next record says how many.
 func (g *Gateway) refused(c *caller, method string, reason auditv1.Reason) {
+	g.Metrics.Refused(reason)
 	leftOut, ok := g.refusals.admit(g.Now())
 	if !ok {
 		return

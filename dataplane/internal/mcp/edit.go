@@ -20,6 +20,8 @@ type Edit struct {
 	// ClientInfo is a raw object for _meta, where the receiver's era needs it and _meta is changed. Capabilities is the raw
 	// object that takes the place of the message's own; empty: those stay, and where there are none, none are declared.
 	ClientInfo, Capabilities []byte
+	// TraceParent takes the place of the message's own W3C trace context, where that has one.
+	TraceParent string
 }
 
 // Changes tells whether the edit changes the message: if not, Raw can be forwarded.
@@ -46,6 +48,8 @@ func (e *Edit) changesMeta(m *Message) bool {
 	switch {
 	case e.Revision == "" || m.Kind == Response:
 		return false
+	case e.TraceParent != "" && m.Meta.TraceParent != "" && e.TraceParent != m.Meta.TraceParent:
+		return true
 	case !e.Revision.Stateless():
 		return m.Meta.reserved
 	case m.Kind == Notification:
@@ -134,7 +138,12 @@ func (e *Edit) appendMeta(dst []byte, m *Message) []byte {
 		r.Reset(m.Meta.Raw, strictjson.Limits{MaxBytes: len(m.Meta.Raw), MaxDepth: 1 << 20, MaxKeys: len(m.Meta.Raw)})
 		for r.Enter(); r.Next(); {
 			key := string(r.Key())
-			if raw := r.Value(); !reservedMeta([]byte(key)) {
+			raw := r.Value()
+			switch {
+			case reservedMeta([]byte(key)):
+			case key == "traceparent" && e.TraceParent != "":
+				add(key, string(strictjson.Quote(nil, e.TraceParent)))
+			default:
 				add(key, string(raw))
 			}
 		}

@@ -130,7 +130,7 @@ func (u *Upstream) call(ctx context.Context, c *Call) (*Response, error) {
 // callStateless sends a call of the stateless era. It may be retried where the upstream refused the revision.
 func (u *Upstream) callStateless(ctx context.Context, known era, c *Call) (response *Response, retry bool, err error) {
 	m := c.Message
-	edit := mcp.Edit{Revision: known.revision, Name: c.Name, ClientInfo: u.pool.info, Capabilities: c.Capabilities}
+	edit := mcp.Edit{Revision: known.revision, Name: c.Name, ClientInfo: u.pool.info, Capabilities: c.Capabilities, TraceParent: c.TraceParent}
 	sent := m.Raw
 	if edit.Changes(m) {
 		sent = edit.Append(make([]byte, 0, len(m.Raw)+256), m)
@@ -164,7 +164,7 @@ func (u *Upstream) callSession(ctx context.Context, c *Call) (response *Response
 		u.setLevel(ctx, current, &c.Party)
 	}
 	// The session may be shared, so the agent's id, which another agent may use too, is replaced.
-	edit := mcp.Edit{Revision: current.revision, Name: c.Name}
+	edit := mcp.Edit{Revision: current.revision, Name: c.Name, TraceParent: c.TraceParent}
 	if m.ID != nil {
 		edit.ID = u.newID()
 	}
