@@ -24,7 +24,7 @@ func run() int {
 		Use: "sallyport-proxy", Short: "Stands between agents and upstream MCP servers, enforces the policy and records each call",
 		Version: version, SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(), benchCommand())
+	root.AddCommand(serveCommand(), benchCommand(), runnerCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "sallyport-proxy: "+err.Error())
 		return 1

@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -52,6 +51,8 @@ type serveConfig struct {
 	maxOpen       int
 	maxOpenOfOne  int
 	pageSize      int
+	runner        string
+	runnerToken   string
 	adminAddr     string
 	otlpEndpoint  string
 	traceRatio    float64
@@ -90,6 +91,8 @@ func serveCommand() *cobra.Command {
 	f.IntVar(&c.maxOpen, "max-open", 50_000, "most calls and streams that may be open")
 	f.IntVar(&c.maxOpenOfOne, "max-open-per-person", 500, "most calls and streams of one person that may be open")
 	f.IntVar(&c.pageSize, "page-size", 1000, "most entries of a list on one page")
+	f.StringVar(&c.runner, "runner", "", "URL of the runner beside the proxy, such as http://127.0.0.1:7420, for connectors whose URL is stdio:NAME (default: there is none)")
+	f.StringVar(&c.runnerToken, "runner-token-file", "", "file with the runner's token (default: env SALLYPORT_RUNNER_TOKEN)")
 	f.StringVar(&c.adminAddr, "admin-addr", "", "where /metrics, /healthz, /readyz and /debug/pprof/ are, such as 127.0.0.1:9464; not for agents (default: nowhere)")
 	f.StringVar(&c.otlpEndpoint, "otlp-endpoint", "", "URL of an OpenTelemetry collector that takes OTLP over HTTP, such as http://127.0.0.1:4318 (default: no traces)")
 	f.Float64Var(&c.traceRatio, "trace-ratio", 0.01, "part of the calls without a trace of the agent's own that are traced, 0 to 1")
@@ -100,17 +103,6 @@ func serveCommand() *cobra.Command {
 		_ = cmd.MarkFlagRequired(required)
 	}
 	return cmd
-}
-
-func (c *serveConfig) token() (string, error) {
-	if c.tokenFile == "" {
-		return os.Getenv("SALLYPORT_PROXY_TOKEN"), nil
-	}
-	data, err := os.ReadFile(c.tokenFile)
-	if err != nil {
-		return "", fmt.Errorf("reading the proxy's token: %w", err)
-	}
-	return strings.TrimSpace(string(data)), nil
 }
 
 // trusting is a configuration that trusts the certificate authorities in a file alone; nil without one.
@@ -132,7 +124,7 @@ func trusting(file string) (*tls.Config, error) {
 func serve(ctx context.Context, c *serveConfig) error {
 	boundGarbage()
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel}))
-	token, err := c.token()
+	token, err := secret(c.tokenFile, "SALLYPORT_PROXY_TOKEN")
 	if err != nil {
 		return err
 	}
@@ -202,6 +194,10 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 			log.Warn("upstreams were not told in time that the proxy stops", "error", err)
 		}
 	}()
+	runnerToken, err := secret(c.runnerToken, "SALLYPORT_RUNNER_TOKEN")
+	if err != nil {
+		return err
+	}
 	metrics := telemetry.NewMetrics(version)
 	var tracer *telemetry.Tracer
 	if c.otlpEndpoint != "" {
@@ -218,7 +214,7 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 	}
 	front, err = gateway.New(gateway.Config{
 		PublicURL: c.publicURL, Resource: c.resource, Proxy: c.name, Region: c.region, Replica: policies, Verifier: verifier, Spool: records,
-		Upstream: pool, Credentials: credentials, PeerTLS: peerTLS, Metrics: metrics, Tracer: tracer, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, Version: version, Log: log,
+		Upstream: pool, Credentials: credentials, PeerTLS: peerTLS, Runner: c.runner, RunnerToken: runnerToken, Metrics: metrics, Tracer: tracer, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, Version: version, Log: log,
 	})
 	if err != nil {
 		return err

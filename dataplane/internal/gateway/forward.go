@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"io"
 	"net/http"
@@ -130,10 +131,22 @@ func (g *Gateway) goOn(l *leg, to *answer, x *exchange, settings *policyv1.Conne
 	return end, false
 }
 
+// stdio begins the URL of a connector whose upstream is a program beside the proxy.
+const stdio = "stdio:"
+
+var errNoRunner = errors.New("this proxy has no runner")
+
 // upstream is where a connector's calls go.
 func (g *Gateway) upstream(settings *policyv1.Connector) (*upstream.Upstream, error) {
+	to := settings.GetUrl()
+	if name, ok := strings.CutPrefix(to, stdio); ok {
+		if g.Runner == "" {
+			return nil, errNoRunner
+		}
+		to = strings.TrimSuffix(g.Runner, "/") + "/servers/" + name
+	}
 	return g.Upstream.Upstream(upstream.Target{
-		Connector: settings.GetId(), URL: settings.GetUrl(), Timeout: settings.GetTimeout().AsDuration(), Silence: settings.GetIdleTimeout().AsDuration(),
+		Connector: settings.GetId(), URL: to, Timeout: settings.GetTimeout().AsDuration(), Silence: settings.GetIdleTimeout().AsDuration(),
 		MaxResponse: int64(g.MaxResult), MaxEvent: g.MaxResult, Retries: retries(settings),
 		Failures: int(settings.GetBreaker().GetFailures()), OpenFor: settings.GetBreaker().GetOpenFor().AsDuration(),
 	})
@@ -187,6 +200,12 @@ func (g *Gateway) capabilities(x *exchange, settings *policyv1.Connector) []byte
 // credential is what the upstream wants to see. The agent's own token is never it: it only shows the control
 // plane for whom the credential is asked.
 func (g *Gateway) credential(ctx context.Context, x *exchange, settings *policyv1.Connector) (upstream.Credential, error) {
+	if strings.HasPrefix(settings.GetUrl(), stdio) {
+		// For whom it is, and that a proxy asks (RFC 7617).
+		person := x.personID()
+		value := "Basic " + base64.StdEncoding.EncodeToString([]byte(person+":"+g.RunnerToken))
+		return upstream.Credential{Header: "Authorization", Value: value, Identity: person}, nil
+	}
 	if settings.GetAuth().GetHeader() == nil {
 		return upstream.Credential{}, nil
 	}
@@ -383,6 +402,8 @@ func reason(ctx context.Context, err error) ending {
 		text = failed.Error()
 	case errors.As(err, &refused):
 		text = refused.Message
+	case errors.Is(err, errNoRunner):
+		text = "the connector is a program that a runner runs, and this proxy has none: an administrator must start it with --runner"
 	case errors.Is(err, errUnanswered):
 		text = "nobody answered what the upstream asked"
 	case errors.Is(err, replica.ErrCredentialDenied):

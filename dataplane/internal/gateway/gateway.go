@@ -49,6 +49,8 @@ type Config struct {
 
 	// PeerTLS configures connections to other proxies of the region. Default: the system's authorities.
 	PeerTLS *tls.Config
+	// Runner is where connectors are reached whose URL is stdio:NAME, and RunnerToken what it wants to see. Empty: there is none.
+	Runner, RunnerToken string
 	// Metrics and Tracer say how the proxy does; nil: nobody asks.
 	Metrics *telemetry.Metrics
 	Tracer  *telemetry.Tracer

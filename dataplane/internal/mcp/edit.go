@@ -20,13 +20,15 @@ type Edit struct {
 	// ClientInfo is a raw object for _meta, where the receiver's era needs it and _meta is changed. Capabilities is the raw
 	// object that takes the place of the message's own; empty: those stay, and where there are none, none are declared.
 	ClientInfo, Capabilities []byte
+	// ProgressToken, raw, takes the place of the one by which progress is told, where _meta stays otherwise.
+	ProgressToken []byte
 	// TraceParent takes the place of the message's own W3C trace context, where that has one.
 	TraceParent string
 }
 
 // Changes tells whether the edit changes the message: if not, Raw can be forwarded.
 func (e *Edit) Changes(m *Message) bool {
-	return len(e.ID) > 0 && m.id != (span{}) || e.Name != "" && e.Name != m.Name && m.name != (span{}) || e.changesMeta(m) || e.completes(m)
+	return len(e.ID) > 0 && m.id != (span{}) || len(e.ProgressToken) > 0 && m.progress != (span{}) || e.Name != "" && e.Name != m.Name && m.name != (span{}) || e.changesMeta(m) || e.completes(m)
 }
 
 // completes tells whether a result lacks the type that the receiver's era needs.
@@ -73,6 +75,9 @@ func (e *Edit) Append(dst []byte, m *Message) []byte {
 	}
 	if e.Name != "" && m.name != (span{}) {
 		splices = append(splices, splice{m.name, strictjson.Quote(nil, e.Name)})
+	}
+	if len(e.ProgressToken) > 0 && m.progress != (span{}) && !e.changesMeta(m) {
+		splices = append(splices, splice{m.progress, e.ProgressToken})
 	}
 	if e.changesMeta(m) {
 		splices = append(splices, e.meta(m))

@@ -35,6 +35,8 @@ type Message struct {
 	RequestState   string
 	// URI is params.uri of a notification.
 	URI string
+	// ProgressToken is params.progressToken of a notification of progress, raw.
+	ProgressToken []byte
 	// Level is params.level of logging/setLevel.
 	Level string
 	// Arguments is the raw object params.arguments, nil if absent.
@@ -51,7 +53,7 @@ type Message struct {
 	// Result and Failure are a response's raw result and error; one of them is nil.
 	Result, Failure []byte
 
-	id, name, uri, refName, refURI, params, meta, result span
+	id, name, uri, refName, refURI, progress, params, meta, result span
 }
 
 // Meta is what params._meta says.
@@ -291,6 +293,9 @@ func (m *Message) readParams(r *strictjson.Reader) (wrong *Error) {
 				note(errRequest)
 			}
 			m.RequestState = text
+		case "progressToken":
+			m.ProgressToken = r.Value()
+			m.progress = spanOf(r, m.ProgressToken)
 		case "level":
 			m.Level, _ = strictjson.Text(r.Value())
 		case "protocolVersion":
@@ -363,6 +368,7 @@ func (m *Message) readMeta(r *strictjson.Reader) (wrong *Error) {
 			text(&m.Meta.LogLevel)
 		case "progressToken":
 			m.Meta.ProgressToken = r.Value()
+			m.progress = spanOf(r, m.Meta.ProgressToken)
 			if !validID(m.Meta.ProgressToken) && wrong == nil {
 				wrong = errMetaText
 			}
