@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 
 	"connectrpc.com/connect"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
@@ -92,6 +93,10 @@ func (a *api) discover(ctx context.Context, id string) (*core.Connector, []*poli
 	if err != nil {
 		return nil, nil, err
 	}
+	if strings.HasPrefix(c.Settings.GetUrl(), "stdio:") {
+		return nil, nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf(
+			"connector %q is a program beside the proxies, which a control plane does not reach: have `sallyport-proxy runner list` write down what it offers, and pin that with `sallyport catalogue approve %s --file FILE`", id, id))
+	}
 	var header string
 	if c.SecretID != "" {
 		if header, err = a.Secrets.ConnectorSecret(ctx, c.SecretID, id); err != nil {
@@ -151,11 +156,14 @@ func compare(pinned, offered []*policyv1.Tool) (changes []*adminv1.ToolChange, u
 
 // ApproveCatalogue pins what the upstream offers now, if it is what the admin saw.
 func (a *api) ApproveCatalogue(ctx context.Context, req *connect.Request[adminv1.ApproveCatalogueRequest]) (*connect.Response[adminv1.ApproveCatalogueResponse], error) {
-	_, tools, err := a.discover(ctx, req.Msg.GetConnectorId())
-	if err != nil {
-		return nil, err
+	tools := req.Msg.GetTools()
+	if len(tools) == 0 {
+		var err error
+		if _, tools, err = a.discover(ctx, req.Msg.GetConnectorId()); err != nil {
+			return nil, err
+		}
 	}
-	if core.DigestTools(tools) != req.Msg.GetDigest() {
+	if req.Msg.GetDigest() != "" && core.DigestTools(tools) != req.Msg.GetDigest() {
 		return nil, connect.NewError(connect.CodeAborted, fmt.Errorf("the upstream offers other tools than those that were approved: look again with sallyport connectors discover %s", req.Msg.GetConnectorId()))
 	}
 	out, err := a.do(ctx, core.NewPinCatalogue(req.Msg.GetConnectorId(), tools))

@@ -35,6 +35,25 @@ func runnerCommand() *cobra.Command {
 	f.StringVar(&tokenFile, "token-file", "", "file with the token that proxies show, 16 characters or more (default: env SALLYPORT_RUNNER_TOKEN)")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug (with what programs write to standard error), info, warn or error")
 	_ = c.MarkFlagRequired("config")
+	list := &cobra.Command{
+		Use: "list NAME", Short: "Write down what a program offers, for `sallyport catalogue approve --file`", Args: cobra.ExactArgs(1),
+		Example: "  sallyport-proxy runner list salesforce --config runner.yaml > salesforce.json",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			settings, err := runner.Load(config)
+			if err != nil {
+				return err
+			}
+			lists, err := runner.List(cmd.Context(), settings, args[0], slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), string(lists))
+			return err
+		},
+	}
+	list.Flags().StringVar(&config, "config", "", "file that says which programs may be run")
+	_ = list.MarkFlagRequired("config")
+	c.AddCommand(list)
 	return c
 }
 

@@ -322,3 +322,17 @@ func TestConfigurationsThatAreWrongAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatAProgramOffersIsWrittenDown(t *testing.T) {
+	s := Server{Name: "demo", Command: []string{os.Args[0]}, Env: map[string]string{"RUNNER_TEST_PROGRAM": "1"}}
+	if err := s.check(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := List(t.Context(), Config{Servers: []Server{s}}, "demo", slog.New(slog.DiscardHandler))
+	if err != nil || strings.Count(string(got), `"inputSchema"`) != 6 || !strings.Contains(string(got), `"tools"`) {
+		t.Errorf("%s, %v", got, err)
+	}
+	if _, err := List(t.Context(), Config{Servers: []Server{s}}, "other", slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("a server that is not there was listed")
+	}
+}
