@@ -147,7 +147,7 @@ func (g *Gateway) upstream(settings *policyv1.Connector) (*upstream.Upstream, er
 	}
 	return g.Upstream.Upstream(upstream.Target{
 		Connector: settings.GetId(), URL: to, Timeout: settings.GetTimeout().AsDuration(), Silence: settings.GetIdleTimeout().AsDuration(),
-		MaxResponse: int64(g.MaxResult), MaxEvent: g.MaxResult, Retries: retries(settings),
+		MaxResponse: int64(g.MaxResult), MaxEvent: g.MaxResult, Legacy: settings.GetTransport() == policyv1.Transport_TRANSPORT_SSE, Retries: retries(settings),
 		Failures: int(settings.GetBreaker().GetFailures()), OpenFor: settings.GetBreaker().GetOpenFor().AsDuration(),
 	})
 }

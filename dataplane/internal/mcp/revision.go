@@ -11,6 +11,8 @@ const (
 	Revision20251125 Revision = "2025-11-25"
 	Revision20250618 Revision = "2025-06-18"
 	Revision20250326 Revision = "2025-03-26"
+	// Revision20241105 is spoken to upstreams of its own transport only, and offered to nobody.
+	Revision20241105 Revision = "2024-11-05"
 )
 
 // The newest revision of each era.

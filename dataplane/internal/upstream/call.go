@@ -37,13 +37,16 @@ func newUpstream(p *Pool, target Target) (*Upstream, error) {
 	switch {
 	case target.Revision.Stateless():
 		u.era.Store(&era{revision: target.Revision})
-	case target.Revision != "":
+	case target.Revision != "", target.Legacy:
 		u.era.Store(&era{})
 	}
 	return u, nil
 }
 
 func newWire(c Config, t Target, to *url.URL) wire {
+	if t.Legacy {
+		return newLegacyWire(c, t, to)
+	}
 	if to.Scheme == "http" && c.Proxy == nil {
 		return newPlainWire(c, t, to)
 	}

@@ -181,6 +181,9 @@ func (u *Upstream) agreed(m *mcp.Message) (mcp.Revision, error) {
 	result, _ := v.(map[string]any)
 	named, _ := result["protocolVersion"].(string)
 	revision, ok := mcp.ParseRevision(named)
+	if u.target.Legacy && named == string(mcp.Revision20241105) {
+		revision, ok = mcp.Revision20241105, true
+	}
 	if err != nil || !ok || revision.Stateless() {
 		return "", u.fail(BadResponse, "it speaks no protocol version that is supported")
 	}

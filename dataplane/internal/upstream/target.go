@@ -39,6 +39,8 @@ type Target struct {
 	MaxResponse int64
 	// MaxEvent bounds one event of a stream, in bytes. Default 16 MiB; each open stream may hold one.
 	MaxEvent int
+	// Legacy: the upstream speaks HTTP+SSE of 2024-11-05, and URL is that of its event stream.
+	Legacy bool
 	// Retries is how often a call that may be repeated is, after a failure. Default: never.
 	Retries int
 	// Failures is after how many in a row the upstream is left alone, OpenFor for how long. Defaults: 5 and 10 s.
