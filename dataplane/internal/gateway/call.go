@@ -134,7 +134,7 @@ func (g *Gateway) refuse(w http.ResponseWriter, x *exchange, t target, d policy.
 	r.Decision.Text = clip(why)
 	g.keep(r)
 	g.Metrics.Refused(d.Reason)
-	said := "Sallyport refused this: " + why + ". Do not try to get around it; ask an administrator if it should be allowed."
+	said := "Sallyport refused this call: " + why + ". Do not try to get around it; ask an administrator if it should be allowed."
 	switch {
 	case d.Reason == auditv1.Reason_REASON_TOOL_UNKNOWN && x.message.Method == mcp.MethodReadResource && !x.revision.Stateless():
 		mcp.WriteError(w, x.revision, x.message.ID, &mcp.Error{Code: mcp.CodeResourceNotFound, Message: "there is no such resource here: list the resources again"})

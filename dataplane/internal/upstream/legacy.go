@@ -118,7 +118,7 @@ func (w *legacyWire) open(ctx context.Context, r *request) (*legacyStream, error
 	// The stream outlives the request that opens it.
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, cancel)
-	rep, err := w.request(life, http.MethodGet, w.net.url, r.fields, nil)
+	rep, err := w.request(life, http.MethodGet, w.net.url, r.fields, nil) //nolint:bodyclose // where it is not read to its end, it is closed
 	if err != nil {
 		cancel()
 		return nil, err
@@ -197,7 +197,7 @@ func (w *legacyWire) post(ctx context.Context, s *legacyStream, r *request) erro
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // the answer comes on the stream
+	defer resp.Body.Close() // the answer comes on the stream
 	_, _ = io.CopyN(io.Discard, resp.Body, 16<<10)
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:

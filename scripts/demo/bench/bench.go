@@ -53,15 +53,19 @@ type Config struct {
 
 // limit bounds a measurement, whatever happens; fullLimit one of full size.
 const (
-	limit     = 115 * time.Second
-	fullLimit = 90 * time.Minute
+	limit      = 115 * time.Second
+	proxyLimit = 4 * time.Minute
+	fullLimit  = 90 * time.Minute
 )
 
 // Run makes the measurement of that name: proxy, revoke or scim.
 func Run(ctx context.Context, name string, cfg Config) (err error) {
 	most := limit
-	if cfg.Scale == 1 {
+	switch {
+	case cfg.Scale == 1:
 		most = fullLimit
+	case name == "proxy":
+		most = proxyLimit
 	}
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()

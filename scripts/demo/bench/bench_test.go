@@ -19,7 +19,7 @@ import (
 
 // TestMain lets this program play the servers of a measurement, as the command does.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && (os.Args[1] == "upstream" || os.Args[1] == "reverse-proxy") {
+	if len(os.Args) > 2 && (os.Args[1] == "upstream" || os.Args[1] == "reverse-proxy" || os.Args[1] == "bytes") {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		err := Serve(ctx, os.Args[1], os.Args[2], os.Args[3:])
 		stop()
@@ -49,7 +49,9 @@ func TestEachMeasurementPrintsItsFigures(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string][]string{
-		"proxy":  {"proxy_throughput_c1 calls/s", "proxy_added_p50_c1 µs", "proxy_throughput_c4 calls/s"},
+		"proxy": {
+			"proxy_throughput_c1 calls/s", "proxy_added_p50_c1 µs", "proxy_added_p99_c1 µs", "proxy_throughput_c4 calls/s", "proxy_added_p50_c4 µs", "proxy_added_p99_c4 µs", "proxy_list lists/s",
+		},
 		"revoke": {"revoke_p50_2 ms", "revoke_p99_2 ms", "revoke_p50_5 ms", "revoke_p99_5 ms"},
 		"scim": {
 			"scim_load users/s", "scim_username_p99_1m ms", "scim_patch_p99_50k ms", "scim_group_read_50k ms", "scim_rss_1m MiB", "scim_start_1m s", "scim_start_rss_1m MiB",

@@ -19,11 +19,25 @@ type caller struct {
 	header http.Header
 	body   []byte
 	want   []byte
+	length int // of an answer of which only that is known; zero: want is
 	buf    bytes.Buffer
 }
 
 // errRefused says that a call was answered by a refusal.
 var errRefused = errors.New("the call was refused")
+
+// newLister returns the nth caller that asks for the list of tools. What it gets must be as long as want says.
+func newLister(endpoint, token string, n, want int) (*caller, error) {
+	c, err := newCaller(endpoint, token, n)
+	if err != nil {
+		return nil, err
+	}
+	c.header.Set("Mcp-Method", "tools/list")
+	c.header.Del("Mcp-Name")
+	c.body = fmt.Appendf(nil, `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":%q,"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1.0.0"},"io.modelcontextprotocol/clientCapabilities":{}}}}`, revision)
+	c.want, c.length = nil, want
+	return c, nil
+}
 
 // newCaller returns the nth caller of an endpoint. Close it.
 func newCaller(endpoint, token string, n int) (*caller, error) {
@@ -63,7 +77,7 @@ func (c *caller) call(ctx context.Context) error {
 		return fmt.Errorf("read the answer: %w", err)
 	}
 	switch {
-	case resp.StatusCode == http.StatusOK && bytes.Equal(c.buf.Bytes(), c.want):
+	case resp.StatusCode == http.StatusOK && c.want != nil && bytes.Equal(c.buf.Bytes(), c.want), resp.StatusCode == http.StatusOK && c.want == nil && c.buf.Len() == c.length:
 		return nil
 	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden || denied(c.buf.Bytes()):
 		return fmt.Errorf("%w: status %d: %.200s", errRefused, resp.StatusCode, c.buf.Bytes())
@@ -78,8 +92,8 @@ func denied(answer []byte) bool {
 
 // round is what one load came to.
 type round struct {
-	rate float64 // calls per second
-	p50  time.Duration
+	rate     float64 // calls per second
+	p50, p99 time.Duration
 }
 
 // load calls as fast as it can from each caller for a time.
@@ -115,5 +129,5 @@ func load(ctx context.Context, callers []*caller, d time.Duration) (round, error
 	if len(all) == 0 {
 		return round{}, errors.New("no call was made")
 	}
-	return round{rate: float64(len(all)) / elapsed.Seconds(), p50: median(all)}, nil
+	return round{rate: float64(len(all)) / elapsed.Seconds(), p50: median(all), p99: quantile(all, 0.99)}, nil
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"connectrpc.com/connect"
 
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 	"sallyport.dev/scripts/demo/quickstart"
 )
 
@@ -23,7 +25,7 @@ type way struct {
 	rounds  []round
 }
 
-// measureProxy prints proxy_throughput_cN for each number of connections, and proxy_added_p50_c1.
+// measureProxy prints proxy_throughput_cN for each number of connections, proxy_added_p50_cN and _p99_cN for few, and proxy_list.
 func measureProxy(ctx context.Context, l *lab) error {
 	reverse, err := l.serve(ctx, "reverse-proxy", l.upstream)
 	if err != nil {
@@ -54,7 +56,7 @@ func measureProxy(ctx context.Context, l *lab) error {
 			return err
 		}
 	}
-	return nil
+	return l.measureList(ctx, token)
 }
 
 // rounds measures the ways in turn, so that what else the machine does meets all of them. After each round of the proxy
@@ -111,25 +113,114 @@ func (l *lab) printProxy(n int, direct, reverse, proxy []round, drains []time.Du
 			n, l.Rounds, l.RoundFor, median(drains).Round(time.Millisecond)),
 	}
 	f.Ratio = f.Value / f.Reference
-	if err := l.print(f); err != nil || n != 1 {
+	if err := l.print(f); err != nil || n > 16 {
 		return err
 	}
-	// What is added is compared within a round, where the machine was in the same state.
-	added := func(rounds []round) float64 {
-		var all []time.Duration
-		for i, r := range rounds {
-			all = append(all, r.p50-direct[i].p50)
+	for _, q := range []struct {
+		name string
+		of   func(round) time.Duration
+	}{{"p50", func(r round) time.Duration { return r.p50 }}, {"p99", func(r round) time.Duration { return r.p99 }}} {
+		// What is added is compared within a round, where the machine was in the same state.
+		added := func(rounds []round) float64 {
+			var all []time.Duration
+			for i, r := range rounds {
+				all = append(all, q.of(r)-q.of(direct[i]))
+			}
+			return microseconds(median(all))
 		}
-		return microseconds(median(all))
+		var alone []time.Duration
+		for _, r := range direct {
+			alone = append(alone, q.of(r))
+		}
+		f := Figure{
+			Name: fmt.Sprintf("proxy_added_%s_c%d", q.name, n), Unit: "µs", Value: added(proxy), Reference: added(reverse), Direct: microseconds(median(alone)),
+			Load: fmt.Sprintf("%s of the time of a call through the proxy less that of the same call to the upstream directly, the load of proxy_throughput_c%d; reference: what httputil.ReverseProxy adds; medians of %d rounds", q.name, n, l.Rounds),
+		}
+		f.Ratio = f.Value / f.Reference
+		if err := l.print(f); err != nil {
+			return err
+		}
 	}
-	var alone []time.Duration
-	for _, r := range direct {
-		alone = append(alone, r.p50)
+	return nil
+}
+
+// Of the tools of the connector of proxy_list, so many may be used.
+const (
+	wide       = "wide"
+	wideTools  = 2000
+	wideMay    = 200
+	wideRounds = 3
+)
+
+// measureList prints proxy_list.
+func (l *lab) measureList(ctx context.Context, token string) error {
+	l.say("a connector with %d tools, of which a person may use %d", wideTools, wideMay)
+	text := fmt.Sprintf("kind: Connector\nid: %s\nurl: %s\n", wide, l.upstream)
+	if err := l.installation.Apply(ctx, "wide.yaml", text); err != nil {
+		return err
 	}
-	f.Name, f.Unit, f.Value, f.Reference, f.Direct = "proxy_added_p50_c1", "µs", added(proxy), added(reverse), microseconds(median(alone))
+	tools := make([]*policyv1.Tool, wideTools)
+	length := len(`{"jsonrpc":"2.0","id":1,"result":{"tools":[],"ttlMs":0,"cacheScope":"private","resultType":"complete"}}`) + wideMay - 1
+	for i := range tools {
+		name := fmt.Sprintf("hidden_%04d", i)
+		if i < wideMay {
+			name = fmt.Sprintf("shown_%05d", i)
+		}
+		definition := fmt.Appendf(nil, `{"name":%q,"description":"Does what its name says","inputSchema":{"type":"object","properties":{"key":{"type":"string"}},"required":["key"]}}`, name)
+		tools[i] = &policyv1.Tool{Name: name, Definition: definition}
+		if i < wideMay {
+			length += len(definition)
+		}
+	}
+	url, client := l.installation.AdminURL()
+	if _, err := adminv1connect.NewConnectorServiceClient(client, url).ApproveCatalogue(ctx, connect.NewRequest(&adminv1.ApproveCatalogueRequest{ConnectorId: wide, Tools: tools})); err != nil {
+		return fmt.Errorf("pin %d tools: %w", wideTools, err)
+	}
+	text = fmt.Sprintf("kind: Grant\ngroup: okta/%s\nconnector: %s\nrules:\n  - allow: [\"shown_*\"]\n", group, wide)
+	if err := l.installation.Apply(ctx, "wide-grant.yaml", text); err != nil {
+		return err
+	}
+	if err := l.installation.Enforced(ctx); err != nil {
+		return err
+	}
+	bare, err := l.serve(ctx, "bytes", strconv.Itoa(length))
+	if err != nil {
+		return err
+	}
+	var rates, references []float64
+	for range wideRounds {
+		for _, way := range []struct {
+			url   string
+			rates *[]float64
+		}{{bare, &references}, {l.installation.MCPURL(quickstart.USEast) + "/" + wide, &rates}} {
+			r, err := l.list(ctx, way.url, token, length)
+			if err != nil {
+				return err
+			}
+			*way.rates = append(*way.rates, r.rate)
+		}
+	}
+	f := Figure{
+		Name: "proxy_list", Value: median(rates), Unit: "lists/s", Reference: median(references),
+		Load: fmt.Sprintf("tools/list over 16 keep-alive connections of %d tools out of %d, %d bytes, token verified, no upstream asked; reference: a net/http handler that answers with as many bytes; medians of %d interleaved rounds of %s",
+			wideMay, wideTools, length, wideRounds, l.RoundFor),
+	}
 	f.Ratio = f.Value / f.Reference
-	f.Load = fmt.Sprintf("median time of a call through the proxy less that of the same call to the upstream directly, one connection, the load of proxy_throughput_c1; reference: what httputil.ReverseProxy adds; medians of %d rounds", l.Rounds)
 	return l.print(f)
+}
+
+// list is one round of lists.
+func (l *lab) list(ctx context.Context, url, token string, length int) (round, error) {
+	var callers []*caller
+	for i := range 16 {
+		c, err := newLister(url, token, i, length)
+		if err != nil {
+			return round{}, err
+		}
+		defer c.close() //nolint:gocritic // all of them close when the round ends
+		callers = append(callers, c)
+	}
+	return load(ctx, callers, l.RoundFor)
 }
 
 func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,8 @@ const (
 	healthy  = "/healthy"
 )
 
-// Serve plays a part on an address until the context ends: "upstream", or "reverse-proxy" before the URL that follows.
+// Serve plays a part on an address until the context ends: "upstream", "reverse-proxy" before the URL that follows, or "bytes", as many
+// as follow.
 func Serve(ctx context.Context, role, addr string, args []string) error {
 	var h http.Handler
 	switch {
@@ -33,6 +35,12 @@ func Serve(ctx context.Context, role, addr string, args []string) error {
 			return fmt.Errorf("read the upstream's URL: %w", err)
 		}
 		h = reverseProxy(to)
+	case role == "bytes" && len(args) == 1:
+		n, err := strconv.Atoi(args[0])
+		if err != nil || n < 0 || n > maxBody {
+			return fmt.Errorf("%q is no number of bytes up to %d", args[0], maxBody)
+		}
+		h = answering(bytes.Repeat([]byte{'x'}, n))
 	default:
 		return fmt.Errorf("there is no server %q with %d arguments", role, len(args))
 	}
@@ -52,6 +60,17 @@ func Serve(ctx context.Context, role, addr string, args []string) error {
 		return fmt.Errorf("serve %s: %w", role, err)
 	}
 	return nil
+}
+
+// answering reads a request and answers with the same bytes each time.
+func answering(answer []byte) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return // the caller is gone
+		}
+		w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
+		_, _ = w.Write(answer) // as above
+	})
 }
 
 // reverseProxy is net/http/httputil's with nothing added. Only its idle connections are as many as the load's: with the

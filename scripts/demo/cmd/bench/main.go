@@ -37,7 +37,7 @@ func dispatch(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return errors.New("which measurement: proxy, revoke or scim?")
 	}
-	if (args[0] == "upstream" || args[0] == "reverse-proxy") && len(args) > 1 {
+	if (args[0] == "upstream" || args[0] == "reverse-proxy" || args[0] == "bytes") && len(args) > 1 {
 		return bench.Serve(ctx, args[0], args[1], args[2:])
 	}
 	// Libraries of the stand-ins log through the default logger; what matters is printed.
