@@ -156,6 +156,7 @@ func (e *edit) change(id string) *connector {
 		c.number = e.table.shared.connectors
 	}
 	c.at = e.stamp()
+	e.state.connectorsAt = c.at
 	e.state.connectors.put(e.owner, c, func(q *connector) bool { return q.id == id })
 	e.effect.Everybody = true
 	return c

@@ -104,3 +104,20 @@ func (s *state) list(tools []Tool, r *Request, kind policyv1.Kind, one bool) []T
 	}
 	return tools
 }
+
+// ListKey is the same for all lists that are: of people in the same groups, while nothing changed that they rest on. It is compared
+// with keys of the same table only.
+type ListKey struct {
+	members                *memberSet
+	groupsAt, connectorsAt uint64
+}
+
+// ListKey returns the key of a person's lists. Not ok: there is none, since blocks stand, which may be against one person alone.
+func (t *Table) ListKey(person uuid.UUID) (ListKey, bool) {
+	s := t.state()
+	p := s.person(person)
+	if s.broken || p == nil || !p.active || s.blocks.size > 0 {
+		return ListKey{}, false
+	}
+	return ListKey{p.members, s.groupsAt, s.connectorsAt}, true
+}

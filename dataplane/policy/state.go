@@ -27,6 +27,8 @@ type state struct {
 	blocks     trie[*block]
 	blocked    blocked
 
+	// connectorsAt changes whenever a connector, its catalogue or its grants do.
+	connectorsAt uint64
 	// groupsAt changes whenever a group does: what sets of groups come to is then found anew.
 	groupsAt uint64
 	memory   *memory

@@ -105,6 +105,7 @@ type Gateway struct {
 	mux     *http.ServeMux
 
 	refusals refusals
+	lists    kept
 	hidden   []string // names; the subscription's alone
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
@@ -48,6 +49,15 @@ func (g *Gateway) list(w http.ResponseWriter, x *exchange, l listing) {
 			return
 		}
 	}
+	// The same list is asked for again and again: by each agent of the person, and by all who are in the same groups.
+	key, same := x.table.ListKey(x.ID)
+	of := listKey{key, l.kind, x.connector}
+	if same && len(x.message.Cursor) == 0 {
+		if array := g.lists.get(of); array != nil {
+			mcp.WriteJSON(w, http.StatusOK, mcp.AppendListOf(make([]byte, 0, len(array)+256), x.message.ID, x.revision, l.member, array, "", 0))
+			return
+		}
+	}
 	offered, next, ok := g.page(g.offered(x, l.kind), x.message.Cursor)
 	if !ok {
 		mcp.WriteError(w, x.revision, x.message.ID, mcp.InvalidParams("the cursor is not one that this server gave"))
@@ -63,7 +73,47 @@ func (g *Gateway) list(w http.ResponseWriter, x *exchange, l listing) {
 			definitions = append(definitions, definition)
 		}
 	}
-	mcp.WriteJSON(w, http.StatusOK, mcp.AppendList(nil, x.message.ID, x.revision, l.member, definitions, next, 0))
+	array := mcp.AppendArray(nil, definitions)
+	if same && len(x.message.Cursor) == 0 && next == "" {
+		g.lists.put(of, array)
+	}
+	mcp.WriteJSON(w, http.StatusOK, mcp.AppendListOf(nil, x.message.ID, x.revision, l.member, array, next, 0))
+}
+
+// listKey is what a list is of. The table keeps its place for as long as the proxy has the same log: an older one's keys never come again.
+type listKey struct {
+	policy.ListKey
+	kind      policyv1.Kind
+	connector string
+}
+
+// kept are lists as they were written, of whole pages.
+type kept struct {
+	mu    sync.RWMutex
+	all   map[listKey][]byte
+	bytes int
+}
+
+// keptBytes bounds what is kept. When it is full all is made anew.
+const keptBytes = 64 << 20
+
+func (k *kept) get(key listKey) []byte {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.all[key]
+}
+
+func (k *kept) put(key listKey, array []byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.bytes+len(array) > keptBytes || k.all == nil {
+		k.all, k.bytes = map[listKey][]byte{}, 0
+	}
+	if len(array) > keptBytes {
+		return
+	}
+	k.bytes += len(array) - len(k.all[key])
+	k.all[key] = array
 }
 
 // page cuts a list to the page that a cursor, raw, asks for. A cursor tells what was shown last, so that it stays good when the list

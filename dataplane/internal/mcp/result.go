@@ -83,14 +83,25 @@ func appendCaching(dst []byte, ttl time.Duration) []byte {
 // AppendList answers a list, by the name of the result's member, with raw pinned definitions in the order given. In the stateless era the result
 // may be kept for ttl by the person's own client only: the list is filtered. next is empty on the last page.
 func AppendList(dst, id []byte, revision Revision, member string, definitions [][]byte, next string, ttl time.Duration) []byte {
-	dst = append(append(append(appendHead(dst, id), `{"`...), member...), `":[`...)
-	for i, definition := range definitions {
+	return AppendListOf(dst, id, revision, member, AppendArray(nil, definitions), next, ttl)
+}
+
+// AppendArray appends an array of raw values.
+func AppendArray(dst []byte, values [][]byte) []byte {
+	dst = append(dst, '[')
+	for i, value := range values {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(dst, definition...)
+		dst = append(dst, value...)
 	}
-	dst = append(dst, ']')
+	return append(dst, ']')
+}
+
+// AppendListOf answers a list as AppendList does, of which the array is there already.
+func AppendListOf(dst, id []byte, revision Revision, member string, array []byte, next string, ttl time.Duration) []byte {
+	dst = append(append(append(appendHead(dst, id), `{"`...), member...), `":`...)
+	dst = append(dst, array...)
 	if next != "" {
 		dst = strictjson.Quote(append(dst, `,"nextCursor":`...), next)
 	}
