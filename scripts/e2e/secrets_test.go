@@ -32,7 +32,7 @@ func TestSecretsAreNowhereInTheClear(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(end)
-	w.cp.apply(fmt.Sprintf("kind: Connector\nid: salesforce\nurl: %s\nauth: {type: header, header: Authorization}\n", url))
+	w.cp.apply(fmt.Sprintf("kind: Connector\nid: salesforce\nurl: %s\nallowedRanges: [127.0.0.0/8]\nauth: {type: header, header: Authorization}\n", url))
 	file := filepath.Join(t.TempDir(), "value")
 	if err := os.WriteFile(file, []byte("Bearer "+credential), 0o600); err != nil {
 		t.Fatal(err)

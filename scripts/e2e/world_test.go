@@ -55,7 +55,7 @@ func settle(t testing.TB, cp *controlPlane) *world {
 // connect loads a connector, pins its tools and lets Staff use them all.
 func (w *world) connect(id, url, more string) {
 	w.t.Helper()
-	w.cp.apply(fmt.Sprintf("kind: Connector\nid: %s\nurl: %s\n%s", id, url, more))
+	w.cp.apply(fmt.Sprintf("kind: Connector\nid: %s\nurl: %s\nallowedRanges: [127.0.0.0/8]\n%s", id, url, more))
 	if err := w.cp.Pin(w.t.Context(), id); err != nil {
 		w.t.Fatal(err)
 	}

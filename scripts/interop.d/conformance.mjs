@@ -100,7 +100,7 @@ export async function checkConformance(clients, gateway, of) {
     try {
       const file = join(gateway.work, `${connector}.yaml`);
       writeFileSync(file, [
-        `kind: Connector\nid: ${connector}\nurl: ${behind.url}\nconsent: [sampling, elicitation, roots]\n`,
+        `kind: Connector\nid: ${connector}\nurl: ${behind.url}\nallowedRanges: [127.0.0.0/8]\nconsent: [sampling, elicitation, roots]\n`,
         `kind: Grant\ngroup: okta/Senior Engineers\nconnector: ${connector}\nrules:\n  - allow: ["*", "prompt:*", "resource:*"]\n`,
       ].join("---\n"));
       await sallyport("apply", "-f", file);

@@ -402,6 +402,9 @@ func TestACatalogueIsPinnedAsItWasSeen(t *testing.T) {
 	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
 	header := &policyv1.UpstreamAuth{Kind: &policyv1.UpstreamAuth_Header{Header: &policyv1.UpstreamAuth_StaticHeader{Name: "X-Key"}}}
 	s.Do(core.NewApplyPolicy([]*policyv1.Connector{{Id: "github", Url: server.URL + "/mcp", Auth: header}}, nil))
+	_, err := s.connectors().DiscoverCatalogue(t.Context(), connect.NewRequest(&adminv1.DiscoverCatalogueRequest{ConnectorId: "github"}))
+	code(t, "a loopback address that nobody allowed", err, connect.CodeFailedPrecondition)
+	s.Do(core.NewApplyPolicy([]*policyv1.Connector{{Id: "github", Url: server.URL + "/mcp", Auth: header, AllowedRanges: []string{"127.0.0.0/8"}}}, nil))
 	seen, err := s.connectors().DiscoverCatalogue(t.Context(), connect.NewRequest(&adminv1.DiscoverCatalogueRequest{ConnectorId: "github"}))
 	enginetest.Must(t, err)
 	if c := seen.Msg.GetChanges(); len(c) != 1 || c[0].GetKind() != adminv1.ToolChangeKind_TOOL_CHANGE_KIND_ADDED || c[0].GetName() != "read" {

@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
+	"sallyport.dev/dataplane/egress"
 	"sallyport.dev/dataplane/policy"
 
 	"sallyport.dev/controlplane/internal/core"
@@ -104,6 +106,10 @@ func (a *api) discover(ctx context.Context, id string) (*core.Connector, []*poli
 		}
 	}
 	tools, err := a.Discoverer.Discover(ctx, c.Settings, header)
+	if errors.Is(err, egress.ErrRefused) {
+		return nil, nil, connect.NewError(connect.CodeFailedPrecondition,
+			fmt.Errorf("connector %q was not asked: %w; if it is meant to be there, allow the range with allowedRanges in its YAML", id, egress.ErrRefused))
+	}
 	if err != nil {
 		a.Log.WarnContext(ctx, "an upstream could not be asked for its tools", "connector", id, "error", err)
 		return nil, nil, connect.NewError(connect.CodeUnavailable,

@@ -45,6 +45,7 @@ type resource struct {
 		Failures uint32 `yaml:"failures"`
 		OpenFor  string `yaml:"openFor"`
 	} `yaml:"breaker"`
+	AllowedRanges []string `yaml:"allowedRanges"`
 
 	// Grant.
 	Group     string `yaml:"group"`
@@ -158,7 +159,7 @@ func (d *resource) addTo(req *adminv1.ApplyRequest) error {
 		req.Connectors = append(req.Connectors, c)
 	case "Grant":
 		if d.ID != "" || d.URL != "" || d.Title != "" || d.Regions != nil || d.Timeout != "" || d.IdleTimeout != "" || d.Transport != "" ||
-			d.Consent != nil || d.Retries != nil || d.Breaker != nil {
+			d.Consent != nil || d.Retries != nil || d.Breaker != nil || d.AllowedRanges != nil {
 			return errors.New("a Grant has group, connector and rules only")
 		}
 		g := &adminv1.Grant{Group: d.Group, Connector: d.Connector}
@@ -178,7 +179,7 @@ func (d *resource) connector() (*policyv1.Connector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &policyv1.Connector{Id: d.ID, Title: d.Title, Url: d.URL, Regions: d.Regions, Auth: auth, Retries: d.Retries}
+	c := &policyv1.Connector{Id: d.ID, Title: d.Title, Url: d.URL, Regions: d.Regions, Auth: auth, Retries: d.Retries, AllowedRanges: d.AllowedRanges}
 	if c.Timeout, err = duration("timeout", d.Timeout); err != nil {
 		return nil, err
 	}

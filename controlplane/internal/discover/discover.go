@@ -16,6 +16,8 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/dataplane/egress"
 )
 
 // Limits of what an upstream may answer.
@@ -25,18 +27,21 @@ const (
 	maxEventSize = 16 << 20
 )
 
-// Discoverer asks upstreams. Its zero value is usable.
-type Discoverer struct {
-	// Transport reaches upstreams. Default: http.DefaultTransport's settings.
-	Transport http.RoundTripper
-}
+// Discoverer asks upstreams, at addresses that their connectors allow.
+type Discoverer struct{}
 
 // Discover lists an upstream's tools, prompts, resources and templates, with the connector's header where it has one.
-func (d Discoverer) Discover(ctx context.Context, c *policyv1.Connector, headerValue string) ([]*policyv1.Tool, error) {
+func (Discoverer) Discover(ctx context.Context, c *policyv1.Connector, headerValue string) ([]*policyv1.Tool, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	guard, err := egress.New(c.GetAllowedRanges()...)
+	if err != nil {
+		return nil, err
+	}
+	transport := guard.Transport()
+	defer transport.CloseIdleConnections()
 	client := &http.Client{
-		Transport: &authenticated{next: d.Transport, name: c.GetAuth().GetHeader().GetName(), value: headerValue},
+		Transport: &authenticated{next: transport, name: c.GetAuth().GetHeader().GetName(), value: headerValue},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return errors.New("the upstream redirects: name its final URL")
 		},
@@ -112,13 +117,9 @@ type authenticated struct {
 
 // RoundTrip sends a request.
 func (a *authenticated) RoundTrip(r *http.Request) (*http.Response, error) {
-	next := a.next
-	if next == nil {
-		next = http.DefaultTransport
-	}
 	if a.name != "" && a.value != "" {
 		r = r.Clone(r.Context())
 		r.Header.Set(a.name, a.value)
 	}
-	return next.RoundTrip(r)
+	return a.next.RoundTrip(r)
 }

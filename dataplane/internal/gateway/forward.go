@@ -139,14 +139,15 @@ var errNoRunner = errors.New("this proxy has no runner")
 // upstream is where a connector's calls go.
 func (g *Gateway) upstream(settings *policyv1.Connector) (*upstream.Upstream, error) {
 	to := settings.GetUrl()
-	if name, ok := strings.CutPrefix(to, stdio); ok {
+	name, local := strings.CutPrefix(to, stdio)
+	if local {
 		if g.Runner == "" {
 			return nil, errNoRunner
 		}
 		to = strings.TrimSuffix(g.Runner, "/") + "/servers/" + name
 	}
 	return g.Upstream.Upstream(upstream.Target{
-		Connector: settings.GetId(), URL: to, Timeout: settings.GetTimeout().AsDuration(), Silence: settings.GetIdleTimeout().AsDuration(),
+		Connector: settings.GetId(), URL: to, Local: local, Allowed: strings.Join(settings.GetAllowedRanges(), ","), Timeout: settings.GetTimeout().AsDuration(), Silence: settings.GetIdleTimeout().AsDuration(),
 		MaxResponse: int64(g.MaxResult), MaxEvent: g.MaxResult, Legacy: settings.GetTransport() == policyv1.Transport_TRANSPORT_SSE, Retries: retries(settings),
 		Failures: int(settings.GetBreaker().GetFailures()), OpenFor: settings.GetBreaker().GetOpenFor().AsDuration(),
 	})

@@ -222,7 +222,7 @@ func allow(globs ...string) *policyv1.Rule { return &policyv1.Rule{Allow: globs}
 func deny(globs ...string) *policyv1.Rule  { return &policyv1.Rule{Deny: globs} }
 
 func connectorEntry(id, url, authHeader string) *fleetv1.Entry {
-	c := &policyv1.Connector{Id: id, Url: url}
+	c := &policyv1.Connector{Id: id, Url: url, AllowedRanges: []string{"127.0.0.0/8"}}
 	if authHeader != "" {
 		c.Auth = &policyv1.UpstreamAuth{Kind: &policyv1.UpstreamAuth_Header{Header: &policyv1.UpstreamAuth_StaticHeader{Name: authHeader}}}
 	}

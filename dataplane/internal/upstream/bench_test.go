@@ -27,7 +27,7 @@ func benchServer(b *testing.B) string {
 
 // BenchmarkCall is one call over a kept connection, server included. See BenchmarkReverseProxy for what to hold it against.
 func BenchmarkCall(b *testing.B) {
-	u, err := upstream.NewPool(upstream.Config{}).Upstream(upstream.Target{Connector: "c", URL: benchServer(b), Revision: mcp.Revision20260728})
+	u, err := upstream.NewPool(upstream.Config{}).Upstream(upstream.Target{Connector: "c", Allowed: "127.0.0.0/8", URL: benchServer(b), Revision: mcp.Revision20260728})
 	if err != nil {
 		b.Fatal(err)
 	}

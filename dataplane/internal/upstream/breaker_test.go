@@ -53,7 +53,7 @@ func TestAnUpstreamThatFailsIsLeftAloneUntilItIsWell(t *testing.T) {
 	now.Store(time.Now().UnixNano())
 	pool := upstream.NewPool(upstream.Config{Now: func() time.Time { return time.Unix(0, now.Load()) }})
 	t.Cleanup(func() { _ = pool.Close(t.Context()) })
-	u, err := pool.Upstream(upstream.Target{Connector: "moody", URL: m.URL, Revision: mcp.LatestStateless, Failures: 3, OpenFor: 10 * time.Second})
+	u, err := pool.Upstream(upstream.Target{Connector: "moody", Allowed: "127.0.0.0/8", URL: m.URL, Revision: mcp.LatestStateless, Failures: 3, OpenFor: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

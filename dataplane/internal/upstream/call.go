@@ -33,7 +33,11 @@ func newUpstream(p *Pool, target Target) (*Upstream, error) {
 		return nil, err
 	}
 	u := &Upstream{pool: p, given: target, target: target.orDefaults(), asking: newTurn(), seats: seats{by: map[string]*seat{}}}
-	u.wire = newWire(p.config, u.target, to)
+	config := p.config
+	if config.Dial, err = u.target.dialer(config); err != nil {
+		return nil, err
+	}
+	u.wire = newWire(config, u.target, to)
 	switch {
 	case target.Revision.Stateless():
 		u.era.Store(&era{revision: target.Revision})

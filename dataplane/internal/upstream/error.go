@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"sallyport.dev/dataplane/egress"
 )
 
 // Kind says in which way an upstream failed.
@@ -116,6 +118,8 @@ func classify(err error) (Kind, string) {
 		timeout     net.Error
 	)
 	switch {
+	case errors.Is(err, egress.ErrRefused):
+		return Unreachable, egress.ErrRefused.Error() + ": an administrator must allow its range for the connector (allowedRanges)"
 	case errors.As(err, &dns):
 		return Unreachable, "its host name cannot be resolved"
 	case errors.As(err, &certificate), errors.As(err, &authority), errors.As(err, &hostname):

@@ -498,3 +498,30 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 		}
 	}
 }
+
+func TestAnUpstreamInsideTheNetworkIsCalledOnlyWhereItIsAllowed(t *testing.T) {
+	t.Parallel()
+	called := make(chan struct{}, 10)
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { called <- struct{}{} }))
+	t.Cleanup(s.Close)
+	for _, target := range []upstream.Target{
+		{URL: s.URL}, {URL: s.URL, Legacy: true}, {URL: strings.Replace(s.URL, "http:", "https:", 1)}, {URL: s.URL, Allowed: "10.0.0.0/8,::1/128"},
+	} {
+		target.Connector = "inside"
+		u, err := newPool(t).Upstream(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = try(t.Context(), t, u)
+		var failed *upstream.Error
+		if !errors.As(err, &failed) || failed.Kind != upstream.Unreachable || !strings.Contains(err.Error(), "allowedRanges") {
+			t.Errorf("%+v: %v", target, err)
+		}
+	}
+	if len(called) > 0 {
+		t.Error("it was called")
+	}
+	if _, err := newPool(t).Upstream(upstream.Target{Connector: "c", URL: s.URL, Allowed: "127.0.0.1"}); err == nil {
+		t.Error("an address was taken for a range")
+	}
+}

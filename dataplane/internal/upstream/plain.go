@@ -35,9 +35,6 @@ func newPlainWire(c Config, t Target, to *url.URL) *plainWire {
 		dial: c.Dial, address: to.Host, header: t.MaxHeader, maxIdle: t.MaxIdle, maxAge: t.IdleTimeout,
 		head: " " + to.RequestURI() + " HTTP/1.1\r\nHost: " + to.Host + "\r\nUser-Agent: " + c.Client.Name + "/" + c.Client.Version + "\r\n",
 	}
-	if w.dial == nil {
-		w.dial = (&net.Dialer{Timeout: t.ConnectTimeout, KeepAlive: 30 * time.Second}).DialContext
-	}
 	if to.Port() == "" {
 		w.address = net.JoinHostPort(to.Hostname(), "80")
 	}

@@ -65,7 +65,7 @@ func (s *scripted) wire(t *testing.T, change func(*Target)) *plainWire {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newPlainWire(Config{}, target.orDefaults(), to)
+	w := newPlainWire(Config{Dial: new(net.Dialer).DialContext}, target.orDefaults(), to)
 	t.Cleanup(w.close)
 	return w
 }

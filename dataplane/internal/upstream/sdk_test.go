@@ -112,6 +112,7 @@ func open(t *testing.T, p *upstream.Pool, target upstream.Target) *upstream.Upst
 	if target.Connector == "" {
 		target.Connector = "demo"
 	}
+	target.Allowed = "127.0.0.0/8"
 	u, err := p.Upstream(target)
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"sallyport.dev/dataplane/egress"
 	"sallyport.dev/dataplane/internal/mcp"
 )
 
@@ -21,6 +22,10 @@ type Target struct {
 	URL string
 	// Revision is the one to speak. Default: the upstream is asked.
 	Revision mcp.Revision
+	// Allowed are the address ranges that URL may lie in beside the public internet, in CIDR notation, separated by commas.
+	Allowed string
+	// Local: URL is of this host's own configuration, and may lie anywhere.
+	Local bool
 	// ConnectTimeout bounds making a connection, and TLS on it. Default 5 s.
 	ConnectTimeout time.Duration
 	// Timeout bounds how long the answer to a call may take to begin. Default 30 s.
@@ -75,6 +80,25 @@ func (t Target) orDefaults() Target {
 	return t
 }
 
+// dialer makes connections to addresses that the target allows.
+func (t Target) dialer(c Config) (func(ctx context.Context, network, address string) (net.Conn, error), error) {
+	if c.Dial != nil {
+		return c.Dial, nil
+	}
+	if t.Local {
+		return (&net.Dialer{Timeout: t.ConnectTimeout, KeepAlive: 30 * time.Second}).DialContext, nil
+	}
+	var ranges []string
+	if t.Allowed != "" {
+		ranges = strings.Split(t.Allowed, ",")
+	}
+	guard, err := egress.New(ranges...)
+	if err != nil {
+		return nil, fmt.Errorf("connector %s: %w", t.Connector, err)
+	}
+	return guard.Dialer(t.ConnectTimeout).DialContext, nil
+}
+
 func (t Target) parse() (*url.URL, error) {
 	to, err := url.Parse(t.URL)
 	if err != nil || to.Scheme != "http" && to.Scheme != "https" || to.Host == "" || to.User != nil {
@@ -97,7 +121,7 @@ type Config struct {
 	TLS *tls.Config
 	// Proxy names the HTTP proxy for a request. Default: none.
 	Proxy func(*http.Request) (*url.URL, error)
-	// Dial makes connections. Default: net's.
+	// Dial makes connections, wherever to. Default: net's, to addresses that the target allows.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Now is the clock by which sessions idle. Default: time.Now.
 	Now func() time.Time

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"time"
 )
 
 // wire is the seam to HTTP: all that a call needs of it, so that another implementation can take net/http's place.
@@ -47,13 +45,9 @@ type netWire struct {
 }
 
 func newNetWire(c Config, t Target, to *url.URL) *netWire {
-	dial := c.Dial
-	if dial == nil {
-		dial = (&net.Dialer{Timeout: t.ConnectTimeout, KeepAlive: 30 * time.Second}).DialContext
-	}
 	transport := &http.Transport{
 		Proxy:                  c.Proxy,
-		DialContext:            dial,
+		DialContext:            c.Dial,
 		TLSHandshakeTimeout:    t.ConnectTimeout,
 		MaxIdleConns:           t.MaxIdle,
 		MaxIdleConnsPerHost:    t.MaxIdle,

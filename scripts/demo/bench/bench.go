@@ -134,7 +134,7 @@ func newLab(ctx context.Context, cfg Config, regions []string) (l *lab, err erro
 		return nil, fmt.Errorf("push the group: %w", err)
 	}
 	for _, connector := range []string{loaded, marker} {
-		text := fmt.Sprintf("kind: Connector\nid: %s\ntitle: %s\nurl: %s\nauth: {type: none}\n", connector, connector, l.upstream)
+		text := fmt.Sprintf("kind: Connector\nid: %s\ntitle: %s\nurl: %s\nallowedRanges: [127.0.0.0/8]\nauth: {type: none}\n", connector, connector, l.upstream)
 		if err := l.installation.Apply(ctx, connector+".yaml", text); err != nil {
 			return nil, err
 		}

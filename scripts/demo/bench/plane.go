@@ -259,7 +259,7 @@ func (s *site) read(ctx context.Context, path string) (took time.Duration, membe
 // grant lets the first groups use a connector.
 func (p *plane) grant(ctx context.Context, n int) error {
 	var policy strings.Builder
-	policy.WriteString("kind: Connector\nid: bench\ntitle: Bench\nurl: http://127.0.0.1:1/mcp\nauth: {type: none}\n")
+	policy.WriteString("kind: Connector\nid: bench\ntitle: Bench\nurl: http://127.0.0.1:1/mcp\nallowedRanges: [127.0.0.0/8]\nauth: {type: none}\n")
 	for i := range min(n, len(p.groups)) {
 		fmt.Fprintf(&policy, "---\nkind: Grant\ngroup: %s/Team %d\nconnector: bench\nrules:\n  - allow: [\"get_*\"]\n", directory, i)
 	}

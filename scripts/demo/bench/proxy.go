@@ -155,7 +155,7 @@ const (
 // measureList prints proxy_list.
 func (l *lab) measureList(ctx context.Context, token string) error {
 	l.say("a connector with %d tools, of which a person may use %d", wideTools, wideMay)
-	text := fmt.Sprintf("kind: Connector\nid: %s\nurl: %s\n", wide, l.upstream)
+	text := fmt.Sprintf("kind: Connector\nid: %s\nurl: %s\nallowedRanges: [127.0.0.0/8]\n", wide, l.upstream)
 	if err := l.installation.Apply(ctx, "wide.yaml", text); err != nil {
 		return err
 	}

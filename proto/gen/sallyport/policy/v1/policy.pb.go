@@ -214,7 +214,10 @@ type Connector struct {
 	// How often a request that changes nothing is sent again after an upstream failed. Default: 1.
 	Retries *uint32 `protobuf:"varint,10,opt,name=retries,proto3,oneof" json:"retries,omitempty"`
 	// When an upstream that fails is left alone for a while.
-	Breaker       *Breaker `protobuf:"bytes,11,opt,name=breaker,proto3" json:"breaker,omitempty"`
+	Breaker *Breaker `protobuf:"bytes,11,opt,name=breaker,proto3" json:"breaker,omitempty"`
+	// Address ranges in CIDR notation that url, and what its metadata points to, may lie in beside the public internet: private,
+	// loopback and link-local addresses are refused when a connection is made. Default: none.
+	AllowedRanges []string `protobuf:"bytes,20,rep,name=allowed_ranges,json=allowedRanges,proto3" json:"allowed_ranges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -322,6 +325,13 @@ func (x *Connector) GetRetries() uint32 {
 func (x *Connector) GetBreaker() *Breaker {
 	if x != nil {
 		return x.Breaker
+	}
+	return nil
+}
+
+func (x *Connector) GetAllowedRanges() []string {
+	if x != nil {
+		return x.AllowedRanges
 	}
 	return nil
 }
@@ -1046,7 +1056,7 @@ var File_sallyport_policy_v1_policy_proto protoreflect.FileDescriptor
 
 const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	" sallyport/policy/v1/policy.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x05\n" +
+	" sallyport/policy/v1/policy.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x05\n" +
 	"\tConnector\x121\n" +
 	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x18(2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\x02id\x12\x1e\n" +
 	"\x05title\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05title\x12W\n" +
@@ -1060,7 +1070,8 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\aconsent\x18\t \x01(\v2\x1c.sallyport.policy.v1.ConsentR\aconsent\x12&\n" +
 	"\aretries\x18\n" +
 	" \x01(\rB\a\xbaH\x04*\x02\x18\x05H\x00R\aretries\x88\x01\x01\x126\n" +
-	"\abreaker\x18\v \x01(\v2\x1c.sallyport.policy.v1.BreakerR\abreakerB\n" +
+	"\abreaker\x18\v \x01(\v2\x1c.sallyport.policy.v1.BreakerR\abreaker\x12:\n" +
+	"\x0eallowed_ranges\x18\x14 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\ar\x05\x182\xe8\x01\x01R\rallowedRangesB\n" +
 	"\n" +
 	"\b_retries\"]\n" +
 	"\aConsent\x12\x1a\n" +
