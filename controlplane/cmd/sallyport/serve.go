@@ -93,6 +93,7 @@ type plane struct {
 	vault  *vault.Vault
 	engine *engine.Engine
 	audit  *audit.Store
+	trail  *audit.Recorder
 	roster *fleet.Roster
 	lately *activity.Recorder
 	eraser *erasure.Worker
@@ -150,7 +151,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 	if err != nil {
 		return closeAll, err
 	}
-	if p.audit, err = audit.Open(ctx, p.conn.Conn, audit.Config{Replicas: replicas, Seals: p.vault, SealPersonal: p.sealAudit, Log: p.log}); err != nil {
+	if err = p.openAudit(ctx); err != nil {
 		return closeAll, err
 	}
 	erased, err := erasure.OpenList(cmp.Or(p.erasedList, filepath.Join(p.dataDir, "erased-people")))
@@ -199,6 +200,7 @@ func (p *plane) run(ctx context.Context) error {
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
 
+	defer p.runAudit(ctx)()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var running sync.WaitGroup

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,11 +17,14 @@ import (
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 )
 
-// Headers of a record: its identity, and where the records before those of its generation end.
+// Headers of a record: its identity, where the records before those of its generation end, how many bytes its core has,
+// and, in the last of a batch, the signature over where the proxy's chain stands.
 const (
 	generationHeader = "Sallyport-Spool"
 	numberHeader     = "Sallyport-Number"
 	beforeHeader     = "Sallyport-Before"
+	coreHeader       = "Sallyport-Core"
+	headHeader       = "Sallyport-Head"
 )
 
 const (
@@ -58,12 +62,14 @@ var (
 var generationPattern = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 
 // position is a proxy's last record in the stream. Records of one generation that follow each other are a
-// run; before is the last record ahead of the run, so that earlier generations can be found. All zero: none.
+// run; before is the last record ahead of the run, so that earlier generations can be found. The digest is of the
+// record's core. All zero: none.
 type position struct {
 	sequence   uint64
 	generation string
 	number     uint64
 	before     uint64
+	digest     digest
 }
 
 // Append stores consecutive records of a proxy's spool and returns the number up to which all of that
@@ -94,12 +100,14 @@ func (s *Store) Append(ctx context.Context, proxy, region, generation string, re
 	return acknowledged, nil
 }
 
-// message is a record on its way.
+// message is a record on its way: its core, to which the digest of the one before is added, and what lies behind it.
 type message struct {
-	number  uint64
-	subject string
-	data    []byte
+	number       uint64
+	subject      string
+	core, behind []byte
 }
+
+func (m message) size() int { return len(m.core) + previousRoom + len(m.behind) }
 
 func (s *Store) messages(ctx context.Context, proxy, region, generation string, records []*auditv1.AuditRecord) ([]message, error) {
 	all := make([]message, len(records))
@@ -109,37 +117,45 @@ func (s *Store) messages(ctx context.Context, proxy, region, generation string, 
 			return nil, ErrNumbers
 		}
 		r.Proxy, r.Region, r.SpoolGeneration = proxy, region, generation
-		if err := s.sealPersonal(ctx, r); err != nil {
-			return nil, fmt.Errorf("record %d: %w", r.GetNumber(), err)
-		}
-		data, err := encode(r, most)
+		m, err := s.encode(ctx, r, most)
 		if err != nil {
 			return nil, fmt.Errorf("record %d: %w", r.GetNumber(), err)
 		}
-		all[i] = message{r.GetNumber(), Subject(r), data}
+		all[i] = m
 	}
 	return all, nil
 }
 
-// encode makes a record's bytes. One that a message cannot hold loses what is largest, and says so: it must
-// not stand in the way of all that come after it.
-func encode(r *auditv1.AuditRecord, most int) ([]byte, error) {
-	data, err := proto.Marshal(r)
-	if err != nil || len(data) <= most {
-		return data, err
+// encode makes a record's message. From one that is too large goes what is largest, and it says so: it must not stand in
+// the way of all that come after it.
+func (s *Store) encode(ctx context.Context, r *auditv1.AuditRecord, most int) (message, error) {
+	arguments, result, address := r.GetArguments(), r.GetResult(), r.GetClient().GetAddress()
+	m, err := s.divide(ctx, r)
+	if err != nil || m.size() <= most {
+		return m, err
 	}
-	whole := len(data)
-	for _, p := range []*auditv1.Payload{r.GetArguments(), r.GetResult()} {
+	for _, p := range []*auditv1.Payload{arguments, result} {
 		if p != nil {
 			p.Head, p.Truncated = nil, true
 		}
 	}
-	r.Groups, r.Sealed = nil, nil
-	r.Error = fmt.Sprintf("this record had %d bytes, more than the control plane can keep; groups and payloads were left out", whole)
-	if data, err = proto.Marshal(r); err == nil && len(data) > most {
-		err = fmt.Errorf("it has %d bytes, of which at most %d can be kept: raise NATS's max_payload", whole, most)
+	r.Arguments, r.Result, r.Groups, r.Details = arguments, result, nil, nil
+	if r.Client != nil {
+		r.Client.Address = address
 	}
-	return data, err
+	r.Error = fmt.Sprintf("this record had %d bytes, more than the control plane can keep; groups and payloads were left out", m.size())
+	if m, err = s.divide(ctx, r); err == nil && m.size() > most {
+		err = fmt.Errorf("it has %d bytes, of which at most %d can be kept: raise NATS's max_payload", m.size(), most)
+	}
+	return m, err
+}
+
+func (s *Store) divide(ctx context.Context, r *auditv1.AuditRecord) (m message, err error) {
+	m = message{number: r.GetNumber(), subject: Subject(r)}
+	if m.behind, err = s.split(ctx, r); err == nil {
+		m.core, err = proto.Marshal(r)
+	}
+	return m, err
 }
 
 // append stores messages chunk by chunk. What an error leaves open is asked of the stream.
@@ -194,7 +210,7 @@ func after(messages []message, have uint64) []message {
 func first(messages []message) []message {
 	bytes := 0
 	for i, m := range messages {
-		if bytes += len(m.data); i == batchRecords || i > 0 && bytes > batchBytes {
+		if bytes += m.size(); i == batchRecords || i > 0 && bytes > batchBytes {
 			return messages[:i]
 		}
 	}
@@ -266,7 +282,11 @@ func read(m *jetstream.RawStreamMsg) (position, error) {
 	if err != nil || err2 != nil || before >= m.Sequence {
 		return position{}, fmt.Errorf("the audit stream holds a record without a place, at %d: who wrote it?", m.Sequence)
 	}
-	return position{m.Sequence, m.Header.Get(generationHeader), number, before}, nil
+	core, err := coreOf(m.Data, m.Header.Get(coreHeader))
+	if err != nil {
+		return position{}, fmt.Errorf("the audit stream holds a record that cannot be read, at %d: %w", m.Sequence, err)
+	}
+	return position{m.Sequence, m.Header.Get(generationHeader), number, before, sha256.Sum256(core)}, nil
 }
 
 func (s *Store) remember(proxy string, p position) {
@@ -289,15 +309,20 @@ func (s *Store) forget(proxy string) {
 func (s *Store) store(ctx context.Context, wait time.Duration, proxy, generation string, tip position, records []message) (position, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	end := position{generation: generation, number: records[len(records)-1].number, before: tip.before}
+	end := position{generation: generation, number: records[len(records)-1].number, before: tip.before, digest: tip.digest}
 	if tip.generation != generation {
 		end.before = tip.sequence
 	}
 	before, batch := strconv.FormatUint(end.before, 10), nuid.Next()
 	for i, r := range records {
-		m := &nats.Msg{Subject: r.subject, Data: r.data, Header: nats.Header{
-			generationHeader: {generation}, numberHeader: {strconv.FormatUint(r.number, 10)}, beforeHeader: {before},
+		core := chained(r.core, end.digest)
+		end.digest = sha256.Sum256(core)
+		m := &nats.Msg{Subject: r.subject, Data: append(core, r.behind...), Header: nats.Header{
+			generationHeader: {generation}, numberHeader: {strconv.FormatUint(r.number, 10)}, beforeHeader: {before}, coreHeader: {strconv.Itoa(len(core))},
 		}}
+		if i == len(records)-1 && s.key != nil {
+			m.Header[headHeader] = []string{signature(s.key, headStatement(proxy, generation, r.number, end.digest))}
+		}
 		if i == 0 {
 			m.Header[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(tip.sequence, 10)}
 			m.Header["Nats-Expected-Last-Subject-Sequence-Subject"] = []string{fence(proxy)}

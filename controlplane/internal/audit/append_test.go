@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
@@ -240,7 +241,7 @@ func BenchmarkAppend(b *testing.B) {
 	b.Run("raw async", func(b *testing.B) {
 		s := open(b, natstest.Embedded(b).Conn, 1)
 		r := payload(1, 1)[0]
-		data, err := encode(r, 1<<20)
+		data, err := proto.Marshal(r)
 		if err != nil {
 			b.Fatal(err)
 		}

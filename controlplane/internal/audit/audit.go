@@ -9,6 +9,7 @@ package audit
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -36,7 +37,9 @@ type Config struct {
 	// SealPersonal seals what records say of people, so that it goes when they are erased. Records that were
 	// sealed are opened either way.
 	SealPersonal bool
-	Log          *slog.Logger
+	// Key signs where proxies' chains stand. Nil: nothing is signed.
+	Key ed25519.PrivateKey
+	Log *slog.Logger
 }
 
 // Store is the open stream. It is safe for concurrent use.
@@ -46,6 +49,7 @@ type Store struct {
 	stream jetstream.Stream
 	seals  Seals
 	seal   bool // what is personal
+	key    ed25519.PrivateKey
 	log    *slog.Logger
 	// request is that of the connection, save in tests that lose answers.
 	request func(context.Context, *nats.Msg) (*nats.Msg, error)
@@ -75,7 +79,7 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Store, error) {
 	if err := check(stream.CachedInfo().Config, c.Replicas); err != nil {
 		return nil, fmt.Errorf("the stream %s cannot keep audit: %w", StreamName, err)
 	}
-	return &Store{nc: nc, js: js, stream: stream, seals: c.Seals, seal: c.SealPersonal, log: c.Log, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}, nil
+	return &Store{nc: nc, js: js, stream: stream, seals: c.Seals, seal: c.SealPersonal, key: c.Key, log: c.Log, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}, nil
 }
 
 func findOrMake(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.Stream, error) {

@@ -2,6 +2,8 @@ package audit
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -19,56 +21,87 @@ type Seals interface {
 	Open(ctx context.Context, person uuid.UUID, sealed []byte) (plain []byte, erased bool, err error)
 }
 
-// sealPersonal takes out of a record what it says of its person, and seals it. Of a person who has no key, as of one who
-// was erased meanwhile, it is not kept. A record without a person stays as it is.
-func (s *Store) sealPersonal(ctx context.Context, r *auditv1.AuditRecord) error {
+// split takes out of a record what it says of its person, and returns that as it lies behind the record's core: as an
+// AuditRecord of its own, whose fields a reader of the message finds in place, or sealed for the person. The core keeps
+// its digest, which is salted, so that the chain holds over the core alone. Of a person who has no key, as of one who was
+// erased meanwhile, nothing is kept.
+func (s *Store) split(ctx context.Context, r *auditv1.AuditRecord) ([]byte, error) {
 	// What came sealed would be opened as if it had been sealed here.
-	r.Sealed, r.Erased = nil, false
-	person, err := uuid.Parse(r.GetPersonId())
-	if err != nil || !s.seal {
-		return nil //nolint:nilerr // it is about nobody
+	r.Sealed, r.Erased, r.PersonalSha256, r.Salt, r.Previous = nil, false, nil, nil, nil
+	personal := &auditv1.AuditRecord{Arguments: r.GetArguments(), Result: r.GetResult()}
+	if address := r.GetClient().GetAddress(); address != "" {
+		personal.Client = &auditv1.Client{Address: address}
 	}
-	personal := &auditv1.Personal{Arguments: r.GetArguments(), Result: r.GetResult(), Address: r.GetClient().GetAddress()}
-	plain, err := proto.Marshal(personal)
-	if err != nil || len(plain) == 0 {
-		return err
+	if personal.Arguments == nil && personal.Result == nil && personal.Client == nil {
+		return nil, nil
 	}
-	sealed, err := s.seals.Seal(ctx, person, plain)
-	if err != nil && !errors.Is(err, vault.ErrNoKey) {
-		return err
+	personal.Salt = make([]byte, 32)
+	_, _ = rand.Read(personal.Salt) // never fails
+	behind, err := proto.Marshal(personal)
+	if err != nil {
+		return nil, err
 	}
-	r.Sealed, r.Erased = sealed, sealed == nil
-	r.Arguments, r.Result = nil, nil
+	sum := sha256.Sum256(behind)
+	if person, err := uuid.Parse(r.GetPersonId()); err == nil && s.seal {
+		sealed, err := s.seals.Seal(ctx, person, behind)
+		switch {
+		case errors.Is(err, vault.ErrNoKey):
+			behind, r.Erased = nil, true
+		case err != nil:
+			return nil, err
+		default:
+			if behind, err = proto.Marshal(&auditv1.AuditRecord{Sealed: sealed}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	r.PersonalSha256 = sum[:]
+	withoutPersonal(r)
+	return behind, nil
+}
+
+// withoutPersonal takes out of a record what split does.
+func withoutPersonal(r *auditv1.AuditRecord) {
+	r.Arguments, r.Result, r.Salt, r.Sealed = nil, nil, nil, nil
 	if r.Client != nil {
 		r.Client.Address = ""
 	}
-	return nil
 }
 
-// openPersonal puts back what sealPersonal took out, if the person was not erased.
+// openPersonal puts back what was sealed, if the person was not erased.
 func (s *Store) openPersonal(ctx context.Context, r *auditv1.AuditRecord) error {
 	if len(r.GetSealed()) == 0 {
 		return nil
 	}
+	plain, err := s.unseal(ctx, r)
+	if err != nil {
+		return err
+	}
+	r.Sealed, r.Erased = nil, plain == nil
+	if plain == nil {
+		return nil
+	}
+	if err := (proto.UnmarshalOptions{Merge: true}).Unmarshal(plain, r); err != nil {
+		return fmt.Errorf("reading a record of person %s: %w", r.GetPersonId(), err)
+	}
+	return nil
+}
+
+// unseal returns what lies sealed behind a record's core; nothing, if the person was erased.
+func (s *Store) unseal(ctx context.Context, r *auditv1.AuditRecord) ([]byte, error) {
 	person, err := uuid.Parse(r.GetPersonId())
 	if err != nil {
-		return fmt.Errorf("a record is sealed for %q, which is nobody: who wrote it?", r.GetPersonId())
+		return nil, fmt.Errorf("a record is sealed for %q, which is nobody: who wrote it?", r.GetPersonId())
+	}
+	if s.seals == nil {
+		return nil, errors.New("a record is sealed, and there is no vault to open it")
 	}
 	plain, erased, err := s.seals.Open(ctx, person, r.GetSealed())
 	if err != nil {
-		return fmt.Errorf("opening a record of person %s: %w", person, err)
+		return nil, fmt.Errorf("opening a record of person %s: %w", person, err)
 	}
-	r.Sealed, r.Erased = nil, erased
 	if erased {
-		return nil
+		return nil, nil
 	}
-	personal := &auditv1.Personal{}
-	if err := proto.Unmarshal(plain, personal); err != nil {
-		return fmt.Errorf("reading a record of person %s: %w", person, err)
-	}
-	r.Arguments, r.Result = personal.GetArguments(), personal.GetResult()
-	if personal.GetAddress() != "" && r.Client != nil {
-		r.Client.Address = personal.GetAddress()
-	}
-	return nil
+	return plain, nil
 }

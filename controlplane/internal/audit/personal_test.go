@@ -64,6 +64,7 @@ func TestWhatIsSealedForAPersonGoesWithThePerson(t *testing.T) {
 		t.Helper()
 		want := call(r.GetNumber(), person)
 		want.Proxy, want.Region, want.SpoolGeneration = "p1", "eu", "g"
+		want.Previous, want.PersonalSha256, want.Salt = r.GetPrevious(), r.GetPersonalSha256(), r.GetSalt()
 		if !proto.Equal(r, want) {
 			t.Fatalf("got %v, want %v", r, want)
 		}

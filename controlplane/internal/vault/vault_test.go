@@ -291,3 +291,18 @@ func TestAConnectorsSecretIsItsOwn(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+func TestAllControlPlanesSignAuditWithTheSameKey(t *testing.T) {
+	s := newSite(t)
+	a, err := s.open(t).AuditKey(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := s.open(t).AuditKey(within(t))
+	if err != nil || !a.Equal(b) {
+		t.Fatalf("another control plane got another key (%v)", err)
+	}
+	if other, err := newSite(t).open(t).AuditKey(within(t)); err != nil || a.Equal(other) {
+		t.Fatalf("another installation got the same key (%v)", err)
+	}
+}

@@ -25,6 +25,155 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Kind is what a record is about. Retention is set by kind.
+type Kind int32
+
+const (
+	// A call of a tool, prompt or resource, or of another method that has an effect.
+	Kind_KIND_UNSPECIFIED Kind = 0
+	// A list of what there is.
+	Kind_KIND_LIST Kind = 1
+	// Somebody signed in, or an agent was given a token.
+	Kind_KIND_SIGN_IN Kind = 2
+	// A sign-in, a token or a client was refused.
+	Kind_KIND_SIGN_IN_FAILED Kind = 3
+	// An upstream credential was given to a proxy, or could not be.
+	Kind_KIND_CREDENTIAL Kind = 4
+	// An event of the log: a change of people, groups, connectors, grants, blocks, tokens.
+	Kind_KIND_CHANGE Kind = 5
+	// An approval or a confirmation was asked for, given, refused or used.
+	Kind_KIND_REVIEW Kind = 6
+	// Access was taken away: sessions, tokens, credentials.
+	Kind_KIND_REVOCATION Kind = 7
+	// A proxy or connector came, went, or is not well.
+	Kind_KIND_HEALTH Kind = 8
+	// Somebody read audit.
+	Kind_KIND_AUDIT_READ Kind = 9
+	// Records were lost or dropped: `lost` and `error` say which.
+	Kind_KIND_GAP Kind = 10
+)
+
+// Enum value maps for Kind.
+var (
+	Kind_name = map[int32]string{
+		0:  "KIND_UNSPECIFIED",
+		1:  "KIND_LIST",
+		2:  "KIND_SIGN_IN",
+		3:  "KIND_SIGN_IN_FAILED",
+		4:  "KIND_CREDENTIAL",
+		5:  "KIND_CHANGE",
+		6:  "KIND_REVIEW",
+		7:  "KIND_REVOCATION",
+		8:  "KIND_HEALTH",
+		9:  "KIND_AUDIT_READ",
+		10: "KIND_GAP",
+	}
+	Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED":    0,
+		"KIND_LIST":           1,
+		"KIND_SIGN_IN":        2,
+		"KIND_SIGN_IN_FAILED": 3,
+		"KIND_CREDENTIAL":     4,
+		"KIND_CHANGE":         5,
+		"KIND_REVIEW":         6,
+		"KIND_REVOCATION":     7,
+		"KIND_HEALTH":         8,
+		"KIND_AUDIT_READ":     9,
+		"KIND_GAP":            10,
+	}
+)
+
+func (x Kind) Enum() *Kind {
+	p := new(Kind)
+	*p = x
+	return p
+}
+
+func (x Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_audit_v1_audit_proto_enumTypes[0].Descriptor()
+}
+
+func (Kind) Type() protoreflect.EnumType {
+	return &file_sallyport_audit_v1_audit_proto_enumTypes[0]
+}
+
+func (x Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Kind.Descriptor instead.
+func (Kind) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{0}
+}
+
+// ActorKind is the sort of an actor.
+type ActorKind int32
+
+const (
+	ActorKind_ACTOR_KIND_UNSPECIFIED     ActorKind = 0
+	ActorKind_ACTOR_KIND_PERSON          ActorKind = 1
+	ActorKind_ACTOR_KIND_SERVICE_ACCOUNT ActorKind = 2
+	ActorKind_ACTOR_KIND_ADMIN           ActorKind = 3
+	// An identity provider, by SCIM.
+	ActorKind_ACTOR_KIND_IDENTITY_PROVIDER ActorKind = 4
+	ActorKind_ACTOR_KIND_PROXY             ActorKind = 5
+	// The control plane itself.
+	ActorKind_ACTOR_KIND_SYSTEM ActorKind = 6
+)
+
+// Enum value maps for ActorKind.
+var (
+	ActorKind_name = map[int32]string{
+		0: "ACTOR_KIND_UNSPECIFIED",
+		1: "ACTOR_KIND_PERSON",
+		2: "ACTOR_KIND_SERVICE_ACCOUNT",
+		3: "ACTOR_KIND_ADMIN",
+		4: "ACTOR_KIND_IDENTITY_PROVIDER",
+		5: "ACTOR_KIND_PROXY",
+		6: "ACTOR_KIND_SYSTEM",
+	}
+	ActorKind_value = map[string]int32{
+		"ACTOR_KIND_UNSPECIFIED":       0,
+		"ACTOR_KIND_PERSON":            1,
+		"ACTOR_KIND_SERVICE_ACCOUNT":   2,
+		"ACTOR_KIND_ADMIN":             3,
+		"ACTOR_KIND_IDENTITY_PROVIDER": 4,
+		"ACTOR_KIND_PROXY":             5,
+		"ACTOR_KIND_SYSTEM":            6,
+	}
+)
+
+func (x ActorKind) Enum() *ActorKind {
+	p := new(ActorKind)
+	*p = x
+	return p
+}
+
+func (x ActorKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ActorKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_audit_v1_audit_proto_enumTypes[1].Descriptor()
+}
+
+func (ActorKind) Type() protoreflect.EnumType {
+	return &file_sallyport_audit_v1_audit_proto_enumTypes[1]
+}
+
+func (x ActorKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ActorKind.Descriptor instead.
+func (ActorKind) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{1}
+}
+
 // Phase is the place of a record in its call.
 type Phase int32
 
@@ -63,11 +212,11 @@ func (x Phase) String() string {
 }
 
 func (Phase) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_audit_v1_audit_proto_enumTypes[0].Descriptor()
+	return file_sallyport_audit_v1_audit_proto_enumTypes[2].Descriptor()
 }
 
 func (Phase) Type() protoreflect.EnumType {
-	return &file_sallyport_audit_v1_audit_proto_enumTypes[0]
+	return &file_sallyport_audit_v1_audit_proto_enumTypes[2]
 }
 
 func (x Phase) Number() protoreflect.EnumNumber {
@@ -76,7 +225,7 @@ func (x Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Phase.Descriptor instead.
 func (Phase) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{0}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{2}
 }
 
 // Outcome is how a call ended.
@@ -131,11 +280,11 @@ func (x Outcome) String() string {
 }
 
 func (Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_audit_v1_audit_proto_enumTypes[1].Descriptor()
+	return file_sallyport_audit_v1_audit_proto_enumTypes[3].Descriptor()
 }
 
 func (Outcome) Type() protoreflect.EnumType {
-	return &file_sallyport_audit_v1_audit_proto_enumTypes[1]
+	return &file_sallyport_audit_v1_audit_proto_enumTypes[3]
 }
 
 func (x Outcome) Number() protoreflect.EnumNumber {
@@ -144,7 +293,7 @@ func (x Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome.Descriptor instead.
 func (Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{3}
 }
 
 // Verdict is what was decided.
@@ -181,11 +330,11 @@ func (x Verdict) String() string {
 }
 
 func (Verdict) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_audit_v1_audit_proto_enumTypes[2].Descriptor()
+	return file_sallyport_audit_v1_audit_proto_enumTypes[4].Descriptor()
 }
 
 func (Verdict) Type() protoreflect.EnumType {
-	return &file_sallyport_audit_v1_audit_proto_enumTypes[2]
+	return &file_sallyport_audit_v1_audit_proto_enumTypes[4]
 }
 
 func (x Verdict) Number() protoreflect.EnumNumber {
@@ -194,7 +343,7 @@ func (x Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Verdict.Descriptor instead.
 func (Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{4}
 }
 
 // Reason is why, as a word that programs can rely on.
@@ -283,11 +432,11 @@ func (x Reason) String() string {
 }
 
 func (Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_audit_v1_audit_proto_enumTypes[3].Descriptor()
+	return file_sallyport_audit_v1_audit_proto_enumTypes[5].Descriptor()
 }
 
 func (Reason) Type() protoreflect.EnumType {
-	return &file_sallyport_audit_v1_audit_proto_enumTypes[3]
+	return &file_sallyport_audit_v1_audit_proto_enumTypes[5]
 }
 
 func (x Reason) Number() protoreflect.EnumNumber {
@@ -296,11 +445,12 @@ func (x Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Reason.Descriptor instead.
 func (Reason) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{5}
 }
 
-// AuditRecord is one fact about a call. A call that is allowed has two, joined by call_id:
-// `authorized` before it reaches the upstream, `completed` after. A refused call has one.
+// AuditRecord is one fact: of a call, a sign-in, a change, or the state of a proxy. A call that is allowed has two records,
+// joined by call_id: `authorized` before it reaches the upstream, `completed` after. A refused call has one, and so has
+// whatever else happened, in phase `completed`.
 type AuditRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Identity: proxy, spool generation, number. Numbers of a generation are consecutive from 1.
@@ -340,11 +490,42 @@ type AuditRecord struct {
 	TraceId string `protobuf:"bytes,22,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
 	// The MCP revision that the agent speaks.
 	Revision string `protobuf:"bytes,23,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Where the control plane keeps audit so that an erasure takes a person's fields along: a Personal, sealed under the
-	// person's key, and the fields it holds are empty. Searching and following open it; a JetStream consumer cannot.
+	// Where the control plane keeps audit so that an erasure takes a person's fields along: arguments, result, address and
+	// salt, as an AuditRecord of their own, sealed under the person's key; here they are empty. Searching and following open
+	// it; a JetStream consumer cannot.
 	Sealed []byte `protobuf:"bytes,24,opt,name=sealed,proto3" json:"sealed,omitempty"`
 	// The person was erased, and with them what was sealed.
-	Erased        bool `protobuf:"varint,25,opt,name=erased,proto3" json:"erased,omitempty"`
+	Erased bool `protobuf:"varint,25,opt,name=erased,proto3" json:"erased,omitempty"`
+	// What the record is about. Unspecified: a call.
+	Kind Kind `protobuf:"varint,26,opt,name=kind,proto3,enum=sallyport.audit.v1.Kind" json:"kind,omitempty"`
+	// Who did it, where that is not simply the person.
+	Actor *Actor `protobuf:"bytes,27,opt,name=actor,proto3" json:"actor,omitempty"`
+	// The MCP session or the session of the sign-in, by an id that opens nothing.
+	Session        string          `protobuf:"bytes,28,opt,name=session,proto3" json:"session,omitempty"`
+	Authentication *Authentication `protobuf:"bytes,29,opt,name=authentication,proto3" json:"authentication,omitempty"`
+	// SHA-256 of the core of the proxy's record before this one; empty in its first. A message on the stream is a record's
+	// core, and behind it what the record says of a person: arguments, result and address, or `sealed`. The header
+	// Sallyport-Core says how many bytes the core has. Set by the control plane.
+	Previous []byte `protobuf:"bytes,60,opt,name=previous,proto3" json:"previous,omitempty"`
+	// SHA-256 of what is behind the core, unsealed: what a record says of a person can be taken away, and the chain holds.
+	PersonalSha256 []byte `protobuf:"bytes,61,opt,name=personal_sha256,json=personalSha256,proto3" json:"personal_sha256,omitempty"`
+	// What was done, as a word that programs can rely on: the event's name of a change, such as "grant_applied".
+	Action string `protobuf:"bytes,62,opt,name=action,proto3" json:"action,omitempty"`
+	// To what, such as "connector/github" or "user/<id>".
+	Target string `protobuf:"bytes,63,opt,name=target,proto3" json:"target,omitempty"`
+	// The version of the log that made it so; of a change.
+	Version uint64 `protobuf:"varint,64,opt,name=version,proto3" json:"version,omitempty"`
+	// Where a call's time went; in `completed`.
+	Latency *Latency `protobuf:"bytes,65,opt,name=latency,proto3" json:"latency,omitempty"`
+	// Bytes of the request's and the answer's bodies, between agent and proxy.
+	RequestBytes  uint64 `protobuf:"varint,66,opt,name=request_bytes,json=requestBytes,proto3" json:"request_bytes,omitempty"`
+	ResponseBytes uint64 `protobuf:"varint,67,opt,name=response_bytes,json=responseBytes,proto3" json:"response_bytes,omitempty"`
+	// How many records stand here no more, in one that says so.
+	Lost uint64 `protobuf:"varint,68,opt,name=lost,proto3" json:"lost,omitempty"`
+	// What else is worth saying, by key. No secrets, and nothing personal.
+	Details []*Detail `protobuf:"bytes,69,rep,name=details,proto3" json:"details,omitempty"`
+	// 32 random bytes among what personal_sha256 is of, so that nobody finds out by trying what stood there.
+	Salt          []byte `protobuf:"bytes,70,opt,name=salt,proto3" json:"salt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -554,31 +735,135 @@ func (x *AuditRecord) GetErased() bool {
 	return false
 }
 
-// Personal is what a record says of a person beyond the id.
-type Personal struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Arguments *Payload               `protobuf:"bytes,1,opt,name=arguments,proto3" json:"arguments,omitempty"`
-	Result    *Payload               `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
-	// Client.address.
-	Address       string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+func (x *AuditRecord) GetKind() Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Kind_KIND_UNSPECIFIED
+}
+
+func (x *AuditRecord) GetActor() *Actor {
+	if x != nil {
+		return x.Actor
+	}
+	return nil
+}
+
+func (x *AuditRecord) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetAuthentication() *Authentication {
+	if x != nil {
+		return x.Authentication
+	}
+	return nil
+}
+
+func (x *AuditRecord) GetPrevious() []byte {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+func (x *AuditRecord) GetPersonalSha256() []byte {
+	if x != nil {
+		return x.PersonalSha256
+	}
+	return nil
+}
+
+func (x *AuditRecord) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *AuditRecord) GetLatency() *Latency {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
+}
+
+func (x *AuditRecord) GetRequestBytes() uint64 {
+	if x != nil {
+		return x.RequestBytes
+	}
+	return 0
+}
+
+func (x *AuditRecord) GetResponseBytes() uint64 {
+	if x != nil {
+		return x.ResponseBytes
+	}
+	return 0
+}
+
+func (x *AuditRecord) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+func (x *AuditRecord) GetDetails() []*Detail {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
+func (x *AuditRecord) GetSalt() []byte {
+	if x != nil {
+		return x.Salt
+	}
+	return nil
+}
+
+// Actor is who did something.
+type Actor struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  ActorKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=sallyport.audit.v1.ActorKind" json:"kind,omitempty"`
+	// A person's, token's or directory's id, or a proxy's name.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Personal) Reset() {
-	*x = Personal{}
+func (x *Actor) Reset() {
+	*x = Actor{}
 	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Personal) String() string {
+func (x *Actor) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Personal) ProtoMessage() {}
+func (*Actor) ProtoMessage() {}
 
-func (x *Personal) ProtoReflect() protoreflect.Message {
+func (x *Actor) ProtoReflect() protoreflect.Message {
 	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -590,30 +875,209 @@ func (x *Personal) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Personal.ProtoReflect.Descriptor instead.
-func (*Personal) Descriptor() ([]byte, []int) {
+// Deprecated: Use Actor.ProtoReflect.Descriptor instead.
+func (*Actor) Descriptor() ([]byte, []int) {
 	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *Personal) GetArguments() *Payload {
+func (x *Actor) GetKind() ActorKind {
 	if x != nil {
-		return x.Arguments
+		return x.Kind
 	}
-	return nil
+	return ActorKind_ACTOR_KIND_UNSPECIFIED
 }
 
-func (x *Personal) GetResult() *Payload {
+func (x *Actor) GetId() string {
 	if x != nil {
-		return x.Result
-	}
-	return nil
-}
-
-func (x *Personal) GetAddress() string {
-	if x != nil {
-		return x.Address
+		return x.Id
 	}
 	return ""
+}
+
+// Detail is a value by a key.
+type Detail struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Detail) Reset() {
+	*x = Detail{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Detail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Detail) ProtoMessage() {}
+
+func (x *Detail) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Detail.ProtoReflect.Descriptor instead.
+func (*Detail) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Detail) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Detail) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// Authentication is how strongly somebody was known (OpenID Connect Core 1.0, section 2).
+type Authentication struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Acr           string                 `protobuf:"bytes,1,opt,name=acr,proto3" json:"acr,omitempty"`
+	Amr           []string               `protobuf:"bytes,2,rep,name=amr,proto3" json:"amr,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authentication) Reset() {
+	*x = Authentication{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authentication) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authentication) ProtoMessage() {}
+
+func (x *Authentication) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
+func (*Authentication) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Authentication) GetAcr() string {
+	if x != nil {
+		return x.Acr
+	}
+	return ""
+}
+
+func (x *Authentication) GetAmr() []string {
+	if x != nil {
+		return x.Amr
+	}
+	return nil
+}
+
+func (x *Authentication) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// Latency splits a call's duration. The rest was spent on reading, writing and waiting for the agent.
+type Latency struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From the request's arrival until it was decided.
+	Decision *durationpb.Duration `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
+	// Until the record was kept.
+	Record *durationpb.Duration `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"`
+	// Until the upstream credential was in hand.
+	Credential    *durationpb.Duration `protobuf:"bytes,3,opt,name=credential,proto3" json:"credential,omitempty"`
+	Upstream      *durationpb.Duration `protobuf:"bytes,4,opt,name=upstream,proto3" json:"upstream,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Latency) Reset() {
+	*x = Latency{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Latency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Latency) ProtoMessage() {}
+
+func (x *Latency) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Latency.ProtoReflect.Descriptor instead.
+func (*Latency) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Latency) GetDecision() *durationpb.Duration {
+	if x != nil {
+		return x.Decision
+	}
+	return nil
+}
+
+func (x *Latency) GetRecord() *durationpb.Duration {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *Latency) GetCredential() *durationpb.Duration {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *Latency) GetUpstream() *durationpb.Duration {
+	if x != nil {
+		return x.Upstream
+	}
+	return nil
 }
 
 // Client is the agent's program.
@@ -632,7 +1096,7 @@ type Client struct {
 
 func (x *Client) Reset() {
 	*x = Client{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[2]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +1108,7 @@ func (x *Client) String() string {
 func (*Client) ProtoMessage() {}
 
 func (x *Client) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[2]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +1121,7 @@ func (x *Client) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Client.ProtoReflect.Descriptor instead.
 func (*Client) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Client) GetId() string {
@@ -696,16 +1160,18 @@ type Payload struct {
 	// Bytes of the whole, as it was sent.
 	Size uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
 	// Of the whole, as it was sent.
-	Sha256        []byte `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
-	Truncated     bool   `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
-	Masked        bool   `protobuf:"varint,5,opt,name=masked,proto3" json:"masked,omitempty"`
+	Sha256    []byte `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	Truncated bool   `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Masked    bool   `protobuf:"varint,5,opt,name=masked,proto3" json:"masked,omitempty"`
+	// The whole value's name in the store of whole values. Empty: it is not kept.
+	Object        string `protobuf:"bytes,6,opt,name=object,proto3" json:"object,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Payload) Reset() {
 	*x = Payload{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[3]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +1183,7 @@ func (x *Payload) String() string {
 func (*Payload) ProtoMessage() {}
 
 func (x *Payload) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[3]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +1196,7 @@ func (x *Payload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Payload.ProtoReflect.Descriptor instead.
 func (*Payload) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Payload) GetHead() []byte {
@@ -768,6 +1234,13 @@ func (x *Payload) GetMasked() bool {
 	return false
 }
 
+func (x *Payload) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
 // Decision is the verdict and what it rests on.
 type Decision struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -784,7 +1257,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[4]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +1269,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[4]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +1282,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Decision) GetVerdict() Verdict {
@@ -851,7 +1324,7 @@ var File_sallyport_audit_v1_audit_proto protoreflect.FileDescriptor
 
 const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/audit/v1/audit.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\a\n" +
+	"\x1esallyport/audit/v1/audit.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\v\n" +
 	"\vAuditRecord\x12\x14\n" +
 	"\x05proxy\x18\x01 \x01(\tR\x05proxy\x12)\n" +
 	"\x10spool_generation\x18\x02 \x01(\tR\x0fspoolGeneration\x12\x16\n" +
@@ -878,28 +1351,78 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\btrace_id\x18\x16 \x01(\tR\atraceId\x12\x1a\n" +
 	"\brevision\x18\x17 \x01(\tR\brevision\x12\x16\n" +
 	"\x06sealed\x18\x18 \x01(\fR\x06sealed\x12\x16\n" +
-	"\x06erased\x18\x19 \x01(\bR\x06erased\"\x94\x01\n" +
-	"\bPersonal\x129\n" +
-	"\targuments\x18\x01 \x01(\v2\x1b.sallyport.audit.v1.PayloadR\targuments\x123\n" +
-	"\x06result\x18\x02 \x01(\v2\x1b.sallyport.audit.v1.PayloadR\x06result\x12\x18\n" +
-	"\aaddress\x18\x03 \x01(\tR\aaddress\"`\n" +
+	"\x06erased\x18\x19 \x01(\bR\x06erased\x12,\n" +
+	"\x04kind\x18\x1a \x01(\x0e2\x18.sallyport.audit.v1.KindR\x04kind\x12/\n" +
+	"\x05actor\x18\x1b \x01(\v2\x19.sallyport.audit.v1.ActorR\x05actor\x12\x18\n" +
+	"\asession\x18\x1c \x01(\tR\asession\x12J\n" +
+	"\x0eauthentication\x18\x1d \x01(\v2\".sallyport.audit.v1.AuthenticationR\x0eauthentication\x12\x1a\n" +
+	"\bprevious\x18< \x01(\fR\bprevious\x12'\n" +
+	"\x0fpersonal_sha256\x18= \x01(\fR\x0epersonalSha256\x12\x16\n" +
+	"\x06action\x18> \x01(\tR\x06action\x12\x16\n" +
+	"\x06target\x18? \x01(\tR\x06target\x12\x18\n" +
+	"\aversion\x18@ \x01(\x04R\aversion\x125\n" +
+	"\alatency\x18A \x01(\v2\x1b.sallyport.audit.v1.LatencyR\alatency\x12#\n" +
+	"\rrequest_bytes\x18B \x01(\x04R\frequestBytes\x12%\n" +
+	"\x0eresponse_bytes\x18C \x01(\x04R\rresponseBytes\x12\x12\n" +
+	"\x04lost\x18D \x01(\x04R\x04lost\x124\n" +
+	"\adetails\x18E \x03(\v2\x1a.sallyport.audit.v1.DetailR\adetails\x12\x12\n" +
+	"\x04salt\x18F \x01(\fR\x04salt\"J\n" +
+	"\x05Actor\x121\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1d.sallyport.audit.v1.ActorKindR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"0\n" +
+	"\x06Detail\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"`\n" +
+	"\x0eAuthentication\x12\x10\n" +
+	"\x03acr\x18\x01 \x01(\tR\x03acr\x12\x10\n" +
+	"\x03amr\x18\x02 \x03(\tR\x03amr\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xe5\x01\n" +
+	"\aLatency\x125\n" +
+	"\bdecision\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bdecision\x121\n" +
+	"\x06record\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06record\x129\n" +
+	"\n" +
+	"credential\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"credential\x125\n" +
+	"\bupstream\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bupstream\"`\n" +
 	"\x06Client\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x18\n" +
-	"\aaddress\x18\x04 \x01(\tR\aaddress\"\x7f\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\"\x97\x01\n" +
 	"\aPayload\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x16\n" +
 	"\x06sha256\x18\x03 \x01(\fR\x06sha256\x12\x1c\n" +
 	"\ttruncated\x18\x04 \x01(\bR\ttruncated\x12\x16\n" +
-	"\x06masked\x18\x05 \x01(\bR\x06masked\"\xb3\x01\n" +
+	"\x06masked\x18\x05 \x01(\bR\x06masked\x12\x16\n" +
+	"\x06object\x18\x06 \x01(\tR\x06object\"\xb3\x01\n" +
 	"\bDecision\x125\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x1b.sallyport.audit.v1.VerdictR\averdict\x122\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1a.sallyport.audit.v1.ReasonR\x06reason\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x12\n" +
 	"\x04rule\x18\x04 \x01(\rR\x04rule\x12\x12\n" +
-	"\x04text\x18\x05 \x01(\tR\x04text*\\\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text*\xd6\x01\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tKIND_LIST\x10\x01\x12\x10\n" +
+	"\fKIND_SIGN_IN\x10\x02\x12\x17\n" +
+	"\x13KIND_SIGN_IN_FAILED\x10\x03\x12\x13\n" +
+	"\x0fKIND_CREDENTIAL\x10\x04\x12\x0f\n" +
+	"\vKIND_CHANGE\x10\x05\x12\x0f\n" +
+	"\vKIND_REVIEW\x10\x06\x12\x13\n" +
+	"\x0fKIND_REVOCATION\x10\a\x12\x0f\n" +
+	"\vKIND_HEALTH\x10\b\x12\x13\n" +
+	"\x0fKIND_AUDIT_READ\x10\t\x12\f\n" +
+	"\bKIND_GAP\x10\n" +
+	"*\xc3\x01\n" +
+	"\tActorKind\x12\x1a\n" +
+	"\x16ACTOR_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11ACTOR_KIND_PERSON\x10\x01\x12\x1e\n" +
+	"\x1aACTOR_KIND_SERVICE_ACCOUNT\x10\x02\x12\x14\n" +
+	"\x10ACTOR_KIND_ADMIN\x10\x03\x12 \n" +
+	"\x1cACTOR_KIND_IDENTITY_PROVIDER\x10\x04\x12\x14\n" +
+	"\x10ACTOR_KIND_PROXY\x10\x05\x12\x15\n" +
+	"\x11ACTOR_KIND_SYSTEM\x10\x06*\\\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10PHASE_AUTHORIZED\x10\x01\x12\x13\n" +
@@ -949,40 +1472,54 @@ func file_sallyport_audit_v1_audit_proto_rawDescGZIP() []byte {
 	return file_sallyport_audit_v1_audit_proto_rawDescData
 }
 
-var file_sallyport_audit_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sallyport_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_sallyport_audit_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_sallyport_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_sallyport_audit_v1_audit_proto_goTypes = []any{
-	(Phase)(0),                    // 0: sallyport.audit.v1.Phase
-	(Outcome)(0),                  // 1: sallyport.audit.v1.Outcome
-	(Verdict)(0),                  // 2: sallyport.audit.v1.Verdict
-	(Reason)(0),                   // 3: sallyport.audit.v1.Reason
-	(*AuditRecord)(nil),           // 4: sallyport.audit.v1.AuditRecord
-	(*Personal)(nil),              // 5: sallyport.audit.v1.Personal
-	(*Client)(nil),                // 6: sallyport.audit.v1.Client
-	(*Payload)(nil),               // 7: sallyport.audit.v1.Payload
-	(*Decision)(nil),              // 8: sallyport.audit.v1.Decision
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
+	(Kind)(0),                     // 0: sallyport.audit.v1.Kind
+	(ActorKind)(0),                // 1: sallyport.audit.v1.ActorKind
+	(Phase)(0),                    // 2: sallyport.audit.v1.Phase
+	(Outcome)(0),                  // 3: sallyport.audit.v1.Outcome
+	(Verdict)(0),                  // 4: sallyport.audit.v1.Verdict
+	(Reason)(0),                   // 5: sallyport.audit.v1.Reason
+	(*AuditRecord)(nil),           // 6: sallyport.audit.v1.AuditRecord
+	(*Actor)(nil),                 // 7: sallyport.audit.v1.Actor
+	(*Detail)(nil),                // 8: sallyport.audit.v1.Detail
+	(*Authentication)(nil),        // 9: sallyport.audit.v1.Authentication
+	(*Latency)(nil),               // 10: sallyport.audit.v1.Latency
+	(*Client)(nil),                // 11: sallyport.audit.v1.Client
+	(*Payload)(nil),               // 12: sallyport.audit.v1.Payload
+	(*Decision)(nil),              // 13: sallyport.audit.v1.Decision
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
 }
 var file_sallyport_audit_v1_audit_proto_depIdxs = []int32{
-	9,  // 0: sallyport.audit.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
-	0,  // 1: sallyport.audit.v1.AuditRecord.phase:type_name -> sallyport.audit.v1.Phase
-	6,  // 2: sallyport.audit.v1.AuditRecord.client:type_name -> sallyport.audit.v1.Client
-	7,  // 3: sallyport.audit.v1.AuditRecord.arguments:type_name -> sallyport.audit.v1.Payload
-	7,  // 4: sallyport.audit.v1.AuditRecord.result:type_name -> sallyport.audit.v1.Payload
-	8,  // 5: sallyport.audit.v1.AuditRecord.decision:type_name -> sallyport.audit.v1.Decision
-	1,  // 6: sallyport.audit.v1.AuditRecord.outcome:type_name -> sallyport.audit.v1.Outcome
-	10, // 7: sallyport.audit.v1.AuditRecord.duration:type_name -> google.protobuf.Duration
-	10, // 8: sallyport.audit.v1.AuditRecord.upstream_duration:type_name -> google.protobuf.Duration
-	7,  // 9: sallyport.audit.v1.Personal.arguments:type_name -> sallyport.audit.v1.Payload
-	7,  // 10: sallyport.audit.v1.Personal.result:type_name -> sallyport.audit.v1.Payload
-	2,  // 11: sallyport.audit.v1.Decision.verdict:type_name -> sallyport.audit.v1.Verdict
-	3,  // 12: sallyport.audit.v1.Decision.reason:type_name -> sallyport.audit.v1.Reason
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	14, // 0: sallyport.audit.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	2,  // 1: sallyport.audit.v1.AuditRecord.phase:type_name -> sallyport.audit.v1.Phase
+	11, // 2: sallyport.audit.v1.AuditRecord.client:type_name -> sallyport.audit.v1.Client
+	12, // 3: sallyport.audit.v1.AuditRecord.arguments:type_name -> sallyport.audit.v1.Payload
+	12, // 4: sallyport.audit.v1.AuditRecord.result:type_name -> sallyport.audit.v1.Payload
+	13, // 5: sallyport.audit.v1.AuditRecord.decision:type_name -> sallyport.audit.v1.Decision
+	3,  // 6: sallyport.audit.v1.AuditRecord.outcome:type_name -> sallyport.audit.v1.Outcome
+	15, // 7: sallyport.audit.v1.AuditRecord.duration:type_name -> google.protobuf.Duration
+	15, // 8: sallyport.audit.v1.AuditRecord.upstream_duration:type_name -> google.protobuf.Duration
+	0,  // 9: sallyport.audit.v1.AuditRecord.kind:type_name -> sallyport.audit.v1.Kind
+	7,  // 10: sallyport.audit.v1.AuditRecord.actor:type_name -> sallyport.audit.v1.Actor
+	9,  // 11: sallyport.audit.v1.AuditRecord.authentication:type_name -> sallyport.audit.v1.Authentication
+	10, // 12: sallyport.audit.v1.AuditRecord.latency:type_name -> sallyport.audit.v1.Latency
+	8,  // 13: sallyport.audit.v1.AuditRecord.details:type_name -> sallyport.audit.v1.Detail
+	1,  // 14: sallyport.audit.v1.Actor.kind:type_name -> sallyport.audit.v1.ActorKind
+	14, // 15: sallyport.audit.v1.Authentication.at:type_name -> google.protobuf.Timestamp
+	15, // 16: sallyport.audit.v1.Latency.decision:type_name -> google.protobuf.Duration
+	15, // 17: sallyport.audit.v1.Latency.record:type_name -> google.protobuf.Duration
+	15, // 18: sallyport.audit.v1.Latency.credential:type_name -> google.protobuf.Duration
+	15, // 19: sallyport.audit.v1.Latency.upstream:type_name -> google.protobuf.Duration
+	4,  // 20: sallyport.audit.v1.Decision.verdict:type_name -> sallyport.audit.v1.Verdict
+	5,  // 21: sallyport.audit.v1.Decision.reason:type_name -> sallyport.audit.v1.Reason
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_audit_v1_audit_proto_init() }
@@ -995,8 +1532,8 @@ func file_sallyport_audit_v1_audit_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_audit_v1_audit_proto_rawDesc), len(file_sallyport_audit_v1_audit_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   5,
+			NumEnums:      6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
