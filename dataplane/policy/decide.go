@@ -21,7 +21,9 @@ type Request struct {
 	// Arguments that Table.Arguments made for this connector and tool, or NoArguments. Others, such as the
 	// zero value that an error of Table.Arguments leaves, are denied unless another reason comes first.
 	Arguments Arguments
-	Now       time.Time
+	// Basis, where it is not zero, stands in place of Arguments: of a call that was allowed before.
+	Basis Basis
+	Now   time.Time
 }
 
 // Decision is a verdict and what it rests on.
@@ -80,6 +82,10 @@ func (s *state) decide(r *Request, d *Decision) {
 	}
 	v := s.verdict(p.members, c, tool)
 	d.Groups = v.names
+	if r.Basis != (Basis{}) {
+		d.rule(s.stand(p, c, tool, r.Basis))
+		return
+	}
 	given := tool.kind != policyv1.Kind_KIND_TOOL || r.Arguments.of(r.Connector, r.Tool)
 	switch {
 	case !given && v.listed():

@@ -5,9 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
+	"unicode"
 
 	"github.com/google/uuid"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
@@ -34,7 +37,8 @@ func (x *exchange) offers() []byte {
 var errNotAsked = &mcp.Error{Code: mcp.CodeMethodNotFound, Message: "the gateway does not let this be asked of the client, or the client does not offer it"}
 
 // question makes of what an upstream asks what the agent is asked, or says why not: the connector's setting and the agent's program
-// must both allow it, its person must see who asks, and nobody may ask for secrets.
+// must both allow it, its person must see who asks, and no form may ask for secrets: what a form is filled with passes through the
+// agent. A page at an address of the upstream's own (URL mode) is where they belong.
 func question(settings *policyv1.Connector, may mcp.Asks, a mcp.Asked) (mcp.Asked, *mcp.Error) {
 	if !may.Of(a.Method) {
 		return a, errNotAsked
@@ -47,8 +51,23 @@ func question(settings *policyv1.Connector, may mcp.Asks, a mcp.Asked) (mcp.Aske
 	if err != nil || !ok {
 		return a, mcp.InvalidParams("the elicitation cannot be read")
 	}
-	if asksForSecrets(params) {
-		return a, mcp.InvalidParams("an elicitation may not ask for passwords, keys or other secrets")
+	switch params["mode"] {
+	case nil, "form":
+		if !may.Form {
+			return a, errNotAsked
+		}
+		if asksForSecrets(params) {
+			return a, mcp.InvalidParams("an elicitation may not ask for passwords, keys or other secrets")
+		}
+	case "url":
+		if !may.URL {
+			return a, errNotAsked
+		}
+		if address, _ := params["url"].(string); !linkable(address) {
+			return a, mcp.InvalidParams("an elicitation may lead to an https URL without a user only")
+		}
+	default:
+		return a, errNotAsked
 	}
 	message, _ := params["message"].(string)
 	params["message"] = "[" + title(settings) + "] " + message
@@ -57,6 +76,57 @@ func question(settings *policyv1.Connector, may mcp.Asks, a mcp.Asked) (mcp.Aske
 		return a, mcp.InvalidParams("the elicitation cannot be read")
 	}
 	return a, nil
+}
+
+// linkable tells whether a person may be sent to an address. By http it may be this machine alone.
+func linkable(address string) bool {
+	to, err := url.Parse(address)
+	if err != nil || to.Host == "" || to.User != nil || strings.ContainsFunc(address, unicode.IsControl) {
+		return false
+	}
+	return to.Scheme == "https" || to.Scheme == "http" && hostname(to.Host) == "localhost"
+}
+
+// refusal is what an agent is told where an upstream answers with an error that means something between it and its client alone.
+// Nothing: the error is passed as it came.
+func (g *Gateway) refusal(x *exchange, settings *policyv1.Connector, response *upstream.Response, m *mcp.Message) (said []byte, required *mcp.InputRequired, e *mcp.Error) {
+	var failure struct {
+		Code    int    `json:"code"`
+		Message string `json:"message"`
+		Data    struct {
+			Elicitations []json.RawMessage `json:"elicitations"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(m.Failure, &failure) != nil {
+		return nil, nil, nil //nolint:nilerr // what cannot be read is the agent's to see
+	}
+	switch {
+	case failure.Code == mcp.CodeMissingCapability && !x.revision.Stateless():
+		return nil, nil, &mcp.Error{Code: mcp.CodeInternal, Message: "connector " + settings.GetId() + " needs something of its client that this client, or its protocol version, does not have"}
+	case failure.Code == mcp.CodeMissingCapability && len(mcp.WithoutCapabilities(x.offers(), consented(settings), g.JSON)) != len(x.offers()):
+		return nil, nil, &mcp.Error{Code: mcp.CodeInternal, Message: "connector " + settings.GetId() + " needs to ask something of its client, which its consent setting does not let it: an administrator can change that"}
+	case failure.Code != mcp.CodeURLElicitation || !response.Session():
+		return nil, nil, nil
+	}
+	// The person is to open a page before the call is made again.
+	required = &mcp.InputRequired{}
+	for i, raw := range failure.Data.Elicitations {
+		a, e := g.question(x, settings, mcp.Asked{Key: fmt.Sprintf("page%d", i+1), Method: mcp.MethodElicit, Params: raw})
+		if e != nil {
+			return nil, nil, &mcp.Error{Code: mcp.CodeInternal, Message: "connector " + settings.GetId() + " wants its person to open a page first, which it may not ask for: " + e.Message}
+		}
+		required.Asked = append(required.Asked, a)
+		failure.Data.Elicitations[i] = a.Params
+	}
+	if x.revision.Stateless() {
+		return mcp.AppendInputRequired(nil, x.message.ID, required), nil, nil
+	}
+	// Written anew, so that nothing but what was looked at comes through.
+	labelled, err := json.Marshal(failure)
+	if err != nil {
+		return nil, nil, nil //nolint:nilerr // what was read can be written
+	}
+	return mcp.AppendFailure(nil, x.message.ID, labelled), nil, nil
 }
 
 // maxElicitation bounds what is asked of a person.

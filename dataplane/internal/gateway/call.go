@@ -18,9 +18,12 @@ import (
 // Call is the call path, of whatever an upstream answers: read the arguments, decide, record, forward, answer, record. The caller
 // was identified and the message read before.
 func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
-	t := targetOf(x.caller, x.message)
-	ask := policy.Request{Person: x.ID, Client: x.ClientID, Connector: t.connector, Tool: t.label, Region: g.Region, Now: g.Now()}
-	params, e := g.params(r, x, t)
+	t, basis, e := g.target(x)
+	ask := policy.Request{Person: x.ID, Client: x.ClientID, Connector: t.connector, Tool: t.label, Region: g.Region, Basis: basis, Now: g.Now()}
+	var params []mcp.ParamHeader
+	if e == nil {
+		params, e = g.params(r, x, t)
+	}
 	if e != nil {
 		g.refused(x.caller, x.message.Method, auditv1.Reason_REASON_ARGUMENTS_INVALID)
 		mcp.WriteError(w, x.revision, x.message.ID, e)
@@ -82,6 +85,14 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		l.span.End(strings.ToLower(strings.TrimPrefix(end.outcome.String(), "OUTCOME_")), end.outcome != auditv1.Outcome_OUTCOME_OK)
 	}
 	g.Log.Debug("a call ended", "call_id", first.GetCallId(), "method", first.GetMethod(), "connector", t.connector, "outcome", end.outcome, "duration", last.GetDuration().AsDuration())
+}
+
+// target is what a message acts on, and for a task on what the call that became it rested.
+func (g *Gateway) target(x *exchange) (target, policy.Basis, *mcp.Error) {
+	if mcp.OfTask(x.message.Method) {
+		return g.taskOf(x)
+	}
+	return targetOf(x.caller, x.message), policy.Basis{}, nil
 }
 
 // span begins the span of a call, if spans are made: under the context that the message carries, or else the headers.

@@ -46,9 +46,14 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 	if err != nil {
 		return g.failed(l.ctx, to, err), false
 	}
+	asTask, e := x.asTask(t)
+	if e != nil {
+		to.last(e.HTTPStatus(x.revision), mcp.AppendError(nil, x.message.ID, e))
+		return ending{outcome: auditv1.Outcome_OUTCOME_UPSTREAM_ERROR, text: e.Message}, false
+	}
 	call := upstream.Call{
 		Message: x.message, Revision: x.revision, Name: t.name, Party: g.party(x, settings, credential), Params: params, Header: x.header,
-		Capabilities: g.capabilities(x, settings), Safe: safe(x, t), TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
+		Capabilities: g.capabilities(x, settings), Safe: safe(x, t), Task: asTask, TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
 	}
 	if l.span != nil {
 		var end func(bool)
@@ -58,6 +63,15 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 	sent := time.Now()
 	if x.message.Method == mcp.MethodSubscribe || x.message.Method == mcp.MethodUnsubscribe {
 		return g.forwardSubscription(l, to, x, t, up, call), false
+	}
+	if mcp.OfTask(x.message.Method) && x.revision.Stateless() {
+		stateless, err := up.Stateless(l.ctx, call.Party)
+		if err != nil {
+			return g.failed(l.ctx, to, err), false
+		}
+		if !stateless {
+			return g.forwardTask(l, to, x, t, up, call), false
+		}
 	}
 	for range maxRounds {
 		response, err := up.Call(l.ctx, call)
@@ -167,7 +181,7 @@ func safe(x *exchange, t target) bool {
 	switch x.message.Method {
 	case mcp.MethodCallTool:
 		return x.table.Repeatable(t.connector, t.label)
-	case mcp.MethodGetPrompt, mcp.MethodReadResource, mcp.MethodComplete:
+	case mcp.MethodGetPrompt, mcp.MethodReadResource, mcp.MethodComplete, mcp.MethodGetTask, mcp.MethodTaskResult:
 		return true
 	}
 	return false
@@ -236,19 +250,44 @@ func (g *Gateway) pass(l *leg, to *answer, x *exchange, settings *policyv1.Conne
 	if response.Stream {
 		return g.passEvents(l, to, x, settings, t, response)
 	}
+	if mcp.OfTask(x.message.Method) && !response.Whole() {
+		if _, err := response.All(g.MaxResult); err != nil {
+			return g.failed(l.ctx, to, err), false, nil
+		}
+	}
 	if response.Whole() {
-		required, e := g.inputRequired(x, settings, &response.Message)
+		said, required, e := g.said(l, x, settings, t, response, &response.Message)
 		switch {
 		case e != nil:
 			return g.failed(l.ctx, to, e), false, nil
-		case required != nil && !x.revision.Stateless():
-			return ending{}, false, required
 		case required != nil:
-			to.last(http.StatusOK, mcp.AppendInputRequired(nil, x.message.ID, required))
+			return ending{}, false, required
+		case said != nil:
+			to.last(http.StatusOK, said)
 			return ended(&response.Message), false, nil
 		}
 	}
 	return g.passMessage(l.ctx, to, x, response), false, nil
+}
+
+// said is what the agent is told in place of an upstream's last message; nil: that message, under the agent's id. required: the agent,
+// which is of the session era, is to be asked for input first.
+func (g *Gateway) said(l *leg, x *exchange, settings *policyv1.Connector, t target, response *upstream.Response, m *mcp.Message) (said []byte, required *mcp.InputRequired, e *mcp.Error) {
+	if m.Failure != nil {
+		return g.refusal(x, settings, response, m)
+	}
+	required, e = g.inputRequired(x, settings, m)
+	if e != nil || required != nil && !x.revision.Stateless() {
+		return nil, required, e
+	}
+	if required != nil {
+		return mcp.AppendInputRequired(nil, x.message.ID, required), nil, nil
+	}
+	result, e := g.taskResult(l, x, t, response, m.Result)
+	if result != nil {
+		said = mcp.AppendResult(nil, x.message.ID, result)
+	}
+	return said, nil, e
 }
 
 // inputRequired reads a result that asks for input, as the agent may be asked; nil: it asks for none.
@@ -322,18 +361,28 @@ func (g *Gateway) passEvents(l *leg, to *answer, x *exchange, settings *policyv1
 			return end, false, nil
 		}
 		switch {
+		case event.Message.Method == mcp.NotifyTask, event.Message.Method == mcp.NotifyTaskStatus:
+			continue // it names the task as the agent does not know it; the agent asks
 		case event.Message.Kind == mcp.Request && x.revision.Stateless():
 			if g.ask(l, to, x, settings, t, response, event.Message) {
 				return ending{outcome: auditv1.Outcome_OUTCOME_OK, text: "the upstream asks for input"}, true, nil
 			}
 		case event.Message.Kind == mcp.Request:
-			if err := g.relay(asking, to, x, settings, response, event.Message); err != nil {
+			m := *event.Message
+			if mcp.OfTask(x.message.Method) {
+				m.Params = mcp.RenameTask(m.Params, t.name, x.message.Name)
+			}
+			if err := g.relay(asking, to, x, settings, response, &m); err != nil {
 				return reason(l.ctx, context.Canceled), false, nil
 			}
 		case event.Last:
-			return g.passLast(l, to, x, settings, response, event)
+			return g.passLast(l, to, x, settings, t, response, event)
 		default:
-			if err := to.event(event.Data); err != nil {
+			data := event.Data
+			if mcp.OfTask(x.message.Method) && event.Message.Params != nil {
+				data = mcp.AppendNotification(nil, event.Message.Method, mcp.RenameTask(event.Message.Params, t.name, x.message.Name))
+			}
+			if err := to.event(data); err != nil {
 				return reason(l.ctx, context.Canceled), false, nil
 			}
 		}
@@ -360,15 +409,15 @@ func (g *Gateway) ask(l *leg, to *answer, x *exchange, settings *policyv1.Connec
 }
 
 // passLast passes a stream's response on.
-func (g *Gateway) passLast(l *leg, to *answer, x *exchange, settings *policyv1.Connector, response *upstream.Response, event upstream.Event) (ending, bool, *mcp.InputRequired) {
-	required, e := g.inputRequired(x, settings, event.Message)
+func (g *Gateway) passLast(l *leg, to *answer, x *exchange, settings *policyv1.Connector, t target, response *upstream.Response, event upstream.Event) (ending, bool, *mcp.InputRequired) {
+	said, required, e := g.said(l, x, settings, t, response, event.Message)
 	switch {
 	case e != nil:
 		return g.failed(l.ctx, to, e), false, nil
-	case required != nil && !x.revision.Stateless():
-		return ending{}, false, required
 	case required != nil:
-		to.last(http.StatusOK, mcp.AppendInputRequired(nil, x.message.ID, required))
+		return ending{}, false, required
+	case said != nil:
+		to.last(http.StatusOK, said)
 	default:
 		to.last(http.StatusOK, event.Data)
 	}

@@ -66,12 +66,14 @@ func (g *Gateway) homeOf(s *mcp.Session, m *mcp.Message) string {
 	case strings.HasPrefix(m.RequestState, parkedState):
 		proxy, _, _ := g.stateOf(m)
 		return proxy
+	case s.ID == "" && mcp.OfTask(m.Method):
+		return g.homeOfTask(m)
 	case s.ID == "":
 		return ""
 	}
 	switch m.Method {
 	case mcp.MethodCallTool, mcp.MethodGetPrompt, mcp.MethodReadResource, mcp.MethodComplete, mcp.MethodSubscribe, mcp.MethodUnsubscribe,
-		mcp.MethodSetLevel, mcp.NotifyCancelled:
+		mcp.MethodGetTask, mcp.MethodTaskResult, mcp.MethodCancelTask, mcp.MethodSetLevel, mcp.NotifyCancelled:
 		return s.Home
 	}
 	return ""

@@ -115,7 +115,8 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, x *exchange) {
 	case listings[m.Method].kind != 0:
 		g.list(w, x, listings[m.Method])
 	case m.Method == mcp.MethodCallTool, m.Method == mcp.MethodGetPrompt, m.Method == mcp.MethodReadResource, m.Method == mcp.MethodComplete,
-		(m.Method == mcp.MethodSubscribe || m.Method == mcp.MethodUnsubscribe) && !stateless:
+		m.Method == mcp.MethodGetTask, m.Method == mcp.MethodCancelTask, m.Method == mcp.MethodUpdateTask && stateless,
+		(m.Method == mcp.MethodSubscribe || m.Method == mcp.MethodUnsubscribe || m.Method == mcp.MethodTaskResult) && !stateless:
 		g.Call(w, r, x)
 	case m.Method == mcp.MethodSetLevel && !stateless:
 		g.setLevel(w, x)

@@ -64,6 +64,11 @@ func (g *Gateway) subscribe(w http.ResponseWriter, r *http.Request, x *exchange)
 		mcp.WriteError(w, x.revision, x.message.ID, e)
 		return
 	}
+	if wanted.Tasks && !mcp.DeclaresTasks(x.message.Meta.Capabilities) {
+		e = mcp.NeedsTasks()
+		mcp.WriteError(w, x.revision, x.message.ID, e)
+		return
+	}
 	s := &subscription{id: x.message.ID, wanted: wanted, updates: make(chan string, updatesKept)}
 	s.flight = &flight{person: x.ID, client: x.ClientID, connector: x.connector, request: string(x.message.ID)}
 	if wanted.ToolsChanged || wanted.PromptsChanged || wanted.ResourcesChanged {

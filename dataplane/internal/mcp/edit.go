@@ -15,8 +15,10 @@ type Edit struct {
 	Revision Revision
 	// ID, raw, replaces the id of a request or a response.
 	ID []byte
-	// Name replaces params.name or params.uri.
+	// Name replaces params.name, params.uri or params.taskId.
 	Name string
+	// Task has a call of the session era ask for a task.
+	Task bool
 	// ClientInfo is a raw object for _meta, where the receiver's era needs it and _meta is changed. Capabilities is the raw
 	// object that takes the place of the message's own; empty: those stay, and where there are none, none are declared.
 	ClientInfo, Capabilities []byte
@@ -28,8 +30,10 @@ type Edit struct {
 
 // Changes tells whether the edit changes the message: if not, Raw can be forwarded.
 func (e *Edit) Changes(m *Message) bool {
-	return len(e.ID) > 0 && m.id != (span{}) || len(e.ProgressToken) > 0 && m.progress != (span{}) || e.Name != "" && e.Name != m.Name && m.name != (span{}) || e.changesMeta(m) || e.completes(m)
+	return len(e.ID) > 0 && m.id != (span{}) || len(e.ProgressToken) > 0 && m.progress != (span{}) || e.Name != "" && e.Name != m.Name && m.name != (span{}) || e.changesMeta(m) || e.completes(m) || e.asksForTask(m)
 }
+
+func (e *Edit) asksForTask(m *Message) bool { return e.Task && !m.AsksForTask && m.params != (span{}) }
 
 // completes tells whether a result lacks the type that the receiver's era needs.
 func (e *Edit) completes(m *Message) bool {
@@ -82,6 +86,9 @@ func (e *Edit) Append(dst []byte, m *Message) []byte {
 	if e.changesMeta(m) {
 		splices = append(splices, e.meta(m))
 	}
+	if e.asksForTask(m) { // a call has other params before and behind
+		splices = append(splices, splice{span{m.params.start + 1, m.params.start + 1}, []byte(`"task":{},`)})
+	}
 	if e.completes(m) {
 		member := Complete
 		if !isEmptyObject(m.Result) {
@@ -90,7 +97,7 @@ func (e *Edit) Append(dst []byte, m *Message) []byte {
 		end := m.result.end - 1 // the closing brace
 		splices = append(splices, splice{span{end, end}, []byte(member)})
 	}
-	slices.SortFunc(splices, func(a, b splice) int { return a.at.start - b.at.start })
+	slices.SortStableFunc(splices, func(a, b splice) int { return a.at.start - b.at.start })
 	from := 0
 	for _, s := range splices {
 		dst = append(append(dst, m.Raw[from:s.at.start]...), s.with...)

@@ -52,3 +52,18 @@ func TestAnEditTouchesOnlyWhatItNames(t *testing.T) {
 		}
 	}
 }
+
+func TestATaskHasAnotherNameWhereverItIsNamed(t *testing.T) {
+	for in, out := range map[string]string{
+		`{"taskId":"a","status":"working"}`:                                                              `{"taskId":"b","status":"working"}`,
+		`{"task":{"ttl":1,"taskId":"a"},"x":"a"}`:                                                        `{"task":{"ttl":1,"taskId":"b"},"x":"a"}`,
+		`{"_meta":{"io.modelcontextprotocol/related-task":{"taskId":"a"},"y":{"taskId":"a"}}}`:           `{"_meta":{"io.modelcontextprotocol/related-task":{"taskId":"b"},"y":{"taskId":"a"}}}`,
+		`{"result":{"taskId":"a","_meta":{"io.modelcontextprotocol/related-task":{"taskId":"\u0061"}}}}`: `{"result":{"taskId":"a","_meta":{"io.modelcontextprotocol/related-task":{"taskId":"b"}}}}`,
+		`{"taskId":"c"}`: `{"taskId":"c"}`,
+		`{"taskId":7,"task":"a","_meta":[],"result":null}`: `{"taskId":7,"task":"a","_meta":[],"result":null}`,
+	} {
+		if got := string(mcp.RenameTask([]byte(in), "a", "b")); got != out {
+			t.Errorf("%s became %s", in, got)
+		}
+	}
+}

@@ -15,6 +15,7 @@ const (
 	CodeInvalidParams       = -32602
 	CodeInternal            = -32603
 	CodeResourceNotFound    = -32002
+	CodeURLElicitation      = -32042 // of the session era
 	CodeHeaderMismatch      = -32020
 	CodeMissingCapability   = -32021
 	CodeUnsupportedRevision = -32022

@@ -59,6 +59,13 @@ func ReadInputRequired(result []byte, limits strictjson.Limits) (*InputRequired,
 	if requests == nil {
 		return out, nil
 	}
+	asked, e := readAsked(requests)
+	out.Asked = asked
+	return out, e
+}
+
+// readAsked reads what is asked, ascending by key.
+func readAsked(requests []byte) (asked []Asked, e *Error) {
 	var wire map[string]struct {
 		Method string          `json:"method"`
 		Params json.RawMessage `json:"params"`
@@ -67,15 +74,23 @@ func ReadInputRequired(result []byte, limits strictjson.Limits) (*InputRequired,
 		return nil, errAsked
 	}
 	for _, key := range slices.Sorted(maps.Keys(wire)) {
-		out.Asked = append(out.Asked, Asked{Key: key, Method: wire[key].Method, Params: wire[key].Params})
+		asked = append(asked, Asked{Key: key, Method: wire[key].Method, Params: wire[key].Params})
 	}
-	return out, nil
+	return asked, nil
 }
 
 // AppendInputRequired answers a request by asking for input first.
 func AppendInputRequired(dst, id []byte, q *InputRequired) []byte {
-	dst = append(appendHead(dst, id), `{"resultType":"input_required","inputRequests":{`...)
-	for i, a := range q.Asked {
+	dst = appendAsked(append(appendHead(dst, id), `{"resultType":"input_required","inputRequests":`...), q.Asked)
+	if q.State != "" {
+		dst = strictjson.Quote(append(dst, `,"requestState":`...), q.State)
+	}
+	return append(dst, "}}"...)
+}
+
+func appendAsked(dst []byte, asked []Asked) []byte {
+	dst = append(dst, '{')
+	for i, a := range asked {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
@@ -86,11 +101,7 @@ func AppendInputRequired(dst, id []byte, q *InputRequired) []byte {
 		}
 		dst = append(dst, '}')
 	}
-	dst = append(dst, '}')
-	if q.State != "" {
-		dst = strictjson.Quote(append(dst, `,"requestState":`...), q.State)
-	}
-	return append(dst, "}}"...)
+	return append(dst, '}')
 }
 
 // ReadInputResponses reads what a client answers, raw results by key.
@@ -164,7 +175,11 @@ func AppendFailure(dst, id, failure []byte) []byte {
 }
 
 // Asks are kinds of what a server may ask of its client, as a set.
-type Asks struct{ Sampling, Elicitation, Roots bool }
+type Asks struct {
+	Sampling, Elicitation, Roots bool
+	// Form and URL are ways of elicitation that a client has.
+	Form, URL bool
+}
 
 // Of tells whether a method is one of them.
 func (a Asks) Of(method string) bool {
@@ -199,6 +214,7 @@ func ReadCapabilities(raw []byte, may Asks, limits strictjson.Limits) (has Asks,
 			has.Sampling = true
 		case key == "elicitation" && may.Elicitation:
 			has.Elicitation = true
+			has.Form, has.URL = elicits(value)
 		case key == "roots" && may.Roots:
 			has.Roots = true
 		default:
@@ -213,6 +229,15 @@ func ReadCapabilities(raw []byte, may Asks, limits strictjson.Limits) (has Asks,
 		kept = append(append(strictjson.Quote(kept, key), ':'), value...)
 	}
 	return has, append(kept, '}')
+}
+
+// elicits reads the ways of elicitation that a client declares. One that names none has forms (2025-11-25, elicitation).
+func elicits(capability []byte) (form, page bool) {
+	var ways map[string]json.RawMessage
+	if json.Unmarshal(capability, &ways) != nil {
+		return false, false
+	}
+	return ways["form"] != nil || ways["url"] == nil, ways["url"] != nil
 }
 
 // WithoutCapabilities returns a client's capabilities, a raw object, without those that are not in the set may. It is raw

@@ -26,7 +26,7 @@ type Message struct {
 	Method string
 	// Params is the raw object, nil if absent.
 	Params []byte
-	// Name is params.name or params.uri, for the methods that act on one; of a completion, that of params.ref.
+	// Name is params.name, params.uri or params.taskId, for the methods that act on one; of a completion, that of params.ref.
 	Name string
 	// RefType is params.ref.type of a completion.
 	RefType string
@@ -43,6 +43,8 @@ type Message struct {
 	Arguments []byte
 	// Cursor is params.cursor, raw; nil if absent.
 	Cursor []byte
+	// AsksForTask tells that a request of the session era wants a task for its answer (params.task).
+	AsksForTask bool
 	// RequestID is params.requestId of a cancellation, raw.
 	RequestID []byte
 	// Requested is params.protocolVersion of initialize.
@@ -53,7 +55,7 @@ type Message struct {
 	// Result and Failure are a response's raw result and error; one of them is nil.
 	Result, Failure []byte
 
-	id, name, uri, refName, refURI, progress, params, meta, result span
+	id, name, uri, taskID, refName, refURI, progress, params, meta, result span
 }
 
 // Meta is what params._meta says.
@@ -93,7 +95,7 @@ const (
 var (
 	messageKeys = keySet("jsonrpc", "id", "method", "params", "result", "error")
 	paramKeys   = keySet("name", "uri", "arguments", "_meta", "cursor", "requestId", "reason", "protocolVersion", "capabilities",
-		"clientInfo", "inputResponses", "requestState", "notifications", "ref", "argument", "context", "level", "progressToken", "task")
+		"clientInfo", "inputResponses", "requestState", "notifications", "ref", "argument", "context", "level", "progressToken", "task", "taskId")
 	refKeys  = keySet("type", "name", "uri")
 	metaKeys = keySet("progressToken", "traceparent", "tracestate", "baggage",
 		MetaRevision, MetaCapabilities, MetaClientInfo, MetaServerInfo, MetaLogLevel, MetaSubscription)
@@ -262,6 +264,10 @@ func (m *Message) readParams(r *strictjson.Reader) (wrong *Error) {
 			m.name = spanOf(r, r.Value())
 		case "uri":
 			m.uri = spanOf(r, r.Value())
+		case "taskId":
+			m.taskID = spanOf(r, r.Value())
+		case "task":
+			m.AsksForTask = strictjson.KindOf(r.Value()) == strictjson.Object
 		case "arguments":
 			m.Arguments = r.Value()
 		case "_meta":
@@ -453,6 +459,8 @@ func (m *Message) finishName() *Error {
 		return nil
 	case "uri":
 		m.name = m.uri
+	case "taskId":
+		m.name = m.taskID
 	case "ref":
 		switch m.RefType {
 		case RefPrompt:

@@ -20,6 +20,10 @@ const (
 	MethodCreateMessage         = "sampling/createMessage"
 	MethodElicit                = "elicitation/create"
 	MethodListRoots             = "roots/list"
+	MethodGetTask               = "tasks/get"
+	MethodTaskResult            = "tasks/result"
+	MethodUpdateTask            = "tasks/update"
+	MethodCancelTask            = "tasks/cancel"
 
 	NotifyInitialized           = "notifications/initialized"
 	NotifyCancelled             = "notifications/cancelled"
@@ -31,6 +35,8 @@ const (
 	NotifyResourceUpdated       = "notifications/resources/updated"
 	NotifyRootsChanged          = "notifications/roots/list_changed"
 	NotifySubscriptionsAccepted = "notifications/subscriptions/acknowledged"
+	NotifyTask                  = "notifications/tasks"
+	NotifyTaskStatus            = "notifications/tasks/status"
 )
 
 // What a completion is about.
@@ -46,6 +52,7 @@ var interned = func() map[string]string {
 		MethodInitialize, MethodDiscover, MethodPing, MethodListTools, MethodCallTool, MethodListResources,
 		MethodListResourceTemplates, MethodReadResource, MethodSubscribe, MethodUnsubscribe, MethodListPrompts, MethodGetPrompt,
 		MethodComplete, MethodSetLevel, MethodListen, MethodCreateMessage, MethodElicit, MethodListRoots,
+		MethodGetTask, MethodTaskResult, MethodUpdateTask, MethodCancelTask, NotifyTask, NotifyTaskStatus,
 		NotifyInitialized, NotifyCancelled, NotifyProgress, NotifyMessage, NotifyToolsChanged, NotifyPromptsChanged,
 		NotifyResourcesChanged, NotifyResourceUpdated, NotifyRootsChanged, NotifySubscriptionsAccepted,
 	} {
@@ -63,19 +70,25 @@ func naming(method string) string {
 		return "uri"
 	case MethodComplete:
 		return "ref"
+	case MethodGetTask, MethodTaskResult, MethodUpdateTask, MethodCancelTask:
+		return "taskId"
 	}
 	return ""
 }
 
 // Mirrored tells whether the stateless era mirrors the name that a method acts on in the Mcp-Name header.
 func Mirrored(method string) bool {
-	return method == MethodCallTool || method == MethodGetPrompt || method == MethodReadResource
+	switch method {
+	case MethodCallTool, MethodGetPrompt, MethodReadResource, MethodGetTask, MethodUpdateTask, MethodCancelTask:
+		return true
+	}
+	return false
 }
 
 // gone tells whether the stateless era has a method no more, whatever its params.
 func gone(method string) bool {
 	switch method {
-	case MethodInitialize, MethodPing, MethodSubscribe, MethodUnsubscribe, MethodSetLevel:
+	case MethodInitialize, MethodPing, MethodSubscribe, MethodUnsubscribe, MethodSetLevel, MethodTaskResult:
 		return true
 	}
 	return false

@@ -19,8 +19,10 @@ const Complete = `"resultType":"complete"`
 
 // What a gateway offers, and tells when a person's list of it changes. The session era says subscriptions and logging there.
 const (
-	capabilities        = `{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{}}`
+	capabilities        = `{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{},"extensions":{"` + TasksExtension + `":{}}}`
 	sessionCapabilities = `{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{},"logging":{}}`
+	// Lists of tasks are not offered: an upstream that knows the gateway alone cannot tell whose they are.
+	sessionTasks = `,"tasks":{"cancel":{},"requests":{"tools":{"call":{}}}}}`
 )
 
 func (s Server) appendInfo(dst []byte) []byte {
@@ -49,7 +51,11 @@ func AppendPong(dst, id []byte) []byte { return append(appendHead(dst, id), "{}}
 // AppendInitialize answers initialize with the negotiated revision.
 func AppendInitialize(dst, id []byte, revision Revision, s Server) []byte {
 	dst = strictjson.Quote(append(appendHead(dst, id), `{"protocolVersion":`...), string(revision))
-	dst = s.appendInfo(append(dst, `,"capabilities":`+sessionCapabilities+`,"serverInfo":`...))
+	offered := sessionCapabilities
+	if revision >= Revision20251125 {
+		offered = sessionCapabilities[:len(sessionCapabilities)-1] + sessionTasks
+	}
+	dst = s.appendInfo(append(dst, `,"capabilities":`+offered+`,"serverInfo":`...))
 	return append(s.appendInstructions(dst), "}}"...)
 }
 
@@ -126,6 +132,8 @@ type Filter struct {
 	ToolsChanged, PromptsChanged, ResourcesChanged bool
 	// Resources are the URIs whose changes are asked for.
 	Resources []string
+	// Tasks tells that word of tasks is asked for. It is never granted: who polls is told.
+	Tasks bool
 }
 
 // ReadFilter reads params.notifications of subscriptions/listen.
@@ -147,6 +155,7 @@ func ReadFilter(m *Message, limits strictjson.Limits) (Filter, *Error) {
 		return b
 	}
 	f.ToolsChanged, f.PromptsChanged, f.ResourcesChanged = flag("toolsListChanged"), flag("promptsListChanged"), flag("resourcesListChanged")
+	_, f.Tasks = wanted["taskIds"]
 	uris, ok := wanted["resourceSubscriptions"].([]any)
 	wrong = wrong || wanted["resourceSubscriptions"] != nil && !ok
 	for _, uri := range uris {
@@ -193,6 +202,12 @@ func AppendSubscribed(dst, id []byte, granted Filter) []byte {
 		dst = append(dst, ']')
 	}
 	return append(dst, "}}}"...)
+}
+
+// AppendNotification appends a notification with raw params.
+func AppendNotification(dst []byte, method string, params []byte) []byte {
+	dst = strictjson.Quote(append(dst, `{"jsonrpc":"2.0","method":`...), method)
+	return append(append(append(dst, `,"params":`...), params...), '}')
 }
 
 // AppendListChanged appends a list_changed notification (NotifyToolsChanged and its like). subscription is the raw id

@@ -21,7 +21,7 @@ func TestAnswersOnTheWire(t *testing.T) {
 		"initialize": {mcp.AppendInitialize(nil, id, mcp.Revision20250618, s),
 			`{"jsonrpc":"2.0","id":"a","result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{},"logging":{}},"serverInfo":{"name":"sallyport","title":"Sallyport","version":"1"},"instructions":"Ask \"first\"."}}`},
 		"discover": {mcp.AppendDiscover(nil, id, mcp.Server{Name: "s", Version: "1"}, 90*time.Second),
-			`{"jsonrpc":"2.0","id":"a","result":{"resultType":"complete","supportedVersions":["2026-07-28","2025-11-25","2025-06-18","2025-03-26"],"capabilities":{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{}},"ttlMs":90000,"cacheScope":"private","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}}}}`},
+			`{"jsonrpc":"2.0","id":"a","result":{"resultType":"complete","supportedVersions":["2026-07-28","2025-11-25","2025-06-18","2025-03-26"],"capabilities":{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{},"extensions":{"io.modelcontextprotocol/tasks":{}}},"ttlMs":90000,"cacheScope":"private","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}}}}`},
 		"tools, stateless": {mcp.AppendList(nil, id, mcp.Revision20260728, "tools", tools, "", 0),
 			`{"jsonrpc":"2.0","id":"a","result":{"tools":[{"name":"x","inputSchema":{}},{"name":"y","inputSchema":{}}],"ttlMs":0,"cacheScope":"private","resultType":"complete"}}`},
 		"tools, session": {mcp.AppendList(nil, id, mcp.Revision20251125, "tools", tools[:1], "p2", time.Second),

@@ -84,6 +84,8 @@ type Call struct {
 	Params []mcp.ParamHeader
 	// Header is the agent's request header. Of it, only Mcp-Param-* is forwarded, between two sides of the stateless era.
 	Header http.Header
+	// Task has an upstream of the session era answer by a task.
+	Task bool
 	// Safe tells that the call changes nothing, so that it may be made again after a failure.
 	Safe bool
 	// TraceParent and TraceState are the W3C trace context to hand on, if any.
@@ -171,7 +173,7 @@ func (u *Upstream) callSession(ctx context.Context, c *Call) (response *Response
 		u.setLevel(ctx, current, &c.Party)
 	}
 	// The session may be shared, so the agent's id, which another agent may use too, is replaced.
-	edit := mcp.Edit{Revision: current.revision, Name: c.Name, TraceParent: c.TraceParent}
+	edit := mcp.Edit{Revision: current.revision, Name: c.Name, Task: c.Task, TraceParent: c.TraceParent}
 	if m.ID != nil {
 		edit.ID = u.newID()
 	}

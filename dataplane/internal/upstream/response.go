@@ -240,6 +240,25 @@ func (r *Response) whole() (*mcp.Message, error) {
 	return &r.Message, nil
 }
 
+// All reads an answer to its end, for who wants it whole, if it has no more than most bytes. It is Whole after that.
+func (r *Response) All(most int) (*mcp.Message, error) {
+	if r.large == nil {
+		return r.whole()
+	}
+	data, err := io.ReadAll(io.LimitReader(r, int64(most)+1))
+	switch {
+	case err != nil:
+		return nil, err // of Read
+	case len(data) > most:
+		return nil, r.status(BadResponse, "it is too large", 0)
+	}
+	if e := mcp.ReadMessage(data, r.upstream.limits(), &r.Message); e != nil || r.Message.Kind != mcp.Response {
+		return nil, r.status(BadResponse, "it is not a valid JSON-RPC message", 0)
+	}
+	r.data, r.large = data, nil
+	return &r.Message, nil
+}
+
 // watched is an answer's body under a watch for silence, and a limit.
 type watched struct {
 	body    io.ReadCloser
