@@ -2,6 +2,7 @@ package core
 
 import (
 	"encoding/gob"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -70,7 +71,11 @@ func (s *State) Encode(w io.Writer) error {
 	}
 	for _, set := range []*pairs{&s.memberOf, &s.held, &s.parents} {
 		out := chunkWriter[uint64]{enc: enc}
-		set.set.Scan(func(k uint64, _ struct{}) bool { return out.put(k) })
+		for a, b := range set.all() {
+			if !out.put(pair(a, b)) {
+				break
+			}
+		}
 		if err := out.close(); err != nil {
 			return err
 		}
@@ -161,20 +166,29 @@ func DecodeState(r io.Reader) (*State, error) {
 }
 
 func (s *State) restoreMemberships(dec *gob.Decoder) error {
-	type target struct{ forth, back *pairs }
-	for _, t := range []target{{&s.memberOf, &s.members}, {&s.held, nil}, {&s.parents, &s.children}} {
+	for _, set := range []*pairs{&s.memberOf, &s.held, &s.parents} {
+		var first uint32
+		var run []uint32
 		err := readChunks(dec, func(k uint64) error {
 			a, b := uint32(k>>32), uint32(k)
-			t.forth.add(a, b)
-			if t.back != nil {
-				t.back.add(b, a)
+			if a != first && len(run) > 0 {
+				set.put(first, slices.Clone(run))
+				run = run[:0]
 			}
+			if len(run) > 0 && b <= run[len(run)-1] {
+				return errors.New("memberships are out of order")
+			}
+			first, run = a, append(run, b)
 			return nil
 		})
 		if err != nil {
 			return err
 		}
+		if len(run) > 0 {
+			set.put(first, slices.Clone(run))
+		}
 	}
+	s.members, s.children = s.memberOf.swapped(), s.parents.swapped()
 	return nil
 }
 

@@ -245,15 +245,15 @@ func (s *State) HeldGroupsOf(u *User) iter.Seq[*Group] { return s.groupsOf(s.hel
 func (s *State) Waiting(directory string) iter.Seq[*User] {
 	return func(yield func(*User) bool) {
 		var last uint32
-		s.held.set.Scan(func(k uint64, _ struct{}) bool {
-			no := uint32(k >> 32)
+		for no := range s.held.all() {
 			if no == last {
-				return true
+				continue
 			}
 			last = no
-			u, _ := s.users.Get(no)
-			return u.Directory != directory || !u.Active || yield(u)
-		})
+			if u, _ := s.users.Get(no); u.Directory == directory && u.Active && !yield(u) {
+				return
+			}
+		}
 	}
 }
 

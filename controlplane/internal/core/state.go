@@ -13,8 +13,7 @@ import (
 // Fork, which shares with its origin all that did not change. Values in it are immutable once stored.
 //
 // Users and groups are known inside by a small number, given in the order of their creation and never
-// again: the memberships of ten million pairs are then two ordered sets of eight-byte keys, in which one
-// change costs the same in a group of five and in a group of fifty thousand.
+// again: ten million memberships are then two sets of pairs of four-byte numbers.
 type State struct {
 	seq   uint64
 	epoch string
@@ -108,37 +107,6 @@ func (s *State) FeatureLevel() uint32 { return s.level }
 type Record struct {
 	Seq   uint64
 	Event *eventv1.Event
-}
-
-// pairs is an ordered set of pairs of numbers.
-type pairs struct{ set btree.Map[uint64, struct{}] }
-
-func pair(a, b uint32) uint64 { return uint64(a)<<32 | uint64(b) }
-
-func (p *pairs) fork() pairs           { return pairs{*p.set.Copy()} }
-func (p *pairs) has(a, b uint32) bool  { _, ok := p.set.Get(pair(a, b)); return ok }
-func (p *pairs) add(a, b uint32) bool  { _, had := p.set.Set(pair(a, b), struct{}{}); return !had }
-func (p *pairs) drop(a, b uint32) bool { _, had := p.set.Delete(pair(a, b)); return had }
-
-// of yields every b of the pairs (a, b), ascending.
-func (p *pairs) of(a uint32) func(yield func(uint32) bool) { return p.after(a, 0) }
-
-// after yields every b > after of the pairs (a, b), ascending. Numbers start at 1.
-func (p *pairs) after(a, after uint32) func(yield func(uint32) bool) {
-	return func(yield func(uint32) bool) {
-		p.set.Ascend(pair(a, after)+1, func(k uint64, _ struct{}) bool {
-			return k>>32 == uint64(a) && yield(uint32(k))
-		})
-	}
-}
-
-// collect returns what of yields. A set must not change while it is walked.
-func (p *pairs) collect(a uint32) []uint32 {
-	var all []uint32
-	for b := range p.of(a) {
-		all = append(all, b)
-	}
-	return all
 }
 
 // idKey is a UUID as an ordered key.
