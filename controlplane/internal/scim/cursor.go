@@ -33,7 +33,7 @@ func (l *listing) writeCursor(last entry) string {
 func (l *listing) digest() []byte {
 	order := ""
 	if l.sortBy != nil {
-		order = fmt.Sprintf("%q %v", *l.sortBy, l.descending)
+		order = fmt.Sprintf("%q %q %q %v", l.sortBy.schema, l.sortBy.name, l.sortBy.sub, l.descending)
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %v %q %s", l.directory, l.kinds, l.filterText, order))
 	return sum[:cursorHash]

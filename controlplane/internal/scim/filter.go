@@ -1,9 +1,13 @@
 package scim
 
 import (
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"sallyport.dev/controlplane/internal/core"
 )
@@ -27,11 +31,13 @@ type filter struct {
 	inner *filter
 }
 
-// attrPath names an attribute: its schema where one is given, its name, and a sub-attribute where one is given.
+// attrPath names an attribute: its schema where one is given, its name, and a sub-attribute where one is given. Within
+// the brackets of a value path it is one of that path's attribute.
 type attrPath struct {
 	schema string
 	name   string
 	sub    string
+	in     *attrPath
 }
 
 // parseFilter reads a whole filter.
@@ -51,7 +57,10 @@ func parseFilter(s string) (*filter, error) {
 }
 
 // filterParser is a recursive descent over RFC 7644, figure 1: not binds before and, and before or.
-type filterParser struct{ rest string }
+type filterParser struct {
+	rest string
+	in   *attrPath // in whose brackets it reads
+}
 
 const maxFilterDepth = 32
 
@@ -104,7 +113,7 @@ func (p *filterParser) comparison(depth int) (*filter, error) {
 		return nil, err
 	}
 	if p.take('[') {
-		inner, err := p.or(depth + 1)
+		inner, err := p.within(path, depth)
 		if err != nil {
 			return nil, err
 		}
@@ -113,7 +122,7 @@ func (p *filterParser) comparison(depth int) (*filter, error) {
 		}
 		if sub, ok := p.sub(); ok {
 			// emails[type eq "work"].value eq "x" asks for an element of which both hold.
-			compared, err := p.operation(attrPath{name: sub})
+			compared, err := p.operation(attrPath{name: sub, in: &path})
 			if err != nil {
 				return nil, err
 			}
@@ -122,6 +131,14 @@ func (p *filterParser) comparison(depth int) (*filter, error) {
 		return &filter{path: path, inner: inner}, nil
 	}
 	return p.operation(path)
+}
+
+// within reads the filter that stands in the brackets of a path.
+func (p *filterParser) within(path attrPath, depth int) (*filter, error) {
+	outer := p.in
+	p.in = &path
+	defer func() { p.in = outer }()
+	return p.or(depth + 1)
 }
 
 // sub reads what may follow a closing bracket at once: a dot and a sub-attribute.
@@ -154,6 +171,9 @@ func (p *filterParser) operation(path attrPath) (*filter, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, truth := value.(bool); slices.Contains([]string{"gt", "ge", "lt", "le"}, op) && (truth || value == nil || path.kind() == "boolean" || path.kind() == "binary") {
+		return nil, badRequest(invalidFilter, "%q has no order: with %s a text, a number or a time can be compared", path.name, op)
+	}
 	return &filter{path: path, op: op, value: value}, nil
 }
 
@@ -165,12 +185,17 @@ func (p *filterParser) attrPath() (attrPath, error) {
 	if !ok {
 		return path, badRequest(invalidFilter, "an attribute name is expected at %q", short(whole+p.rest))
 	}
+	path.in = p.in
 	return path, nil
 }
 
+// splitAttrPath also takes the URN of an extension that ends in a number, as no attribute does: it stands for the whole.
 func splitAttrPath(whole string) (attrPath, bool) {
 	var path attrPath
 	if i := strings.LastIndexByte(whole, ':'); i >= 0 {
+		if last := whole[i+1:]; isURN(whole) && last != "" && strings.Trim(last, "0123456789.") == "" {
+			return attrPath{name: whole}, true
+		}
 		path.schema, whole = whole[:i], whole[i+1:]
 	}
 	path.name, path.sub, _ = strings.Cut(whole, ".")
@@ -249,6 +274,8 @@ func inPath(c byte) bool {
 
 func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
 
+func isURN(name string) bool { return len(name) > 4 && strings.EqualFold(name[:4], "urn:") }
+
 func short(s string) string {
 	if len(s) > 40 {
 		return s[:40] + "…"
@@ -275,24 +302,63 @@ func (f *filter) matches(o object) bool {
 		}
 		return false
 	}
-	exact := f.path.caseExact()
+	compare := f.path.comparison()
 	if f.op == "ne" { // not one of the values is equal
 		for _, v := range values {
-			if compare("eq", v, f.value, exact) {
+			if compare("eq", v, f.value) {
 				return false
 			}
 		}
-		return true
+		return f.value != nil || len(values) > 0
 	}
 	if f.op == "eq" && f.value == nil {
 		return len(values) == 0
 	}
 	for _, v := range values {
-		if compare(f.op, v, f.value, exact) {
+		if compare(f.op, v, f.value) {
 			return true
 		}
 	}
 	return false
+}
+
+// comparison is how values of an attribute are compared: times as moments, texts to the letter or not.
+func (p attrPath) comparison() func(op string, have, want any) bool {
+	exact := p.caseExact()
+	if p.kind() != "dateTime" {
+		return func(op string, have, want any) bool { return compare(op, have, want, exact) }
+	}
+	return func(op string, have, want any) bool {
+		if a, ok := moment(have); ok {
+			if b, ok := moment(want); ok {
+				return compareNumber(op, float64(a.Compare(b)), 0)
+			}
+		}
+		return compare(op, have, want, exact)
+	}
+}
+
+// moment reads a dateTime (RFC 7643, section 2.3.5). One without a zone is taken for UTC's.
+func moment(v any) (time.Time, bool) {
+	text, _ := v.(string)
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05"} {
+		if t, err := time.Parse(layout, text); err == nil {
+			return t, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// kind is the type of an attribute's values; empty where it is not known.
+func (p attrPath) kind() string {
+	a := p.attribute()
+	if a != nil && a.kind == "complex" { // its value is what is compared
+		a = a.sub.find("value")
+	}
+	if a == nil {
+		return ""
+	}
+	return a.kind
 }
 
 // home is the object in which a path's attribute lies: the resource, or an extension of it.
@@ -308,7 +374,10 @@ func (p attrPath) home(o object) object {
 // values are what a path leads to: the elements of a multi-valued attribute, each element's "value"
 // where the path names no sub-attribute and the filter compares.
 func (p attrPath) values(o object) []any {
-	v, _, _ := find(p.home(o), p.name)
+	v, _, found := find(p.home(o), p.name)
+	if !found && p.schema != "" && p.sub == "" { // an extension as a whole
+		v, _, _ = find(o, p.schema+":"+p.name)
+	}
 	elements, many := v.([]any)
 	if !many {
 		elements = []any{v}
@@ -365,6 +434,9 @@ func compare(op string, have, want any, exact bool) bool {
 	case float64:
 		want, ok := want.(float64)
 		return ok && compareNumber(op, have, want)
+	case jsontext.Value:
+		number, err := strconv.ParseFloat(string(have), 64)
+		return err == nil && compare(op, number, want, exact)
 	}
 	return false
 }
@@ -440,6 +512,20 @@ func (f *filter) demandsMember() (string, bool) {
 		return v, ok
 	}
 	return "", false
+}
+
+// anyOf returns the texts one of which a filter demands of an attribute, where it demands nothing else.
+func (f *filter) anyOf(name string) (texts []string, ok bool) {
+	if f.combine == "or" {
+		left, okLeft := f.left.anyOf(name)
+		right, okRight := f.right.anyOf(name)
+		return append(left, right...), okLeft && okRight
+	}
+	if f.combine != "" {
+		return nil, false
+	}
+	text, ok := f.equals(name)
+	return []string{text}, ok
 }
 
 // mentions tells whether a filter looks at an attribute of the resource.

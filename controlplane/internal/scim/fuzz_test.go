@@ -2,8 +2,11 @@ package scim
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+
+	"sallyport.dev/controlplane/internal/core"
 )
 
 var seeds = []string{
@@ -87,4 +90,72 @@ func FuzzPatchPath(f *testing.F) {
 			}
 		}
 	})
+}
+
+// FuzzPatch: whatever is read as a PATCH can be made of a person or is refused, what is made can be read, and the same
+// made again changes nothing more, where it is replaces alone.
+func FuzzPatch(f *testing.F) {
+	for _, s := range seeds {
+		f.Add(string(must(marshal(object{"schemas": []string{patchSchema}, "Operations": []any{object{"op": "Replace", "path": s, "value": "x"}, object{"op": "add", "value": object{s: object{"value": "y"}}}}}))))
+	}
+	f.Add(`{"schemas":["` + patchSchema + `"],"operations":[{"OP":"remove","path":"emails[type eq \"work\"]","value":[1,{"value":9007199254740993}]},{"op":"add","value":{"urn:a:1.0":{"b":null}}}]}`)
+	f.Fuzz(func(t *testing.T, s string) {
+		body, err := decode([]byte(s))
+		if err != nil || body == nil {
+			return
+		}
+		operations, err := readPatch(body)
+		if err != nil {
+			refusal(t, err)
+			return
+		}
+		made := func(o object) object {
+			for _, op := range operations {
+				op.value = clone(op.value)
+				if err := op.permitted(userAttributes); err != nil {
+					refusal(t, err)
+					return nil
+				}
+				if err := patch(o, op); err != nil {
+					refusal(t, err)
+					return nil
+				}
+			}
+			profile, active, err := readUser(o, true)
+			if err != nil {
+				refusal(t, err)
+				return nil
+			}
+			again, err := attributesOf(&core.User{Profile: profile, Active: active})
+			if err != nil {
+				t.Fatalf("what a PATCH made cannot be read: %v", err)
+			}
+			return again
+		}
+		once := made(parsed(t, `{"userName":"ada","active":true,"emails":[{"value":"a","type":"work","primary":true},{"value":"b","type":"home"}],"name":{"givenName":"Ada"}}`))
+		if once == nil || slices.ContainsFunc(operations, func(op operation) bool { return op.op != "replace" }) {
+			return
+		}
+		primary := 0
+		list, _ := once["emails"].([]any)
+		for _, e := range list {
+			if isPrimary(e) {
+				primary++
+			}
+		}
+		if primary > 1 {
+			t.Errorf("%d addresses are primary: %v", primary, list)
+		}
+		before := must(marshal(once))
+		if twice := made(once); twice != nil && string(must(marshal(twice))) != string(before) {
+			t.Errorf("made twice, it is\n%s, once\n%s", must(marshal(twice)), before)
+		}
+	})
+}
+
+func must(data []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return data
 }

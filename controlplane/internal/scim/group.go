@@ -21,7 +21,7 @@ func isConflict(err error) bool {
 func (r *request) groupResource(s *core.State, g *core.Group, wanted, objects bool) object {
 	o := object{
 		"schemas": []string{groupSchema}, "id": g.ID.String(), "displayName": g.DisplayName,
-		"meta": r.meta("Group", "/Groups/", g.ID, g.CreatedAt, g.UpdatedAt, g.Version),
+		"meta": r.meta("Group", "/Groups/", g.ID, g.CreatedAt, g.UpdatedAt, etag(g.Version)),
 	}
 	if g.ExternalID != "" {
 		o["externalId"] = g.ExternalID
@@ -29,6 +29,19 @@ func (r *request) groupResource(s *core.State, g *core.Group, wanted, objects bo
 	if !wanted {
 		return o
 	}
+	members := r.membersOf(s, g)
+	if o["members"] = members; objects {
+		all := make([]any, len(members))
+		for i, m := range members {
+			all[i] = m.object()
+		}
+		o["members"] = all
+	}
+	return o
+}
+
+// membersOf are the members that a group has: users first, then groups.
+func (r *request) membersOf(s *core.State, g *core.Group) []member {
 	members := make([]member, 0, g.MemberCount)
 	for u := range s.Members(g, 0) {
 		id := u.ID.String()
@@ -38,14 +51,7 @@ func (r *request) groupResource(s *core.State, g *core.Group, wanted, objects bo
 		id := child.ID.String()
 		members = append(members, member{Value: id, Ref: r.base + "/Groups/" + id, Display: child.DisplayName, Type: "Group"})
 	}
-	if o["members"] = members; objects {
-		all := make([]any, len(members))
-		for i, m := range members {
-			all[i] = object{"value": m.Value, "$ref": m.Ref, "display": m.Display, "type": m.Type}
-		}
-		o["members"] = all
-	}
-	return o
+	return members
 }
 
 // member is one of a group's.
@@ -54,6 +60,10 @@ type member struct {
 	Display string `json:"display"`
 	Type    string `json:"type"`
 	Value   string `json:"value"`
+}
+
+func (m member) object() object {
+	return object{"value": m.Value, "$ref": m.Ref, "display": m.Display, "type": m.Type}
 }
 
 // members reads a list of {"value": id}. An id that is no group of the directory is taken for a user's:
@@ -173,7 +183,8 @@ func replaceGroup(r *request) error {
 }
 
 // patchGroup changes members without looking at the others, so that it costs the same in a group of any
-// size and parallel changes lose nothing.
+// size and parallel changes lose nothing. Only where a filter picks members by more than their ids it looks, and makes
+// the change for the version that it saw.
 func patchGroup(r *request) error {
 	body, err := r.readObject()
 	if err != nil {
@@ -183,26 +194,54 @@ func patchGroup(r *request) error {
 	if err != nil {
 		return err
 	}
-	var update core.UpdateGroup
-	for _, op := range operations {
-		if err := r.groupOperation(&update, op); err != nil {
-			return err
-		}
-	}
-	return r.updateGroup(update, http.StatusNoContent)
-}
-
-func (r *request) groupOperation(update *core.UpdateGroup, op operation) error {
-	if op.path == nil {
-		values := op.value.(object)
-		for _, name := range sortedNames(values) {
-			if err := r.groupAttribute(update, op.op, &patchPath{attrPath: attrPath{name: name}}, values[name]); err != nil {
+	for try := 1; ; try++ {
+		p := &groupPatch{request: r}
+		for _, op := range operations {
+			if err := p.operation(op); err != nil {
 				return err
 			}
 		}
-		return nil
+		p.update.IfVersion = p.saw
+		err := r.updateGroup(p.update, http.StatusNoContent)
+		if p.saw == 0 || try == updateTries || !isConflict(err) {
+			return err
+		}
 	}
-	return r.groupAttribute(update, op.op, op.path, op.value)
+}
+
+// groupPatch is what the operations of a PATCH come to.
+type groupPatch struct {
+	*request
+	update core.UpdateGroup
+	// saw is the version of which members were looked at; zero: of none.
+	saw uint64
+}
+
+func (p *groupPatch) operation(op operation) error {
+	if op.path != nil {
+		return p.attribute(op.op, op.path, op.value)
+	}
+	values := op.value.(object)
+	for _, name := range sortedNames(values) {
+		inner, isObject := values[name].(object)
+		if isObject && isCoreSchema(name) {
+			if err := p.operation(operation{op: op.op, value: inner}); err != nil {
+				return err
+			}
+			continue
+		}
+		path, err := parsePatchPath(name)
+		if err != nil {
+			return err
+		}
+		if path.is("meta") { // sent along with the rest of what was read
+			continue
+		}
+		if err := p.attribute(op.op, path, values[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func sortedNames(o object) []string {
@@ -214,10 +253,13 @@ func sortedNames(o object) []string {
 	return names
 }
 
-func (r *request) groupAttribute(update *core.UpdateGroup, op string, path *patchPath, value any) error {
+func (p *groupPatch) attribute(op string, path *patchPath, value any) error {
+	if path.schema != "" && !isCoreSchema(path.schema) {
+		return badRequest(invalidPath, "a group has no attributes of %q", short(path.schema))
+	}
 	switch strings.ToLower(path.name) {
 	case "members":
-		return r.groupMembers(update, op, path, value)
+		return p.members(op, path, value)
 	case "displayname", "externalid":
 		if err := (operation{op: op, path: path}).permitted(groupAttributes); err != nil {
 			return err
@@ -230,44 +272,89 @@ func (r *request) groupAttribute(update *core.UpdateGroup, op string, path *patc
 			return badRequest(invalidValue, "%s must be a string", path.name)
 		}
 		if strings.EqualFold(path.name, "displayName") {
-			update.DisplayName = &s
+			p.update.DisplayName = &s
 		} else {
-			update.ExternalID = &s
+			p.update.ExternalID = &s
 		}
 		return nil
 	case "id": // sent along with each rename; it must be the group's own
-		if s, ok := value.(string); !ok || !strings.EqualFold(s, r.PathValue("id")) {
+		if s, ok := value.(string); !ok || !strings.EqualFold(s, p.PathValue("id")) {
 			return badRequest(mutability, "id is read-only")
 		}
 		return nil
 	case "schemas":
 		return nil
+	case "meta":
+		return badRequest(mutability, "meta is read-only")
 	}
 	return badRequest(invalidPath, "a group has no attribute %q that could be changed", short(path.name))
 }
 
-func (r *request) groupMembers(update *core.UpdateGroup, op string, path *patchPath, value any) error {
-	change := core.MemberChange{Op: core.MemberOp(op)}
-	var err error
-	switch {
-	case path.sub != "":
+func (p *groupPatch) members(op string, path *patchPath, value any) error {
+	if path.sub != "" {
 		return badRequest(mutability, "a member cannot be changed: remove it and add another")
-	case path.filter != nil:
-		id, ok := path.filter.equals("value")
-		if !ok || path.filter.combine != "" {
-			return badRequest(invalidFilter, `members are picked by members[value eq "id"]`)
-		}
-		change.Users, change.Groups, err = r.members(id)
-		if op != "remove" {
-			change.Op = core.AddMembers
-		}
-	case op == "remove" && value == nil: // no filter and no list: all of them
-		change.Op = core.ReplaceMembers
-	default:
-		change.Users, change.Groups, err = r.members(value)
 	}
-	update.Members = append(update.Members, change)
+	if path.filter != nil {
+		return p.picked(op, path.filter, value)
+	}
+	if op == "remove" && value == nil { // no filter and no list: all of them
+		op = "replace"
+	}
+	return p.change(core.MemberOp(op), value)
+}
+
+// change adds a change of the members that a value names.
+func (p *groupPatch) change(op core.MemberOp, value any) (err error) {
+	change := core.MemberChange{Op: op}
+	change.Users, change.Groups, err = p.request.members(value)
+	p.update.Members = append(p.update.Members, change)
 	return err
+}
+
+// picked changes the members that a filter picks: they are removed, or give way to those of a value. An add adds those that
+// the filter names, which are all that it says of them.
+func (p *groupPatch) picked(op string, f *filter, value any) error {
+	var ids []any
+	if named, ok := f.anyOf("value"); ok {
+		for _, id := range named {
+			ids = append(ids, id)
+		}
+	} else if err := p.look(f, &ids); err != nil {
+		return err
+	}
+	switch {
+	case op == "add":
+		return p.change(core.AddMembers, ids)
+	case op == "replace" && value == nil:
+		return badRequest(invalidValue, "a replace of members needs those that take their place")
+	}
+	err := p.change(core.RemoveMembers, ids)
+	if err == nil && op == "replace" {
+		err = p.change(core.AddMembers, value)
+	}
+	return err
+}
+
+// look finds the members that satisfy a filter.
+func (p *groupPatch) look(f *filter, ids *[]any) error {
+	if len(p.update.Members) > 0 {
+		return badRequest(invalidFilter, "after another change of members they are picked by their ids, as in members[value eq %q]", "id")
+	}
+	s := p.state()
+	g, err := p.group(s)
+	if err != nil {
+		return err
+	}
+	for _, m := range p.membersOf(s, g) {
+		if f.matches(m.object()) {
+			*ids = append(*ids, m.Value)
+		}
+	}
+	p.saw = g.Version
+	if insisted, err := p.ifMatch(g.Version); err != nil || insisted != 0 && insisted != g.Version {
+		return &scimError{status: http.StatusPreconditionFailed, detail: "the group changed since it was read: read it again"}
+	}
+	return nil
 }
 
 func (r *request) updateGroup(update core.UpdateGroup, status int) error {
@@ -275,8 +362,10 @@ func (r *request) updateGroup(update core.UpdateGroup, status int) error {
 	if err != nil {
 		return err
 	}
-	if update.IfVersion, err = r.ifMatch(); err != nil {
+	if insisted, err := r.ifMatchOf(id); err != nil {
 		return err
+	} else if insisted != 0 {
+		update.IfVersion = insisted
 	}
 	update.Directory, update.ID = r.directory, id
 	out, err := r.do(update)
@@ -293,13 +382,22 @@ func (r *request) updateGroup(update core.UpdateGroup, status int) error {
 	return r.answerGroup(http.StatusOK, out.State, id)
 }
 
+// ifMatchOf is the version of a group that the request insists on.
+func (r *request) ifMatchOf(id uuid.UUID) (uint64, error) {
+	var current uint64
+	if g := r.state().Group(id); g != nil {
+		current = g.Version
+	}
+	return r.ifMatch(current)
+}
+
 func (r *request) answerGroup(status int, s *core.State, id uuid.UUID) error {
 	g := s.Group(id)
 	if g == nil {
 		return notFound("the group is gone")
 	}
 	o := r.groupResource(s, g, r.projection.wants("members"), r.projection.partly("members"))
-	return r.answer(status, o, g.Version)
+	return r.answer(status, o)
 }
 
 func deleteGroup(r *request) error {
@@ -307,7 +405,7 @@ func deleteGroup(r *request) error {
 	if err != nil {
 		return err
 	}
-	version, err := r.ifMatch()
+	version, err := r.ifMatchOf(id)
 	if err != nil {
 		return err
 	}

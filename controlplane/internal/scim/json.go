@@ -1,9 +1,13 @@
 package scim
 
 import (
+	"bytes"
+	"errors"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -27,15 +31,87 @@ func (r *request) readObject() (object, error) {
 	if err != nil {
 		return nil, err
 	}
-	var body object
-	if err := json.Unmarshal(data, &body); err != nil || body == nil {
+	body, err := decode(data)
+	if err != nil || body == nil {
 		return nil, badRequest(invalidSyntax, "the body is not one JSON object with each name once, in UTF-8")
+	}
+	if body, err = unwrapped(body); err != nil {
+		return nil, err
 	}
 	if depth(body) > 12 {
 		return nil, badRequest(invalidSyntax, "the body is nested too deeply")
 	}
 	if name, twice := doubled(body); twice {
 		return nil, badRequest(invalidSyntax, "the body has %q twice: letter case tells no attributes apart", short(name))
+	}
+	return body, nil
+}
+
+// decode reads a JSON object. A number that no float64 holds is kept as it is written, in a jsontext.Value.
+func decode(data []byte) (o object, err error) {
+	if !hasLongNumber(data) {
+		return o, json.Unmarshal(data, &o)
+	}
+	return o, json.Unmarshal(data, &o, json.WithUnmarshalers(json.UnmarshalFromFunc(func(d *jsontext.Decoder, v *any) error {
+		if d.PeekKind() != '0' {
+			return errors.ErrUnsupported
+		}
+		raw, err := d.ReadValue()
+		if err != nil {
+			return err
+		}
+		if *v = raw.Clone(); len(raw) <= exactDigits {
+			*v, err = strconv.ParseFloat(string(raw), 64)
+		}
+		return err
+	})))
+}
+
+// exactDigits is how many digits of a number a float64 keeps, whatever they are.
+const exactDigits = 15
+
+// hasLongNumber tells whether a number is written with more.
+func hasLongNumber(data []byte) bool {
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case c == '"':
+			for i++; i < len(data) && data[i] != '"'; i++ {
+				if data[i] == '\\' {
+					i++
+				}
+			}
+		case '0' <= c && c <= '9':
+			from := i
+			for i+1 < len(data) && bytes.IndexByte([]byte("0123456789.eE+-"), data[i+1]) >= 0 {
+				i++
+			}
+			if i+1-from > exactDigits {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// unwrapped moves what lies below the URN of a core schema, as if it were an extension, to where it belongs.
+func unwrapped(body object) (object, error) {
+	for name, v := range body {
+		if !isCoreSchema(name) {
+			continue
+		}
+		inner, ok := v.(object)
+		if !ok {
+			return nil, badRequest(invalidValue, "%s must be an object", short(name))
+		}
+		out := maps.Clone(body)
+		delete(out, name)
+		for name, v := range inner {
+			if _, _, twice := find(out, name); twice {
+				return nil, badRequest(invalidSyntax, "the body has %q twice, below its schema and beside it", short(name))
+			}
+			out[name] = v
+		}
+		return unwrapped(out)
 	}
 	return body, nil
 }

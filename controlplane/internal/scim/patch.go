@@ -1,7 +1,6 @@
 package scim
 
 import (
-	"maps"
 	"slices"
 	"strings"
 )
@@ -94,7 +93,7 @@ func parsePatchPath(s string) (*patchPath, error) {
 	}
 	out := &patchPath{attrPath: path}
 	if p.take('[') {
-		if out.filter, err = p.or(0); err != nil {
+		if out.filter, err = p.within(path, 0); err != nil {
 			return nil, err
 		}
 		if !p.take(']') {
@@ -128,7 +127,7 @@ func patchMember(o object, op, name string, value any) error {
 	if err != nil {
 		return err
 	}
-	if inner, ok := value.(object); ok && strings.HasPrefix(strings.ToLower(name), "urn:") && !isSchema(o, path.schema) {
+	if inner, ok := value.(object); ok && isURN(name) && !isSchema(o, path.schema) {
 		target := o
 		if !isCoreSchema(name) {
 			target = child(o, name)
@@ -246,7 +245,7 @@ func patchElements(o object, op operation, path patchPath) error {
 			if op.op == "replace" {
 				clear(inner)
 			}
-			maps.Copy(inner, value)
+			merge(inner, value)
 		}
 		kept = append(kept, inner)
 	}
@@ -257,7 +256,7 @@ func patchElements(o object, op operation, path patchPath) error {
 		if path.sub != "" {
 			inner[path.sub] = op.value
 		} else if value, ok := op.value.(object); ok {
-			maps.Copy(inner, value)
+			merge(inner, value)
 		} else {
 			return badRequest(invalidValue, "an element of %s is an object", path.name)
 		}
@@ -284,7 +283,7 @@ func added(have, value any) any {
 	if !ok {
 		if old, isObject := have.(object); isObject {
 			if more, ok := value.(object); ok {
-				maps.Copy(old, more)
+				merge(old, more)
 				return old
 			}
 		}
@@ -304,6 +303,16 @@ func added(have, value any) any {
 	return keepOnePrimary(all, fresh)
 }
 
+// merge sets the members of an object, under the names that they have there in whatever letter case.
+func merge(o, more object) {
+	for name, v := range more {
+		if _, have, found := find(o, name); found {
+			name = have
+		}
+		o[name] = v
+	}
+}
+
 func sameElement(a, b any) bool {
 	x, errX := marshal(a)
 	y, errY := marshal(b)
@@ -315,7 +324,7 @@ func replaced(have, value any) any {
 	old, ok := have.(object)
 	more, isObject := value.(object)
 	if ok && isObject {
-		maps.Copy(old, more)
+		merge(old, more)
 		return old
 	}
 	return value

@@ -15,13 +15,14 @@ const (
 // projected, and from which /Schemas is written.
 type attribute struct {
 	name        string
-	kind        string // string, boolean, complex, reference, binary
+	kind        string // string, boolean, complex, reference, dateTime, binary
 	many        bool
 	mutability  string // default readWrite
 	returned    string // default default
 	uniqueness  string // default none
 	caseExact   bool
 	required    bool
+	refers      string // of a reference: to what, default external
 	description string
 	sub         table
 }
@@ -66,7 +67,14 @@ func tableOf(urn string) table {
 
 // attribute is the row of a path's attribute, or of its sub-attribute; nil for one that no table has.
 func (p attrPath) attribute() *attribute {
-	a := tableOf(p.schema).find(p.name)
+	within := tableOf(p.schema)
+	if p.in != nil {
+		within = nil
+		if a := p.in.attribute(); a != nil {
+			within = a.sub
+		}
+	}
+	a := within.find(p.name)
 	if a != nil && p.sub != "" {
 		a = a.sub.find(p.sub)
 	}
@@ -80,9 +88,11 @@ func alwaysReturned(name string) bool {
 }
 
 // valued is the shape that most multi-valued attributes share (RFC 7643, section 2.4).
-func valued(name, description string) attribute {
+func valued(name, description string) attribute { return valuedBy("string", name, description) }
+
+func valuedBy(kind, name, description string) attribute {
 	return attribute{name: name, kind: "complex", many: true, description: description, sub: table{
-		{name: "value", kind: "string", description: "The value."},
+		{name: "value", kind: kind, description: "The value."},
 		{name: "display", kind: "string", description: "The value as people read it."},
 		{name: "type", kind: "string", description: "What the value is for, such as work or home."},
 		{name: "primary", kind: "boolean", description: "Whether this is the preferred value. At most one is."},
@@ -112,7 +122,7 @@ var userAttributes = table{
 	valued("emails", "Email addresses."),
 	valued("phoneNumbers", "Telephone numbers."),
 	valued("ims", "Instant messaging addresses."),
-	valued("photos", "Pictures, by URL."),
+	valuedBy("reference", "photos", "Pictures, by URL."),
 	{name: "addresses", kind: "complex", many: true, description: "Postal addresses.", sub: table{
 		plain("formatted", "The whole address."), plain("streetAddress", "The street with its number."), plain("locality", "The city."),
 		plain("region", "The state or region."), plain("postalCode", "The postal code."), plain("country", "ISO 3166-1 alpha-2."),
@@ -120,13 +130,13 @@ var userAttributes = table{
 	}},
 	{name: "groups", kind: "complex", many: true, mutability: "readOnly", description: "The groups of which the user is directly a member.", sub: table{
 		{name: "value", kind: "string", mutability: "readOnly", description: "The group's id."},
-		{name: "$ref", kind: "reference", mutability: "readOnly", description: "The group's URL."},
+		{name: "$ref", kind: "reference", mutability: "readOnly", refers: "Group", description: "The group's URL."},
 		{name: "display", kind: "string", mutability: "readOnly", description: "The group's displayName."},
 		{name: "type", kind: "string", mutability: "readOnly", description: "direct."},
 	}},
 	valued("entitlements", "What the person is entitled to, in the directory's words."),
 	valued("roles", "Roles, in the directory's words."),
-	valued("x509Certificates", "Certificates of the person."),
+	valuedBy("binary", "x509Certificates", "Certificates of the person."),
 }
 
 var enterpriseAttributes = table{
@@ -134,7 +144,7 @@ var enterpriseAttributes = table{
 	plain("costCenter", "The cost centre."), plain("organization", "The organisation."),
 	plain("division", "The division."), plain("department", "The department."),
 	{name: "manager", kind: "complex", description: "Whom the person reports to.", sub: table{
-		plain("value", "The manager's id."), {name: "$ref", kind: "reference", description: "The manager's URL."}, plain("displayName", "The manager's name."),
+		plain("value", "The manager's id."), {name: "$ref", kind: "reference", refers: "User", description: "The manager's URL."}, plain("displayName", "The manager's name."),
 	}},
 }
 
@@ -142,7 +152,7 @@ var groupAttributes = table{
 	{name: "displayName", kind: "string", required: true, description: "The name as people read it. Two groups may share one."},
 	{name: "members", kind: "complex", many: true, description: "Users and groups that are directly members.", sub: table{
 		{name: "value", kind: "string", mutability: "immutable", description: "The member's id."},
-		{name: "$ref", kind: "reference", mutability: "immutable", description: "The member's URL."},
+		{name: "$ref", kind: "reference", mutability: "immutable", refers: "User Group", description: "The member's URL."},
 		{name: "display", kind: "string", mutability: "readOnly", description: "The member's name."},
 		{name: "type", kind: "string", mutability: "immutable", description: "User or Group."},
 	}},
@@ -217,9 +227,9 @@ func (t table) clean(o object) (object, error) {
 	for name, v := range o {
 		a := t.find(name)
 		switch {
-		case v == nil:
+		case v == nil, strings.EqualFold(name, "password"):
 		case a == nil:
-			kept[name] = v
+			kept[name] = withoutPasswords(v)
 		default:
 			c, err := a.clean(v)
 			if err != nil {
@@ -229,6 +239,25 @@ func (t table) clean(o object) (object, error) {
 		}
 	}
 	return kept, nil
+}
+
+// withoutPasswords is a value that no schema here knows, as it came: save that no password is kept, wherever it stands.
+func withoutPasswords(v any) any {
+	switch v := v.(type) {
+	case object:
+		for name, inner := range v {
+			if strings.EqualFold(name, "password") {
+				delete(v, name)
+			} else {
+				v[name] = withoutPasswords(inner)
+			}
+		}
+	case []any:
+		for i, inner := range v {
+			v[i] = withoutPasswords(inner)
+		}
+	}
+	return v
 }
 
 // describe writes the table as /Schemas has it (RFC 7643, section 7).
@@ -244,7 +273,10 @@ func describe(t table) []object {
 			o["uniqueness"] = or(a.uniqueness, "none")
 		}
 		if a.kind == "reference" {
-			o["referenceTypes"] = []string{"external"}
+			o["referenceTypes"] = strings.Split(or(a.refers, "external"), " ")
+		}
+		if a.kind == "binary" {
+			o["caseExact"] = true
 		}
 		if a.sub != nil {
 			o["subAttributes"] = describe(a.sub)

@@ -39,7 +39,7 @@ type Config struct {
 	// MaxBody is the most bytes that a request may have. Default 16 MiB: a full push of 200,000 members.
 	MaxBody int64
 	// PerSecond is how many requests of one token are taken each second, on average; twice as many may come at once.
-	// Zero: any number. AtOnce is how many of one token are worked on at a time. Default 256.
+	// Zero: any number. AtOnce is how many of one token are worked on at a time. Default 1024.
 	PerSecond float64
 	AtOnce    int
 	// Note is told of each request. Default: nobody is.
@@ -69,7 +69,7 @@ func New(c Config) *Server {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.AtOnce == 0 {
-		c.AtOnce = 256
+		c.AtOnce = 1024 // Entra sends hundreds in parallel, and what it is refused stops it for hours
 	}
 	if c.Note == nil {
 		c.Note = func(activity.Request) {}

@@ -3,6 +3,9 @@ package scim
 import (
 	"cmp"
 	"slices"
+	"strconv"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"sallyport.dev/controlplane/internal/core"
 )
@@ -41,6 +44,9 @@ func (p attrPath) key(o object) sortKey {
 		return sortKey{has: true, text: v}
 	case float64:
 		return sortKey{has: true, number: v}
+	case jsontext.Value:
+		number, err := strconv.ParseFloat(string(v), 64)
+		return sortKey{has: err == nil, number: number}
 	case bool:
 		if v {
 			return sortKey{has: true, number: 1}

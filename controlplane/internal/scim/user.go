@@ -1,13 +1,15 @@
 package scim
 
 import (
+	"fmt"
+	"hash/fnv"
+	"iter"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/google/uuid"
 
 	"sallyport.dev/controlplane/internal/core"
@@ -43,17 +45,19 @@ func readUser(body object, activeBefore bool) (profile core.Profile, active bool
 		switch a := coreTable.find(name); {
 		case a != nil && a.apart(), a != nil && userAttributes.find(name) == nil:
 		case a != nil:
-			if attributes[a.name], err = a.clean(v); err != nil {
+			if v, err = a.clean(v); err != nil {
 				return profile, false, err
 			}
-		case strings.HasPrefix(strings.ToLower(name), "urn:"):
+			set(attributes, a.name, v)
+		case isURN(name):
 			extension, ok := v.(object)
 			if !ok {
 				return profile, false, badRequest(invalidValue, "the extension %s must be an object", short(name))
 			}
-			if attributes[canonical(name)], err = tableOf(name).clean(extension); err != nil {
+			if extension, err = tableOf(name).clean(extension); err != nil {
 				return profile, false, err
 			}
+			set(attributes, canonical(name), extension)
 		}
 	}
 	if profile.DisplayName, err = text(attributes, "displayName"); err != nil {
@@ -62,6 +66,22 @@ func readUser(body object, activeBefore bool) (profile core.Profile, active bool
 	profile.Email = primaryEmail(attributes)
 	profile.Attributes, err = marshal(attributes)
 	return profile, active, err
+}
+
+// set sets an attribute, unless there is nothing in it: an empty list is no value (RFC 7643, section 2.5), and an extension
+// of which all was removed is none.
+func set(o object, name string, v any) {
+	switch v := v.(type) {
+	case []any:
+		if len(v) == 0 {
+			return
+		}
+	case object:
+		if len(v) == 0 {
+			return
+		}
+	}
+	o[name] = v
 }
 
 func primaryEmail(attributes object) string {
@@ -85,7 +105,8 @@ func primaryEmail(attributes object) string {
 func attributesOf(u *core.User) (object, error) {
 	o := object{}
 	if len(u.Attributes) > 0 {
-		if err := json.Unmarshal(u.Attributes, &o); err != nil {
+		var err error
+		if o, err = decode(u.Attributes); err != nil {
 			return nil, err
 		}
 	}
@@ -104,31 +125,51 @@ func (r *request) userResource(s *core.State, u *core.User) (object, error) {
 	}
 	schemas := []string{userSchema}
 	for name := range o {
-		if strings.HasPrefix(strings.ToLower(name), "urn:") {
+		if isURN(name) {
 			schemas = append(schemas, name)
 		}
 	}
 	slices.Sort(schemas[1:])
-	o["schemas"], o["id"] = schemas, u.ID.String()
-	o["meta"] = r.meta("User", "/Users/", u.ID, u.CreatedAt, u.UpdatedAt, u.Version)
-	groups := []any{}
+	groups, seen := []any{}, fnv.New32a()
 	for g := range s.GroupsOf(u) {
-		groups = append(groups, object{"value": g.ID.String(), "$ref": r.base + "/Groups/" + g.ID.String(), "display": g.DisplayName, "type": "direct"})
+		id := g.ID.String()
+		groups = append(groups, object{"value": id, "$ref": r.base + "/Groups/" + id, "display": g.DisplayName, "type": "direct"})
+		_, _ = seen.Write(append(g.ID[:], g.DisplayName...)) // a hash takes everything
 	}
-	o["groups"] = groups
+	tag := etag(u.Version)
+	if len(groups) > 0 {
+		tag = fmt.Sprintf(`W/"%d.%08x"`, u.Version, seen.Sum32())
+	}
+	o["schemas"], o["id"], o["groups"] = schemas, u.ID.String(), groups
+	o["meta"] = r.meta("User", "/Users/", u.ID, u.CreatedAt, u.UpdatedAt, tag)
 	return o, nil
 }
 
-func (r *request) meta(kind, path string, id uuid.UUID, created, updated time.Time, version uint64) object {
+func (r *request) meta(kind, path string, id uuid.UUID, created, updated time.Time, tag string) object {
 	return object{
 		"resourceType": kind, "created": stamp(created), "lastModified": stamp(updated),
-		"location": r.base + path + id.String(), "version": etag(version),
+		"location": r.base + path + id.String(), "version": tag,
 	}
 }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 
+// etag is a resource's version as a tag. That of a person who is in groups says also which, behind a dot: they are in the
+// resource, so that a copy with others is no current one. They are not the person's to change, so that a change insists
+// on the version alone.
 func etag(version uint64) string { return `W/"` + strconv.FormatUint(version, 10) + `"` }
+
+// tags are those that a header lists.
+func tags(header string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for tag := range strings.SplitSeq(header, ",") {
+			tag = strings.Trim(strings.TrimPrefix(strings.TrimSpace(tag), "W/"), `"`)
+			if tag != "" && !yield(tag) {
+				return
+			}
+		}
+	}
+}
 
 // id reads the path's id. What is no id names nothing.
 func (r *request) id() (uuid.UUID, error) {
@@ -139,17 +180,40 @@ func (r *request) id() (uuid.UUID, error) {
 	return id, nil
 }
 
-// ifMatch is the version that the request insists on; zero: none (RFC 7644, section 3.14).
-func (r *request) ifMatch() (uint64, error) {
-	tag := strings.TrimSpace(r.Header.Get("If-Match"))
-	if tag == "" || tag == "*" {
-		return 0, nil
+// ifMatch is the version that the request insists on, which is the current one if that is among several; zero: none
+// (RFC 7644, section 3.14).
+func (r *request) ifMatch(current uint64) (insisted uint64, err error) {
+	any := false
+	for tag := range tags(r.Header.Get("If-Match")) {
+		if tag == "*" {
+			return 0, nil
+		}
+		any = true
+		number, _, _ := strings.Cut(tag, ".")
+		version, err := strconv.ParseUint(number, 10, 64)
+		if err == nil && (insisted == 0 || version == current) {
+			insisted = version
+		}
 	}
-	version, err := strconv.ParseUint(strings.Trim(strings.TrimPrefix(tag, "W/"), `"`), 10, 64)
-	if err != nil || version == 0 {
+	if any && insisted == 0 {
 		return 0, &scimError{status: http.StatusPreconditionFailed, detail: "If-Match names a version that never was: read the resource again"}
 	}
-	return version, nil
+	return insisted, nil
+}
+
+// copyIsCurrent tells whether the client said that it has a resource of this tag.
+func (r *request) copyIsCurrent(tag string) bool {
+	for theirs := range tags(r.Header.Get("If-None-Match")) {
+		if theirs == "*" {
+			return true
+		}
+		for ours := range tags(tag) {
+			if ours == theirs {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (r *request) user(s *core.State) (*core.User, error) {
@@ -256,12 +320,12 @@ const updateTries = 10
 // updateUser reads the user, lets change say what is to be, and writes it against the version that was
 // read; when another change came between and the client did not insist on a version, it does so again.
 func (r *request) updateUser(change func(*core.User) (core.Profile, bool, error)) error {
-	insisted, err := r.ifMatch()
-	if err != nil {
-		return err
-	}
 	for try := 1; ; try++ {
 		u, err := r.user(r.state())
+		if err != nil {
+			return err
+		}
+		insisted, err := r.ifMatch(u.Version)
 		if err != nil {
 			return err
 		}
@@ -293,7 +357,11 @@ func deleteUser(r *request) error {
 	if err != nil {
 		return err
 	}
-	version, err := r.ifMatch()
+	var current uint64
+	if u := r.state().User(id); u != nil {
+		current = u.Version
+	}
+	version, err := r.ifMatch(current)
 	if err != nil {
 		return err
 	}
@@ -312,16 +380,18 @@ func (r *request) answerUser(status int, s *core.State, u *core.User) error {
 	if err != nil {
 		return err
 	}
-	return r.answer(status, o, u.Version)
+	return r.answer(status, o)
 }
 
 // answer sends a resource with its location and version, of which a request may want only a part.
-func (r *request) answer(status int, o object, version uint64) error {
+func (r *request) answer(status int, o object) error {
+	meta := o["meta"].(object)
 	if status == http.StatusCreated {
-		r.w.Header().Set("Location", o["meta"].(object)["location"].(string))
+		r.w.Header().Set("Location", meta["location"].(string))
 	}
-	r.w.Header().Set("ETag", etag(version))
-	if r.Method == http.MethodGet && r.Header.Get("If-None-Match") == etag(version) {
+	tag := meta["version"].(string)
+	r.w.Header().Set("ETag", tag)
+	if r.Method == http.MethodGet && r.copyIsCurrent(tag) {
 		r.w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
