@@ -60,6 +60,7 @@ type population struct {
 	userNames     btree.Map[string, uint32]
 	userExternal  btree.Map[string, uint32]
 	subjects      btree.Map[string, uint32] // indexKey(User.Subject, number): a former name may be another's now
+	emails        btree.Map[string, uint32] // indexKey(folded address, number), of otherEmails
 	groupNames    btree.Map[string, uint32] // indexKey(folded name, number): names of groups may repeat
 	groupExternal btree.Map[string, uint32] // indexKey(external id, number)
 }
@@ -87,7 +88,7 @@ func (s *State) Fork() *State {
 		f.populations[id] = &population{
 			directory: p.directory,
 			users:     *p.users.Copy(), groups: *p.groups.Copy(),
-			userNames: *p.userNames.Copy(), subjects: *p.subjects.Copy(), userExternal: *p.userExternal.Copy(),
+			userNames: *p.userNames.Copy(), subjects: *p.subjects.Copy(), userExternal: *p.userExternal.Copy(), emails: *p.emails.Copy(),
 			groupNames: *p.groupNames.Copy(), groupExternal: *p.groupExternal.Copy(),
 		}
 	}

@@ -436,6 +436,7 @@ func (s *State) putUser(old, u *User) {
 	if u.Subject != "" && (old == nil || old.Subject != u.Subject) {
 		p.subjects.Set(indexKey(u.Subject, u.No), u.No)
 	}
+	p.indexEmails(old, u)
 	s.users.Set(u.No, u)
 }
 
@@ -483,6 +484,7 @@ func (s *State) applyUserDeleted(rec Record, b *eventv1.UserDeleted) error {
 		p.userExternal.Delete(u.ExternalID)
 	}
 	p.subjects.Delete(indexKey(u.Subject, u.No))
+	p.indexEmails(u, nil)
 	s.userByID.Delete(idKey(u.ID))
 	s.users.Delete(u.No)
 	s.applyTombstone(rec, u.ID)

@@ -1,6 +1,8 @@
 package core
 
 import (
+	"bytes"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -114,4 +116,58 @@ func TestDirectoryMayKeepMemberships(t *testing.T) {
 	w.must(UpdateUser{Directory: "okta", ID: u.ID, Profile: u.Profile, Active: false})
 	w.must(UpdateUser{Directory: "okta", ID: u.ID, Profile: u.Profile, Active: true})
 	want(t, "groups that count", w.counting(u), []uint32{g.No})
+}
+
+// TestPeopleAreFoundByEachOfTheirAddresses, and only by those that they have now, also after a start from a checkpoint.
+func TestPeopleAreFoundByEachOfTheirAddresses(t *testing.T) {
+	w := newWorld(t)
+	profile := func(name string, addresses ...string) Profile {
+		p := Profile{UserName: name, Attributes: []byte(`{"displayName":"]}","emails":[`)}
+		for i, a := range addresses {
+			if i > 0 {
+				p.Attributes = append(p.Attributes, ',')
+			} else {
+				p.Email = a
+			}
+			p.Attributes = append(p.Attributes, `{"type":"work","value":"`+a+`"}`...)
+		}
+		p.Attributes = append(p.Attributes, `],"phoneNumbers":[{"value":"1"}]}`...)
+		return p
+	}
+	w.must(CreateUser{Directory: "okta", Profile: profile("ann@x", "Ann@X", "ann@home")})
+	w.must(CreateUser{Directory: "okta", Profile: profile("bob@x", "shared@x", "ann@x")})
+	w.must(CreateUser{Directory: "okta", Profile: profile("eve@x", "shared@x")})
+	w.must(CreateUser{Directory: "okta", Profile: Profile{UserName: "none"}})
+	check := func(want map[string]string) {
+		t.Helper()
+		var b bytes.Buffer
+		if err := w.state.Encode(&b); err != nil {
+			t.Fatal(err)
+		}
+		again, err := DecodeState(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for address, names := range want {
+			for _, s := range []*State{w.state, again} {
+				var got []string
+				for _, u := range s.UsersByEmail("okta", address) {
+					got = append(got, u.UserName)
+				}
+				if strings.Join(got, " ") != names {
+					t.Errorf("%s finds %v, want %s", address, got, names)
+				}
+			}
+		}
+	}
+	check(map[string]string{"ANN@x": "ann@x bob@x", "ann@HOME": "ann@x", "shared@x": "bob@x eve@x", "bob@x": "bob@x", "nobody@x": "", "1": ""})
+	bob := w.state.UserByName("okta", "bob@x")
+	w.must(UpdateUser{Directory: "okta", ID: bob.ID, Profile: profile("rob@x", "rob@x", "bob@x"), Active: true})
+	check(map[string]string{"ann@x": "ann@x", "shared@x": "eve@x", "bob@x": "rob@x", "rob@x": "rob@x"})
+	w.must(DeleteUser{Directory: "okta", ID: bob.ID})
+	w.must(UpdateUser{Directory: "okta", ID: w.state.UserByName("okta", "ann@x").ID, Profile: profile("ann@x", "new@x"), Active: true})
+	check(map[string]string{"ann@home": "", "new@x": "ann@x", "bob@x": "", "rob@x": ""})
+	if n := w.state.populations["okta"].emails.Len(); n != 2 {
+		t.Errorf("the index has %d entries, want 2", n)
+	}
 }

@@ -165,14 +165,14 @@ func (p *filterParser) operation(path attrPath) (*filter, error) {
 		return &filter{path: path, op: op}, nil
 	case "eq", "ne", "co", "sw", "ew", "gt", "ge", "lt", "le":
 	default:
-		return nil, badRequest(invalidFilter, "after %q an operator is expected: eq, ne, co, sw, ew, gt, ge, lt, le or pr", path.name)
+		return nil, badRequest(invalidFilter, "after %q an operator is expected: eq, ne, co, sw, ew, gt, ge, lt, le or pr", short(path.name))
 	}
 	value, err := p.value()
 	if err != nil {
 		return nil, err
 	}
 	if _, truth := value.(bool); slices.Contains([]string{"gt", "ge", "lt", "le"}, op) && (truth || value == nil || path.kind() == "boolean" || path.kind() == "binary") {
-		return nil, badRequest(invalidFilter, "%q has no order: with %s a text, a number or a time can be compared", path.name, op)
+		return nil, badRequest(invalidFilter, "%q has no order: with %s a text, a number or a time can be compared", short(path.name), op)
 	}
 	return &filter{path: path, op: op, value: value}, nil
 }
@@ -278,7 +278,7 @@ func isURN(name string) bool { return len(name) > 4 && strings.EqualFold(name[:4
 
 func short(s string) string {
 	if len(s) > 40 {
-		return s[:40] + "…"
+		return strings.ToValidUTF8(s[:40], "") + "…"
 	}
 	return s
 }
@@ -496,15 +496,15 @@ func (f *filter) equals(name string) (string, bool) {
 	return "", false
 }
 
-// demandsMember returns the id of a member that a filter demands of a group, in each way to say it.
-func (f *filter) demandsMember() (string, bool) {
+// demands returns the "value" that a filter demands of an element of a multi-valued attribute, in each way to say it.
+func (f *filter) demands(name string) (string, bool) {
 	switch {
 	case f.combine == "and":
-		if v, ok := f.left.demandsMember(); ok {
+		if v, ok := f.left.demands(name); ok {
 			return v, true
 		}
-		return f.right.demandsMember()
-	case f.combine != "" || !f.path.is("members"):
+		return f.right.demands(name)
+	case f.combine != "" || !f.path.is(name):
 	case f.inner != nil:
 		return f.inner.equals("value")
 	case f.op == "eq" && (f.path.sub == "" || strings.EqualFold(f.path.sub, "value")):

@@ -11,7 +11,7 @@ import (
 
 var seeds = []string{
 	`userName eq "ada@example.com"`, `emails[type eq "work" and value co "@x"].value`, `not (a pr) or b.c ge 2.5e3 and d lt null`, `members[value eq "1"]`,
-	userSchema + `:userName sw "a"`, enterpriseSchema + ":manager.value", `a eq "\u00e4\""`, `a[b[c eq 1]]`, `active eq False`, "((((", `a eq "`, "name.givenName", ":", ".", "a.b.c eq 1",
+	userSchema + `:userName sw "a"`, enterpriseSchema + ":manager.value", `a eq "\u00e4\""`, `a[b[c eq 1]]`, `active eq False`, "((((", `a eq "`, "name.givenName", ":", ".", "a.b.c eq 1", strings.Repeat("y", 1700), strings.Repeat("y", 900) + " gt true", strings.Repeat("y", 900) + ".x",
 }
 
 // refusal checks that what is refused is refused as a client's mistake.

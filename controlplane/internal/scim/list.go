@@ -279,9 +279,16 @@ func (l *listing) indexed() iter.Seq[entry] {
 	if name, ok := l.filter.equals("userName"); ok { // groups have none
 		return l.those(l.state.UserByName(l.directory, name), nil)
 	}
-	if id, ok := l.filter.demandsMember(); ok { // users have none
+	if id, ok := l.filter.demands("members"); ok { // users have none
 		parsed, _ := uuid.Parse(id)
 		return l.groupsWith(parsed)
+	}
+	if address, ok := l.filter.demands("emails"); ok && l.kinds.users { // groups have none
+		return users(slices.Values(l.state.UsersByEmail(l.directory, address)))
+	}
+	if id, ok := l.filter.demands("groups"); ok && l.kinds.users { // as above
+		parsed, _ := uuid.Parse(id)
+		return l.usersIn(l.state.Group(parsed))
 	}
 	if l.kinds.users && l.kinds.groups {
 		return nil
@@ -308,6 +315,14 @@ func (l *listing) those(u *core.User, g *core.Group) iter.Seq[entry] {
 			yield(entry{group: g})
 		}
 	}
+}
+
+// usersIn yields the users who are directly in a group, which may be none.
+func (l *listing) usersIn(g *core.Group) iter.Seq[entry] {
+	if g == nil || g.Directory != l.directory {
+		return users(slices.Values[[]*core.User](nil))
+	}
+	return users(l.state.Members(g, 0))
 }
 
 // groupsWith yields the groups of which somebody is directly a member.

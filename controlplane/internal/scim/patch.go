@@ -189,7 +189,7 @@ func patchSub(o object, op operation, path patchPath) error {
 	}
 	if many {
 		if len(elements) == 0 && op.op != "remove" {
-			return badRequest(noTarget, "%s has no element in which to set %s", path.name, path.sub)
+			return badRequest(noTarget, "%s has no element in which to set %s", short(path.name), short(path.sub))
 		}
 		for _, e := range elements {
 			if inner, ok := e.(object); ok {
@@ -240,7 +240,7 @@ func patchElements(o object, op operation, path patchPath) error {
 		default:
 			value, ok := op.value.(object)
 			if !ok {
-				return badRequest(invalidValue, "an element of %s is an object", path.name)
+				return badRequest(invalidValue, "an element of %s is an object", short(path.name))
 			}
 			if op.op == "replace" {
 				clear(inner)
@@ -258,7 +258,7 @@ func patchElements(o object, op operation, path patchPath) error {
 		} else if value, ok := op.value.(object); ok {
 			merge(inner, value)
 		} else {
-			return badRequest(invalidValue, "an element of %s is an object", path.name)
+			return badRequest(invalidValue, "an element of %s is an object", short(path.name))
 		}
 		kept = append(kept, inner)
 	}

@@ -257,7 +257,7 @@ func TestGroupsAreFoundByAMember(t *testing.T) {
 	ada, bob := s.createUser("ada"), s.createUser("bob")
 	s.createGroup("Others", bob)
 	s.createGroup("Ants", ada)
-	s.createGroup("Bees", ada, bob)
+	bees := s.createGroup("Bees", ada, bob)
 	for _, expression := range []string{`members eq "%s"`, `members.value eq "%s"`, `members[value eq "%s"]`, `displayName pr and members[value eq "%s" and type eq "User"]`} {
 		a := s.do("GET", "/Groups"+filter(fmt.Sprintf(expression, ada)), nil).status(200)
 		if got := a.found("displayName"); !slices.Equal(got, []string{"Ants", "Bees"}) {
@@ -265,6 +265,11 @@ func TestGroupsAreFoundByAMember(t *testing.T) {
 		}
 	}
 	s.do("GET", "/Groups"+filter(`members eq "nobody"`), nil).status(200).is("totalResults", 0)
+	for expression, want := range map[string][]string{`groups.value eq "%s"`: {"ada", "bob"}, `groups[value eq "%s"] and userName sw "b"`: {"bob"}, `not (groups.value eq "%s")`: nil} {
+		if got := s.do("GET", "/Users"+filter(fmt.Sprintf(expression, bees)), nil).status(200).found("userName"); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", expression, got, want)
+		}
+	}
 	s.do("GET", "/Groups"+filter(`not (members pr)`), nil).status(200).is("totalResults", 0)
 }
 
