@@ -73,18 +73,22 @@ func (c *controlPlane) start() {
 		c.t.Fatal(err)
 	}
 	if c.Admin == nil {
-		c.as(filepath.Join(c.data(), "admin-token"))
+		admin, err := quickstart.FirstOwner(c.t.Context(), controlPlaneProgram, "http://"+c.admin, c.data())
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		c.Admin = admin
 	}
 }
 
 // as makes the admin use the token in a file.
 func (c *controlPlane) as(tokenFile string) {
 	c.t.Helper()
-	token, err := os.ReadFile(tokenFile)
+	admin, err := quickstart.AdminOf(controlPlaneProgram, "http://"+c.admin, tokenFile)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.Admin = quickstart.NewAdmin(controlPlaneProgram, "http://"+c.admin, tokenFile, strings.TrimSpace(string(token)))
+	c.Admin = admin
 }
 
 // must runs the command line.

@@ -23,7 +23,7 @@ type scimClient struct {
 func scimOf(t testing.TB, c *controlPlane, i *issuer) *scimClient {
 	t.Helper()
 	c.must("directories", "create", "corp", "--issuer", i.url, "--audience", audience, "--user-claim", "uid", "--user-attribute", "externalId")
-	token, err := c.Token(t.Context(), "scim", "--directory", "corp")
+	token, err := c.Issue(t.Context(), "scim", "--directory", "corp")
 	if err != nil {
 		t.Fatal(err)
 	}

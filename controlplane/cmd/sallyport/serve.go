@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -19,14 +18,11 @@ import (
 	"connectrpc.com/validate"
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
-	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
 
 	"sallyport.dev/controlplane/internal/activity"
 	"sallyport.dev/controlplane/internal/admin"
 	"sallyport.dev/controlplane/internal/audit"
-	"sallyport.dev/controlplane/internal/bearer"
-	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/discover"
 	"sallyport.dev/controlplane/internal/engine"
 	"sallyport.dev/controlplane/internal/erasure"
@@ -44,6 +40,7 @@ type serveConfig struct {
 	dataDir          string
 	erasedList       string
 	sealAudit        bool
+	recoverOwner     bool
 	scimRate         float64
 	scimAddr         string
 	adminAddr        string
@@ -60,7 +57,7 @@ func serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run a control plane", Args: cobra.NoArgs,
 		Long: "Run a control plane: SCIM, the admin API and the proxies' API, each on its own listener.\n\n" +
-			"Without --nats-url it embeds the server that keeps its log, in --data-dir. At its first start it writes an admin\ntoken to DATA-DIR/admin-token.",
+			"Without --nats-url it embeds the server that keeps its log, in --data-dir. While nobody owns\nthe installation, a start writes a bootstrap token to DATA-DIR/bootstrap-token: exchange it within the hour, by\nsallyport admins first-owner.",
 		Example: "  sallyport serve --data-dir ./data\n  sallyport serve --data-dir /var/lib/sallyport --nats-url nats://n1,nats://n2,nats://n3 --nats-credentials sallyport.creds",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), c) },
 	}
@@ -68,6 +65,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&c.dataDir, "data-dir", "sallyport-data", "folder for the log (embedded), the key-encryption key and checkpoints")
 	f.StringVar(&c.erasedList, "erased-list", "", "file with the ids of people who were erased, to be kept apart from backups (default DATA-DIR/erased-people)")
 	f.BoolVar(&c.sealAudit, "seal-audit", false, "seal what audit says of a person (arguments, results, address) so that it goes when they are erased; JetStream consumers cannot read it")
+	f.BoolVar(&c.recoverOwner, "recover-owner", false, "make a bootstrap token though there are owners, for the day on which none of them can get in")
 	f.StringVar(&c.scimAddr, "scim-addr", "127.0.0.1:7400", "where directories reach SCIM")
 	f.StringVar(&c.adminAddr, "admin-addr", "127.0.0.1:7401", "where admins and the CLI reach the admin API")
 	f.StringVar(&c.fleetAddr, "fleet-addr", "127.0.0.1:7402", "where proxies reach the control plane")
@@ -179,7 +177,8 @@ func (p *plane) run(ctx context.Context) error {
 	publisher := fleet.NewPublisher(p.engine.State(), 0)
 	p.engine.Start(publisher.Publish)
 	defer p.engine.Close()
-	if err := p.bootstrap(ctx); err != nil {
+	bootstrap, err := p.bootstrap(ctx)
+	if err != nil {
 		return err
 	}
 	if err := p.eraser.Restore(ctx); err != nil {
@@ -208,6 +207,9 @@ func (p *plane) run(ctx context.Context) error {
 	failed := make(chan error, 4)
 	running.Go(func() { fleetServer.Run(ctx) })
 	running.Go(func() { p.eraser.Run(ctx) })
+	if bootstrap != uuid.Nil {
+		running.Go(func() { p.forgetBootstrap(ctx, bootstrap) })
+	}
 	running.Go(func() { p.lately.Run(ctx) })
 	if !p.conn.Embedded() {
 		running.Go(func() { p.vault.Run(ctx) }) // others may destroy keys that are in memory here
@@ -291,33 +293,6 @@ func (p *plane) ready(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusOK)
-}
-
-// bootstrap makes the first admin token and writes it where only the owner of the data folder reads it.
-func (p *plane) bootstrap(ctx context.Context) error {
-	path := filepath.Join(p.dataDir, "admin-token")
-	actor := &eventv1.Actor{Kind: eventv1.ActorKind_ACTOR_KIND_SYSTEM}
-	if _, err := p.engine.Do(ctx, actor, core.StartLog{Epoch: uuid.NewString()}); err != nil {
-		return fmt.Errorf("starting the log: %w", err)
-	}
-	if p.engine.State().HasAdminToken() {
-		return nil
-	}
-	id, token, sum, err := bearer.New(eventv1.TokenKind_TOKEN_KIND_ADMIN)
-	if err != nil {
-		return fmt.Errorf("making the first admin token: %w", err)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("replacing the admin token's file: %w", err)
-	}
-	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
-		return fmt.Errorf("writing the first admin token: %w", err)
-	}
-	if _, err := p.engine.Do(ctx, actor, core.IssueToken{ID: id, Kind: eventv1.TokenKind_TOKEN_KIND_ADMIN, SHA256: sum[:], Name: "first"}); err != nil {
-		return fmt.Errorf("issuing the first admin token: %w", err)
-	}
-	p.log.Info("the first admin token was made", "file", path)
-	return nil
 }
 
 // standings keeps the roster where every control plane sees it.

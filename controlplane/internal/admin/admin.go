@@ -1,7 +1,7 @@
 // Package admin is the Connect API that admins and the CLI call: directories, tokens, connectors, grants,
 // blocks, proxies and audit.
 //
-// Every call, unary or streaming, is authenticated and validated before it is looked at; a change answers
+// Every call, unary or streaming, is authenticated, permitted by role and validated before it is looked at; a change answers
 // with the version at which it is durable. The package holds no rules: it turns requests into commands of
 // the core, and state into answers.
 package admin
@@ -98,10 +98,11 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewPolicyServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewFleetAdminServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAuditServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewAdminServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
-		adminv1connect.PolicyServiceName, adminv1connect.FleetAdminServiceName, adminv1connect.AuditServiceName,
+		adminv1connect.PolicyServiceName, adminv1connect.FleetAdminServiceName, adminv1connect.AuditServiceName, adminv1connect.AdminServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))
@@ -112,7 +113,7 @@ func NewHandler(c Config) http.Handler {
 
 // do runs a command under the caller's identity.
 func (a *api) do(ctx context.Context, c core.Command) (engine.Outcome, error) {
-	return a.Engine.Do(ctx, actor(ctx), c)
+	return a.Engine.Do(ctx, callerOf(ctx).actor(), c)
 }
 
 // coded translates what the core refuses; anything else is the failures interceptor's to hide.
@@ -124,7 +125,7 @@ func coded(err error) error {
 	codes := map[core.Code]connect.Code{
 		core.InvalidArgument: connect.CodeInvalidArgument, core.NotFound: connect.CodeNotFound,
 		core.AlreadyExists: connect.CodeAlreadyExists, core.Conflict: connect.CodeAborted,
-		core.FailedPrecondition: connect.CodeFailedPrecondition, core.TooLarge: connect.CodeResourceExhausted,
+		core.FailedPrecondition: connect.CodeFailedPrecondition, core.Forbidden: connect.CodePermissionDenied, core.TooLarge: connect.CodeResourceExhausted,
 	}
 	return connect.NewError(codes[refusal.Code], refusal)
 }

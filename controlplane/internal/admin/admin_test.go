@@ -2,6 +2,8 @@ package admin_test
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -12,6 +14,7 @@ import (
 	"connectrpc.com/connect"
 	"connectrpc.com/grpcreflect"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
@@ -29,6 +32,7 @@ import (
 	"sallyport.dev/controlplane/internal/discover"
 	"sallyport.dev/controlplane/internal/engine/enginetest"
 	"sallyport.dev/controlplane/internal/fleet"
+	"sallyport.dev/controlplane/internal/journal"
 	"sallyport.dev/controlplane/internal/kv"
 )
 
@@ -58,6 +62,11 @@ func (l ledger) Watch(ctx context.Context, synced func(), _ func(string, []byte,
 
 func newSite(t *testing.T) *site {
 	t.Helper()
+	return newSiteLogging(t, slog.New(slog.DiscardHandler))
+}
+
+func newSiteLogging(t *testing.T, log *slog.Logger) *site {
+	t.Helper()
 	p := enginetest.New(t).Start(nil)
 	p.Directory("okta")
 	records, err := audit.Open(t.Context(), p.Conn.Conn, audit.Config{})
@@ -73,9 +82,26 @@ func newSite(t *testing.T) *site {
 	_, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_ADMIN, "root")
 	s.option = connect.WithInterceptors(bearerOf(s.token))
 	s.server = enginetest.Serve(t, admin.NewHandler(admin.Config{
-		Engine: p.Engine, Secrets: p.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Audit: records, Activity: s.activity, Log: p.Log,
+		Engine: p.Engine, Secrets: p.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Audit: records, Activity: s.activity, Log: log,
 	}))
 	return s
+}
+
+// event reads an event from the log.
+func (s *site) event(t *testing.T, seq uint64) *eventv1.Event {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	found := errors.New("found")
+	ev := &eventv1.Event{}
+	err := s.Events.Follow(ctx, seq-1, func(records []journal.Record) error {
+		enginetest.Must(t, proto.Unmarshal(records[0].Data, ev))
+		return found
+	})
+	if !errors.Is(err, found) {
+		t.Fatal(err)
+	}
+	return ev
 }
 
 // bearerOf sends a token with each call.
@@ -203,7 +229,7 @@ func TestTokenKindsHaveTheSameNumbersInTheAPIAndTheLog(t *testing.T) {
 func TestATokenIsShownOnceAndEndsWhenItIsRevoked(t *testing.T) {
 	s := newSite(t)
 	tokens := adminv1connect.NewTokenServiceClient(http.DefaultClient, s.server.URL, s.option)
-	made, err := tokens.CreateToken(t.Context(), connect.NewRequest(&adminv1.CreateTokenRequest{Kind: adminv1.TokenKind_TOKEN_KIND_ADMIN, Name: "second", Ttl: durationpb.New(time.Hour)}))
+	made, err := tokens.CreateToken(t.Context(), connect.NewRequest(&adminv1.CreateTokenRequest{Kind: adminv1.TokenKind_TOKEN_KIND_ADMIN, Name: "second", Role: policyv1.Role_ROLE_ADMIN, Ttl: durationpb.New(time.Hour)}))
 	enginetest.Must(t, err)
 	second := adminv1connect.NewTokenServiceClient(http.DefaultClient, s.server.URL, connect.WithInterceptors(bearerOf(made.Msg.GetToken())))
 	list, err := second.ListTokens(t.Context(), connect.NewRequest(&adminv1.ListTokensRequest{}))
@@ -216,7 +242,8 @@ func TestATokenIsShownOnceAndEndsWhenItIsRevoked(t *testing.T) {
 	_, err = second.ListTokens(t.Context(), connect.NewRequest(&adminv1.ListTokensRequest{}))
 	code(t, "a revoked token", err, connect.CodeUnauthenticated)
 	for name, req := range map[string]*adminv1.CreateTokenRequest{
-		"no kind": {}, "another kind": {Kind: 9}, "a long name": {Kind: 2, Name: strings.Repeat("x", 200)}, "no time to live": {Kind: 2, Ttl: durationpb.New(0)},
+		"no kind": {}, "another kind": {Kind: 9}, "a long name": {Kind: 2, Role: 1, Name: strings.Repeat("x", 200)}, "no time to live": {Kind: 2, Role: 1, Ttl: durationpb.New(0)},
+		"no role": {Kind: 2}, "another role": {Kind: 2, Role: 9}, "no end within reason": {Kind: 2, Role: 1, Ttl: durationpb.New(10000 * time.Hour)}, "a bootstrap token": {Kind: 15}, "a break-glass credential": {Kind: 16},
 	} {
 		_, err := tokens.CreateToken(t.Context(), connect.NewRequest(req))
 		code(t, name, err, connect.CodeInvalidArgument)

@@ -5,41 +5,46 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync"
+	"time"
 
 	"connectrpc.com/connect"
-	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
 
 	"sallyport.dev/controlplane/internal/bearer"
 )
 
-type actorKey struct{}
+// recheckEvery is how often it is looked whether who follows a stream still may.
+const recheckEvery = time.Second
 
-// actor is who calls, as the authenticator found.
-func actor(ctx context.Context) *eventv1.Actor {
-	a, _ := ctx.Value(actorKey{}).(*eventv1.Actor)
-	return a
-}
-
-// authenticator lets nobody in without an admin token, on unary and streaming calls alike.
+// authenticator lets nobody in without a token whose role permits the call, on unary and streaming calls alike, and ends
+// a stream when that is over.
 type authenticator struct{ *api }
 
-func (i *authenticator) authenticate(ctx context.Context, h http.Header, protocol string) (context.Context, error) {
-	token := bearer.Check(i.Engine.State(), eventv1.TokenKind_TOKEN_KIND_ADMIN, bearer.FromHeader(h), i.Now())
-	if token == nil {
+func (i *authenticator) authenticate(ctx context.Context, h http.Header, procedure, protocol string) (context.Context, error) {
+	c := i.identify(bearer.FromHeader(h))
+	if c == nil {
+		if procedure == adminv1connect.AdminServiceOpenBreakGlassProcedure {
+			i.Log.WarnContext(ctx, "somebody tried to open the break-glass credential with a token that is not valid")
+		}
 		err := connect.NewError(connect.CodeUnauthenticated,
-			errors.New("an admin token is needed: set SALLYPORT_TOKEN or --token-file; the first one is in the file admin-token of the data folder"))
+			errors.New("an admin token is needed that is valid: set SALLYPORT_TOKEN or --token-file; the first is made by: sallyport admins first-owner --token-file DATA-DIR/bootstrap-token"))
 		if protocol == connect.ProtocolConnect { // gRPC has trailers alone, where HTTP does not allow it
 			err.Meta().Set("WWW-Authenticate", `Bearer realm="sallyport-admin"`)
 		}
 		return nil, err
 	}
-	return context.WithValue(ctx, actorKey{}, &eventv1.Actor{Kind: eventv1.ActorKind_ACTOR_KIND_ADMIN, Id: token.ID.String()}), nil
+	if err := admit(c, procedure); err != nil {
+		i.Log.WarnContext(ctx, "an admin call was refused", "procedure", procedure, "actor", c.actor().GetId(), "role", roleName(c.role))
+		return nil, err
+	}
+	return context.WithValue(ctx, callerKey{}, c), nil
 }
 
 // WrapUnary guards unary calls.
 func (i *authenticator) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-		ctx, err := i.authenticate(ctx, req.Header(), req.Peer().Protocol)
+		ctx, err := i.authenticate(ctx, req.Header(), req.Spec().Procedure, req.Peer().Protocol)
 		if err != nil {
 			return nil, err
 		}
@@ -52,14 +57,44 @@ func (i *authenticator) WrapStreamingClient(next connect.StreamingClientFunc) co
 	return next
 }
 
-// WrapStreamingHandler guards streams.
+// WrapStreamingHandler guards streams, for as long as they last.
 func (i *authenticator) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
-		ctx, err := i.authenticate(ctx, conn.RequestHeader(), conn.Peer().Protocol)
+		guard := func() (context.Context, error) {
+			return i.authenticate(ctx, conn.RequestHeader(), conn.Spec().Procedure, conn.Peer().Protocol)
+		}
+		admitted, err := guard()
 		if err != nil {
 			return err
 		}
-		return next(ctx, conn)
+		guarded, end := context.WithCancelCause(admitted)
+		var watching sync.WaitGroup
+		watching.Go(func() { recheck(guarded, end, guard) })
+		err = next(guarded, conn)
+		end(nil)
+		watching.Wait()
+		var refused *connect.Error
+		if errors.As(context.Cause(guarded), &refused) {
+			return refused
+		}
+		return err
+	}
+}
+
+// recheck ends a stream when who follows it may no longer.
+func recheck(ctx context.Context, end context.CancelCauseFunc, guard func() (context.Context, error)) {
+	ticker := time.NewTicker(recheckEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if _, err := guard(); err != nil {
+				end(err)
+				return
+			}
+		}
 	}
 }
 

@@ -26,7 +26,7 @@ func (a *api) Apply(ctx context.Context, req *connect.Request[adminv1.ApplyReque
 	}
 	command := core.NewApplyPolicy(req.Msg.GetConnectors(), specs)
 	if req.Msg.GetDryRun() {
-		events, err := core.Decide(s, command, core.Env{Now: a.Now(), NewID: func() uuid.UUID { return uuid.Nil }})
+		events, err := core.Decide(s, command, core.Env{Now: a.Now(), NewID: func() uuid.UUID { return uuid.Nil }, Actor: callerOf(ctx).actor()})
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/durationpb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 
@@ -21,17 +22,28 @@ func (a *api) CreateToken(ctx context.Context, req *connect.Request[adminv1.Crea
 	if err != nil {
 		return nil, fmt.Errorf("making a token: %w", err)
 	}
-	var expires time.Time
-	if ttl := req.Msg.GetTtl(); ttl != nil {
-		expires = a.Now().Add(ttl.AsDuration())
-	}
 	out, err := a.do(ctx, core.IssueToken{
-		ID: id, Kind: kind, SHA256: sum[:], Name: req.Msg.GetName(), Directory: req.Msg.GetDirectoryId(), Region: req.Msg.GetRegion(), ExpiresAt: expires,
+		ID: id, Kind: kind, SHA256: sum[:], Name: req.Msg.GetName(), Directory: req.Msg.GetDirectoryId(), Region: req.Msg.GetRegion(), Role: req.Msg.GetRole(),
+		ExpiresAt: a.ends(kind, req.Msg.GetTtl()),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&adminv1.CreateTokenResponse{Id: id.String(), Token: token, Version: out.Seq}), nil
+}
+
+// defaultAdminTTL is how long an admin token is valid of which nothing else was said.
+const defaultAdminTTL = 90 * 24 * time.Hour
+
+// ends is when a token that is made now expires: zero for never.
+func (a *api) ends(kind eventv1.TokenKind, ttl *durationpb.Duration) time.Time {
+	switch {
+	case ttl != nil:
+		return a.Now().Add(ttl.AsDuration())
+	case kind == eventv1.TokenKind_TOKEN_KIND_ADMIN:
+		return a.Now().Add(defaultAdminTTL)
+	}
+	return time.Time{}
 }
 
 // defaultOverlap is how long a token that is rotated goes on.
@@ -54,11 +66,7 @@ func (a *api) RotateToken(ctx context.Context, req *connect.Request[adminv1.Rota
 	if o := req.Msg.GetOverlap(); o != nil {
 		overlap = o.AsDuration()
 	}
-	rotate := core.RotateToken{Old: old, ID: id, SHA256: sum[:], OldExpiresAt: a.Now().Add(overlap)}
-	if ttl := req.Msg.GetTtl(); ttl != nil {
-		rotate.ExpiresAt = a.Now().Add(ttl.AsDuration())
-	}
-	out, err := a.do(ctx, rotate)
+	out, err := a.do(ctx, core.RotateToken{Old: old, ID: id, SHA256: sum[:], OldExpiresAt: a.Now().Add(overlap), ExpiresAt: a.ends(record.Kind, req.Msg.GetTtl())})
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +100,7 @@ func (a *api) ListTokens(ctx context.Context, _ *connect.Request[adminv1.ListTok
 func wireToken(t *core.Token, used time.Time) *adminv1.Token {
 	return &adminv1.Token{
 		Id: t.ID.String(), Kind: adminv1.TokenKind(t.Kind), Name: t.Name, DirectoryId: t.Directory, Region: t.Region,
-		CreatedAt: moment(t.CreatedAt), ExpiresAt: moment(t.ExpiresAt), LastUsedAt: moment(used),
+		CreatedAt: moment(t.CreatedAt), ExpiresAt: moment(t.ExpiresAt), LastUsedAt: moment(used), Role: t.Role,
 	}
 }
 

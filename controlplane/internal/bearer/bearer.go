@@ -39,9 +39,11 @@ func New(kind eventv1.TokenKind) (id uuid.UUID, token string, sum [32]byte, err 
 }
 
 var doors = map[eventv1.TokenKind]string{
-	eventv1.TokenKind_TOKEN_KIND_SCIM:  "scim",
-	eventv1.TokenKind_TOKEN_KIND_ADMIN: "admin",
-	eventv1.TokenKind_TOKEN_KIND_PROXY: "proxy",
+	eventv1.TokenKind_TOKEN_KIND_SCIM:        "scim",
+	eventv1.TokenKind_TOKEN_KIND_ADMIN:       "admin",
+	eventv1.TokenKind_TOKEN_KIND_PROXY:       "proxy",
+	eventv1.TokenKind_TOKEN_KIND_BOOTSTRAP:   "bootstrap",
+	eventv1.TokenKind_TOKEN_KIND_BREAK_GLASS: "breakglass",
 }
 
 // Check returns the record of a token that opens a door now, or nil.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -69,6 +70,25 @@ func toJSON(answer any) ([]byte, error) {
 		return nil, err
 	}
 	return json.MarshalIndent(value, "", "  ")
+}
+
+// tables is several tables, one below the other, below a line of text. Empty ones are left out.
+func tables(text string, all ...table) table {
+	var b bytes.Buffer
+	b.WriteString(text)
+	for _, t := range all {
+		if len(t.rows) == 0 {
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteByte('\n')
+		}
+		if b.Len() == len(text)+1 && text != "" {
+			b.WriteByte('\n')
+		}
+		_ = t.write(&b) // a buffer takes everything
+	}
+	return line("%s", strings.TrimRight(b.String(), "\n"))
 }
 
 func (t table) write(w io.Writer) error {

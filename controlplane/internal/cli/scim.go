@@ -60,23 +60,14 @@ func provisioningTable(r *adminv1.GetProvisioningStatusResponse) table {
 			refusals.rows = append(refusals.rows, []string{id, when(f.GetAt()), f.GetMethod() + " " + f.GetResource(), strings.TrimSpace(fmt.Sprint(f.GetStatus(), " ", f.GetScimType())), f.GetAdvice()})
 		}
 	}
-	var b bytes.Buffer
-	for _, t := range []table{counts, tokens, waiting, renamed, refusals} {
-		if len(t.rows) == 0 {
-			continue
-		}
-		if b.Len() > 0 {
-			b.WriteByte('\n')
-		}
-		_ = t.write(&b) // a buffer takes everything
-	}
+	t := tables("", counts, tokens, waiting, renamed, refusals)
 	if len(waiting.rows) > 0 {
-		b.WriteString("\nnext: sallyport users confirm-memberships USER, or --all --directory DIRECTORY, lets held memberships count again\n")
+		t.text += "\n\nnext: sallyport users confirm-memberships USER, or --all --directory DIRECTORY, lets held memberships count again"
 	}
 	if len(renamed.rows) > 0 {
-		b.WriteString("\nnext: sallyport users rebind USER lets a person sign in by the new name, if it is the same person\n")
+		t.text += "\n\nnext: sallyport users rebind USER lets a person sign in by the new name, if it is the same person"
 	}
-	return line("%s", strings.TrimRight(b.String(), "\n"))
+	return t
 }
 
 func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }

@@ -124,6 +124,12 @@ func (s *State) applyPolicy(rec Record) error {
 		return s.applyTokenRevoked(b.TokenRevoked.GetTokenId())
 	case *eventv1.Event_TokenExpirySet:
 		return s.applyTokenExpirySet(b.TokenExpirySet)
+	case *eventv1.Event_AdminDirectoryNamed:
+		s.applyAdminDirectoryNamed(b.AdminDirectoryNamed.GetDirectoryId())
+	case *eventv1.Event_GroupRoleSet:
+		return s.applyGroupRoleSet(b.GroupRoleSet)
+	case *eventv1.Event_BreakGlassOpened:
+		return s.applyBreakGlassOpened(rec, b.BreakGlassOpened)
 	default:
 		return invalidLog("this build does not know the event: was it written by a newer one? upgrade")
 	}

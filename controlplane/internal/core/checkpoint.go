@@ -29,6 +29,14 @@ type checkpointHead struct {
 	Connectors          []checkpointConnector
 	Grants              []checkpointGrant
 	Tokens              []checkpointToken
+	AdminDirectory      string
+	Roles               []checkpointRole
+	BreakGlass          []BreakGlassUse
+}
+
+type checkpointRole struct {
+	Group uuid.UUID
+	Role  policyv1.Role
 }
 
 type checkpointConnector struct {
@@ -120,6 +128,10 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 	}
 	for t := range s.Tokens() {
 		head.Tokens = append(head.Tokens, checkpointToken{Token: *t, SHA256: t.sha256})
+	}
+	head.AdminDirectory, head.BreakGlass = s.adminDirectory, s.breakGlass
+	for g, role := range s.GroupRoles() {
+		head.Roles = append(head.Roles, checkpointRole{Group: g.ID, Role: role})
 	}
 	return head, failed
 }
@@ -242,6 +254,10 @@ func (s *State) restoreHead(head *checkpointHead) error {
 		token := t.Token
 		token.sha256 = t.SHA256
 		s.putToken(&token)
+	}
+	s.adminDirectory, s.breakGlass = head.AdminDirectory, head.BreakGlass
+	for _, r := range head.Roles {
+		s.roles.Set(idKey(r.Group), r.Role)
 	}
 	return nil
 }

@@ -10,12 +10,15 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
 // Env is what a decision may know of the world.
 type Env struct {
 	Now   time.Time
 	NewID func() uuid.UUID
+	// Actor is who asks: what an admin hands out is never more than the admin's own.
+	Actor *eventv1.Actor
 }
 
 // events completes events with their id and time.
@@ -53,6 +56,8 @@ func IsSecurity(c Command) bool {
 	switch c := c.(type) {
 	case UpdateUser:
 		return !c.Active
+	case SetGroupRole:
+		return c.Role == policyv1.Role_ROLE_UNSPECIFIED
 	case DeleteUser, EraseUser, RevokeSessions, PlaceBlock, RevokeToken, RetireConnector, RemoveGrant:
 		return true
 	}
@@ -85,6 +90,12 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"IssueToken":         decode[IssueToken],
 	"RotateToken":        decode[RotateToken],
 	"RevokeToken":        decode[RevokeToken],
+	"NameAdminDirectory": decode[NameAdminDirectory],
+	"SetGroupRole":       decode[SetGroupRole],
+	"IssueBootstrap":     decode[IssueBootstrap],
+	"BecomeFirstOwner":   decode[BecomeFirstOwner],
+	"IssueBreakGlass":    decode[IssueBreakGlass],
+	"OpenBreakGlass":     decode[OpenBreakGlass],
 }
 
 type envelope struct {

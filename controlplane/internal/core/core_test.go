@@ -24,17 +24,18 @@ type world struct {
 	log   []Record
 	now   time.Time
 	ids   uint64
+	actor *eventv1.Actor
 }
 
 func newWorld(t failer) *world {
-	w := &world{t: t, state: NewState(), now: time.Date(2026, 11, 1, 9, 0, 0, 0, time.UTC)}
+	w := &world{t: t, state: NewState(), now: time.Date(2026, 11, 1, 9, 0, 0, 0, time.UTC), actor: &eventv1.Actor{Kind: eventv1.ActorKind_ACTOR_KIND_SYSTEM}}
 	w.must(StartLog{Epoch: "epoch-1"})
 	w.must(NewSetDirectory(&policyv1.Directory{Id: "okta", Issuers: []*policyv1.Issuer{{Url: "https://okta.example", UserClaim: "uid"}}}))
 	return w
 }
 
 func (w *world) env() Env {
-	return Env{Now: w.now, NewID: func() uuid.UUID {
+	return Env{Now: w.now, Actor: w.actor, NewID: func() uuid.UUID {
 		w.ids++
 		var id uuid.UUID
 		id[6], id[8] = 0x70, 0x80

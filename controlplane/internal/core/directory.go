@@ -51,6 +51,11 @@ func (c SetDirectory) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	if known && equal(old.directory, d) {
 		return nil, nil
 	}
+	if d.GetId() == s.adminDirectory { // whoever says which issuer speaks for admins could be any of them
+		if err := env.mayOwn(); err != nil {
+			return nil, err
+		}
+	}
 	return env.events(&eventv1.Event{Body: &eventv1.Event_DirectorySet{DirectorySet: &eventv1.DirectorySet{Directory: d}}}), nil
 }
 

@@ -17,6 +17,8 @@ const (
 	Conflict Code = "conflict"
 	// FailedPrecondition: the state does not permit the command.
 	FailedPrecondition Code = "failed_precondition"
+	// Forbidden: who asks may not do this, whatever the state.
+	Forbidden Code = "forbidden"
 	// TooLarge: the command needs more events than one batch holds.
 	TooLarge Code = "too_large"
 )

@@ -304,6 +304,7 @@ func (s *State) applyGroupDeleted(rec Record, b *eventv1.GroupDeleted) error {
 		s.children.drop(parent, g.No)
 		s.touchGroup(rec, parent, 0)
 	}
+	s.roles.Delete(idKey(g.ID))
 	s.unindexGroup(g)
 	s.populations[g.Directory].groups.Delete(g.No)
 	s.groupByID.Delete(idKey(g.ID))

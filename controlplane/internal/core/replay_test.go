@@ -48,7 +48,7 @@ func randomCommand(t *rapid.T, w *world) Command {
 		name := rapid.SampledFrom(names).Draw(t, "name")
 		return Profile{UserName: name, ExternalID: "00u" + name, DisplayName: rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "display")}
 	}
-	switch rapid.IntRange(0, 22).Draw(t, "command") {
+	switch rapid.IntRange(0, 27).Draw(t, "command") {
 	case 0, 1:
 		return CreateUser{Directory: "okta", Profile: profile(), Active: rapid.Bool().Draw(t, "active")}
 	case 2, 3:
@@ -97,6 +97,20 @@ func randomCommand(t *rapid.T, w *world) Command {
 			rotate.Old = token.ID
 		}
 		return rotate
+	case 22:
+		return NameAdminDirectory{Directory: rapid.SampledFrom([]string{"okta", "corp", ""}).Draw(t, "admin directory")}
+	case 23, 24:
+		return SetGroupRole{Group: group(), Role: policyv1.Role(rapid.IntRange(0, 4).Draw(t, "role"))}
+	case 25:
+		return IssueBreakGlass{ID: uuid.New(), SHA256: make([]byte, 32), Name: "safe"}
+	case 26:
+		open := OpenBreakGlass{ID: uuid.New(), SHA256: make([]byte, 32), Reason: "why", ExpiresAt: w.now.Add(time.Minute)}
+		for token := range w.state.Tokens() {
+			if token.Kind == eventv1.TokenKind_TOKEN_KIND_BREAK_GLASS {
+				open.Credential = token.ID
+			}
+		}
+		return open
 	default:
 		return RevokeSessions{ID: user()}
 	}
@@ -216,6 +230,8 @@ func TestCommandsSurviveTheWire(t *testing.T) {
 	g := w.group("Engineers")
 	for _, c := range []Command{
 		NewSetDirectory(directory("entra")),
+		NameAdminDirectory{Directory: "okta"}, SetGroupRole{Group: uuid.New(), Role: 3}, IssueBootstrap{ID: uuid.New(), SHA256: []byte("x"), Recover: true},
+		BecomeFirstOwner{Bootstrap: uuid.New(), ID: uuid.New(), Name: "ann"}, IssueBreakGlass{ID: uuid.New()}, OpenBreakGlass{Credential: uuid.New(), Reason: "why"},
 		EraseUser{ID: uuid.New()}, FinishErasures{IDs: []uuid.UUID{uuid.New()}},
 		CreateUser{Directory: "okta", Profile: Profile{UserName: "ann", Attributes: []byte(`{"a":1}`)}, Active: true},
 		NewApplyPolicy([]*policyv1.Connector{github()}, []GrantSpec{NewGrantSpec(g.ID, "github", []*policyv1.Rule{{Allow: []string{"*"}, When: "true"}})}),

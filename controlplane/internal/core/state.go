@@ -48,6 +48,11 @@ type State struct {
 	tokens     btree.Map[string, *Token]
 	// Names of proxies that have a token: one token a proxy.
 	proxies btree.Map[string, string]
+
+	// Whose people may be admins, and the roles that groups give them, by group id.
+	adminDirectory string
+	roles          btree.Map[string, policyv1.Role]
+	breakGlass     []BreakGlassUse
 }
 
 // population is a directory with the indexes over its users and groups.
@@ -83,6 +88,7 @@ func (s *State) Fork() *State {
 		children: s.children.fork(), parents: s.parents.fork(),
 		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(),
 		blocks: *s.blocks.Copy(), tokens: *s.tokens.Copy(), proxies: *s.proxies.Copy(),
+		adminDirectory: s.adminDirectory, roles: *s.roles.Copy(), breakGlass: s.breakGlass,
 	}
 	for id, p := range f.populations {
 		f.populations[id] = &population{

@@ -62,6 +62,12 @@ func Subject(ev *eventv1.Event) string {
 		return subjectPrefix + "token." + b.TokenRevoked.GetTokenId()
 	case *eventv1.Event_TokenExpirySet:
 		return subjectPrefix + "token." + b.TokenExpirySet.GetTokenId()
+	case *eventv1.Event_AdminDirectoryNamed:
+		return subjectPrefix + "admin.directory"
+	case *eventv1.Event_GroupRoleSet:
+		return subjectPrefix + "group." + b.GroupRoleSet.GetGroupId()
+	case *eventv1.Event_BreakGlassOpened:
+		return subjectPrefix + "token." + b.BreakGlassOpened.GetTokenId()
 	}
 	return subjectPrefix + "log." + "journal"
 }

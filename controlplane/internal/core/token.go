@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
 // Token is a bearer token without its secret.
@@ -23,13 +24,19 @@ type Token struct {
 	CreatedAt time.Time
 	// ExpiresAt is zero for a token that does not expire.
 	ExpiresAt time.Time
-	sha256    []byte
+	// Role is what an admin token may do.
+	Role   policyv1.Role
+	sha256 []byte
+}
+
+// is tells whether a token is there, of a kind, and not over.
+func (t *Token) is(kind eventv1.TokenKind, now time.Time) bool {
+	return t != nil && t.Kind == kind && (t.ExpiresAt.IsZero() || now.Before(t.ExpiresAt))
 }
 
 // Opens tells whether a secret with this SHA-256 opens a door now. Nothing in its timing tells how near it came.
 func (t *Token) Opens(kind eventv1.TokenKind, sha256 [32]byte, now time.Time) bool {
-	return t != nil && t.Kind == kind && subtle.ConstantTimeCompare(t.sha256, sha256[:]) == 1 &&
-		(t.ExpiresAt.IsZero() || now.Before(t.ExpiresAt))
+	return t.is(kind, now) && subtle.ConstantTimeCompare(t.sha256, sha256[:]) == 1
 }
 
 // IssueToken makes a bearer token valid. The caller keeps the secret, which the core never sees.
@@ -40,27 +47,33 @@ type IssueToken struct {
 	Name      string
 	Directory string
 	Region    string
+	// Role is an admin token's.
+	Role      policyv1.Role
 	ExpiresAt time.Time
 }
 
 func (c IssueToken) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	token := &eventv1.Token{Id: c.ID.String(), Kind: c.Kind, Sha256: c.SHA256, Name: c.Name}
-	switch {
-	case len(c.SHA256) != 32:
-		return nil, refuse(InvalidArgument, "a token needs the SHA-256 of its secret")
-	case s.Token(c.ID) != nil:
-		return nil, refuse(AlreadyExists, "token %s exists", c.ID)
-	case !c.ExpiresAt.IsZero() && !c.ExpiresAt.After(env.Now):
-		return nil, refuseField(InvalidArgument, "expires_at", "the token would have expired already")
-	}
 	if !c.ExpiresAt.IsZero() {
 		token.ExpiresAt = timestamppb.New(c.ExpiresAt)
 	}
 	switch c.Kind {
 	case eventv1.TokenKind_TOKEN_KIND_ADMIN:
+		var err error
+		if token, err = adminToken(c.ID, c.SHA256, c.Name, c.Role, c.ExpiresAt, env); err != nil {
+			return nil, err
+		}
+		if !env.may(c.Role) {
+			return nil, refuseField(Forbidden, "role", "nobody makes a token that may do more than they may themselves: ask an owner")
+		}
 	case eventv1.TokenKind_TOKEN_KIND_SCIM:
 		if s.Directory(c.Directory) == nil {
 			return nil, refuseField(NotFound, "directory_id", "there is no directory %q: a SCIM token belongs to one", c.Directory)
+		}
+		if c.Directory == s.adminDirectory { // it could put anybody into a group that gives a role
+			if err := env.mayOwn(); err != nil {
+				return nil, err
+			}
 		}
 		token.DirectoryId = c.Directory
 	case eventv1.TokenKind_TOKEN_KIND_PROXY:
@@ -74,7 +87,27 @@ func (c IssueToken) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	default:
 		return nil, refuseField(InvalidArgument, "kind", "a token is for SCIM, for admins or for a proxy")
 	}
-	return env.events(&eventv1.Event{Body: &eventv1.Event_TokenIssued{TokenIssued: &eventv1.TokenIssued{Token: token}}}), nil
+	return s.tokenIssued(env, token)
+}
+
+// tokenIssued makes a token valid. With an owner's, every bootstrap token ends.
+func (s *State) tokenIssued(env Env, token *eventv1.Token) ([]*eventv1.Event, error) {
+	id, err := uuid.Parse(token.GetId())
+	switch {
+	case err != nil:
+		return nil, refuse(InvalidArgument, "a token's id is a UUID")
+	case len(token.GetSha256()) != 32:
+		return nil, refuse(InvalidArgument, "a token needs the SHA-256 of its secret")
+	case s.Token(id) != nil:
+		return nil, refuse(AlreadyExists, "token %s exists", id)
+	case token.GetExpiresAt() != nil && !token.GetExpiresAt().AsTime().After(env.Now):
+		return nil, refuseField(InvalidArgument, "expires_at", "the token would have expired already")
+	}
+	events := env.events(&eventv1.Event{Body: &eventv1.Event_TokenIssued{TokenIssued: &eventv1.TokenIssued{Token: token}}})
+	if token.GetRole() == policyv1.Role_ROLE_OWNER {
+		events = append(events, s.revokeAll(env, eventv1.TokenKind_TOKEN_KIND_BOOTSTRAP)...)
+	}
+	return events, nil
 }
 
 // RotateToken issues a token in the place of another, which ends after a while.
@@ -96,10 +129,12 @@ func (c RotateToken) decide(s *State, env Env) ([]*eventv1.Event, error) {
 		return nil, refuse(NotFound, "there is no token %s", c.Old)
 	case old.Kind == eventv1.TokenKind_TOKEN_KIND_PROXY:
 		return nil, refuse(FailedPrecondition, "a proxy has one token: revoke it and make another for the name")
+	case old.Kind == eventv1.TokenKind_TOKEN_KIND_BOOTSTRAP, old.Kind == eventv1.TokenKind_TOKEN_KIND_BREAK_GLASS:
+		return nil, refuse(FailedPrecondition, "this token is only exchanged: make another in its place")
 	case !old.ExpiresAt.IsZero() && !env.Now.Before(old.ExpiresAt):
 		return nil, refuse(FailedPrecondition, "token %s has expired: make another", c.Old)
 	}
-	events, err := IssueToken{ID: c.ID, Kind: old.Kind, SHA256: c.SHA256, Name: old.Name, Directory: old.Directory, ExpiresAt: c.ExpiresAt}.decide(s, env)
+	events, err := IssueToken{ID: c.ID, Kind: old.Kind, SHA256: c.SHA256, Name: old.Name, Directory: old.Directory, Role: old.Role, ExpiresAt: c.ExpiresAt}.decide(s, env)
 	if err != nil {
 		return nil, err
 	}
@@ -115,8 +150,16 @@ func (c RotateToken) decide(s *State, env Env) ([]*eventv1.Event, error) {
 type RevokeToken struct{ ID uuid.UUID }
 
 func (c RevokeToken) decide(s *State, env Env) ([]*eventv1.Event, error) {
-	if s.Token(c.ID) == nil {
+	t := s.Token(c.ID)
+	switch {
+	case t == nil:
 		return nil, refuse(NotFound, "there is no token %s", c.ID)
+	case t.Kind == eventv1.TokenKind_TOKEN_KIND_BREAK_GLASS || t.Kind == eventv1.TokenKind_TOKEN_KIND_BOOTSTRAP:
+		if err := env.mayOwn(); err != nil {
+			return nil, err
+		}
+	case !env.may(t.Role):
+		return nil, refuse(Forbidden, "token %s may do more than you may: ask an owner", c.ID)
 	}
 	return env.events(&eventv1.Event{Body: &eventv1.Event_TokenRevoked{TokenRevoked: &eventv1.TokenRevoked{TokenId: c.ID.String()}}}), nil
 }
@@ -150,23 +193,13 @@ func (s *State) Tokens() iter.Seq[*Token] {
 	}
 }
 
-// HasAdminToken tells whether anybody can administer this installation by token.
-func (s *State) HasAdminToken() bool {
-	for t := range s.Tokens() {
-		if t.Kind == eventv1.TokenKind_TOKEN_KIND_ADMIN {
-			return true
-		}
-	}
-	return false
-}
-
 func (s *State) applyTokenIssued(rec Record, b *eventv1.Token) error {
 	id, err := uuid.Parse(b.GetId())
 	if err != nil {
 		return err
 	}
 	t := &Token{
-		ID: id, Kind: b.GetKind(), Name: b.GetName(), Directory: b.GetDirectoryId(), Region: b.GetRegion(),
+		ID: id, Kind: b.GetKind(), Name: b.GetName(), Directory: b.GetDirectoryId(), Region: b.GetRegion(), Role: b.GetRole(),
 		CreatedAt: rec.Event.GetAt().AsTime(), sha256: b.GetSha256(),
 	}
 	if b.GetExpiresAt() != nil {

@@ -201,6 +201,8 @@ func (c RebindSubject) decide(s *State, env Env) ([]*eventv1.Event, error) {
 		return nil, refuse(FailedPrecondition, "directory %q matches people by externalId, which never changes: nothing is to be bound again", u.Directory)
 	case u.Subject == u.UserName:
 		return nil, nil
+	case !env.may(s.RoleOf(u)):
+		return nil, refuse(Forbidden, "user %s is an admin who may do more than you may: ask an owner", u.ID)
 	}
 	return env.events(&eventv1.Event{Body: &eventv1.Event_UserSubjectRebound{UserSubjectRebound: &eventv1.UserSubjectRebound{UserId: u.ID.String()}}}), nil
 }
@@ -214,6 +216,9 @@ func (c ConfirmMemberships) decide(s *State, env Env) ([]*eventv1.Event, error) 
 		return nil, refuse(NotFound, "there is no user %s", c.ID)
 	}
 	for range s.held.of(u.No) {
+		if !env.may(s.roleIfConfirmed(u)) {
+			return nil, refuse(Forbidden, "the held memberships of %s would make somebody an admin who may do more than you may: ask an owner", u.ID)
+		}
 		return env.events(&eventv1.Event{Body: &eventv1.Event_UserMembershipsConfirmed{
 			UserMembershipsConfirmed: &eventv1.UserMembershipsConfirmed{UserId: u.ID.String()},
 		}}), nil

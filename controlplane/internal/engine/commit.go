@@ -153,7 +153,9 @@ func (e *Engine) add(r *round, waiting []*pending) (rest []*pending) {
 			r.answers = append(r.answers, answer{to: p, outcome: Outcome{Seq: known, repeated: true}})
 			continue
 		}
-		events, err := core.Decide(r.next, p.command, r.env)
+		env := r.env
+		env.Actor = p.actor
+		events, err := core.Decide(r.next, p.command, env)
 		if err == nil && len(r.records)+len(events) > journal.MaxBatch {
 			return waiting[i:]
 		}

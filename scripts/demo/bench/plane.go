@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -63,17 +62,15 @@ func (m *scimRun) startPlane(ctx context.Context, name string) (*plane, error) {
 	if err := p.start(ctx); err != nil {
 		return nil, err
 	}
-	file := filepath.Join(p.dir(), "admin-token")
-	token, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read the admin token: %w", err)
+	var err error
+	if p.admin, err = quickstart.FirstOwner(ctx, m.ControlPlane, "http://"+p.addrs["admin"], p.dir()); err != nil {
+		return nil, err
 	}
-	p.admin = quickstart.NewAdmin(m.ControlPlane, "http://"+p.addrs["admin"], file, strings.TrimSpace(string(token)))
 	if _, err := p.admin.Run(ctx, "directories", "create", directory); err != nil {
 		return nil, err
 	}
 	p.site = site{client: m.client, base: "http://" + p.addrs["scim"] + "/scim/v2"}
-	p.token, err = p.admin.Token(ctx, "scim", "--directory", directory)
+	p.token, err = p.admin.Issue(ctx, "scim", "--directory", directory)
 	return p, err
 }
 

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -23,6 +25,7 @@ type Admin struct {
 	Program   string
 	URL       string
 	TokenFile string
+	Token     string
 
 	Directories adminv1connect.DirectoryServiceClient
 	Connectors  adminv1connect.ConnectorServiceClient
@@ -31,17 +34,39 @@ type Admin struct {
 	Audit       adminv1connect.AuditServiceClient
 }
 
-// NewAdmin returns an admin of the control plane at a URL, by the API and by the CLI.
-func NewAdmin(program, url, tokenFile, token string) *Admin {
+// newAdmin returns an admin of the control plane at a URL, by the API and by the CLI.
+func newAdmin(program, url, tokenFile, token string) *Admin {
 	client := &http.Client{Transport: &authorized{token: token}}
 	return &Admin{
-		Program: program, URL: url, TokenFile: tokenFile,
+		Program: program, URL: url, TokenFile: tokenFile, Token: token,
 		Directories: adminv1connect.NewDirectoryServiceClient(client, url),
 		Connectors:  adminv1connect.NewConnectorServiceClient(client, url),
 		Policy:      adminv1connect.NewPolicyServiceClient(client, url),
 		Fleet:       adminv1connect.NewFleetAdminServiceClient(client, url),
 		Audit:       adminv1connect.NewAuditServiceClient(client, url),
 	}
+}
+
+// FirstOwner returns the admin who owns the control plane of a data folder. It exchanges the bootstrap token, as who sets
+// an installation up does once, and keeps the owner's in DATA-DIR/admin-token.
+func FirstOwner(ctx context.Context, program, url, dataDir string) (*Admin, error) {
+	file := filepath.Join(dataDir, "admin-token")
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		set := &Admin{Program: program, URL: url, TokenFile: filepath.Join(dataDir, "bootstrap-token")}
+		if _, err := set.Run(ctx, "admins", "first-owner", "--name", "set-up", "--expires", "366d", "--out", file); err != nil {
+			return nil, err
+		}
+	}
+	return AdminOf(program, url, file)
+}
+
+// AdminOf returns the admin whose token is in a file.
+func AdminOf(program, url, tokenFile string) (*Admin, error) {
+	token, err := os.ReadFile(tokenFile)
+	if err != nil {
+		return nil, fmt.Errorf("read the admin token: %w", err)
+	}
+	return newAdmin(program, url, tokenFile, strings.TrimSpace(string(token))), nil
 }
 
 // authorized puts the admin token on each request, streams included.
@@ -65,8 +90,8 @@ func (a *Admin) Run(ctx context.Context, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Token makes a token and returns it; the command line shows it this once.
-func (a *Admin) Token(ctx context.Context, args ...string) (string, error) {
+// Issue makes a token and returns it; the command line shows it this once.
+func (a *Admin) Issue(ctx context.Context, args ...string) (string, error) {
 	out, err := a.Run(ctx, append(append([]string{"tokens", "create"}, args...), "-o", "json")...)
 	if err != nil {
 		return "", err
@@ -85,7 +110,7 @@ func (a *Admin) KeptToken(ctx context.Context, file string, args ...string) (str
 	if kept, err := os.ReadFile(file); err == nil {
 		return strings.TrimSpace(string(kept)), nil
 	}
-	token, err := a.Token(ctx, args...)
+	token, err := a.Issue(ctx, args...)
 	if err != nil {
 		return "", err
 	}

@@ -80,7 +80,7 @@ func (i *Installation) FleetURL() string { return "http://" + i.s.addrs["fleet"]
 
 // AdminURL is the admin API's, and the client sends the admin's token.
 func (i *Installation) AdminURL() (url string, client *http.Client) {
-	return i.s.admin.URL, &http.Client{Transport: &authorized{token: i.s.adminText}}
+	return i.s.admin.URL, &http.Client{Transport: &authorized{token: i.s.admin.Token}}
 }
 
 // Apply applies resources as YAML.

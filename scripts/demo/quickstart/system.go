@@ -64,7 +64,6 @@ type system struct {
 	bin       binaries
 	admin     *Admin
 	scimToken string
-	adminText string
 
 	running []*Process
 	stops   []func() // in the order of starting
@@ -140,13 +139,9 @@ func (s *system) startControlPlane(ctx context.Context) error {
 	if err := p.Ready(ctx, adminURL+"/readyz"); err != nil {
 		return err
 	}
-	file := filepath.Join(dir, "admin-token")
-	token, err := os.ReadFile(file)
-	if err != nil {
-		return fmt.Errorf("read the admin token: %w", err)
+	if s.admin, err = FirstOwner(ctx, s.bin.controlPlane, adminURL, dir); err != nil {
+		return err
 	}
-	s.adminText = strings.TrimSpace(string(token))
-	s.admin = NewAdmin(s.bin.controlPlane, adminURL, file, s.adminText)
 	s.say.status("control plane: admin API %s, SCIM http://%s/scim/v2", adminURL, s.addrs["scim"])
 	return nil
 }
@@ -277,7 +272,7 @@ func (s *system) loadGrants(ctx context.Context) error {
 func (s *system) writeEnv() error {
 	values := map[string]string{
 		KeySCIMURL: s.scimURL(), KeySCIMToken: s.scimToken,
-		KeyAdminURL: s.admin.URL, KeyAdminToken: s.adminText,
+		KeyAdminURL: s.admin.URL, KeyAdminToken: s.admin.Token,
 		KeyIssuer:    s.issuer,
 		KeyMCPUSEast: s.mcpURL(usEast), KeyMCPEUWest: s.mcpURL(euWest),
 		KeyNATSURL: (&url.URL{Scheme: "nats", Host: s.addrs["nats"]}).String(),

@@ -99,13 +99,15 @@ func (p *Plane) Directory(ids ...string) {
 	}
 }
 
-// Token issues a token: for SCIM, name is the directory; for a proxy, it is the proxy's in region us-east.
+// Token issues a token: for admins, it is an owner's; for SCIM, name is the directory; for a proxy, it is the proxy's in region us-east.
 func (p *Plane) Token(kind eventv1.TokenKind, name string) (id uuid.UUID, token string) {
 	p.t.Helper()
 	id, token, sum, err := bearer.New(kind)
 	Must(p.t, err)
 	issue := core.IssueToken{ID: id, Kind: kind, SHA256: sum[:], Name: name}
 	switch kind {
+	case eventv1.TokenKind_TOKEN_KIND_ADMIN:
+		issue.Role, issue.ExpiresAt = policyv1.Role_ROLE_OWNER, time.Now().Add(time.Hour)
 	case eventv1.TokenKind_TOKEN_KIND_SCIM:
 		issue.Directory = name
 	case eventv1.TokenKind_TOKEN_KIND_PROXY:

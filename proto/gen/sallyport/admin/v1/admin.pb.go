@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: sallyport/admin/v1/admin.proto
 
-// What admins and the CLI call. Every call carries an admin token as `Authorization: Bearer …`.
+// What admins and the CLI call. Every call carries an admin token as `Authorization: Bearer …`, whose role decides what it may call.
 // A change answers with the version of the log at which it is durable; see FleetAdminService for where it is enforced.
 
 package adminv1
@@ -91,21 +91,29 @@ const (
 	TokenKind_TOKEN_KIND_SCIM        TokenKind = 1
 	TokenKind_TOKEN_KIND_ADMIN       TokenKind = 2
 	TokenKind_TOKEN_KIND_PROXY       TokenKind = 3
+	// Opens nothing; it is exchanged, once, for the first owner's admin token.
+	TokenKind_TOKEN_KIND_BOOTSTRAP TokenKind = 15
+	// Opens nothing; it is exchanged for an owner's token of an hour where nobody can sign in, and that is an alarm.
+	TokenKind_TOKEN_KIND_BREAK_GLASS TokenKind = 16
 )
 
 // Enum value maps for TokenKind.
 var (
 	TokenKind_name = map[int32]string{
-		0: "TOKEN_KIND_UNSPECIFIED",
-		1: "TOKEN_KIND_SCIM",
-		2: "TOKEN_KIND_ADMIN",
-		3: "TOKEN_KIND_PROXY",
+		0:  "TOKEN_KIND_UNSPECIFIED",
+		1:  "TOKEN_KIND_SCIM",
+		2:  "TOKEN_KIND_ADMIN",
+		3:  "TOKEN_KIND_PROXY",
+		15: "TOKEN_KIND_BOOTSTRAP",
+		16: "TOKEN_KIND_BREAK_GLASS",
 	}
 	TokenKind_value = map[string]int32{
 		"TOKEN_KIND_UNSPECIFIED": 0,
 		"TOKEN_KIND_SCIM":        1,
 		"TOKEN_KIND_ADMIN":       2,
 		"TOKEN_KIND_PROXY":       3,
+		"TOKEN_KIND_BOOTSTRAP":   15,
+		"TOKEN_KIND_BREAK_GLASS": 16,
 	}
 )
 
@@ -2270,7 +2278,9 @@ type Token struct {
 	CreatedAt   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	ExpiresAt   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// When it last opened the SCIM server, as told within the last seconds. Other kinds: absent.
-	LastUsedAt    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_used_at,json=lastUsedAt,proto3" json:"last_used_at,omitempty"`
+	LastUsedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_used_at,json=lastUsedAt,proto3" json:"last_used_at,omitempty"`
+	// Admin tokens: what they may do.
+	Role          v1.Role `protobuf:"varint,15,opt,name=role,proto3,enum=sallyport.policy.v1.Role" json:"role,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2361,6 +2371,13 @@ func (x *Token) GetLastUsedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Token) GetRole() v1.Role {
+	if x != nil {
+		return x.Role
+	}
+	return v1.Role(0)
+}
+
 type CreateTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  TokenKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=sallyport.admin.v1.TokenKind" json:"kind,omitempty"`
@@ -2370,8 +2387,10 @@ type CreateTokenRequest struct {
 	DirectoryId string `protobuf:"bytes,3,opt,name=directory_id,json=directoryId,proto3" json:"directory_id,omitempty"`
 	// Proxy tokens: the region.
 	Region string `protobuf:"bytes,4,opt,name=region,proto3" json:"region,omitempty"`
-	// How long it is valid. Absent: until it is revoked.
-	Ttl           *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// How long it is valid. Absent: until it is revoked; of an admin token, 90 days. An admin token ends within 366 days.
+	Ttl *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// Admin tokens: what it may do, never more than who makes it.
+	Role          v1.Role `protobuf:"varint,15,opt,name=role,proto3,enum=sallyport.policy.v1.Role" json:"role,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2441,6 +2460,13 @@ func (x *CreateTokenRequest) GetTtl() *durationpb.Duration {
 	return nil
 }
 
+func (x *CreateTokenRequest) GetRole() v1.Role {
+	if x != nil {
+		return x.Role
+	}
+	return v1.Role(0)
+}
+
 type CreateTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2507,7 +2533,7 @@ type RotateTokenRequest struct {
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// How long the old one goes on. Absent: a day. Zero: not at all.
 	Overlap *durationpb.Duration `protobuf:"bytes,2,opt,name=overlap,proto3" json:"overlap,omitempty"`
-	// How long the new one is valid. Absent: until it is revoked.
+	// How long the new one is valid. Absent: until it is revoked; of an admin token, 90 days.
 	Ttl           *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5396,7 +5422,7 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n" +
 	"\tuser_name\x18\x02 \x01(\tR\buserName\x128\n" +
 	"\x05gains\x18\x03 \x03(\v2\".sallyport.policy.v1.ConnectorToolR\x05gains\x128\n" +
-	"\x05loses\x18\x04 \x03(\v2\".sallyport.policy.v1.ConnectorToolR\x05loses\"\xcd\x02\n" +
+	"\x05loses\x18\x04 \x03(\v2\".sallyport.policy.v1.ConnectorToolR\x05loses\"\xfc\x02\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1d.sallyport.admin.v1.TokenKindR\x04kind\x12\x12\n" +
@@ -5408,14 +5434,16 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12<\n" +
 	"\flast_used_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"lastUsedAt\"\xe2\x01\n" +
+	"lastUsedAt\x12-\n" +
+	"\x04role\x18\x0f \x01(\x0e2\x19.sallyport.policy.v1.RoleR\x04role\"\x9b\x02\n" +
 	"\x12CreateTokenRequest\x12=\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.sallyport.admin.v1.TokenKindB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04kind\x12\x1b\n" +
 	"\x04name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18dR\x04name\x12!\n" +
 	"\fdirectory_id\x18\x03 \x01(\tR\vdirectoryId\x12\x16\n" +
 	"\x06region\x18\x04 \x01(\tR\x06region\x125\n" +
-	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x02*\x00R\x03ttl\"Z\n" +
+	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x02*\x00R\x03ttl\x127\n" +
+	"\x04role\x18\x0f \x01(\x0e2\x19.sallyport.policy.v1.RoleB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04role\"Z\n" +
 	"\x13CreateTokenResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\x05token\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05token\x12\x18\n" +
@@ -5601,12 +5629,14 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x19MEMBER_CHANGE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15MEMBER_CHANGE_REPLACE\x10\x01\x12\x15\n" +
 	"\x11MEMBER_CHANGE_ADD\x10\x02\x12\x18\n" +
-	"\x14MEMBER_CHANGE_REMOVE\x10\x03*h\n" +
+	"\x14MEMBER_CHANGE_REMOVE\x10\x03*\x9e\x01\n" +
 	"\tTokenKind\x12\x1a\n" +
 	"\x16TOKEN_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fTOKEN_KIND_SCIM\x10\x01\x12\x14\n" +
 	"\x10TOKEN_KIND_ADMIN\x10\x02\x12\x14\n" +
-	"\x10TOKEN_KIND_PROXY\x10\x03*\x8a\x01\n" +
+	"\x10TOKEN_KIND_PROXY\x10\x03\x12\x18\n" +
+	"\x14TOKEN_KIND_BOOTSTRAP\x10\x0f\x12\x1a\n" +
+	"\x16TOKEN_KIND_BREAK_GLASS\x10\x10*\x8a\x01\n" +
 	"\x0eToolChangeKind\x12 \n" +
 	"\x1cTOOL_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16TOOL_CHANGE_KIND_ADDED\x10\x01\x12\x1c\n" +
@@ -5781,14 +5811,15 @@ var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(*v1.Directory)(nil),                  // 90: sallyport.policy.v1.Directory
 	(*timestamppb.Timestamp)(nil),         // 91: google.protobuf.Timestamp
 	(*v1.ConnectorTool)(nil),              // 92: sallyport.policy.v1.ConnectorTool
-	(*durationpb.Duration)(nil),           // 93: google.protobuf.Duration
-	(*v1.Connector)(nil),                  // 94: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                       // 95: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                       // 96: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                      // 97: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),                  // 98: sallyport.audit.v1.Decision
-	(v11.Verdict)(0),                      // 99: sallyport.audit.v1.Verdict
-	(*v11.AuditRecord)(nil),               // 100: sallyport.audit.v1.AuditRecord
+	(v1.Role)(0),                          // 93: sallyport.policy.v1.Role
+	(*durationpb.Duration)(nil),           // 94: google.protobuf.Duration
+	(*v1.Connector)(nil),                  // 95: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                       // 96: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                       // 97: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                      // 98: sallyport.policy.v1.Block
+	(*v11.Decision)(nil),                  // 99: sallyport.audit.v1.Decision
+	(v11.Verdict)(0),                      // 100: sallyport.audit.v1.Verdict
+	(*v11.AuditRecord)(nil),               // 101: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
 	90,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
@@ -5822,117 +5853,119 @@ var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
 	91,  // 28: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
 	91,  // 29: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
 	91,  // 30: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
-	1,   // 31: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
-	93,  // 32: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	93,  // 33: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
-	93,  // 34: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	91,  // 35: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
-	38,  // 36: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
-	49,  // 37: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
-	94,  // 38: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
-	49,  // 39: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
-	95,  // 40: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
-	58,  // 41: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
-	2,   // 42: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
-	95,  // 43: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
-	96,  // 44: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	94,  // 45: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
-	61,  // 46: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
-	64,  // 47: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
-	3,   // 48: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
-	61,  // 49: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
-	97,  // 50: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
-	97,  // 51: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
-	98,  // 52: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
-	10,  // 53: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
-	77,  // 54: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
-	4,   // 55: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
-	80,  // 56: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	91,  // 57: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	91,  // 58: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
-	83,  // 59: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	91,  // 60: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	99,  // 61: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	91,  // 62: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	91,  // 63: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	84,  // 64: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	87,  // 65: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	100, // 66: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	84,  // 67: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	87,  // 68: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	5,   // 69: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	7,   // 70: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	12,  // 71: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	14,  // 72: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	16,  // 73: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	18,  // 74: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	20,  // 75: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
-	22,  // 76: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
-	24,  // 77: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
-	27,  // 78: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	29,  // 79: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	31,  // 80: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
-	35,  // 81: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
-	39,  // 82: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	41,  // 83: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
-	43,  // 84: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	45,  // 85: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	47,  // 86: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	50,  // 87: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	52,  // 88: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	54,  // 89: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	56,  // 90: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	59,  // 91: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	62,  // 92: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	65,  // 93: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	67,  // 94: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	69,  // 95: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	71,  // 96: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	73,  // 97: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	75,  // 98: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	78,  // 99: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	81,  // 100: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	85,  // 101: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	88,  // 102: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	6,   // 103: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	8,   // 104: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	13,  // 105: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	15,  // 106: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	17,  // 107: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	19,  // 108: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	21,  // 109: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
-	23,  // 110: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
-	25,  // 111: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
-	28,  // 112: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	30,  // 113: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	32,  // 114: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
-	36,  // 115: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
-	40,  // 116: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	42,  // 117: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
-	44,  // 118: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	46,  // 119: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	48,  // 120: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	51,  // 121: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	53,  // 122: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	55,  // 123: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	57,  // 124: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	60,  // 125: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	63,  // 126: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	66,  // 127: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	68,  // 128: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	70,  // 129: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	72,  // 130: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	74,  // 131: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	76,  // 132: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	79,  // 133: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	82,  // 134: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	86,  // 135: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	89,  // 136: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	103, // [103:137] is the sub-list for method output_type
-	69,  // [69:103] is the sub-list for method input_type
-	69,  // [69:69] is the sub-list for extension type_name
-	69,  // [69:69] is the sub-list for extension extendee
-	0,   // [0:69] is the sub-list for field type_name
+	93,  // 31: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	1,   // 32: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
+	94,  // 33: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	93,  // 34: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
+	94,  // 35: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
+	94,  // 36: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	91,  // 37: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
+	38,  // 38: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
+	49,  // 39: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
+	95,  // 40: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
+	49,  // 41: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
+	96,  // 42: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
+	58,  // 43: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
+	2,   // 44: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
+	96,  // 45: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
+	97,  // 46: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	95,  // 47: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
+	61,  // 48: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
+	64,  // 49: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
+	3,   // 50: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
+	61,  // 51: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
+	98,  // 52: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
+	98,  // 53: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
+	99,  // 54: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	10,  // 55: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
+	77,  // 56: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
+	4,   // 57: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
+	80,  // 58: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	91,  // 59: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	91,  // 60: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	83,  // 61: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	91,  // 62: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	100, // 63: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	91,  // 64: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	91,  // 65: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	84,  // 66: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	87,  // 67: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	101, // 68: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	84,  // 69: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	87,  // 70: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	5,   // 71: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	7,   // 72: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	12,  // 73: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	14,  // 74: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	16,  // 75: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	18,  // 76: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	20,  // 77: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
+	22,  // 78: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	24,  // 79: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	27,  // 80: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	29,  // 81: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	31,  // 82: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
+	35,  // 83: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
+	39,  // 84: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	41,  // 85: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
+	43,  // 86: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	45,  // 87: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	47,  // 88: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	50,  // 89: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	52,  // 90: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	54,  // 91: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	56,  // 92: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	59,  // 93: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	62,  // 94: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	65,  // 95: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	67,  // 96: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	69,  // 97: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	71,  // 98: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	73,  // 99: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	75,  // 100: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	78,  // 101: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	81,  // 102: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	85,  // 103: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	88,  // 104: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	6,   // 105: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	8,   // 106: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	13,  // 107: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	15,  // 108: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	17,  // 109: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	19,  // 110: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	21,  // 111: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
+	23,  // 112: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	25,  // 113: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	28,  // 114: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	30,  // 115: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	32,  // 116: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
+	36,  // 117: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
+	40,  // 118: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	42,  // 119: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
+	44,  // 120: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	46,  // 121: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	48,  // 122: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	51,  // 123: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	53,  // 124: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	55,  // 125: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	57,  // 126: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	60,  // 127: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	63,  // 128: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	66,  // 129: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	68,  // 130: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	70,  // 131: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	72,  // 132: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	74,  // 133: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	76,  // 134: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	79,  // 135: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	82,  // 136: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	86,  // 137: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	89,  // 138: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	105, // [105:139] is the sub-list for method output_type
+	71,  // [71:105] is the sub-list for method input_type
+	71,  // [71:71] is the sub-list for extension type_name
+	71,  // [71:71] is the sub-list for extension extendee
+	0,   // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }

@@ -35,16 +35,19 @@ const (
 	ActorKind_ACTOR_KIND_ADMIN       ActorKind = 2
 	ActorKind_ACTOR_KIND_SCIM        ActorKind = 3
 	ActorKind_ACTOR_KIND_PROXY       ActorKind = 4
+	// An admin who signed in as a person.
+	ActorKind_ACTOR_KIND_PERSON ActorKind = 15
 )
 
 // Enum value maps for ActorKind.
 var (
 	ActorKind_name = map[int32]string{
-		0: "ACTOR_KIND_UNSPECIFIED",
-		1: "ACTOR_KIND_SYSTEM",
-		2: "ACTOR_KIND_ADMIN",
-		3: "ACTOR_KIND_SCIM",
-		4: "ACTOR_KIND_PROXY",
+		0:  "ACTOR_KIND_UNSPECIFIED",
+		1:  "ACTOR_KIND_SYSTEM",
+		2:  "ACTOR_KIND_ADMIN",
+		3:  "ACTOR_KIND_SCIM",
+		4:  "ACTOR_KIND_PROXY",
+		15: "ACTOR_KIND_PERSON",
 	}
 	ActorKind_value = map[string]int32{
 		"ACTOR_KIND_UNSPECIFIED": 0,
@@ -52,6 +55,7 @@ var (
 		"ACTOR_KIND_ADMIN":       2,
 		"ACTOR_KIND_SCIM":        3,
 		"ACTOR_KIND_PROXY":       4,
+		"ACTOR_KIND_PERSON":      15,
 	}
 )
 
@@ -90,21 +94,29 @@ const (
 	TokenKind_TOKEN_KIND_SCIM        TokenKind = 1
 	TokenKind_TOKEN_KIND_ADMIN       TokenKind = 2
 	TokenKind_TOKEN_KIND_PROXY       TokenKind = 3
+	// Opens nothing; it is exchanged, once, for the first owner's admin token.
+	TokenKind_TOKEN_KIND_BOOTSTRAP TokenKind = 15
+	// Opens nothing; it is exchanged for an owner's token of an hour where nobody can sign in, and that is an alarm.
+	TokenKind_TOKEN_KIND_BREAK_GLASS TokenKind = 16
 )
 
 // Enum value maps for TokenKind.
 var (
 	TokenKind_name = map[int32]string{
-		0: "TOKEN_KIND_UNSPECIFIED",
-		1: "TOKEN_KIND_SCIM",
-		2: "TOKEN_KIND_ADMIN",
-		3: "TOKEN_KIND_PROXY",
+		0:  "TOKEN_KIND_UNSPECIFIED",
+		1:  "TOKEN_KIND_SCIM",
+		2:  "TOKEN_KIND_ADMIN",
+		3:  "TOKEN_KIND_PROXY",
+		15: "TOKEN_KIND_BOOTSTRAP",
+		16: "TOKEN_KIND_BREAK_GLASS",
 	}
 	TokenKind_value = map[string]int32{
 		"TOKEN_KIND_UNSPECIFIED": 0,
 		"TOKEN_KIND_SCIM":        1,
 		"TOKEN_KIND_ADMIN":       2,
 		"TOKEN_KIND_PROXY":       3,
+		"TOKEN_KIND_BOOTSTRAP":   15,
+		"TOKEN_KIND_BREAK_GLASS": 16,
 	}
 )
 
@@ -181,6 +193,9 @@ type Event struct {
 	//	*Event_TokenIssued
 	//	*Event_TokenRevoked
 	//	*Event_TokenExpirySet
+	//	*Event_AdminDirectoryNamed
+	//	*Event_GroupRoleSet
+	//	*Event_BreakGlassOpened
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -533,6 +548,33 @@ func (x *Event) GetTokenExpirySet() *TokenExpirySet {
 	return nil
 }
 
+func (x *Event) GetAdminDirectoryNamed() *AdminDirectoryNamed {
+	if x != nil {
+		if x, ok := x.Body.(*Event_AdminDirectoryNamed); ok {
+			return x.AdminDirectoryNamed
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetGroupRoleSet() *GroupRoleSet {
+	if x != nil {
+		if x, ok := x.Body.(*Event_GroupRoleSet); ok {
+			return x.GroupRoleSet
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetBreakGlassOpened() *BreakGlassOpened {
+	if x != nil {
+		if x, ok := x.Body.(*Event_BreakGlassOpened); ok {
+			return x.BreakGlassOpened
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -653,6 +695,18 @@ type Event_TokenExpirySet struct {
 	TokenExpirySet *TokenExpirySet `protobuf:"bytes,92,opt,name=token_expiry_set,json=tokenExpirySet,proto3,oneof"`
 }
 
+type Event_AdminDirectoryNamed struct {
+	AdminDirectoryNamed *AdminDirectoryNamed `protobuf:"bytes,120,opt,name=admin_directory_named,json=adminDirectoryNamed,proto3,oneof"`
+}
+
+type Event_GroupRoleSet struct {
+	GroupRoleSet *GroupRoleSet `protobuf:"bytes,121,opt,name=group_role_set,json=groupRoleSet,proto3,oneof"`
+}
+
+type Event_BreakGlassOpened struct {
+	BreakGlassOpened *BreakGlassOpened `protobuf:"bytes,122,opt,name=break_glass_opened,json=breakGlassOpened,proto3,oneof"`
+}
+
 func (*Event_LogStarted) isEvent_Body() {}
 
 func (*Event_FeatureLevelRaised) isEvent_Body() {}
@@ -711,12 +765,20 @@ func (*Event_TokenRevoked) isEvent_Body() {}
 
 func (*Event_TokenExpirySet) isEvent_Body() {}
 
+func (*Event_AdminDirectoryNamed) isEvent_Body() {}
+
+func (*Event_GroupRoleSet) isEvent_Body() {}
+
+func (*Event_BreakGlassOpened) isEvent_Body() {}
+
 // Actor is who caused an event: a token or the system, by opaque id.
 type Actor struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  ActorKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=sallyport.event.v1.ActorKind" json:"kind,omitempty"`
-	// A token's id; empty for the system.
-	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// A token's id; of a signed-in admin, the person's; empty for the system.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// With which role an admin acted.
+	Role          v1.Role `protobuf:"varint,15,opt,name=role,proto3,enum=sallyport.policy.v1.Role" json:"role,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -763,6 +825,13 @@ func (x *Actor) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *Actor) GetRole() v1.Role {
+	if x != nil {
+		return x.Role
+	}
+	return v1.Role(0)
 }
 
 // Personal holds what says who a person is.
@@ -2337,7 +2406,9 @@ type Token struct {
 	// Proxy tokens: the proxy's region.
 	Region string `protobuf:"bytes,6,opt,name=region,proto3" json:"region,omitempty"`
 	// Absent: does not expire.
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Admin tokens: what they may do.
+	Role          v1.Role `protobuf:"varint,15,opt,name=role,proto3,enum=sallyport.policy.v1.Role" json:"role,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2421,11 +2492,181 @@ func (x *Token) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Token) GetRole() v1.Role {
+	if x != nil {
+		return x.Role
+	}
+	return v1.Role(0)
+}
+
+// AdminDirectoryNamed says whose people may be admins when they sign in. Empty: nobody's.
+type AdminDirectoryNamed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DirectoryId   string                 `protobuf:"bytes,1,opt,name=directory_id,json=directoryId,proto3" json:"directory_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdminDirectoryNamed) Reset() {
+	*x = AdminDirectoryNamed{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdminDirectoryNamed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdminDirectoryNamed) ProtoMessage() {}
+
+func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdminDirectoryNamed.ProtoReflect.Descriptor instead.
+func (*AdminDirectoryNamed) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *AdminDirectoryNamed) GetDirectoryId() string {
+	if x != nil {
+		return x.DirectoryId
+	}
+	return ""
+}
+
+// GroupRoleSet gives the people of a group a role, in place of the one that it gave. Unspecified: none.
+type GroupRoleSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GroupId       string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	Role          v1.Role                `protobuf:"varint,2,opt,name=role,proto3,enum=sallyport.policy.v1.Role" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupRoleSet) Reset() {
+	*x = GroupRoleSet{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupRoleSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupRoleSet) ProtoMessage() {}
+
+func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupRoleSet.ProtoReflect.Descriptor instead.
+func (*GroupRoleSet) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *GroupRoleSet) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *GroupRoleSet) GetRole() v1.Role {
+	if x != nil {
+		return x.Role
+	}
+	return v1.Role(0)
+}
+
+// BreakGlassOpened says that the break-glass credential was used: the token that it was exchanged for is made in the
+// same batch.
+type BreakGlassOpened struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The credential's id.
+	TokenId string `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// The id of the token that it was exchanged for.
+	OpenedId string `protobuf:"bytes,2,opt,name=opened_id,json=openedId,proto3" json:"opened_id,omitempty"`
+	// Why, as who used it said.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BreakGlassOpened) Reset() {
+	*x = BreakGlassOpened{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BreakGlassOpened) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BreakGlassOpened) ProtoMessage() {}
+
+func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BreakGlassOpened.ProtoReflect.Descriptor instead.
+func (*BreakGlassOpened) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *BreakGlassOpened) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+func (x *BreakGlassOpened) GetOpenedId() string {
+	if x != nil {
+		return x.OpenedId
+	}
+	return ""
+}
+
+func (x *BreakGlassOpened) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"\xe9\x13\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"\xe8\x15\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -2465,11 +2706,15 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\fblock_lifted\x18Q \x01(\v2\x1f.sallyport.event.v1.BlockLiftedH\x00R\vblockLifted\x12D\n" +
 	"\ftoken_issued\x18Z \x01(\v2\x1f.sallyport.event.v1.TokenIssuedH\x00R\vtokenIssued\x12G\n" +
 	"\rtoken_revoked\x18[ \x01(\v2 .sallyport.event.v1.TokenRevokedH\x00R\ftokenRevoked\x12N\n" +
-	"\x10token_expiry_set\x18\\ \x01(\v2\".sallyport.event.v1.TokenExpirySetH\x00R\x0etokenExpirySetB\x06\n" +
-	"\x04body\"J\n" +
+	"\x10token_expiry_set\x18\\ \x01(\v2\".sallyport.event.v1.TokenExpirySetH\x00R\x0etokenExpirySet\x12]\n" +
+	"\x15admin_directory_named\x18x \x01(\v2'.sallyport.event.v1.AdminDirectoryNamedH\x00R\x13adminDirectoryNamed\x12H\n" +
+	"\x0egroup_role_set\x18y \x01(\v2 .sallyport.event.v1.GroupRoleSetH\x00R\fgroupRoleSet\x12T\n" +
+	"\x12break_glass_opened\x18z \x01(\v2$.sallyport.event.v1.BreakGlassOpenedH\x00R\x10breakGlassOpenedB\x06\n" +
+	"\x04body\"y\n" +
 	"\x05Actor\x121\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.sallyport.event.v1.ActorKindR\x04kind\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\"\xa1\x01\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12-\n" +
+	"\x04role\x18\x0f \x01(\x0e2\x19.sallyport.policy.v1.RoleR\x04role\"\xa1\x01\n" +
 	"\bPersonal\x12\x1b\n" +
 	"\tuser_name\x18\x01 \x01(\tR\buserName\x12\x1f\n" +
 	"\vexternal_id\x18\x02 \x01(\tR\n" +
@@ -2568,7 +2813,7 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\")\n" +
 	"\fTokenRevoked\x12\x19\n" +
-	"\btoken_id\x18\x01 \x01(\tR\atokenId\"\xec\x01\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\"\x9b\x02\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1d.sallyport.event.v1.TokenKindR\x04kind\x12\x16\n" +
@@ -2577,18 +2822,31 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\fdirectory_id\x18\x05 \x01(\tR\vdirectoryId\x12\x16\n" +
 	"\x06region\x18\x06 \x01(\tR\x06region\x129\n" +
 	"\n" +
-	"expires_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt*\x7f\n" +
+	"expires_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12-\n" +
+	"\x04role\x18\x0f \x01(\x0e2\x19.sallyport.policy.v1.RoleR\x04role\"8\n" +
+	"\x13AdminDirectoryNamed\x12!\n" +
+	"\fdirectory_id\x18\x01 \x01(\tR\vdirectoryId\"X\n" +
+	"\fGroupRoleSet\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12-\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x19.sallyport.policy.v1.RoleR\x04role\"b\n" +
+	"\x10BreakGlassOpened\x12\x19\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x1b\n" +
+	"\topened_id\x18\x02 \x01(\tR\bopenedId\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason*\x96\x01\n" +
 	"\tActorKind\x12\x1a\n" +
 	"\x16ACTOR_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11ACTOR_KIND_SYSTEM\x10\x01\x12\x14\n" +
 	"\x10ACTOR_KIND_ADMIN\x10\x02\x12\x13\n" +
 	"\x0fACTOR_KIND_SCIM\x10\x03\x12\x14\n" +
-	"\x10ACTOR_KIND_PROXY\x10\x04*h\n" +
+	"\x10ACTOR_KIND_PROXY\x10\x04\x12\x15\n" +
+	"\x11ACTOR_KIND_PERSON\x10\x0f*\x9e\x01\n" +
 	"\tTokenKind\x12\x1a\n" +
 	"\x16TOKEN_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fTOKEN_KIND_SCIM\x10\x01\x12\x14\n" +
 	"\x10TOKEN_KIND_ADMIN\x10\x02\x12\x14\n" +
-	"\x10TOKEN_KIND_PROXY\x10\x03B4Z2sallyport.dev/proto/gen/sallyport/event/v1;eventv1b\x06proto3"
+	"\x10TOKEN_KIND_PROXY\x10\x03\x12\x18\n" +
+	"\x14TOKEN_KIND_BOOTSTRAP\x10\x0f\x12\x1a\n" +
+	"\x16TOKEN_KIND_BREAK_GLASS\x10\x10B4Z2sallyport.dev/proto/gen/sallyport/event/v1;eventv1b\x06proto3"
 
 var (
 	file_sallyport_event_v1_event_proto_rawDescOnce sync.Once
@@ -2603,7 +2861,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                   // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                   // 1: sallyport.event.v1.TokenKind
@@ -2640,15 +2898,19 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*TokenExpirySet)(nil),           // 32: sallyport.event.v1.TokenExpirySet
 	(*TokenRevoked)(nil),             // 33: sallyport.event.v1.TokenRevoked
 	(*Token)(nil),                    // 34: sallyport.event.v1.Token
-	(*timestamppb.Timestamp)(nil),    // 35: google.protobuf.Timestamp
-	(*v1.Directory)(nil),             // 36: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),             // 37: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                  // 38: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                  // 39: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                 // 40: sallyport.policy.v1.Block
+	(*AdminDirectoryNamed)(nil),      // 35: sallyport.event.v1.AdminDirectoryNamed
+	(*GroupRoleSet)(nil),             // 36: sallyport.event.v1.GroupRoleSet
+	(*BreakGlassOpened)(nil),         // 37: sallyport.event.v1.BreakGlassOpened
+	(*timestamppb.Timestamp)(nil),    // 38: google.protobuf.Timestamp
+	(v1.Role)(0),                     // 39: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),             // 40: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),             // 41: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                  // 42: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                  // 43: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                 // 44: sallyport.policy.v1.Block
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	35, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	38, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -2680,23 +2942,29 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	31, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
 	33, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
 	32, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
-	0,  // 32: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	36, // 33: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	35, // 34: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	35, // 35: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	37, // 36: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	38, // 37: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	39, // 38: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	40, // 39: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	34, // 40: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	35, // 41: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 42: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	35, // 43: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	35, // 32: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
+	36, // 33: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
+	37, // 34: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
+	0,  // 35: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	39, // 36: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	40, // 37: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	38, // 38: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	38, // 39: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	41, // 40: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	42, // 41: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	43, // 42: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	44, // 43: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	34, // 44: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	38, // 45: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 46: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	38, // 47: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	39, // 48: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	39, // 49: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -2734,6 +3002,9 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_TokenIssued)(nil),
 		(*Event_TokenRevoked)(nil),
 		(*Event_TokenExpirySet)(nil),
+		(*Event_AdminDirectoryNamed)(nil),
+		(*Event_GroupRoleSet)(nil),
+		(*Event_BreakGlassOpened)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2741,7 +3012,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   33,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

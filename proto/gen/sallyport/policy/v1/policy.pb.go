@@ -189,6 +189,66 @@ func (MatchAttribute) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{2}
 }
 
+// Role is what an admin may do: each role may do all that those with a lower number may.
+type Role int32
+
+const (
+	Role_ROLE_UNSPECIFIED Role = 0
+	// Reads what is set up: directories, people, groups, connectors, policy, proxies.
+	Role_ROLE_VIEWER Role = 1
+	// Reads audit too.
+	Role_ROLE_AUDITOR Role = 2
+	// Changes what is set up.
+	Role_ROLE_ADMIN Role = 3
+	// Says who the admins are.
+	Role_ROLE_OWNER Role = 4
+)
+
+// Enum value maps for Role.
+var (
+	Role_name = map[int32]string{
+		0: "ROLE_UNSPECIFIED",
+		1: "ROLE_VIEWER",
+		2: "ROLE_AUDITOR",
+		3: "ROLE_ADMIN",
+		4: "ROLE_OWNER",
+	}
+	Role_value = map[string]int32{
+		"ROLE_UNSPECIFIED": 0,
+		"ROLE_VIEWER":      1,
+		"ROLE_AUDITOR":     2,
+		"ROLE_ADMIN":       3,
+		"ROLE_OWNER":       4,
+	}
+)
+
+func (x Role) Enum() *Role {
+	p := new(Role)
+	*p = x
+	return p
+}
+
+func (x Role) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Role) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_policy_v1_policy_proto_enumTypes[3].Descriptor()
+}
+
+func (Role) Type() protoreflect.EnumType {
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[3]
+}
+
+func (x Role) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Role.Descriptor instead.
+func (Role) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+}
+
 // Connector is an upstream MCP server that agents reach through Sallyport.
 type Connector struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1137,7 +1197,15 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\x0eMatchAttribute\x12\x1f\n" +
 	"\x1bMATCH_ATTRIBUTE_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bMATCH_ATTRIBUTE_EXTERNAL_ID\x10\x01\x12\x1d\n" +
-	"\x19MATCH_ATTRIBUTE_USER_NAME\x10\x02B6Z4sallyport.dev/proto/gen/sallyport/policy/v1;policyv1b\x06proto3"
+	"\x19MATCH_ATTRIBUTE_USER_NAME\x10\x02*_\n" +
+	"\x04Role\x12\x14\n" +
+	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vROLE_VIEWER\x10\x01\x12\x10\n" +
+	"\fROLE_AUDITOR\x10\x02\x12\x0e\n" +
+	"\n" +
+	"ROLE_ADMIN\x10\x03\x12\x0e\n" +
+	"\n" +
+	"ROLE_OWNER\x10\x04B6Z4sallyport.dev/proto/gen/sallyport/policy/v1;policyv1b\x06proto3"
 
 var (
 	file_sallyport_policy_v1_policy_proto_rawDescOnce sync.Once
@@ -1151,39 +1219,40 @@ func file_sallyport_policy_v1_policy_proto_rawDescGZIP() []byte {
 	return file_sallyport_policy_v1_policy_proto_rawDescData
 }
 
-var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
 var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_sallyport_policy_v1_policy_proto_goTypes = []any{
 	(Transport)(0),                    // 0: sallyport.policy.v1.Transport
 	(Kind)(0),                         // 1: sallyport.policy.v1.Kind
 	(MatchAttribute)(0),               // 2: sallyport.policy.v1.MatchAttribute
-	(*Connector)(nil),                 // 3: sallyport.policy.v1.Connector
-	(*Consent)(nil),                   // 4: sallyport.policy.v1.Consent
-	(*Breaker)(nil),                   // 5: sallyport.policy.v1.Breaker
-	(*UpstreamAuth)(nil),              // 6: sallyport.policy.v1.UpstreamAuth
-	(*Tool)(nil),                      // 7: sallyport.policy.v1.Tool
-	(*Rule)(nil),                      // 8: sallyport.policy.v1.Rule
-	(*Block)(nil),                     // 9: sallyport.policy.v1.Block
-	(*ConnectorTool)(nil),             // 10: sallyport.policy.v1.ConnectorTool
-	(*Issuer)(nil),                    // 11: sallyport.policy.v1.Issuer
-	(*Directory)(nil),                 // 12: sallyport.policy.v1.Directory
-	(*UpstreamAuth_StaticHeader)(nil), // 13: sallyport.policy.v1.UpstreamAuth.StaticHeader
-	(*durationpb.Duration)(nil),       // 14: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
+	(Role)(0),                         // 3: sallyport.policy.v1.Role
+	(*Connector)(nil),                 // 4: sallyport.policy.v1.Connector
+	(*Consent)(nil),                   // 5: sallyport.policy.v1.Consent
+	(*Breaker)(nil),                   // 6: sallyport.policy.v1.Breaker
+	(*UpstreamAuth)(nil),              // 7: sallyport.policy.v1.UpstreamAuth
+	(*Tool)(nil),                      // 8: sallyport.policy.v1.Tool
+	(*Rule)(nil),                      // 9: sallyport.policy.v1.Rule
+	(*Block)(nil),                     // 10: sallyport.policy.v1.Block
+	(*ConnectorTool)(nil),             // 11: sallyport.policy.v1.ConnectorTool
+	(*Issuer)(nil),                    // 12: sallyport.policy.v1.Issuer
+	(*Directory)(nil),                 // 13: sallyport.policy.v1.Directory
+	(*UpstreamAuth_StaticHeader)(nil), // 14: sallyport.policy.v1.UpstreamAuth.StaticHeader
+	(*durationpb.Duration)(nil),       // 15: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 16: google.protobuf.Timestamp
 }
 var file_sallyport_policy_v1_policy_proto_depIdxs = []int32{
-	6,  // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
-	14, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
+	7,  // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
+	15, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
 	0,  // 2: sallyport.policy.v1.Connector.transport:type_name -> sallyport.policy.v1.Transport
-	14, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
-	4,  // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
-	5,  // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
-	14, // 6: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
-	13, // 7: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
+	15, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
+	5,  // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
+	6,  // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
+	15, // 6: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
+	14, // 7: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
 	1,  // 8: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
-	10, // 9: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
-	15, // 10: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
-	11, // 11: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
+	11, // 9: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
+	16, // 10: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
+	12, // 11: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
 	2,  // 12: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
 	13, // [13:13] is the sub-list for method output_type
 	13, // [13:13] is the sub-list for method input_type
@@ -1213,7 +1282,7 @@ func file_sallyport_policy_v1_policy_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_policy_v1_policy_proto_rawDesc), len(file_sallyport_policy_v1_policy_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      4,
 			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,

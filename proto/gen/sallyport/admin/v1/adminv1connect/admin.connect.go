@@ -2,7 +2,7 @@
 //
 // Source: sallyport/admin/v1/admin.proto
 
-// What admins and the CLI call. Every call carries an admin token as `Authorization: Bearer …`.
+// What admins and the CLI call. Every call carries an admin token as `Authorization: Bearer …`, whose role decides what it may call.
 // A change answers with the version of the log at which it is durable; see FleetAdminService for where it is enforced.
 package adminv1connect
 

@@ -1,0 +1,81 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/controlplane/internal/bearer"
+	"sallyport.dev/controlplane/internal/core"
+)
+
+// caller is who calls, and what they may do.
+type caller struct {
+	token *core.Token
+	// role is unspecified where the token can only be exchanged.
+	role policyv1.Role
+	// expires is zero for what is valid until it is revoked.
+	expires time.Time
+}
+
+func (c *caller) actor() *eventv1.Actor {
+	return &eventv1.Actor{Kind: eventv1.ActorKind_ACTOR_KIND_ADMIN, Id: c.token.ID.String(), Role: c.role}
+}
+
+type callerKey struct{}
+
+// callerOf is who calls, as the authenticator found.
+func callerOf(ctx context.Context) *caller {
+	c, _ := ctx.Value(callerKey{}).(*caller)
+	return c
+}
+
+// doors are the kinds of tokens that the API takes.
+var doors = []eventv1.TokenKind{
+	eventv1.TokenKind_TOKEN_KIND_ADMIN, eventv1.TokenKind_TOKEN_KIND_BOOTSTRAP, eventv1.TokenKind_TOKEN_KIND_BREAK_GLASS,
+}
+
+// identify says who shows a token, or returns nil.
+func (a *api) identify(token string) *caller {
+	state, now := a.Engine.State(), a.Now()
+	for _, kind := range doors {
+		if t := bearer.Check(state, kind, token, now); t != nil {
+			return &caller{token: t, role: t.Role, expires: t.ExpiresAt}
+		}
+	}
+	return nil
+}
+
+// admit says why a caller may not make a call, if so.
+func admit(c *caller, procedure string) error {
+	role, known := RoleFor(procedure)
+	kind, exchange := exchanges[procedure]
+	switch {
+	case !known:
+		return connect.NewError(connect.CodePermissionDenied, errors.New("nobody may make this call"))
+	case exchange && c.token.Kind != kind:
+		return connect.NewError(connect.CodePermissionDenied, fmt.Errorf("this call exchanges a %s token and takes no other", kindName(kind)))
+	case c.role >= role:
+		return nil
+	case c.role == policyv1.Role_ROLE_UNSPECIFIED:
+		return connect.NewError(connect.CodePermissionDenied, fmt.Errorf("a %s token is only exchanged for one that may do something: %s",
+			kindName(c.token.Kind), map[eventv1.TokenKind]string{
+				eventv1.TokenKind_TOKEN_KIND_BOOTSTRAP: "sallyport admins first-owner", eventv1.TokenKind_TOKEN_KIND_BREAK_GLASS: "sallyport break-glass open",
+			}[c.token.Kind]))
+	}
+	return connect.NewError(connect.CodePermissionDenied, fmt.Errorf("this needs the role %s, and yours is %s: ask an owner", roleName(role), roleName(c.role)))
+}
+
+func roleName(r policyv1.Role) string {
+	return strings.ToLower(strings.TrimPrefix(r.String(), "ROLE_"))
+}
+
+func kindName(k eventv1.TokenKind) string {
+	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(k.String(), "TOKEN_KIND_")), "_", "-")
+}

@@ -1,0 +1,82 @@
+package admin
+
+import (
+	"connectrpc.com/grpcreflect"
+	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+)
+
+const (
+	anyone  = policyv1.Role_ROLE_UNSPECIFIED // whoever shows a token that is valid
+	viewer  = policyv1.Role_ROLE_VIEWER
+	auditor = policyv1.Role_ROLE_AUDITOR
+	admin   = policyv1.Role_ROLE_ADMIN
+	owner   = policyv1.Role_ROLE_OWNER
+)
+
+// roles says which role each call needs. A call that is not here is let through for nobody: a test of the module says so.
+var roles = map[string]policyv1.Role{
+	adminv1connect.DirectoryServiceSetDirectoryProcedure:          admin,
+	adminv1connect.DirectoryServiceListDirectoriesProcedure:       viewer,
+	adminv1connect.DirectoryServiceListUsersProcedure:             viewer,
+	adminv1connect.DirectoryServiceGetUserProcedure:               viewer,
+	adminv1connect.DirectoryServiceRevokeSessionsProcedure:        admin,
+	adminv1connect.DirectoryServiceConfirmMembershipsProcedure:    admin,
+	adminv1connect.DirectoryServiceRebindUserProcedure:            admin,
+	adminv1connect.DirectoryServiceEraseUserProcedure:             admin,
+	adminv1connect.DirectoryServiceListErasuresProcedure:          viewer,
+	adminv1connect.DirectoryServiceListGroupsProcedure:            viewer,
+	adminv1connect.DirectoryServiceGetGroupProcedure:              viewer,
+	adminv1connect.DirectoryServiceGetProvisioningStatusProcedure: viewer,
+	adminv1connect.DirectoryServicePreviewMembersProcedure:        viewer,
+
+	adminv1connect.TokenServiceCreateTokenProcedure: admin,
+	adminv1connect.TokenServiceRotateTokenProcedure: admin,
+	adminv1connect.TokenServiceListTokensProcedure:  viewer,
+	adminv1connect.TokenServiceRevokeTokenProcedure: admin,
+
+	adminv1connect.ConnectorServiceListConnectorsProcedure:     viewer,
+	adminv1connect.ConnectorServiceGetConnectorProcedure:       viewer,
+	adminv1connect.ConnectorServiceRetireConnectorProcedure:    admin,
+	adminv1connect.ConnectorServiceSetConnectorSecretProcedure: admin,
+	adminv1connect.ConnectorServiceDiscoverCatalogueProcedure:  admin,
+	adminv1connect.ConnectorServiceApproveCatalogueProcedure:   admin,
+
+	adminv1connect.PolicyServiceApplyProcedure:       admin,
+	adminv1connect.PolicyServiceListGrantsProcedure:  viewer,
+	adminv1connect.PolicyServiceRemoveGrantProcedure: admin,
+	adminv1connect.PolicyServicePlaceBlockProcedure:  admin,
+	adminv1connect.PolicyServiceLiftBlockProcedure:   admin,
+	adminv1connect.PolicyServiceListBlocksProcedure:  viewer,
+	adminv1connect.PolicyServiceExplainProcedure:     viewer,
+
+	adminv1connect.FleetAdminServiceListProxiesProcedure: viewer,
+	adminv1connect.FleetAdminServiceGetReceiptProcedure:  viewer,
+
+	adminv1connect.AuditServiceSearchAuditProcedure: auditor,
+	adminv1connect.AuditServiceTailAuditProcedure:   auditor,
+
+	adminv1connect.AdminServiceWhoAmIProcedure:             anyone,
+	adminv1connect.AdminServiceBecomeFirstOwnerProcedure:   anyone,
+	adminv1connect.AdminServiceListAdminsProcedure:         viewer,
+	adminv1connect.AdminServiceNameAdminDirectoryProcedure: owner,
+	adminv1connect.AdminServiceSetGroupRoleProcedure:       owner,
+	adminv1connect.AdminServiceCreateBreakGlassProcedure:   owner,
+	adminv1connect.AdminServiceOpenBreakGlassProcedure:     anyone,
+
+	"/" + grpcreflect.ReflectV1ServiceName + "/ServerReflectionInfo":      viewer,
+	"/" + grpcreflect.ReflectV1AlphaServiceName + "/ServerReflectionInfo": viewer,
+}
+
+// exchanges are the calls that exchange a token of a kind that opens nothing else, and no other token.
+var exchanges = map[string]eventv1.TokenKind{
+	adminv1connect.AdminServiceBecomeFirstOwnerProcedure: eventv1.TokenKind_TOKEN_KIND_BOOTSTRAP,
+	adminv1connect.AdminServiceOpenBreakGlassProcedure:   eventv1.TokenKind_TOKEN_KIND_BREAK_GLASS,
+}
+
+// RoleFor is the role that a call needs; known is false for a call that nobody may make.
+func RoleFor(procedure string) (role policyv1.Role, known bool) {
+	role, known = roles[procedure]
+	return role, known
+}
