@@ -40,7 +40,7 @@ func TestUnwritableDataFolderIsSaidAtOnce(t *testing.T) {
 	}
 	for name, folder := range folders {
 		for program, args := range map[string][]string{
-			"control-plane": {controlPlaneProgram, "serve", "--data-dir", folder, "--scim-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--fleet-addr", "127.0.0.1:0"},
+			"control-plane": {controlPlaneProgram, "serve", "--data-dir", folder, "--scim-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--fleet-addr", "127.0.0.1:0", "--signin-addr", "127.0.0.1:0"},
 			"proxy": {proxyProgram, "serve", "--data-dir", folder, "--name", "p", "--region", "r", "--control-plane", "http://127.0.0.1:1",
 				"--token-file", token, "--listen", "127.0.0.1:0"},
 		} {

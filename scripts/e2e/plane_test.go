@@ -40,13 +40,14 @@ type controlPlane struct {
 	t                  testing.TB
 	dir                string
 	scim, admin, fleet string
+	signin             string
 	flags              []string
 }
 
 // newControlPlane starts one on a new folder. With more flags than one may want to give.
 func newControlPlane(t testing.TB, flags ...string) *controlPlane {
 	t.Helper()
-	c := &controlPlane{t: t, dir: t.TempDir(), flags: flags, scim: freeAddress(t), admin: freeAddress(t), fleet: freeAddress(t)}
+	c := &controlPlane{t: t, dir: t.TempDir(), flags: flags, scim: freeAddress(t), admin: freeAddress(t), fleet: freeAddress(t), signin: freeAddress(t)}
 	c.start()
 	return c
 }
@@ -56,7 +57,7 @@ func (c *controlPlane) data() string { return filepath.Join(c.dir, "control-plan
 // launch starts the process and does not wait for it.
 func (c *controlPlane) launch() {
 	c.t.Helper()
-	args := append([]string{"serve", "--data-dir", c.data(), "--scim-addr", c.scim, "--admin-addr", c.admin, "--fleet-addr", c.fleet}, c.flags...)
+	args := append([]string{"serve", "--data-dir", c.data(), "--scim-addr", c.scim, "--admin-addr", c.admin, "--fleet-addr", c.fleet, "--signin-addr", c.signin}, c.flags...)
 	p, err := quickstart.Start(c.dir, "control-plane", controlPlaneProgram, args...)
 	if err != nil {
 		c.t.Fatal(err)

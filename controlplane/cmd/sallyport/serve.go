@@ -47,6 +47,7 @@ type serveConfig struct {
 	fleetAddr        string
 	scimURL          string
 	tlsCert, tlsKey  string
+	signin           signinConfig
 	nats             natsconn.Config
 	lease, heartbeat time.Duration
 	logLevel         slog.Level
@@ -56,7 +57,7 @@ func serveCommand() *cobra.Command {
 	c := &serveConfig{}
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run a control plane", Args: cobra.NoArgs,
-		Long: "Run a control plane: SCIM, the admin API and the proxies' API, each on its own listener.\n\n" +
+		Long: "Run a control plane: SCIM, the admin API, the proxies' API and sign-in, each on its own listener.\n\n" +
 			"Without --nats-url it embeds the server that keeps its log, in --data-dir. While nobody owns\nthe installation, a start writes a bootstrap token to DATA-DIR/bootstrap-token: exchange it within the hour, by\nsallyport admins first-owner.",
 		Example: "  sallyport serve --data-dir ./data\n  sallyport serve --data-dir /var/lib/sallyport --nats-url nats://n1,nats://n2,nats://n3 --nats-credentials sallyport.creds",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), c) },
@@ -71,6 +72,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&c.fleetAddr, "fleet-addr", "127.0.0.1:7402", "where proxies reach the control plane")
 	f.StringVar(&c.scimURL, "scim-url", "", "public URL of the SCIM listener, for locations in answers (default: as requested)")
 	f.Float64Var(&c.scimRate, "scim-rate", 500, "SCIM requests a second that are taken of one token, on average; twice as many may come at once (0: any number)")
+	c.signin.flags(f)
 	f.StringVar(&c.tlsCert, "tls-cert", "", "certificate file: all listeners then speak TLS")
 	f.StringVar(&c.tlsKey, "tls-key", "", "key file of --tls-cert")
 	f.StringVar(&c.nats.URL, "nats-url", "", "URLs of an external NATS cluster, separated by commas (default: embedded)")
@@ -194,17 +196,23 @@ func (p *plane) run(ctx context.Context) error {
 
 	adminMux := http.NewServeMux()
 	adminMux.Handle("/", admin.NewHandler(admin.Config{
-		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Audit: p.audit, Activity: p.lately, Log: p.log,
+		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Audit: p.audit, Activity: p.lately,
+		SignInSecrets: p.vault, SignInURL: p.signinURL(), Log: p.log,
 	}))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
 
 	defer p.runAudit(ctx)()
+	signIn, err := p.signIn(ctx)
+	if err != nil {
+		return err
+	}
+
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var running sync.WaitGroup
 	defer running.Wait()
-	failed := make(chan error, 4)
+	failed := make(chan error, 5)
 	running.Go(func() { fleetServer.Run(ctx) })
 	running.Go(func() { p.eraser.Run(ctx) })
 	if bootstrap != uuid.Nil {
@@ -226,6 +234,7 @@ func (p *plane) run(ctx context.Context) error {
 		{"scim", p.scimAddr, scim.New(scim.Config{Engine: p.engine, BaseURL: p.scimURL, PerSecond: p.scimRate, Note: p.lately.Note, Log: p.log})},
 		{"admin", p.adminAddr, adminMux},
 		{"fleet", p.fleetAddr, fleetMux},
+		{"signin", p.signin.addr, signIn},
 	}
 	for _, l := range listeners {
 		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", l.addr)
@@ -234,7 +243,7 @@ func (p *plane) run(ctx context.Context) error {
 			return fmt.Errorf("the %s listener cannot be opened: %w; choose another with --%s-addr", l.name, err, l.name)
 		}
 		server := newServer(ctx, l.handler)
-		if l.name == "scim" { // the others have streams
+		if l.name == "scim" || l.name == "signin" { // the others have streams
 			server.ReadTimeout = time.Minute
 		}
 		running.Go(func() {

@@ -71,8 +71,11 @@ type Config struct {
 	Discoverer Discoverer
 	Audit      AuditStore
 	Activity   Activity
-	Now        func() time.Time
-	Log        *slog.Logger
+	// SignInSecrets keeps the secrets of clients at identity providers; SignInURL is where people sign in, for redirect URIs.
+	SignInSecrets SignInSecrets
+	SignInURL     string
+	Now           func() time.Time
+	Log           *slog.Logger
 }
 
 // maxRequest bounds a request: a policy of 1,000 grants is well below.
@@ -99,10 +102,12 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewFleetAdminServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAuditServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAdminServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewSignInServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
 		adminv1connect.PolicyServiceName, adminv1connect.FleetAdminServiceName, adminv1connect.AuditServiceName, adminv1connect.AdminServiceName,
+		adminv1connect.SignInServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

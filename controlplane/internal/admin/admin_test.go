@@ -83,6 +83,7 @@ func newSiteLogging(t *testing.T, log *slog.Logger) *site {
 	s.option = connect.WithInterceptors(bearerOf(s.token))
 	s.server = enginetest.Serve(t, admin.NewHandler(admin.Config{
 		Engine: p.Engine, Secrets: p.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Audit: records, Activity: s.activity, Log: log,
+		SignInSecrets: p.Vault, SignInURL: "https://sallyport.example",
 	}))
 	return s
 }

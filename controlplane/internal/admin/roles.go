@@ -65,6 +65,10 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.AdminServiceCreateBreakGlassProcedure:   owner,
 	adminv1connect.AdminServiceOpenBreakGlassProcedure:     anyone,
 
+	// Who says where people sign in says who they are, owners included.
+	adminv1connect.SignInServiceSetSignInProcedure:    owner,
+	adminv1connect.SignInServiceRemoveSignInProcedure: owner,
+
 	"/" + grpcreflect.ReflectV1ServiceName + "/ServerReflectionInfo":      viewer,
 	"/" + grpcreflect.ReflectV1AlphaServiceName + "/ServerReflectionInfo": viewer,
 }

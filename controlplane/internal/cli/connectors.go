@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -170,15 +169,9 @@ func secretsCommand(o *options) *cobra.Command {
 		Example: "  printf 'Bearer %s' \"$TOKEN\" | sallyport secrets set --connector salesforce",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var data []byte
-			var err error
-			if file == "" || file == "-" {
-				data, err = io.ReadAll(io.LimitReader(cmd.InOrStdin(), 64<<10))
-			} else {
-				data, err = os.ReadFile(file)
-			}
+			value, err := readSecret(cmd.InOrStdin(), cmp.Or(file, "-"))
 			if err != nil {
-				return usage("reading the secret: %w", err)
+				return err
 			}
 			if header != "" {
 				if err := o.wantHeader(cmd, connector, header); err != nil {
@@ -186,7 +179,7 @@ func secretsCommand(o *options) *cobra.Command {
 				}
 			}
 			return call(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.SetConnectorSecret,
-				&adminv1.SetConnectorSecretRequest{ConnectorId: connector, Value: strings.TrimRight(string(data), "\r\n")},
+				&adminv1.SetConnectorSecretRequest{ConnectorId: connector, Value: value},
 				func(r *adminv1.SetConnectorSecretResponse) table {
 					return line("the secret of %s is set at version %d", connector, r.GetVersion())
 				})

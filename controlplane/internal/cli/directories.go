@@ -54,19 +54,19 @@ func directoriesCommand(o *options) *cobra.Command {
 		Use: "list", Short: "List directories", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return call(cmd.Context(), o, adminv1connect.NewDirectoryServiceClient, adminv1connect.DirectoryServiceClient.ListDirectories, &adminv1.ListDirectoriesRequest{}, func(r *adminv1.ListDirectoriesResponse) table {
-				t := table{head: []string{"DIRECTORY", "MATCHED BY", "ISSUERS"}}
+				t := table{head: []string{"DIRECTORY", "MATCHED BY", "SIGN-IN AT", "ISSUERS"}}
 				for _, d := range r.GetDirectories() {
 					issuers := ""
 					for _, i := range d.GetIssuers() {
 						issuers += i.GetUrl() + " "
 					}
-					t.rows = append(t.rows, []string{d.GetId(), lower(d.GetMatchAttribute(), "MATCH_ATTRIBUTE_"), dash(issuers)})
+					t.rows = append(t.rows, []string{d.GetId(), lower(d.GetMatchAttribute(), "MATCH_ATTRIBUTE_"), dash(d.GetSignIn().GetIssuer()), dash(issuers)})
 				}
 				return t
 			})
 		},
 	}
-	return parent("directories", "Identity providers' populations", set, list)
+	return parent("directories", "Identity providers' populations", set, list, signInCommand(o))
 }
 
 // pageFlags are the flags of commands that list.

@@ -69,6 +69,7 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"StartLog":           decode[StartLog],
 	"RaiseFeatureLevel":  decode[RaiseFeatureLevel],
 	"SetDirectory":       decode[SetDirectory],
+	"SetSignIn":          decode[SetSignIn],
 	"CreateUser":         decode[CreateUser],
 	"UpdateUser":         decode[UpdateUser],
 	"DeleteUser":         decode[DeleteUser],

@@ -4,6 +4,7 @@ import (
 	"iter"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
@@ -11,7 +12,7 @@ import (
 // maxDirectories bounds what a fork costs.
 const maxDirectories = 100
 
-// SetDirectory creates a directory or replaces its settings.
+// SetDirectory creates a directory or replaces its settings, but for how its people sign in: see SetSignIn.
 type SetDirectory struct {
 	Directory message[*policyv1.Directory]
 }
@@ -22,8 +23,12 @@ func NewSetDirectory(d *policyv1.Directory) SetDirectory {
 }
 
 func (c SetDirectory) decide(s *State, env Env) ([]*eventv1.Event, error) {
-	d := c.Directory.M
+	d := proto.CloneOf(c.Directory.M)
 	old, known := s.populations[d.GetId()]
+	d.SignIn = nil
+	if known {
+		d.SignIn = old.directory.GetSignIn()
+	}
 	switch {
 	case d.GetId() == "":
 		return nil, refuseField(InvalidArgument, "id", "a directory needs an id, such as \"okta\"")

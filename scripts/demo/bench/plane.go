@@ -46,7 +46,7 @@ func scimClient() *http.Client {
 // startPlane starts a control plane with a directory.
 func (m *scimRun) startPlane(ctx context.Context, name string) (*plane, error) {
 	p := &plane{run: m, name: name, addrs: map[string]string{}}
-	for _, port := range []string{"scim", "admin", "fleet", "proxy"} {
+	for _, port := range []string{"scim", "admin", "fleet", "signin", "proxy"} {
 		addr, err := freeAddress(ctx)
 		if err != nil {
 			return nil, err
@@ -80,7 +80,7 @@ func (p *plane) dir() string { return p.run.folder(p.name) }
 func (p *plane) start(ctx context.Context) error {
 	var err error
 	p.process, err = quickstart.Start(p.run.dir, "control-plane-"+p.name, p.run.ControlPlane, "serve", "--data-dir", p.dir(),
-		"--scim-rate", "0", "--scim-addr", p.addrs["scim"], "--admin-addr", p.addrs["admin"], "--fleet-addr", p.addrs["fleet"])
+		"--scim-rate", "0", "--scim-addr", p.addrs["scim"], "--admin-addr", p.addrs["admin"], "--fleet-addr", p.addrs["fleet"], "--signin-addr", p.addrs["signin"])
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // portNames are what listens, as --ports names it.
-var portNames = []string{"scim", "admin", "fleet", "nats", "okta", "us-east", "eu-west"}
+var portNames = []string{"scim", "admin", "fleet", "signin", "nats", "okta", "us-east", "eu-west"}
 
 // ParsePorts reads "scim=8081,admin=8082,…". Ports that are not named are chosen free.
 func ParsePorts(text string) (map[string]int, error) {

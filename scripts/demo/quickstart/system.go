@@ -131,7 +131,8 @@ func (s *system) startOkta(ctx context.Context) error {
 func (s *system) startControlPlane(ctx context.Context) error {
 	dir := filepath.Join(s.dir, "control-plane")
 	p, err := s.start("control-plane", s.bin.controlPlane, "serve", "--data-dir", dir,
-		"--scim-addr", s.addrs["scim"], "--admin-addr", s.addrs["admin"], "--fleet-addr", s.addrs["fleet"], "--nats-listen", s.addrs["nats"])
+		"--scim-addr", s.addrs["scim"], "--admin-addr", s.addrs["admin"], "--fleet-addr", s.addrs["fleet"], "--signin-addr", s.addrs["signin"],
+		"--nats-listen", s.addrs["nats"])
 	if err != nil {
 		return err
 	}

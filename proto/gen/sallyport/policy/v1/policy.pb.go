@@ -1004,8 +1004,10 @@ type Directory struct {
 	MatchAttribute MatchAttribute `protobuf:"varint,3,opt,name=match_attribute,json=matchAttribute,proto3,enum=sallyport.policy.v1.MatchAttribute" json:"match_attribute,omitempty"`
 	// Keep a reactivated person's old memberships instead of holding them until they are asserted again. Default: hold.
 	KeepMemberships bool `protobuf:"varint,4,opt,name=keep_memberships,json=keepMemberships,proto3" json:"keep_memberships,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// How the directory's people sign in with a browser. Absent: they cannot.
+	SignIn        *SignIn `protobuf:"bytes,10,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Directory) Reset() {
@@ -1066,6 +1068,204 @@ func (x *Directory) GetKeepMemberships() bool {
 	return false
 }
 
+func (x *Directory) GetSignIn() *SignIn {
+	if x != nil {
+		return x.SignIn
+	}
+	return nil
+}
+
+// SignIn is how a directory's people sign in with a browser: OpenID Connect, authorization code with PKCE and nonce.
+type SignIn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The OpenID provider's issuer identifier: https, or http on loopback.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// The client's id at the provider.
+	ClientId string `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// The name in the vault of the client's secret. Empty: a public client.
+	SecretId string `protobuf:"bytes,3,opt,name=secret_id,json=secretId,proto3" json:"secret_id,omitempty"`
+	// Scopes to ask for beside openid.
+	Scopes []string `protobuf:"bytes,4,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Domains of email addresses by which people are led to this directory; they grant nothing.
+	EmailDomains []string `protobuf:"bytes,5,rep,name=email_domains,json=emailDomains,proto3" json:"email_domains,omitempty"`
+	// The claim of the ID token that equals the directory's matching attribute. Default: "sub".
+	UserClaim string `protobuf:"bytes,6,opt,name=user_claim,json=userClaim,proto3" json:"user_claim,omitempty"`
+	// What people choose by, where there are several directories. Default: the directory's id.
+	Title string `protobuf:"bytes,7,opt,name=title,proto3" json:"title,omitempty"`
+	// Whom to ask for access, as pages say it. Default: "your administrator".
+	Contact string `protobuf:"bytes,8,opt,name=contact,proto3" json:"contact,omitempty"`
+	// How long a browser stays signed in. Default: 8 hours.
+	Session *durationpb.Duration `protobuf:"bytes,9,opt,name=session,proto3" json:"session,omitempty"`
+	// What each sign-in must be like, whatever it is for.
+	Assurance     *Assurance `protobuf:"bytes,10,opt,name=assurance,proto3" json:"assurance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignIn) Reset() {
+	*x = SignIn{}
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignIn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignIn) ProtoMessage() {}
+
+func (x *SignIn) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
+func (*SignIn) Descriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SignIn) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *SignIn) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *SignIn) GetSecretId() string {
+	if x != nil {
+		return x.SecretId
+	}
+	return ""
+}
+
+func (x *SignIn) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *SignIn) GetEmailDomains() []string {
+	if x != nil {
+		return x.EmailDomains
+	}
+	return nil
+}
+
+func (x *SignIn) GetUserClaim() string {
+	if x != nil {
+		return x.UserClaim
+	}
+	return ""
+}
+
+func (x *SignIn) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *SignIn) GetContact() string {
+	if x != nil {
+		return x.Contact
+	}
+	return ""
+}
+
+func (x *SignIn) GetSession() *durationpb.Duration {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *SignIn) GetAssurance() *Assurance {
+	if x != nil {
+		return x.Assurance
+	}
+	return nil
+}
+
+// Assurance is how strongly a person must have signed in (OpenID Connect Core 1.0, section 2; RFC 9470).
+type Assurance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Authentication contexts (`acr`), of which one must be the sign-in's. Empty: any.
+	Acr []string `protobuf:"bytes,1,rep,name=acr,proto3" json:"acr,omitempty"`
+	// Authentication methods (`amr`), all of which must have been used, such as "mfa" (RFC 8176).
+	Amr []string `protobuf:"bytes,2,rep,name=amr,proto3" json:"amr,omitempty"`
+	// How long ago the person may have signed in at the provider (`auth_time`). Absent: as long as the session lives.
+	MaxAge        *durationpb.Duration `protobuf:"bytes,3,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Assurance) Reset() {
+	*x = Assurance{}
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Assurance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Assurance) ProtoMessage() {}
+
+func (x *Assurance) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Assurance.ProtoReflect.Descriptor instead.
+func (*Assurance) Descriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Assurance) GetAcr() []string {
+	if x != nil {
+		return x.Acr
+	}
+	return nil
+}
+
+func (x *Assurance) GetAmr() []string {
+	if x != nil {
+		return x.Amr
+	}
+	return nil
+}
+
+func (x *Assurance) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
 // StaticHeader names the header; its value lies in the vault.
 type UpstreamAuth_StaticHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1077,7 +1277,7 @@ type UpstreamAuth_StaticHeader struct {
 
 func (x *UpstreamAuth_StaticHeader) Reset() {
 	*x = UpstreamAuth_StaticHeader{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +1289,7 @@ func (x *UpstreamAuth_StaticHeader) String() string {
 func (*UpstreamAuth_StaticHeader) ProtoMessage() {}
 
 func (x *UpstreamAuth_StaticHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,12 +1378,32 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\x03url\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xf4\x032\x13^https?://[^?#\\s]+$R\x03url\x12$\n" +
 	"\baudience\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\baudience\x12&\n" +
 	"\n" +
-	"user_claim\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18dR\tuserClaim\"\x82\x02\n" +
+	"user_claim\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18dR\tuserClaim\"\xb8\x02\n" +
 	"\tDirectory\x121\n" +
 	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x18(2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\x02id\x12?\n" +
 	"\aissuers\x18\x02 \x03(\v2\x1b.sallyport.policy.v1.IssuerB\b\xbaH\x05\x92\x01\x02\x10\x14R\aissuers\x12V\n" +
 	"\x0fmatch_attribute\x18\x03 \x01(\x0e2#.sallyport.policy.v1.MatchAttributeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x0ematchAttribute\x12)\n" +
-	"\x10keep_memberships\x18\x04 \x01(\bR\x0fkeepMemberships*X\n" +
+	"\x10keep_memberships\x18\x04 \x01(\bR\x0fkeepMemberships\x124\n" +
+	"\asign_in\x18\n" +
+	" \x01(\v2\x1b.sallyport.policy.v1.SignInR\x06signIn\"\xcf\x04\n" +
+	"\x06SignIn\x12y\n" +
+	"\x06issuer\x18\x01 \x01(\tBa\xbaH^r\\\x18\xf4\x032W^(https://[^/?#@\\s]+|http://(127[.]0[.]0[.]1|localhost|\\[::1\\])(:[0-9]+)?)(/[^?#\\s]*)?$R\x06issuer\x12'\n" +
+	"\tclient_id\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\bclientId\x12\x1b\n" +
+	"\tsecret_id\x18\x03 \x01(\tR\bsecretId\x12<\n" +
+	"\x06scopes\x18\x04 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x14\x18\x01\"\x18r\x162\x14^[!#-\\[\\]-~]{1,100}$R\x06scopes\x12U\n" +
+	"\remail_domains\x18\x05 \x03(\tB0\xbaH-\x92\x01*\x10\xc8\x01\x18\x01\"#r!\x18\xfd\x012\x1c^[a-z0-9-]+([.][a-z0-9-]+)+$R\femailDomains\x12&\n" +
+	"\n" +
+	"user_claim\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18dR\tuserClaim\x12\x1d\n" +
+	"\x05title\x18\a \x01(\tB\a\xbaH\x04r\x02\x18dR\x05title\x12\"\n" +
+	"\acontact\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\acontact\x12F\n" +
+	"\asession\x18\t \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b<R\asession\x12<\n" +
+	"\tassurance\x18\n" +
+	" \x01(\v2\x1e.sallyport.policy.v1.AssuranceR\tassurance\"\xc2\x01\n" +
+	"\tAssurance\x126\n" +
+	"\x03acr\x18\x01 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x14\x18\x01\"\x18r\x162\x14^[!#-\\[\\]-~]{1,200}$R\x03acr\x126\n" +
+	"\x03amr\x18\x02 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x14\x18\x01\"\x18r\x162\x14^[!#-\\[\\]-~]{1,200}$R\x03amr\x12E\n" +
+	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b\x01R\x06maxAge*X\n" +
 	"\tTransport\x12\x19\n" +
 	"\x15TRANSPORT_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19TRANSPORT_STREAMABLE_HTTP\x10\x01\x12\x11\n" +
@@ -1220,7 +1440,7 @@ func file_sallyport_policy_v1_policy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_sallyport_policy_v1_policy_proto_goTypes = []any{
 	(Transport)(0),                    // 0: sallyport.policy.v1.Transport
 	(Kind)(0),                         // 1: sallyport.policy.v1.Kind
@@ -1236,29 +1456,35 @@ var file_sallyport_policy_v1_policy_proto_goTypes = []any{
 	(*ConnectorTool)(nil),             // 11: sallyport.policy.v1.ConnectorTool
 	(*Issuer)(nil),                    // 12: sallyport.policy.v1.Issuer
 	(*Directory)(nil),                 // 13: sallyport.policy.v1.Directory
-	(*UpstreamAuth_StaticHeader)(nil), // 14: sallyport.policy.v1.UpstreamAuth.StaticHeader
-	(*durationpb.Duration)(nil),       // 15: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 16: google.protobuf.Timestamp
+	(*SignIn)(nil),                    // 14: sallyport.policy.v1.SignIn
+	(*Assurance)(nil),                 // 15: sallyport.policy.v1.Assurance
+	(*UpstreamAuth_StaticHeader)(nil), // 16: sallyport.policy.v1.UpstreamAuth.StaticHeader
+	(*durationpb.Duration)(nil),       // 17: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 18: google.protobuf.Timestamp
 }
 var file_sallyport_policy_v1_policy_proto_depIdxs = []int32{
 	7,  // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
-	15, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
+	17, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
 	0,  // 2: sallyport.policy.v1.Connector.transport:type_name -> sallyport.policy.v1.Transport
-	15, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
+	17, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
 	5,  // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
 	6,  // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
-	15, // 6: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
-	14, // 7: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
+	17, // 6: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
+	16, // 7: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
 	1,  // 8: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
 	11, // 9: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
-	16, // 10: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
+	18, // 10: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
 	12, // 11: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
 	2,  // 12: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	14, // 13: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
+	17, // 14: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
+	15, // 15: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
+	17, // 16: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_policy_v1_policy_proto_init() }
@@ -1283,7 +1509,7 @@ func file_sallyport_policy_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_policy_v1_policy_proto_rawDesc), len(file_sallyport_policy_v1_policy_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
