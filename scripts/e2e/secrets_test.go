@@ -60,12 +60,16 @@ func TestSecretsAreNowhereInTheClear(t *testing.T) {
 	if status, _, body := post(t, p, token, nil, goodCall); status != http.StatusOK {
 		t.Fatalf("%d %s", status, body)
 	}
+	w.cp.must("vault", "rotate")
+	if res := s.Call(t.Context(), "salesforce__query_records", map[string]any{"object": "Account"}); !res.OK {
+		t.Fatalf("the call after the vault's keys were rotated: %s", res.Text)
+	}
 	eventually(t, func() error {
 		got, err := w.audit(&adminv1.AuditFilter{Person: ada})
 		if err != nil {
 			return err
 		}
-		return got.twoPhases(3)
+		return got.twoPhases(4)
 	})
 	out, err := w.cp.Run(t.Context(), "audit", "search", "--person", ada, "-o", "json")
 	if err != nil {

@@ -50,6 +50,7 @@ type serveConfig struct {
 	signin           signinConfig
 	nats             natsconn.Config
 	lease, heartbeat time.Duration
+	vaultKeys        []string
 	logLevel         slog.Level
 }
 
@@ -65,6 +66,7 @@ func serveCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.dataDir, "data-dir", "sallyport-data", "folder for the log (embedded), the key-encryption key and checkpoints")
 	f.StringVar(&c.erasedList, "erased-list", "", "file with the ids of people who were erased, to be kept apart from backups (default DATA-DIR/erased-people)")
+	f.StringSliceVar(&c.vaultKeys, "vault-key", nil, "what seals the vault's keys: file:PATH, env:NAME (see sallyport vault new-key) or hcvault://HOST/MOUNT/keys/NAME (HashiCorp Vault transit, with VAULT_TOKEN or VAULT_TOKEN_FILE); several: the first seals, all open (default file:DATA-DIR/key-encryption-key.json)")
 	f.BoolVar(&c.sealAudit, "seal-audit", false, "seal what audit says of a person (arguments, results, address) so that it goes when they are erased; JetStream consumers cannot read it")
 	f.BoolVar(&c.recoverOwner, "recover-owner", false, "make a bootstrap token though there are owners, for the day on which none of them can get in")
 	f.StringVar(&c.scimAddr, "scim-addr", "127.0.0.1:7400", "where directories reach SCIM")
@@ -140,7 +142,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 	if err != nil {
 		return closeAll, err
 	}
-	if p.vault, err = vault.Open(ctx, secrets, vault.Config{KeyFile: filepath.Join(p.dataDir, "key-encryption-key.json"), Log: p.log}); err != nil {
+	if p.vault, err = vault.Open(ctx, secrets, vault.Config{Keys: p.keysOfVault(), Log: p.log}); err != nil {
 		return closeAll, err
 	}
 	shared, err := kv.Open(ctx, p.conn.Conn, kv.Config{Bucket: "SALLYPORT_SHARED", Replicas: replicas})
@@ -197,7 +199,7 @@ func (p *plane) run(ctx context.Context) error {
 	adminMux := http.NewServeMux()
 	adminMux.Handle("/", admin.NewHandler(admin.Config{
 		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Audit: p.audit, Activity: p.lately,
-		SignInSecrets: p.vault, SignInURL: p.signinURL(), Log: p.log,
+		SignInSecrets: p.vault, SignInURL: p.signinURL(), Vault: vaultKeys{p.vault}, Log: p.log,
 	}))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
@@ -219,9 +221,7 @@ func (p *plane) run(ctx context.Context) error {
 		running.Go(func() { p.forgetBootstrap(ctx, bootstrap) })
 	}
 	running.Go(func() { p.lately.Run(ctx) })
-	if !p.conn.Embedded() {
-		running.Go(func() { p.vault.Run(ctx) }) // others may destroy keys that are in memory here
-	}
+	running.Go(func() { p.vault.Run(ctx) })
 	running.Go(func() {
 		if err := p.roster.Run(ctx); err != nil {
 			failed <- err

@@ -71,6 +71,7 @@ type Config struct {
 	Discoverer Discoverer
 	Audit      AuditStore
 	Activity   Activity
+	Vault      Vault
 	// SignInSecrets keeps the secrets of clients at identity providers; SignInURL is where people sign in, for redirect URIs.
 	SignInSecrets SignInSecrets
 	SignInURL     string
@@ -103,11 +104,13 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewAuditServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAdminServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewSignInServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewVaultServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
 		adminv1connect.PolicyServiceName, adminv1connect.FleetAdminServiceName, adminv1connect.AuditServiceName, adminv1connect.AdminServiceName,
 		adminv1connect.SignInServiceName,
+		adminv1connect.VaultServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

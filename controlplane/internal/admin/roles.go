@@ -57,6 +57,9 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.AuditServiceSearchAuditProcedure: auditor,
 	adminv1connect.AuditServiceTailAuditProcedure:   auditor,
 
+	adminv1connect.VaultServiceRotateVaultKeyProcedure: owner,
+	adminv1connect.VaultServiceGetVaultStatusProcedure: viewer,
+
 	adminv1connect.AdminServiceWhoAmIProcedure:             anyone,
 	adminv1connect.AdminServiceBecomeFirstOwnerProcedure:   anyone,
 	adminv1connect.AdminServiceListAdminsProcedure:         viewer,

@@ -22,7 +22,7 @@ func TestWhatIsSealedForAPersonGoesWithThePerson(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := vault.Open(within(t), secrets, vault.Config{KeyFile: filepath.Join(t.TempDir(), "kek.json")})
+	keys, err := vault.Open(within(t), secrets, vault.Config{Keys: []string{"file:" + filepath.Join(t.TempDir(), "kek.json")}})
 	if err != nil {
 		t.Fatal(err)
 	}

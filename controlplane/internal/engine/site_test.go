@@ -46,7 +46,7 @@ func newParts(t failer, conn *natsconn.Conn, dir string, replicas int) parts {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := vault.Open(ctx, secrets, vault.Config{KeyFile: filepath.Join(dir, "kek.json")})
+	v, err := vault.Open(ctx, secrets, vault.Config{Keys: []string{"file:" + filepath.Join(dir, "kek.json")}})
 	if err != nil {
 		t.Fatal(err)
 	}

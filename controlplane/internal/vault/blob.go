@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,9 +19,9 @@ func blobBinding(name string) []byte { return []byte("blob\x00" + name) }
 // Closing it does not close w.
 func (v *Vault) SealBlob(w io.Writer, name string) (io.WriteCloser, error) {
 	key := newKey()
-	wrapped, err := v.kek.Encrypt(key[:], blobBinding(name))
+	wrapped, err := v.ring.wrap(context.Background(), key, blobBinding(name))
 	if err != nil {
-		return nil, fmt.Errorf("wrapping a blob's key: %w", err)
+		return nil, err
 	}
 	head := binary.BigEndian.AppendUint16(nil, uint16(len(wrapped)))
 	if _, err := w.Write(append(head, wrapped...)); err != nil {
@@ -33,7 +34,8 @@ func (v *Vault) SealBlob(w io.Writer, name string) (io.WriteCloser, error) {
 	return c.NewEncryptingWriter(w, blobBinding(name))
 }
 
-// OpenBlob returns a reader of what SealBlob sealed for a name. It fails where a byte was changed or is missing.
+// OpenBlob returns a reader of what SealBlob sealed for a name. It fails where a byte was changed or is missing, and where the key-encryption
+// key of that time is no more: a blob can be made again.
 func (v *Vault) OpenBlob(r io.Reader, name string) (io.Reader, error) {
 	var size [2]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
@@ -43,7 +45,7 @@ func (v *Vault) OpenBlob(r io.Reader, name string) (io.Reader, error) {
 	if _, err := io.ReadFull(r, wrapped); err != nil {
 		return nil, fmt.Errorf("reading a blob: %w", err)
 	}
-	key, err := v.unwrap(wrapped, blobBinding(name))
+	key, err := v.ring.unwrap(context.Background(), wrapped, blobBinding(name))
 	if err != nil {
 		return nil, err
 	}

@@ -50,9 +50,9 @@ func (v *Vault) ensure(ctx context.Context, people []uuid.UUID) error {
 	batch := make([]kv.KeyValue, 0, len(people))
 	for _, id := range people {
 		key := newKey()
-		wrapped, err := v.kek.Encrypt(key[:], personBinding(id))
+		wrapped, err := v.ring.wrap(ctx, key, personBinding(id))
 		if err != nil {
-			return fmt.Errorf("wrapping a person's key: %w", err)
+			return err
 		}
 		keys[id], made[personName(id)] = key, id
 		batch = append(batch, kv.KeyValue{Key: personName(id), Value: wrapped})
@@ -96,7 +96,7 @@ func (v *Vault) adopt(ctx context.Context, names []string) (map[string]bool, err
 		if e.Revision == 0 {
 			continue // gone again
 		}
-		if err := v.keep(e, era); err != nil {
+		if err := v.keep(ctx, e, era); err != nil {
 			return nil, err
 		}
 		there[e.Key] = true
@@ -105,12 +105,12 @@ func (v *Vault) adopt(ctx context.Context, names []string) (map[string]bool, err
 }
 
 // keep unwraps a person's key as it lies in the store, and caches it.
-func (v *Vault) keep(e kv.Entry, era uint64) error {
+func (v *Vault) keep(ctx context.Context, e kv.Entry, era uint64) error {
 	id, err := uuid.Parse(e.Key[len(personPrefix):])
 	if err != nil {
 		return fmt.Errorf("the vault holds a person's key under the name %q: %w", e.Key, err)
 	}
-	key, err := v.unwrap(e.Value, personBinding(id))
+	key, err := v.ring.unwrap(ctx, e.Value, personBinding(id))
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (v *Vault) personKey(ctx context.Context, id uuid.UUID) (*dataKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading a person's key: %w", err)
 	}
-	key, err := v.unwrap(e.Value, personBinding(id))
+	key, err := v.ring.unwrap(ctx, e.Value, personBinding(id))
 	if err != nil {
 		return nil, err
 	}
@@ -142,15 +142,14 @@ func (v *Vault) personKey(ctx context.Context, id uuid.UUID) (*dataKey, error) {
 // Preload reads people's keys in one pass, for a start that opens many seals.
 func (v *Vault) Preload(ctx context.Context) error {
 	era := v.people.now()
-	if err := v.store.Each(ctx, personPrefix, func(e kv.Entry) error { return v.keep(e, era) }); err != nil {
+	if err := v.store.Each(ctx, personPrefix, func(e kv.Entry) error { return v.keep(ctx, e, era) }); err != nil {
 		return fmt.Errorf("reading people's keys: %w", err)
 	}
 	return nil
 }
 
-// Run forgets keys that other control planes destroy, until ctx ends. It must run while the vault is used
-// where there is more than one of them.
-func (v *Vault) Run(ctx context.Context) {
+// hear forgets keys that other control planes destroy, until ctx ends.
+func (v *Vault) hear(ctx context.Context) {
 	for ctx.Err() == nil {
 		// What was destroyed before the watch began is not told, so nothing from before it is believed.
 		err := v.store.Changes(ctx, personPrefix, v.people.forgetAll, func(e kv.Entry) error {

@@ -145,7 +145,7 @@ func TestAKeyThatWasReadBeforeItWasDestroyedIsNotKept(t *testing.T) {
 	if err := v.DestroyKey(within(t), id); err != nil {
 		t.Fatal(err)
 	}
-	if err := v.keep(e, era); err != nil { // the reader is slow
+	if err := v.keep(within(t), e, era); err != nil { // the reader is slow
 		t.Fatal(err)
 	}
 	if _, ok := v.people.get(id); ok {
@@ -155,7 +155,7 @@ func TestAKeyThatWasReadBeforeItWasDestroyedIsNotKept(t *testing.T) {
 
 func TestTheCacheIsBoundedAndWhatItLacksIsRead(t *testing.T) {
 	s, ids := newSite(t), people(1000)
-	v, err := Open(within(t), s.store, Config{KeyFile: s.keyFile, CachedKeys: 100})
+	v, err := Open(within(t), s.store, Config{Keys: []string{"file:" + s.keyFile}, CachedKeys: 100})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ func newSite(t testing.TB) site {
 // open opens the vault, as one more control plane does.
 func (s site) open(t testing.TB) *Vault {
 	t.Helper()
-	v, err := Open(within(t), s.store, Config{KeyFile: s.keyFile})
+	v, err := Open(within(t), s.store, Config{Keys: []string{"file:" + s.keyFile}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +152,7 @@ func TestAVaultRefusesKeysThatAreNotItsOwn(t *testing.T) {
 			if err := c.prepare(path); err != nil {
 				t.Fatal(err)
 			}
-			_, err := Open(within(t), s.store, Config{KeyFile: path})
+			_, err := Open(within(t), s.store, Config{Keys: []string{"file:" + path}})
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("got %v, want it to say %q", err, c.want)
 			}

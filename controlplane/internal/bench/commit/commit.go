@@ -108,7 +108,7 @@ func open(ctx context.Context, conn *natsconn.Conn, dir string) (*engine.Engine,
 	if err != nil {
 		return nil, err
 	}
-	v, err := vault.Open(ctx, store, vault.Config{KeyFile: filepath.Join(dir, "kek.json")})
+	v, err := vault.Open(ctx, store, vault.Config{Keys: []string{"file:" + filepath.Join(dir, "kek.json")}})
 	if err != nil {
 		return nil, err
 	}

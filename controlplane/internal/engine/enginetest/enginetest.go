@@ -57,7 +57,7 @@ func New(t testing.TB) *Plane {
 	p.Conn = natstest.Open(t, natsconn.Config{DataDir: p.Dir})
 	secrets, err := kv.Open(ctx, p.Conn.Conn, kv.Config{Bucket: "VAULT"})
 	Must(t, err)
-	p.Vault, err = vault.Open(ctx, secrets, vault.Config{KeyFile: filepath.Join(p.Dir, "key-encryption-key.json"), Log: p.Log})
+	p.Vault, err = vault.Open(ctx, secrets, vault.Config{Keys: []string{"file:" + filepath.Join(p.Dir, "key-encryption-key.json")}, Log: p.Log})
 	Must(t, err)
 	p.Shared, err = kv.Open(ctx, p.Conn.Conn, kv.Config{Bucket: "SHARED"})
 	Must(t, err)
