@@ -58,6 +58,8 @@ type serveConfig struct {
 	traceRatio    float64
 	tlsCert       string
 	tlsKey        string
+	drainDelay    time.Duration
+	drain         time.Duration
 	logLevel      slog.Level
 }
 
@@ -98,6 +100,8 @@ func serveCommand() *cobra.Command {
 	f.Float64Var(&c.traceRatio, "trace-ratio", 0.01, "part of the calls without a trace of the agent's own that are traced, 0 to 1")
 	f.StringVar(&c.tlsCert, "tls-cert", "", "certificate file: the proxy then speaks TLS")
 	f.StringVar(&c.tlsKey, "tls-key", "", "key file of --tls-cert")
+	f.DurationVar(&c.drainDelay, "drain-delay", 0, "how long the proxy goes on to take requests after it was asked to stop, while /readyz says that it is not ready: as long as load balancers take to see that")
+	f.DurationVar(&c.drain, "drain", 30*time.Second, "how long calls in flight may take to end after that")
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	for _, required := range []string{"name", "region", "control-plane"} {
 		_ = cmd.MarkFlagRequired(required)
@@ -254,7 +258,7 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 		defer server.Close() //nolint:errcheck // nobody waits for what it says
 		log.Info("metrics", "address", admin.Addr().String())
 	}
-	return c.listenAndServe(ctx, log, front, listener)
+	return c.listenAndServe(ctx, log, front, patientListener{listener})
 }
 
 func hostOf(raw string) string {
@@ -279,11 +283,11 @@ func sweep(ctx context.Context, pool *upstream.Pool) {
 	}
 }
 
-func (c *serveConfig) listenAndServe(ctx context.Context, log *slog.Logger, h http.Handler, listener net.Listener) error {
+func (c *serveConfig) listenAndServe(ctx context.Context, log *slog.Logger, front *gateway.Gateway, listener net.Listener) error {
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	server := &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: front, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return requests },
 	}
 	failed := make(chan error, 1)
@@ -302,10 +306,18 @@ func (c *serveConfig) listenAndServe(ctx context.Context, log *slog.Logger, h ht
 		return fmt.Errorf("serving: %w", err)
 	case <-ctx.Done():
 	}
-	grace, done := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
+	front.Leave()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving: %w", err)
+	case <-time.After(c.drainDelay):
+	}
+	front.EndStreams()
+	grace, done := context.WithTimeout(context.WithoutCancel(ctx), c.drain)
 	defer done()
 	if server.Shutdown(grace) != nil {
-		cut() // streams stay open until they are told
+		log.Warn("calls were cut that did not end in time", "after", c.drain)
+		cut()
 		_ = server.Close()
 	}
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
@@ -314,5 +326,5 @@ func (c *serveConfig) listenAndServe(ctx context.Context, log *slog.Logger, h ht
 	return nil
 }
 
-// drainFor is how long calls in flight may take to end when the proxy is asked to stop.
+// drainFor is how long may be taken to tell others that the proxy stops.
 const drainFor = 5 * time.Second

@@ -104,6 +104,7 @@ type Gateway struct {
 	ended   *endedSessions
 	mux     *http.ServeMux
 
+	leaving  atomic.Bool
 	refusals refusals
 	lists    kept
 	hidden   []string // names; the subscription's alone
@@ -254,10 +255,19 @@ func (g *Gateway) Hidden() int {
 func (g *Gateway) Ready(w http.ResponseWriter, r *http.Request) { g.ready(w, r) }
 
 // ServeHTTP answers a request.
-func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.mux.ServeHTTP(w, r) }
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if g.leaving.Load() {
+		w.Header().Set("Connection", "close")
+	}
+	g.mux.ServeHTTP(w, r)
+}
 
 // ready says whether calls can be decided and recorded.
 func (g *Gateway) ready(w http.ResponseWriter, _ *http.Request) {
+	if g.leaving.Load() {
+		http.Error(w, "not ready: "+errLeaving.Error(), http.StatusServiceUnavailable)
+		return
+	}
 	if _, err := g.Replica.Usable(g.Now()); err != nil {
 		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
 		return

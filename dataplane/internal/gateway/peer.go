@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,10 +35,33 @@ const (
 type peers struct {
 	by        atomic.Pointer[map[string]*url.URL]
 	transport *http.Transport
+
+	mu sync.Mutex
+	// gone are those that could not be reached or are about to stop, and until when nothing is sent to them.
+	gone map[string]time.Time
+}
+
+// goneFor is how long nothing is sent to a proxy that could not be reached or was about to stop.
+const goneFor = 15 * time.Second
+
+func (p *peers) avoid(name string, until time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gone[name] = until
+}
+
+func (p *peers) avoided(name string, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	until, ok := p.gone[name]
+	if ok && now.After(until) {
+		delete(p.gone, name)
+	}
+	return ok && !now.After(until)
 }
 
 func newPeers(c Config) *peers {
-	p := &peers{transport: &http.Transport{
+	p := &peers{gone: map[string]time.Time{}, transport: &http.Transport{
 		DialContext: (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext, TLSClientConfig: c.PeerTLS,
 		TLSHandshakeTimeout: 5 * time.Second, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second, DisableCompression: true, ForceAttemptHTTP2: true,
 	}}
@@ -86,7 +110,7 @@ func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, home string,
 	}
 	to := (*g.peers.by.Load())[home]
 	sealer := g.sealer.Load()
-	if to == nil || sealer == nil {
+	if to == nil || sealer == nil || g.peers.avoided(home, g.Now()) {
 		return false
 	}
 	gone := false
@@ -95,14 +119,17 @@ func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, home string,
 			p.SetURL(to)
 			p.Out.Header.Set(forwardedHeader, sealer.SealAs(forwardedLabel, []byte(strconv.FormatInt(g.Now().Unix(), 10)+" "+address(r))))
 			if body != nil {
-				p.Out.Body, p.Out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+				again := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil } // if not a byte of it was sent
+				p.Out.Body, _ = again()
+				p.Out.GetBody, p.Out.ContentLength = again, int64(len(body))
 			}
 		},
-		Transport: g.peers.transport, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
+		ModifyResponse: leaves, Transport: g.peers.transport, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			var op *net.OpError
-			if errors.As(err, &op) && op.Op == "dial" { // nothing of it was sent
+			if errors.Is(err, errLeaving) || errors.As(err, &op) && op.Op == "dial" { // nothing was done
 				gone = true
+				g.peers.avoid(home, g.Now().Add(goneFor))
 				return
 			}
 			if r.Context().Err() == nil {

@@ -53,7 +53,7 @@ func (g *Gateway) post(w http.ResponseWriter, r *http.Request, c *caller) {
 		}
 		x.revision = p.Revision
 	}
-	if g.elsewhere(w, r, g.homeOf(&x.session, &p.Messages[0]), body) {
+	if g.sentBack(w, r, &p.Messages[0]) || g.elsewhere(w, r, g.homeOf(&x.session, &p.Messages[0]), body) {
 		return
 	}
 	if p.Batch {

@@ -117,7 +117,7 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, c *caller, s *s
 	for err == nil {
 		select {
 		case <-ctx.Done():
-			if s.id != nil && errors.Is(context.Cause(ctx), errRevoked) {
+			if cause := context.Cause(ctx); s.id != nil && (errors.Is(cause, errRevoked) || errors.Is(cause, errLeaving)) {
 				_ = events.Write(mcp.Event{Data: mcp.AppendSubscriptionEnd(nil, s.id)}) // it may be gone
 			}
 			return
