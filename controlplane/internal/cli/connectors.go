@@ -53,7 +53,7 @@ func connectorsCommand(o *options) *cobra.Command {
 				})
 		},
 	}
-	return parent("connectors", "Upstream MCP servers", list, get, discover, retire)
+	return parent("connectors", "Upstream MCP servers", list, get, discover, retire, healthCommand(o))
 }
 
 func connectorsTable(all []*adminv1.ConnectorStatus) table {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,16 +19,70 @@ func proxiesCommand(o *options) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return call(cmd.Context(), o, adminv1connect.NewFleetAdminServiceClient, adminv1connect.FleetAdminServiceClient.ListProxies,
 				&adminv1.ListProxiesRequest{}, func(r *adminv1.ListProxiesResponse) table {
-					t := table{head: []string{"PROXY", "REGION", "CONNECTED", "VERSION", "LAG", "ACKNOWLEDGED", "LEASE UNTIL", "BUILD"}}
+					t := table{head: []string{"PROXY", "REGION", "CONNECTED", "VERSION", "LAG", "ACKNOWLEDGED", "LEASE UNTIL", "BUILD", "TROUBLES"}}
 					for _, p := range r.GetProxies() {
 						t.rows = append(t.rows, []string{
-							p.GetName(), p.GetRegion(), connected(p), fmt.Sprint(p.GetVersion()), fmt.Sprint(p.GetLag()), ago(p.GetAcknowledgedAt()), when(p.GetLeaseUntil()), dash(p.GetBuild()),
+							p.GetName(), p.GetRegion(), connected(p), fmt.Sprint(p.GetVersion()), fmt.Sprint(p.GetLag()), ago(p.GetAcknowledgedAt()), when(p.GetLeaseUntil()), dash(p.GetBuild()), dash(troubles(p)),
 						})
 					}
 					return t
 				})
 		},
 	}
+}
+
+// troubles says in few words what is wrong at a proxy.
+func troubles(p *adminv1.Proxy) string {
+	connectors, names := 0, 0
+	for _, t := range p.GetTroubles() {
+		if t.GetConnector() != "" {
+			connectors++
+		} else {
+			names++
+		}
+	}
+	var said []string
+	if connectors > 0 {
+		said = append(said, fmt.Sprintf("%d failing: see connectors health", connectors))
+	}
+	if names > 0 {
+		said = append(said, fmt.Sprintf("%d names hidden: see connectors health", names))
+	}
+	return strings.Join(said, "; ")
+}
+
+// healthCommand shows what proxies say of the connectors' upstreams, and of names that collide.
+func healthCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "health", Short: "Show which connectors fail at which proxies, and names at /mcp that are hidden because they collide", Args: cobra.NoArgs,
+		Long:    "Show which connectors fail at which proxies: those whose upstream failed more than once in a row, and those that are left alone for\na while because of that. A name that several tools or prompts would have at the endpoint of all connectors is hidden there, all of\nthem: rename one of the connectors. Proxies tell with each heartbeat. A connector that nobody calls is not listed.",
+		Example: "  sallyport connectors health\n  sallyport connectors health -o json | jq '.proxies[] | select(.troubles)'",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewFleetAdminServiceClient, adminv1connect.FleetAdminServiceClient.ListProxies,
+				&adminv1.ListProxiesRequest{}, healthTable)
+		},
+	}
+}
+
+func healthTable(r *adminv1.ListProxiesResponse) table {
+	t := table{head: []string{"WHAT", "PROXY", "REGION", "STATE", "SINCE", "REASON"}}
+	for _, p := range r.GetProxies() {
+		for _, trouble := range p.GetTroubles() {
+			what, state, since, reason := "connector "+trouble.GetConnector(), "failing", ago(trouble.GetSince()), trouble.GetReason()
+			if trouble.GetLeftAlone() {
+				state = "left alone"
+			}
+			if trouble.GetConnector() == "" {
+				what, state, since, reason = trouble.GetHiddenName(), "hidden", "-", "several would have this name"
+			}
+			t.rows = append(t.rows, []string{what, p.GetName(), p.GetRegion(), state, since, reason})
+		}
+	}
+	if len(t.rows) == 0 {
+		return line("no proxy reports a connector that fails, or a name that is hidden")
+	}
+	slices.SortFunc(t.rows, slices.Compare)
+	return t
 }
 
 func connected(p *adminv1.Proxy) string {

@@ -42,6 +42,8 @@ type Standing struct {
 	Build    string `json:"build,omitempty"`
 	// PeerURL is where other proxies of the region reach it; empty: they do not.
 	PeerURL string `json:"peer_url,omitempty"`
+	// Troubles are what the proxy said is wrong there: fleetv1.Troubles, base64.
+	Troubles string `json:"troubles,omitempty"`
 	// Resyncs counts full snapshots that were needed because a digest differed.
 	Resyncs uint64 `json:"resyncs,omitempty"`
 	// Revoked: its token is no longer valid, while its lease may still run. Not kept: the log says it.
@@ -252,7 +254,9 @@ func (r *Roster) wake() {
 
 // Connected says that a proxy opened a stream to a control plane.
 func (r *Roster) Connected(token *core.Token, hello *fleetv1.Hello, controlPlane string) {
-	r.change(token, func(s *Standing) { s.ServedBy, s.Build, s.PeerURL = controlPlane, hello.GetBuild(), hello.GetPeerUrl() })
+	r.change(token, func(s *Standing) {
+		s.ServedBy, s.Build, s.PeerURL, s.Troubles = controlPlane, hello.GetBuild(), hello.GetPeerUrl(), ""
+	})
 }
 
 // peersFor is how long a region's peers are taken to be the same.

@@ -237,6 +237,9 @@ func (c *cursor) receive() error {
 			return nil
 		}
 		c.mark(ack.GetMark())
+		if t := ack.GetTroubles(); t != nil {
+			c.server.config.Roster.Troubled(c.token, t)
+		}
 		if ack.GetResync() {
 			c.server.config.Log.Warn("a proxy's table differed from its digest: it gets a full snapshot", "proxy", c.token.Name, "version", ack.GetVersion())
 			c.server.config.Roster.Resynced(c.token)

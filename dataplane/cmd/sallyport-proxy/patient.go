@@ -35,7 +35,7 @@ type patientConn struct {
 // Write writes p, piece by piece.
 func (c *patientConn) Write(p []byte) (written int, err error) {
 	for {
-		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
+		if err := c.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
 			return written, fmt.Errorf("writing to an agent: %w", err)
 		}
 		n, err := c.Conn.Write(p[:min(len(p), piece)])

@@ -16,7 +16,7 @@ func pair(t *testing.T, patience time.Duration) (*patientConn, net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // it was used
+	defer l.Close()
 	far, err := new(net.Dialer).DialContext(t.Context(), "tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)

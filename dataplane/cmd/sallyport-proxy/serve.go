@@ -51,6 +51,7 @@ type serveConfig struct {
 	maxOpen       int
 	maxOpenOfOne  int
 	pageSize      int
+	findTools     int
 	runner        string
 	runnerToken   string
 	adminAddr     string
@@ -93,6 +94,7 @@ func serveCommand() *cobra.Command {
 	f.IntVar(&c.maxOpen, "max-open", 50_000, "most calls and streams that may be open")
 	f.IntVar(&c.maxOpenOfOne, "max-open-per-person", 500, "most calls and streams of one person that may be open")
 	f.IntVar(&c.pageSize, "page-size", 1000, "most entries of a list on one page")
+	f.IntVar(&c.findTools, "find-tools", 0, "where a person has more tools at /mcp than this, list find_tools and call_tool in their place (default: list all, by pages)")
 	f.StringVar(&c.runner, "runner", "", "URL of the runner beside the proxy, such as http://127.0.0.1:7420, for connectors whose URL is stdio:NAME (default: there is none)")
 	f.StringVar(&c.runnerToken, "runner-token-file", "", "file with the runner's token (default: env SALLYPORT_RUNNER_TOKEN)")
 	f.StringVar(&c.adminAddr, "admin-addr", "", "where /metrics, /healthz, /readyz and /debug/pprof/ are, such as 127.0.0.1:9464; not for agents (default: nowhere)")
@@ -180,6 +182,7 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 	policies := replica.New(replica.Config{
 		Client: client, Build: version, FeatureLevel: featureLevel, Heartbeat: c.heartbeat, Logger: log,
 		PeerURL: c.peerURL, OnPeers: func(all []*fleetv1.Peer) { front.Peers(all) },
+		Troubles: func() *fleetv1.Troubles { return front.Troubles() },
 		OnWelcome: func(w *fleetv1.Welcome) {
 			if w.GetProxy() != c.name || w.GetRegion() != c.region {
 				log.Error("the token is of another proxy: start with --name and --region as the token has them", "token_proxy", w.GetProxy(), "token_region", w.GetRegion())
@@ -218,7 +221,7 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 	}
 	front, err = gateway.New(gateway.Config{
 		PublicURL: c.publicURL, Resource: c.resource, Proxy: c.name, Region: c.region, Replica: policies, Verifier: verifier, Spool: records,
-		Upstream: pool, Credentials: credentials, PeerTLS: peerTLS, Runner: c.runner, RunnerToken: runnerToken, Metrics: metrics, Tracer: tracer, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, Version: version, Log: log,
+		Upstream: pool, Credentials: credentials, PeerTLS: peerTLS, Runner: c.runner, RunnerToken: runnerToken, Metrics: metrics, Tracer: tracer, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, FindTools: c.findTools, Version: version, Log: log,
 	})
 	if err != nil {
 		return err

@@ -113,7 +113,7 @@ func (g *Gateway) params(r *http.Request, x *exchange, t target) ([]mcp.ParamHea
 		return nil, nil
 	}
 	params := paramHeaders(x.table.Definition(t.connector, t.label))
-	if !x.revision.Stateless() {
+	if !x.revision.Stateless() || x.found {
 		return params, nil
 	}
 	return params, mcp.CheckParams(r.Header, params, x.message.Arguments)

@@ -67,6 +67,9 @@ type Config struct {
 	// Hosts are names by which the proxy is reached, beside those of PublicURL and Resource. What asks for another is refused, as
 	// pages do whose name was made to lead here.
 	Hosts []string
+	// FindTools is how many tools the endpoint of all connectors lists for a person before it lists find_tools and call_tool in their
+	// place. Zero: however many there are.
+	FindTools int
 	// PageSize is how many a list has on one page. Default 1,000: many clients ask for no second one.
 	PageSize int
 	// SessionFor is how long a session id of the session era is good. Default 24 hours.

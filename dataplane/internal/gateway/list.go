@@ -58,7 +58,12 @@ func (g *Gateway) list(w http.ResponseWriter, x *exchange, l listing) {
 			return
 		}
 	}
-	offered, next, ok := g.page(g.offered(x, l.kind), x.message.Cursor)
+	whole := g.offered(x, l.kind)
+	if g.FindTools > 0 && l.kind == policyv1.Kind_KIND_TOOL && x.connector == "" && len(whole) > g.FindTools {
+		mcp.WriteJSON(w, http.StatusOK, mcp.AppendList(nil, x.message.ID, x.revision, l.member, finders, "", 0))
+		return
+	}
+	offered, next, ok := g.page(whole, x.message.Cursor)
 	if !ok {
 		mcp.WriteError(w, x.revision, x.message.ID, mcp.InvalidParams("the cursor is not one that this server gave"))
 		return

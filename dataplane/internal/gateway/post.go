@@ -21,6 +21,7 @@ type exchange struct {
 	session  mcp.Session // of the session era; zero: none
 	began    time.Time
 	header   http.Header
+	found    bool // a call by call_tool
 }
 
 // post reads one POST, strictly, and answers each message in it.
@@ -114,6 +115,8 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, x *exchange) {
 		mcp.WriteJSON(w, http.StatusOK, mcp.AppendDiscover(nil, m.ID, g.server, 0))
 	case listings[m.Method].kind != 0:
 		g.list(w, x, listings[m.Method])
+	case g.finding(x):
+		g.find(w, r, x)
 	case m.Method == mcp.MethodCallTool, m.Method == mcp.MethodGetPrompt, m.Method == mcp.MethodReadResource, m.Method == mcp.MethodComplete,
 		m.Method == mcp.MethodGetTask, m.Method == mcp.MethodCancelTask, m.Method == mcp.MethodUpdateTask && stateless,
 		(m.Method == mcp.MethodSubscribe || m.Method == mcp.MethodUnsubscribe || m.Method == mcp.MethodTaskResult) && !stateless:

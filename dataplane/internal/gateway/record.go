@@ -113,9 +113,11 @@ func (c *caller) personID() string {
 	return c.ID.String()
 }
 
-func clip(s string) string {
-	if len(s) > 256 {
-		s = s[:256]
+func clip(s string) string { return clipTo(s, 256) }
+
+func clipTo(s string, most int) string {
+	if len(s) > most {
+		s = s[:most]
 	}
 	return strings.ToValidUTF8(s, "\uFFFD")
 }

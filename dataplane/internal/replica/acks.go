@@ -21,6 +21,8 @@ type acks struct {
 	due     bool
 	again   bool // a full snapshot is asked for
 	leaving bool
+	// troubles, if they are others than was said.
+	troubles *fleetv1.Troubles
 }
 
 func newAcks() *acks { return &acks{wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)} }
@@ -38,6 +40,13 @@ func (a *acks) resync(version uint64) {
 	a.mu.Unlock()
 	signal(a.wake)
 	signal(a.urgent)
+}
+
+// trouble has the next acknowledgement say what is wrong.
+func (a *acks) trouble(t *fleetv1.Troubles) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.troubles = t
 }
 
 // leave has run send that the proxy leaves, and return.
@@ -68,8 +77,8 @@ func (a *acks) run(ctx context.Context, conn *connect.BidiStreamForClient[fleetv
 		case <-a.wake:
 		}
 		a.mu.Lock()
-		ack, due := &fleetv1.Ack{Version: a.version, Resync: a.again, Leaving: a.leaving}, a.due
-		a.due, a.again = false, false
+		ack, due := &fleetv1.Ack{Version: a.version, Resync: a.again, Leaving: a.leaving, Troubles: a.troubles}, a.due
+		a.due, a.again, a.troubles = false, false, nil
 		a.mu.Unlock()
 		if !due {
 			continue

@@ -37,6 +37,8 @@ type Config struct {
 	PeerURL string
 	// OnPeers, where set, is called with the proxies of the region whenever they are said to be others.
 	OnPeers func([]*fleetv1.Peer)
+	// Troubles, where set, says what is wrong at the proxy. It is asked at each heartbeat; admins are told when it says something else.
+	Troubles func() *fleetv1.Troubles
 	// Now is the clock, with its monotonic reading. Default: time.Now.
 	Now func() time.Time
 	// Logger gets lost streams, resyncs and refused versions. Default: slog.Default.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 
 	"sallyport.dev/dataplane/policy"
@@ -27,6 +28,8 @@ type stream struct {
 	// resyncing: a full snapshot was asked for, deltas do not count until it is there.
 	resyncing bool
 	lived     bool // a heartbeat came
+	// troubles are what the control plane was told last.
+	troubles *fleetv1.Troubles
 }
 
 // leaveWithin is how long a stream lives on to tell that the proxy leaves.
@@ -226,6 +229,12 @@ func (s *stream) heartbeat(h *fleetv1.Heartbeat) {
 	v := s.enforced()
 	if v == nil {
 		return
+	}
+	if s.r.cfg.Troubles != nil {
+		if now := s.r.cfg.Troubles(); !proto.Equal(now, s.troubles) && (s.troubles != nil || len(now.GetTroubles()) > 0) {
+			s.troubles = now
+			s.acks.trouble(now)
+		}
 	}
 	s.acks.enforced(v.table.Version()) // so that the next heartbeat has a new mark
 	began, known := s.marks.when(h.GetMark())

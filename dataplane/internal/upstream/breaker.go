@@ -15,6 +15,7 @@ type breaker struct {
 	failures atomic.Int64 // in a row
 	until    atomic.Int64 // Unix nanoseconds; zero: closed
 	last     atomic.Pointer[failure]
+	since    atomic.Int64 // Unix nanoseconds: of the first of these failures
 }
 
 type failure struct {
@@ -56,7 +57,11 @@ func (u *Upstream) judge(err error) {
 	case failed != nil:
 		now := u.pool.config.Now()
 		u.breaker.last.Store(&failure{failed.Kind, now})
-		if u.breaker.failures.Add(1) >= int64(u.target.Failures) {
+		row := u.breaker.failures.Add(1)
+		if row == 1 {
+			u.breaker.since.Store(now.UnixNano())
+		}
+		if row >= int64(u.target.Failures) {
 			u.breaker.until.Store(now.Add(u.target.OpenFor).UnixNano())
 		}
 	}
@@ -116,6 +121,8 @@ type Health struct {
 	// Last failure's kind and time; the zero time: there was none.
 	Last Kind
 	At   time.Time
+	// Since is when the first of the failures in a row was.
+	Since time.Time
 	// Until when it is left alone; the zero time: it is not.
 	Until time.Time
 }
@@ -127,7 +134,7 @@ func (p *Pool) Health() []Health {
 	now := p.config.Now()
 	all := make([]Health, 0, len(p.upstreams))
 	for _, u := range p.upstreams {
-		h := Health{Connector: u.target.Connector, Failures: int(u.breaker.failures.Load())}
+		h := Health{Connector: u.target.Connector, Failures: int(u.breaker.failures.Load()), Since: time.Unix(0, u.breaker.since.Load())}
 		if last := u.breaker.last.Load(); last != nil {
 			h.Last, h.At = last.kind, last.at
 		}

@@ -4601,7 +4601,9 @@ type Proxy struct {
 	// Which control plane serves it.
 	ServedBy string `protobuf:"bytes,9,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
 	// Its token is no longer valid. It is shown while its lease may still run.
-	Revoked       bool `protobuf:"varint,10,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	Revoked bool `protobuf:"varint,10,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	// What is wrong there, by its own word.
+	Troubles      []*ProxyTrouble `protobuf:"bytes,20,rep,name=troubles,proto3" json:"troubles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4706,6 +4708,95 @@ func (x *Proxy) GetRevoked() bool {
 	return false
 }
 
+func (x *Proxy) GetTroubles() []*ProxyTrouble {
+	if x != nil {
+		return x.Troubles
+	}
+	return nil
+}
+
+// ProxyTrouble is one thing that is wrong at a proxy.
+type ProxyTrouble struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A connector whose upstream fails there; or empty.
+	Connector string `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
+	// A name at the endpoint of all connectors that several tools or prompts would have, so that it shows none of them: an alarm. One
+	// of the connectors is to be renamed.
+	HiddenName string `protobuf:"bytes,2,opt,name=hidden_name,json=hiddenName,proto3" json:"hidden_name,omitempty"`
+	// How the upstream fails.
+	Reason string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Since  *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// The upstream is not called for a while, because it failed several times in a row.
+	LeftAlone     bool `protobuf:"varint,5,opt,name=left_alone,json=leftAlone,proto3" json:"left_alone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProxyTrouble) Reset() {
+	*x = ProxyTrouble{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProxyTrouble) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProxyTrouble) ProtoMessage() {}
+
+func (x *ProxyTrouble) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProxyTrouble.ProtoReflect.Descriptor instead.
+func (*ProxyTrouble) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *ProxyTrouble) GetConnector() string {
+	if x != nil {
+		return x.Connector
+	}
+	return ""
+}
+
+func (x *ProxyTrouble) GetHiddenName() string {
+	if x != nil {
+		return x.HiddenName
+	}
+	return ""
+}
+
+func (x *ProxyTrouble) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ProxyTrouble) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ProxyTrouble) GetLeftAlone() bool {
+	if x != nil {
+		return x.LeftAlone
+	}
+	return false
+}
+
 type GetReceiptRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -4717,7 +4808,7 @@ type GetReceiptRequest struct {
 
 func (x *GetReceiptRequest) Reset() {
 	*x = GetReceiptRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4729,7 +4820,7 @@ func (x *GetReceiptRequest) String() string {
 func (*GetReceiptRequest) ProtoMessage() {}
 
 func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4742,7 +4833,7 @@ func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptRequest.ProtoReflect.Descriptor instead.
 func (*GetReceiptRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{76}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *GetReceiptRequest) GetVersion() uint64 {
@@ -4771,7 +4862,7 @@ type GetReceiptResponse struct {
 
 func (x *GetReceiptResponse) Reset() {
 	*x = GetReceiptResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4783,7 +4874,7 @@ func (x *GetReceiptResponse) String() string {
 func (*GetReceiptResponse) ProtoMessage() {}
 
 func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4796,7 +4887,7 @@ func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptResponse.ProtoReflect.Descriptor instead.
 func (*GetReceiptResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{77}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *GetReceiptResponse) GetVersion() uint64 {
@@ -4836,7 +4927,7 @@ type ProxyReceipt struct {
 
 func (x *ProxyReceipt) Reset() {
 	*x = ProxyReceipt{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4848,7 +4939,7 @@ func (x *ProxyReceipt) String() string {
 func (*ProxyReceipt) ProtoMessage() {}
 
 func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4861,7 +4952,7 @@ func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyReceipt.ProtoReflect.Descriptor instead.
 func (*ProxyReceipt) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{78}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ProxyReceipt) GetProxy() string {
@@ -4919,7 +5010,7 @@ type AuditFilter struct {
 
 func (x *AuditFilter) Reset() {
 	*x = AuditFilter{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4931,7 +5022,7 @@ func (x *AuditFilter) String() string {
 func (*AuditFilter) ProtoMessage() {}
 
 func (x *AuditFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4944,7 +5035,7 @@ func (x *AuditFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditFilter.ProtoReflect.Descriptor instead.
 func (*AuditFilter) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{79}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *AuditFilter) GetPerson() string {
@@ -5015,7 +5106,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5027,7 +5118,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5040,7 +5131,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *SearchAuditRequest) GetFilter() *AuditFilter {
@@ -5075,7 +5166,7 @@ type SearchAuditResponse struct {
 
 func (x *SearchAuditResponse) Reset() {
 	*x = SearchAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5087,7 +5178,7 @@ func (x *SearchAuditResponse) String() string {
 func (*SearchAuditResponse) ProtoMessage() {}
 
 func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5100,7 +5191,7 @@ func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditResponse.ProtoReflect.Descriptor instead.
 func (*SearchAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *SearchAuditResponse) GetRecords() []*StoredRecord {
@@ -5130,7 +5221,7 @@ type StoredRecord struct {
 
 func (x *StoredRecord) Reset() {
 	*x = StoredRecord{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5142,7 +5233,7 @@ func (x *StoredRecord) String() string {
 func (*StoredRecord) ProtoMessage() {}
 
 func (x *StoredRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5155,7 +5246,7 @@ func (x *StoredRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredRecord.ProtoReflect.Descriptor instead.
 func (*StoredRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *StoredRecord) GetSequence() uint64 {
@@ -5190,7 +5281,7 @@ type TailAuditRequest struct {
 
 func (x *TailAuditRequest) Reset() {
 	*x = TailAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5202,7 +5293,7 @@ func (x *TailAuditRequest) String() string {
 func (*TailAuditRequest) ProtoMessage() {}
 
 func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5215,7 +5306,7 @@ func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditRequest.ProtoReflect.Descriptor instead.
 func (*TailAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *TailAuditRequest) GetFilter() *AuditFilter {
@@ -5241,7 +5332,7 @@ type TailAuditResponse struct {
 
 func (x *TailAuditResponse) Reset() {
 	*x = TailAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5253,7 +5344,7 @@ func (x *TailAuditResponse) String() string {
 func (*TailAuditResponse) ProtoMessage() {}
 
 func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5266,7 +5357,7 @@ func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditResponse.ProtoReflect.Descriptor instead.
 func (*TailAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *TailAuditResponse) GetRecord() *StoredRecord {
@@ -5570,7 +5661,7 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x12ListProxiesRequest\"d\n" +
 	"\x13ListProxiesResponse\x123\n" +
 	"\aproxies\x18\x01 \x03(\v2\x19.sallyport.admin.v1.ProxyR\aproxies\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x04R\aversion\"\xcc\x02\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"\x8a\x03\n" +
 	"\x05Proxy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1c\n" +
@@ -5583,7 +5674,16 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x05build\x18\b \x01(\tR\x05build\x12\x1b\n" +
 	"\tserved_by\x18\t \x01(\tR\bservedBy\x12\x18\n" +
 	"\arevoked\x18\n" +
-	" \x01(\bR\arevoked\"J\n" +
+	" \x01(\bR\arevoked\x12<\n" +
+	"\btroubles\x18\x14 \x03(\v2 .sallyport.admin.v1.ProxyTroubleR\btroubles\"\xb6\x01\n" +
+	"\fProxyTrouble\x12\x1c\n" +
+	"\tconnector\x18\x01 \x01(\tR\tconnector\x12\x1f\n" +
+	"\vhidden_name\x18\x02 \x01(\tR\n" +
+	"hiddenName\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1d\n" +
+	"\n" +
+	"left_alone\x18\x05 \x01(\bR\tleftAlone\"J\n" +
 	"\x11GetReceiptRequest\x12!\n" +
 	"\aversion\x18\x01 \x01(\x04B\a\xbaH\x042\x02 \x00R\aversion\x12\x12\n" +
 	"\x04wait\x18\x02 \x01(\bR\x04wait\"\x9b\x01\n" +
@@ -5716,7 +5816,7 @@ func file_sallyport_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
+var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
 var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(MemberChange)(0),                     // 0: sallyport.admin.v1.MemberChange
 	(TokenKind)(0),                        // 1: sallyport.admin.v1.TokenKind
@@ -5799,173 +5899,176 @@ var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(*ListProxiesRequest)(nil),            // 78: sallyport.admin.v1.ListProxiesRequest
 	(*ListProxiesResponse)(nil),           // 79: sallyport.admin.v1.ListProxiesResponse
 	(*Proxy)(nil),                         // 80: sallyport.admin.v1.Proxy
-	(*GetReceiptRequest)(nil),             // 81: sallyport.admin.v1.GetReceiptRequest
-	(*GetReceiptResponse)(nil),            // 82: sallyport.admin.v1.GetReceiptResponse
-	(*ProxyReceipt)(nil),                  // 83: sallyport.admin.v1.ProxyReceipt
-	(*AuditFilter)(nil),                   // 84: sallyport.admin.v1.AuditFilter
-	(*SearchAuditRequest)(nil),            // 85: sallyport.admin.v1.SearchAuditRequest
-	(*SearchAuditResponse)(nil),           // 86: sallyport.admin.v1.SearchAuditResponse
-	(*StoredRecord)(nil),                  // 87: sallyport.admin.v1.StoredRecord
-	(*TailAuditRequest)(nil),              // 88: sallyport.admin.v1.TailAuditRequest
-	(*TailAuditResponse)(nil),             // 89: sallyport.admin.v1.TailAuditResponse
-	(*v1.Directory)(nil),                  // 90: sallyport.policy.v1.Directory
-	(*timestamppb.Timestamp)(nil),         // 91: google.protobuf.Timestamp
-	(*v1.ConnectorTool)(nil),              // 92: sallyport.policy.v1.ConnectorTool
-	(v1.Role)(0),                          // 93: sallyport.policy.v1.Role
-	(*durationpb.Duration)(nil),           // 94: google.protobuf.Duration
-	(*v1.Connector)(nil),                  // 95: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                       // 96: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                       // 97: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                      // 98: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),                  // 99: sallyport.audit.v1.Decision
-	(v11.Verdict)(0),                      // 100: sallyport.audit.v1.Verdict
-	(*v11.AuditRecord)(nil),               // 101: sallyport.audit.v1.AuditRecord
+	(*ProxyTrouble)(nil),                  // 81: sallyport.admin.v1.ProxyTrouble
+	(*GetReceiptRequest)(nil),             // 82: sallyport.admin.v1.GetReceiptRequest
+	(*GetReceiptResponse)(nil),            // 83: sallyport.admin.v1.GetReceiptResponse
+	(*ProxyReceipt)(nil),                  // 84: sallyport.admin.v1.ProxyReceipt
+	(*AuditFilter)(nil),                   // 85: sallyport.admin.v1.AuditFilter
+	(*SearchAuditRequest)(nil),            // 86: sallyport.admin.v1.SearchAuditRequest
+	(*SearchAuditResponse)(nil),           // 87: sallyport.admin.v1.SearchAuditResponse
+	(*StoredRecord)(nil),                  // 88: sallyport.admin.v1.StoredRecord
+	(*TailAuditRequest)(nil),              // 89: sallyport.admin.v1.TailAuditRequest
+	(*TailAuditResponse)(nil),             // 90: sallyport.admin.v1.TailAuditResponse
+	(*v1.Directory)(nil),                  // 91: sallyport.policy.v1.Directory
+	(*timestamppb.Timestamp)(nil),         // 92: google.protobuf.Timestamp
+	(*v1.ConnectorTool)(nil),              // 93: sallyport.policy.v1.ConnectorTool
+	(v1.Role)(0),                          // 94: sallyport.policy.v1.Role
+	(*durationpb.Duration)(nil),           // 95: google.protobuf.Duration
+	(*v1.Connector)(nil),                  // 96: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                       // 97: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                       // 98: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                      // 99: sallyport.policy.v1.Block
+	(*v11.Decision)(nil),                  // 100: sallyport.audit.v1.Decision
+	(v11.Verdict)(0),                      // 101: sallyport.audit.v1.Verdict
+	(*v11.AuditRecord)(nil),               // 102: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
-	90,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
-	90,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
-	91,  // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	91,  // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
+	91,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
+	91,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
+	92,  // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	92,  // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
 	10,  // 4: sallyport.admin.v1.User.groups:type_name -> sallyport.admin.v1.GroupRef
 	10,  // 5: sallyport.admin.v1.User.held_groups:type_name -> sallyport.admin.v1.GroupRef
-	91,  // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
-	91,  // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
+	92,  // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
+	92,  // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
 	9,   // 8: sallyport.admin.v1.ListUsersResponse.users:type_name -> sallyport.admin.v1.User
 	9,   // 9: sallyport.admin.v1.GetUserResponse.user:type_name -> sallyport.admin.v1.User
 	26,  // 10: sallyport.admin.v1.ListErasuresResponse.erasures:type_name -> sallyport.admin.v1.Erasure
-	91,  // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
+	92,  // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
 	11,  // 12: sallyport.admin.v1.ListGroupsResponse.groups:type_name -> sallyport.admin.v1.Group
 	11,  // 13: sallyport.admin.v1.GetGroupResponse.group:type_name -> sallyport.admin.v1.Group
 	9,   // 14: sallyport.admin.v1.GetGroupResponse.members:type_name -> sallyport.admin.v1.User
 	10,  // 15: sallyport.admin.v1.GetGroupResponse.member_groups:type_name -> sallyport.admin.v1.GroupRef
 	33,  // 16: sallyport.admin.v1.GetProvisioningStatusResponse.directories:type_name -> sallyport.admin.v1.ProvisioningStatus
-	91,  // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
+	92,  // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
 	38,  // 18: sallyport.admin.v1.ProvisioningStatus.tokens:type_name -> sallyport.admin.v1.Token
 	9,   // 19: sallyport.admin.v1.ProvisioningStatus.waiting_users:type_name -> sallyport.admin.v1.User
 	34,  // 20: sallyport.admin.v1.ProvisioningStatus.refusals:type_name -> sallyport.admin.v1.Refusal
 	9,   // 21: sallyport.admin.v1.ProvisioningStatus.renamed_users:type_name -> sallyport.admin.v1.User
-	91,  // 22: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
+	92,  // 22: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
 	0,   // 23: sallyport.admin.v1.PreviewMembersRequest.change:type_name -> sallyport.admin.v1.MemberChange
 	37,  // 24: sallyport.admin.v1.PreviewMembersResponse.changes:type_name -> sallyport.admin.v1.AccessChange
-	92,  // 25: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
-	92,  // 26: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
+	93,  // 25: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
+	93,  // 26: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
 	1,   // 27: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
-	91,  // 28: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	91,  // 29: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	91,  // 30: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
-	93,  // 31: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	92,  // 28: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	92,  // 29: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	92,  // 30: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
+	94,  // 31: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
 	1,   // 32: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
-	94,  // 33: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	93,  // 34: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
-	94,  // 35: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
-	94,  // 36: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	91,  // 37: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
+	95,  // 33: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	94,  // 34: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
+	95,  // 35: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
+	95,  // 36: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	92,  // 37: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
 	38,  // 38: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
 	49,  // 39: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
-	95,  // 40: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
+	96,  // 40: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
 	49,  // 41: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
-	96,  // 42: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
+	97,  // 42: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
 	58,  // 43: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
 	2,   // 44: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
-	96,  // 45: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
-	97,  // 46: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	95,  // 47: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
+	97,  // 45: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
+	98,  // 46: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	96,  // 47: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
 	61,  // 48: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
 	64,  // 49: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
 	3,   // 50: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
 	61,  // 51: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
-	98,  // 52: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
-	98,  // 53: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
-	99,  // 54: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	99,  // 52: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
+	99,  // 53: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
+	100, // 54: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
 	10,  // 55: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
 	77,  // 56: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
 	4,   // 57: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
 	80,  // 58: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	91,  // 59: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	91,  // 60: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
-	83,  // 61: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	91,  // 62: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	100, // 63: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	91,  // 64: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	91,  // 65: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	84,  // 66: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	87,  // 67: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	101, // 68: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	84,  // 69: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	87,  // 70: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	5,   // 71: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	7,   // 72: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	12,  // 73: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	14,  // 74: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	16,  // 75: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	18,  // 76: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	20,  // 77: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
-	22,  // 78: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
-	24,  // 79: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
-	27,  // 80: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	29,  // 81: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	31,  // 82: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
-	35,  // 83: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
-	39,  // 84: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	41,  // 85: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
-	43,  // 86: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	45,  // 87: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	47,  // 88: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	50,  // 89: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	52,  // 90: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	54,  // 91: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	56,  // 92: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	59,  // 93: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	62,  // 94: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	65,  // 95: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	67,  // 96: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	69,  // 97: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	71,  // 98: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	73,  // 99: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	75,  // 100: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	78,  // 101: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	81,  // 102: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	85,  // 103: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	88,  // 104: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	6,   // 105: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	8,   // 106: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	13,  // 107: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	15,  // 108: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	17,  // 109: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	19,  // 110: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	21,  // 111: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
-	23,  // 112: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
-	25,  // 113: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
-	28,  // 114: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	30,  // 115: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	32,  // 116: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
-	36,  // 117: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
-	40,  // 118: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	42,  // 119: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
-	44,  // 120: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	46,  // 121: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	48,  // 122: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	51,  // 123: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	53,  // 124: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	55,  // 125: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	57,  // 126: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	60,  // 127: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	63,  // 128: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	66,  // 129: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	68,  // 130: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	70,  // 131: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	72,  // 132: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	74,  // 133: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	76,  // 134: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	79,  // 135: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	82,  // 136: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	86,  // 137: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	89,  // 138: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	105, // [105:139] is the sub-list for method output_type
-	71,  // [71:105] is the sub-list for method input_type
-	71,  // [71:71] is the sub-list for extension type_name
-	71,  // [71:71] is the sub-list for extension extendee
-	0,   // [0:71] is the sub-list for field type_name
+	92,  // 59: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	92,  // 60: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	81,  // 61: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
+	92,  // 62: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
+	84,  // 63: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	92,  // 64: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	101, // 65: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	92,  // 66: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	92,  // 67: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	85,  // 68: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	88,  // 69: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	102, // 70: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	85,  // 71: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	88,  // 72: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	5,   // 73: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	7,   // 74: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	12,  // 75: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	14,  // 76: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	16,  // 77: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	18,  // 78: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	20,  // 79: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
+	22,  // 80: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	24,  // 81: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	27,  // 82: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	29,  // 83: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	31,  // 84: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
+	35,  // 85: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
+	39,  // 86: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	41,  // 87: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
+	43,  // 88: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	45,  // 89: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	47,  // 90: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	50,  // 91: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	52,  // 92: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	54,  // 93: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	56,  // 94: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	59,  // 95: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	62,  // 96: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	65,  // 97: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	67,  // 98: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	69,  // 99: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	71,  // 100: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	73,  // 101: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	75,  // 102: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	78,  // 103: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	82,  // 104: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	86,  // 105: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	89,  // 106: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	6,   // 107: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	8,   // 108: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	13,  // 109: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	15,  // 110: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	17,  // 111: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	19,  // 112: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	21,  // 113: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
+	23,  // 114: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	25,  // 115: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	28,  // 116: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	30,  // 117: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	32,  // 118: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
+	36,  // 119: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
+	40,  // 120: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	42,  // 121: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
+	44,  // 122: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	46,  // 123: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	48,  // 124: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	51,  // 125: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	53,  // 126: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	55,  // 127: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	57,  // 128: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	60,  // 129: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	63,  // 130: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	66,  // 131: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	68,  // 132: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	70,  // 133: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	72,  // 134: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	74,  // 135: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	76,  // 136: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	79,  // 137: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	83,  // 138: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	87,  // 139: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	90,  // 140: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	107, // [107:141] is the sub-list for method output_type
+	73,  // [73:107] is the sub-list for method input_type
+	73,  // [73:73] is the sub-list for extension type_name
+	73,  // [73:73] is the sub-list for extension extendee
+	0,   // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }
@@ -5979,7 +6082,7 @@ func file_sallyport_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_admin_proto_rawDesc), len(file_sallyport_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   85,
+			NumMessages:   86,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

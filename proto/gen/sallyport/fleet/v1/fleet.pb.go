@@ -219,7 +219,9 @@ type Ack struct {
 	// the two say, the proxy's lease ends no later than the control plane believes.
 	Mark uint64 `protobuf:"varint,3,opt,name=mark,proto3" json:"mark,omitempty"`
 	// The proxy stops, serves nobody any more, and gave its lease up.
-	Leaving       bool `protobuf:"varint,4,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Leaving bool `protobuf:"varint,4,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// What is wrong at the proxy, for admins. Absent: the same as was said before on this stream, at first nothing.
+	Troubles      *Troubles `protobuf:"bytes,20,opt,name=troubles,proto3" json:"troubles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -282,6 +284,140 @@ func (x *Ack) GetLeaving() bool {
 	return false
 }
 
+func (x *Ack) GetTroubles() *Troubles {
+	if x != nil {
+		return x.Troubles
+	}
+	return nil
+}
+
+// Troubles are what is wrong at a proxy.
+type Troubles struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Troubles      []*Trouble             `protobuf:"bytes,1,rep,name=troubles,proto3" json:"troubles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Troubles) Reset() {
+	*x = Troubles{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Troubles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Troubles) ProtoMessage() {}
+
+func (x *Troubles) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Troubles.ProtoReflect.Descriptor instead.
+func (*Troubles) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Troubles) GetTroubles() []*Trouble {
+	if x != nil {
+		return x.Troubles
+	}
+	return nil
+}
+
+// Trouble is one thing that is wrong at a proxy. Exactly one of connector and hidden_name is set.
+type Trouble struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A connector whose upstream fails.
+	Connector string `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
+	// A name at the endpoint of all connectors that several tools or prompts would have, so that it shows none of them.
+	HiddenName string `protobuf:"bytes,2,opt,name=hidden_name,json=hiddenName,proto3" json:"hidden_name,omitempty"`
+	// How it fails, in words without addresses.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Since when. Absent for a name.
+	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// The upstream is not called for a while, because it failed several times in a row.
+	LeftAlone     bool `protobuf:"varint,5,opt,name=left_alone,json=leftAlone,proto3" json:"left_alone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trouble) Reset() {
+	*x = Trouble{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trouble) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trouble) ProtoMessage() {}
+
+func (x *Trouble) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
+func (*Trouble) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Trouble) GetConnector() string {
+	if x != nil {
+		return x.Connector
+	}
+	return ""
+}
+
+func (x *Trouble) GetHiddenName() string {
+	if x != nil {
+		return x.HiddenName
+	}
+	return ""
+}
+
+func (x *Trouble) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Trouble) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Trouble) GetLeftAlone() bool {
+	if x != nil {
+		return x.LeftAlone
+	}
+	return false
+}
+
 // SyncResponse is what the control plane says.
 type SyncResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -298,7 +434,7 @@ type SyncResponse struct {
 
 func (x *SyncResponse) Reset() {
 	*x = SyncResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[3]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +446,7 @@ func (x *SyncResponse) String() string {
 func (*SyncResponse) ProtoMessage() {}
 
 func (x *SyncResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[3]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +459,7 @@ func (x *SyncResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncResponse.ProtoReflect.Descriptor instead.
 func (*SyncResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SyncResponse) GetMessage() isSyncResponse_Message {
@@ -411,7 +547,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[4]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +559,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[4]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +572,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Welcome) GetEpoch() string {
@@ -478,7 +614,7 @@ type SealingKey struct {
 
 func (x *SealingKey) Reset() {
 	*x = SealingKey{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[5]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +626,7 @@ func (x *SealingKey) String() string {
 func (*SealingKey) ProtoMessage() {}
 
 func (x *SealingKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[5]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +639,7 @@ func (x *SealingKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealingKey.ProtoReflect.Descriptor instead.
 func (*SealingKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SealingKey) GetId() uint32 {
@@ -536,7 +672,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[6]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +684,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[6]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +697,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SnapshotChunk) GetEpoch() string {
@@ -616,7 +752,7 @@ type Delta struct {
 
 func (x *Delta) Reset() {
 	*x = Delta{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[7]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +764,7 @@ func (x *Delta) String() string {
 func (*Delta) ProtoMessage() {}
 
 func (x *Delta) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[7]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +777,7 @@ func (x *Delta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delta.ProtoReflect.Descriptor instead.
 func (*Delta) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Delta) GetFromVersion() uint64 {
@@ -697,7 +833,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[8]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +845,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[8]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +858,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Heartbeat) GetFencedVersion() uint64 {
@@ -770,7 +906,7 @@ type Peers struct {
 
 func (x *Peers) Reset() {
 	*x = Peers{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[9]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +918,7 @@ func (x *Peers) String() string {
 func (*Peers) ProtoMessage() {}
 
 func (x *Peers) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[9]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +931,7 @@ func (x *Peers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peers.ProtoReflect.Descriptor instead.
 func (*Peers) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Peers) GetPeers() []*Peer {
@@ -817,7 +953,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[10]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +965,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[10]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +978,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Peer) GetProxy() string {
@@ -878,7 +1014,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[11]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +1026,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[11]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +1039,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Entry) GetValue() isEntry_Value {
@@ -1041,7 +1177,7 @@ type EntryKey struct {
 
 func (x *EntryKey) Reset() {
 	*x = EntryKey{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[12]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1189,7 @@ func (x *EntryKey) String() string {
 func (*EntryKey) ProtoMessage() {}
 
 func (x *EntryKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[12]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1202,7 @@ func (x *EntryKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryKey.ProtoReflect.Descriptor instead.
 func (*EntryKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EntryKey) GetKey() isEntryKey_Key {
@@ -1202,7 +1338,7 @@ type GrantKey struct {
 
 func (x *GrantKey) Reset() {
 	*x = GrantKey{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[13]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1350,7 @@ func (x *GrantKey) String() string {
 func (*GrantKey) ProtoMessage() {}
 
 func (x *GrantKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[13]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1363,7 @@ func (x *GrantKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantKey.ProtoReflect.Descriptor instead.
 func (*GrantKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GrantKey) GetGroup() uint32 {
@@ -1264,7 +1400,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[14]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1412,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[14]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1425,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *User) GetId() []byte {
@@ -1357,7 +1493,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[15]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1505,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[15]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1518,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Group) GetNumber() uint32 {
@@ -1425,7 +1561,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[16]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1573,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[16]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1586,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Grant) GetGroup() uint32 {
@@ -1485,7 +1621,7 @@ type Catalogue struct {
 
 func (x *Catalogue) Reset() {
 	*x = Catalogue{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[17]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1633,7 @@ func (x *Catalogue) String() string {
 func (*Catalogue) ProtoMessage() {}
 
 func (x *Catalogue) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[17]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1646,7 @@ func (x *Catalogue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Catalogue.ProtoReflect.Descriptor instead.
 func (*Catalogue) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Catalogue) GetConnector() string {
@@ -1538,7 +1674,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[18]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1686,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[18]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1563,7 +1699,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Issuer) GetIssuer() *v1.Issuer {
@@ -1594,7 +1730,7 @@ type IssueCredentialRequest struct {
 
 func (x *IssueCredentialRequest) Reset() {
 	*x = IssueCredentialRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1742,7 @@ func (x *IssueCredentialRequest) String() string {
 func (*IssueCredentialRequest) ProtoMessage() {}
 
 func (x *IssueCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1755,7 @@ func (x *IssueCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialRequest.ProtoReflect.Descriptor instead.
 func (*IssueCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *IssueCredentialRequest) GetConnector() string {
@@ -1656,7 +1792,7 @@ type IssueCredentialResponse struct {
 
 func (x *IssueCredentialResponse) Reset() {
 	*x = IssueCredentialResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1668,7 +1804,7 @@ func (x *IssueCredentialResponse) String() string {
 func (*IssueCredentialResponse) ProtoMessage() {}
 
 func (x *IssueCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1681,7 +1817,7 @@ func (x *IssueCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialResponse.ProtoReflect.Descriptor instead.
 func (*IssueCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *IssueCredentialResponse) GetHeaderName() string {
@@ -1717,7 +1853,7 @@ type DeliverAuditRequest struct {
 
 func (x *DeliverAuditRequest) Reset() {
 	*x = DeliverAuditRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +1865,7 @@ func (x *DeliverAuditRequest) String() string {
 func (*DeliverAuditRequest) ProtoMessage() {}
 
 func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +1878,7 @@ func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditRequest.ProtoReflect.Descriptor instead.
 func (*DeliverAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeliverAuditRequest) GetSpoolGeneration() string {
@@ -1770,7 +1906,7 @@ type DeliverAuditResponse struct {
 
 func (x *DeliverAuditResponse) Reset() {
 	*x = DeliverAuditResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +1918,7 @@ func (x *DeliverAuditResponse) String() string {
 func (*DeliverAuditResponse) ProtoMessage() {}
 
 func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +1931,7 @@ func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditResponse.ProtoReflect.Descriptor instead.
 func (*DeliverAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeliverAuditResponse) GetAcknowledged() uint64 {
@@ -1821,12 +1957,23 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x05build\x18\x04 \x01(\tR\x05build\x12#\n" +
 	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\x12\x12\n" +
 	"\x04mark\x18\x06 \x01(\x04R\x04mark\x12s\n" +
-	"\bpeer_url\x18\a \x01(\tBX\xbaHUrS\x18\xf4\x032N^$|^https://[^/?#@\\s]+$|^http://(127[.]0[.]0[.]1|localhost|\\[::1\\])(:[0-9]+)?$R\apeerUrl\"e\n" +
+	"\bpeer_url\x18\a \x01(\tBX\xbaHUrS\x18\xf4\x032N^$|^https://[^/?#@\\s]+$|^http://(127[.]0[.]0[.]1|localhost|\\[::1\\])(:[0-9]+)?$R\apeerUrl\"\x9f\x01\n" +
 	"\x03Ack\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06resync\x18\x02 \x01(\bR\x06resync\x12\x12\n" +
 	"\x04mark\x18\x03 \x01(\x04R\x04mark\x12\x18\n" +
-	"\aleaving\x18\x04 \x01(\bR\aleaving\"\xff\x01\n" +
+	"\aleaving\x18\x04 \x01(\bR\aleaving\x128\n" +
+	"\btroubles\x18\x14 \x01(\v2\x1c.sallyport.fleet.v1.TroublesR\btroubles\"N\n" +
+	"\bTroubles\x12B\n" +
+	"\btroubles\x18\x01 \x03(\v2\x1b.sallyport.fleet.v1.TroubleB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01R\btroubles\"\xce\x01\n" +
+	"\aTrouble\x12%\n" +
+	"\tconnector\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18(R\tconnector\x12)\n" +
+	"\vhidden_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\n" +
+	"hiddenName\x12 \n" +
+	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x06reason\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1d\n" +
+	"\n" +
+	"left_alone\x18\x05 \x01(\bR\tleftAlone\"\xff\x01\n" +
 	"\fSyncResponse\x127\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1b.sallyport.fleet.v1.WelcomeH\x00R\awelcome\x129\n" +
 	"\x05chunk\x18\x02 \x01(\v2!.sallyport.fleet.v1.SnapshotChunkH\x00R\x05chunk\x121\n" +
@@ -1943,79 +2090,84 @@ func file_sallyport_fleet_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_sallyport_fleet_v1_fleet_proto_rawDescData
 }
 
-var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*SyncRequest)(nil),             // 0: sallyport.fleet.v1.SyncRequest
 	(*Hello)(nil),                   // 1: sallyport.fleet.v1.Hello
 	(*Ack)(nil),                     // 2: sallyport.fleet.v1.Ack
-	(*SyncResponse)(nil),            // 3: sallyport.fleet.v1.SyncResponse
-	(*Welcome)(nil),                 // 4: sallyport.fleet.v1.Welcome
-	(*SealingKey)(nil),              // 5: sallyport.fleet.v1.SealingKey
-	(*SnapshotChunk)(nil),           // 6: sallyport.fleet.v1.SnapshotChunk
-	(*Delta)(nil),                   // 7: sallyport.fleet.v1.Delta
-	(*Heartbeat)(nil),               // 8: sallyport.fleet.v1.Heartbeat
-	(*Peers)(nil),                   // 9: sallyport.fleet.v1.Peers
-	(*Peer)(nil),                    // 10: sallyport.fleet.v1.Peer
-	(*Entry)(nil),                   // 11: sallyport.fleet.v1.Entry
-	(*EntryKey)(nil),                // 12: sallyport.fleet.v1.EntryKey
-	(*GrantKey)(nil),                // 13: sallyport.fleet.v1.GrantKey
-	(*User)(nil),                    // 14: sallyport.fleet.v1.User
-	(*Group)(nil),                   // 15: sallyport.fleet.v1.Group
-	(*Grant)(nil),                   // 16: sallyport.fleet.v1.Grant
-	(*Catalogue)(nil),               // 17: sallyport.fleet.v1.Catalogue
-	(*Issuer)(nil),                  // 18: sallyport.fleet.v1.Issuer
-	(*IssueCredentialRequest)(nil),  // 19: sallyport.fleet.v1.IssueCredentialRequest
-	(*IssueCredentialResponse)(nil), // 20: sallyport.fleet.v1.IssueCredentialResponse
-	(*DeliverAuditRequest)(nil),     // 21: sallyport.fleet.v1.DeliverAuditRequest
-	(*DeliverAuditResponse)(nil),    // 22: sallyport.fleet.v1.DeliverAuditResponse
-	(*durationpb.Duration)(nil),     // 23: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 24: google.protobuf.Timestamp
-	(*v1.Connector)(nil),            // 25: sallyport.policy.v1.Connector
-	(*v1.Block)(nil),                // 26: sallyport.policy.v1.Block
-	(*v1.Rule)(nil),                 // 27: sallyport.policy.v1.Rule
-	(*v1.Tool)(nil),                 // 28: sallyport.policy.v1.Tool
-	(*v1.Issuer)(nil),               // 29: sallyport.policy.v1.Issuer
-	(*v11.AuditRecord)(nil),         // 30: sallyport.audit.v1.AuditRecord
+	(*Troubles)(nil),                // 3: sallyport.fleet.v1.Troubles
+	(*Trouble)(nil),                 // 4: sallyport.fleet.v1.Trouble
+	(*SyncResponse)(nil),            // 5: sallyport.fleet.v1.SyncResponse
+	(*Welcome)(nil),                 // 6: sallyport.fleet.v1.Welcome
+	(*SealingKey)(nil),              // 7: sallyport.fleet.v1.SealingKey
+	(*SnapshotChunk)(nil),           // 8: sallyport.fleet.v1.SnapshotChunk
+	(*Delta)(nil),                   // 9: sallyport.fleet.v1.Delta
+	(*Heartbeat)(nil),               // 10: sallyport.fleet.v1.Heartbeat
+	(*Peers)(nil),                   // 11: sallyport.fleet.v1.Peers
+	(*Peer)(nil),                    // 12: sallyport.fleet.v1.Peer
+	(*Entry)(nil),                   // 13: sallyport.fleet.v1.Entry
+	(*EntryKey)(nil),                // 14: sallyport.fleet.v1.EntryKey
+	(*GrantKey)(nil),                // 15: sallyport.fleet.v1.GrantKey
+	(*User)(nil),                    // 16: sallyport.fleet.v1.User
+	(*Group)(nil),                   // 17: sallyport.fleet.v1.Group
+	(*Grant)(nil),                   // 18: sallyport.fleet.v1.Grant
+	(*Catalogue)(nil),               // 19: sallyport.fleet.v1.Catalogue
+	(*Issuer)(nil),                  // 20: sallyport.fleet.v1.Issuer
+	(*IssueCredentialRequest)(nil),  // 21: sallyport.fleet.v1.IssueCredentialRequest
+	(*IssueCredentialResponse)(nil), // 22: sallyport.fleet.v1.IssueCredentialResponse
+	(*DeliverAuditRequest)(nil),     // 23: sallyport.fleet.v1.DeliverAuditRequest
+	(*DeliverAuditResponse)(nil),    // 24: sallyport.fleet.v1.DeliverAuditResponse
+	(*timestamppb.Timestamp)(nil),   // 25: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 26: google.protobuf.Duration
+	(*v1.Connector)(nil),            // 27: sallyport.policy.v1.Connector
+	(*v1.Block)(nil),                // 28: sallyport.policy.v1.Block
+	(*v1.Rule)(nil),                 // 29: sallyport.policy.v1.Rule
+	(*v1.Tool)(nil),                 // 30: sallyport.policy.v1.Tool
+	(*v1.Issuer)(nil),               // 31: sallyport.policy.v1.Issuer
+	(*v11.AuditRecord)(nil),         // 32: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	1,  // 0: sallyport.fleet.v1.SyncRequest.hello:type_name -> sallyport.fleet.v1.Hello
 	2,  // 1: sallyport.fleet.v1.SyncRequest.ack:type_name -> sallyport.fleet.v1.Ack
-	4,  // 2: sallyport.fleet.v1.SyncResponse.welcome:type_name -> sallyport.fleet.v1.Welcome
-	6,  // 3: sallyport.fleet.v1.SyncResponse.chunk:type_name -> sallyport.fleet.v1.SnapshotChunk
-	7,  // 4: sallyport.fleet.v1.SyncResponse.delta:type_name -> sallyport.fleet.v1.Delta
-	8,  // 5: sallyport.fleet.v1.SyncResponse.heartbeat:type_name -> sallyport.fleet.v1.Heartbeat
-	5,  // 6: sallyport.fleet.v1.Welcome.sealing_keys:type_name -> sallyport.fleet.v1.SealingKey
-	11, // 7: sallyport.fleet.v1.SnapshotChunk.entries:type_name -> sallyport.fleet.v1.Entry
-	11, // 8: sallyport.fleet.v1.Delta.changed:type_name -> sallyport.fleet.v1.Entry
-	12, // 9: sallyport.fleet.v1.Delta.removed:type_name -> sallyport.fleet.v1.EntryKey
-	23, // 10: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
-	24, // 11: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
-	9,  // 12: sallyport.fleet.v1.Heartbeat.peers:type_name -> sallyport.fleet.v1.Peers
-	10, // 13: sallyport.fleet.v1.Peers.peers:type_name -> sallyport.fleet.v1.Peer
-	14, // 14: sallyport.fleet.v1.Entry.user:type_name -> sallyport.fleet.v1.User
-	15, // 15: sallyport.fleet.v1.Entry.group:type_name -> sallyport.fleet.v1.Group
-	16, // 16: sallyport.fleet.v1.Entry.grant:type_name -> sallyport.fleet.v1.Grant
-	25, // 17: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
-	17, // 18: sallyport.fleet.v1.Entry.catalogue:type_name -> sallyport.fleet.v1.Catalogue
-	26, // 19: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
-	18, // 20: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
-	13, // 21: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
-	27, // 22: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	28, // 23: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
-	29, // 24: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
-	24, // 25: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
-	30, // 26: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
-	0,  // 27: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
-	19, // 28: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
-	21, // 29: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
-	3,  // 30: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
-	20, // 31: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
-	22, // 32: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
-	30, // [30:33] is the sub-list for method output_type
-	27, // [27:30] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	3,  // 2: sallyport.fleet.v1.Ack.troubles:type_name -> sallyport.fleet.v1.Troubles
+	4,  // 3: sallyport.fleet.v1.Troubles.troubles:type_name -> sallyport.fleet.v1.Trouble
+	25, // 4: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
+	6,  // 5: sallyport.fleet.v1.SyncResponse.welcome:type_name -> sallyport.fleet.v1.Welcome
+	8,  // 6: sallyport.fleet.v1.SyncResponse.chunk:type_name -> sallyport.fleet.v1.SnapshotChunk
+	9,  // 7: sallyport.fleet.v1.SyncResponse.delta:type_name -> sallyport.fleet.v1.Delta
+	10, // 8: sallyport.fleet.v1.SyncResponse.heartbeat:type_name -> sallyport.fleet.v1.Heartbeat
+	7,  // 9: sallyport.fleet.v1.Welcome.sealing_keys:type_name -> sallyport.fleet.v1.SealingKey
+	13, // 10: sallyport.fleet.v1.SnapshotChunk.entries:type_name -> sallyport.fleet.v1.Entry
+	13, // 11: sallyport.fleet.v1.Delta.changed:type_name -> sallyport.fleet.v1.Entry
+	14, // 12: sallyport.fleet.v1.Delta.removed:type_name -> sallyport.fleet.v1.EntryKey
+	26, // 13: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
+	25, // 14: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
+	11, // 15: sallyport.fleet.v1.Heartbeat.peers:type_name -> sallyport.fleet.v1.Peers
+	12, // 16: sallyport.fleet.v1.Peers.peers:type_name -> sallyport.fleet.v1.Peer
+	16, // 17: sallyport.fleet.v1.Entry.user:type_name -> sallyport.fleet.v1.User
+	17, // 18: sallyport.fleet.v1.Entry.group:type_name -> sallyport.fleet.v1.Group
+	18, // 19: sallyport.fleet.v1.Entry.grant:type_name -> sallyport.fleet.v1.Grant
+	27, // 20: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
+	19, // 21: sallyport.fleet.v1.Entry.catalogue:type_name -> sallyport.fleet.v1.Catalogue
+	28, // 22: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
+	20, // 23: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
+	15, // 24: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
+	29, // 25: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	30, // 26: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
+	31, // 27: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
+	25, // 28: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
+	32, // 29: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
+	0,  // 30: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
+	21, // 31: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
+	23, // 32: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
+	5,  // 33: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
+	22, // 34: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
+	24, // 35: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
+	33, // [33:36] is the sub-list for method output_type
+	30, // [30:33] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_fleet_v1_fleet_proto_init() }
@@ -2027,13 +2179,13 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 		(*SyncRequest_Hello)(nil),
 		(*SyncRequest_Ack)(nil),
 	}
-	file_sallyport_fleet_v1_fleet_proto_msgTypes[3].OneofWrappers = []any{
+	file_sallyport_fleet_v1_fleet_proto_msgTypes[5].OneofWrappers = []any{
 		(*SyncResponse_Welcome)(nil),
 		(*SyncResponse_Chunk)(nil),
 		(*SyncResponse_Delta)(nil),
 		(*SyncResponse_Heartbeat)(nil),
 	}
-	file_sallyport_fleet_v1_fleet_proto_msgTypes[11].OneofWrappers = []any{
+	file_sallyport_fleet_v1_fleet_proto_msgTypes[13].OneofWrappers = []any{
 		(*Entry_User)(nil),
 		(*Entry_Group)(nil),
 		(*Entry_Grant)(nil),
@@ -2042,7 +2194,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 		(*Entry_Block)(nil),
 		(*Entry_Issuer)(nil),
 	}
-	file_sallyport_fleet_v1_fleet_proto_msgTypes[12].OneofWrappers = []any{
+	file_sallyport_fleet_v1_fleet_proto_msgTypes[14].OneofWrappers = []any{
 		(*EntryKey_User)(nil),
 		(*EntryKey_Group)(nil),
 		(*EntryKey_Grant)(nil),
@@ -2057,7 +2209,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_fleet_v1_fleet_proto_rawDesc), len(file_sallyport_fleet_v1_fleet_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
