@@ -180,7 +180,7 @@ func wireUser(s *core.State, u *core.User) *adminv1.User {
 	out := &adminv1.User{
 		Id: u.ID.String(), DirectoryId: u.Directory, UserName: u.UserName, ExternalId: u.ExternalID, DisplayName: u.DisplayName,
 		Email: u.Email, Active: u.Active, Generation: u.Generation, Subject: s.Subject(u),
-		CreatedAt: timestamppb.New(u.CreatedAt), UpdatedAt: timestamppb.New(u.UpdatedAt),
+		CreatedAt: timestamppb.New(u.CreatedAt.Time()), UpdatedAt: timestamppb.New(u.UpdatedAt.Time()),
 	}
 	held := map[uint32]bool{}
 	for g := range s.HeldGroupsOf(u) {
@@ -202,6 +202,6 @@ func groupRef(g *core.Group) *adminv1.GroupRef {
 func wireGroup(g *core.Group) *adminv1.Group {
 	return &adminv1.Group{
 		Id: g.ID.String(), DirectoryId: g.Directory, DisplayName: g.DisplayName, ExternalId: g.ExternalID,
-		MemberCount: uint32(g.MemberCount), CreatedAt: timestamppb.New(g.CreatedAt), UpdatedAt: timestamppb.New(g.UpdatedAt),
+		MemberCount: uint32(g.MemberCount), CreatedAt: timestamppb.New(g.CreatedAt.Time()), UpdatedAt: timestamppb.New(g.UpdatedAt.Time()),
 	}
 }

@@ -52,13 +52,13 @@ func (s *State) apply(rec Record) error {
 		})
 	case *eventv1.Event_UserDeactivated:
 		return s.changeUser(rec, b.UserDeactivated.GetUserId(), func(u *User) {
-			u.Active, u.Generation, u.ValidAfter = false, b.UserDeactivated.GetGeneration(), b.UserDeactivated.GetValidAfter().AsTime()
+			u.Active, u.Generation, u.ValidAfter = false, b.UserDeactivated.GetGeneration(), momentOf(b.UserDeactivated.GetValidAfter().AsTime())
 		})
 	case *eventv1.Event_UserReactivated:
 		return s.applyUserReactivated(rec, b.UserReactivated)
 	case *eventv1.Event_UserSessionsRevoked:
 		return s.changeUser(rec, b.UserSessionsRevoked.GetUserId(), func(u *User) {
-			u.Generation, u.ValidAfter = b.UserSessionsRevoked.GetGeneration(), b.UserSessionsRevoked.GetValidAfter().AsTime()
+			u.Generation, u.ValidAfter = b.UserSessionsRevoked.GetGeneration(), momentOf(b.UserSessionsRevoked.GetValidAfter().AsTime())
 		})
 	case *eventv1.Event_UserDeleted:
 		return s.applyUserDeleted(rec, b.UserDeleted)

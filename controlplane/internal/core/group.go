@@ -2,7 +2,6 @@ package core
 
 import (
 	"iter"
-	"time"
 
 	"github.com/google/uuid"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
@@ -20,8 +19,8 @@ type Group struct {
 	ExternalID  string
 	// MemberCount counts users who are directly members, held memberships included.
 	MemberCount int
-	CreatedAt   time.Time
-	UpdatedAt   time.Time
+	CreatedAt   Moment
+	UpdatedAt   Moment
 	// Version is the sequence of the last event that changed the group or its members.
 	Version uint64
 }
@@ -245,7 +244,7 @@ func (s *State) applyGroupCreated(rec Record, b *eventv1.GroupCreated) error {
 		return err
 	}
 	s.lastGroup++
-	at := rec.Event.GetAt().AsTime()
+	at := momentOf(rec.Event.GetAt().AsTime())
 	g := &Group{
 		No: s.lastGroup, ID: id, Directory: b.GetDirectoryId(), DisplayName: b.GetDisplayName(), ExternalID: b.GetExternalId(),
 		CreatedAt: at, UpdatedAt: at, Version: rec.Seq,
@@ -278,7 +277,7 @@ func (s *State) applyGroupUpdated(rec Record, b *eventv1.GroupUpdated) error {
 	}
 	g := *old
 	g.DisplayName, g.ExternalID = b.GetDisplayName(), b.GetExternalId()
-	g.UpdatedAt, g.Version = rec.Event.GetAt().AsTime(), rec.Seq
+	g.UpdatedAt, g.Version = momentOf(rec.Event.GetAt().AsTime()), rec.Seq
 	s.unindexGroup(old)
 	s.indexGroup(&g)
 	s.groups.Set(g.No, &g)
@@ -316,7 +315,7 @@ func (s *State) applyGroupDeleted(rec Record, b *eventv1.GroupDeleted) error {
 func (s *State) touchGroup(rec Record, no uint32, users int) {
 	old, _ := s.groups.Get(no)
 	g := *old
-	g.UpdatedAt, g.Version = rec.Event.GetAt().AsTime(), rec.Seq
+	g.UpdatedAt, g.Version = momentOf(rec.Event.GetAt().AsTime()), rec.Seq
 	g.MemberCount += users
 	s.groups.Set(no, &g)
 }

@@ -193,7 +193,7 @@ func (s *State) applyMembers(rec Record, groupID string, userIDs, groupIDs []byt
 			s.parents.drop(child.No, g.No)
 		}
 	}
-	g.UpdatedAt, g.Version = rec.Event.GetAt().AsTime(), rec.Seq
+	g.UpdatedAt, g.Version = momentOf(rec.Event.GetAt().AsTime()), rec.Seq
 	s.groups.Set(g.No, &g)
 	return nil
 }

@@ -36,6 +36,9 @@ func (p *pairs) run(a, b uint32) (run []uint32) {
 }
 
 func (p *pairs) has(a, b uint32) bool {
+	if p.runs.Len() == 0 { // as of held memberships there mostly are none
+		return false
+	}
 	_, found := slices.BinarySearch(p.run(a, b), b)
 	return found
 }
@@ -91,8 +94,10 @@ func (p *pairs) of(a uint32) iter.Seq[uint32] { return p.after(a, 0) }
 func (p *pairs) after(a, after uint32) iter.Seq[uint32] {
 	return func(yield func(uint32) bool) {
 		first := pair(a, after)
-		if run := p.run(a, after); len(run) > 0 {
-			first = pair(a, run[0])
+		if after > 0 { // it may lie within a run
+			if run := p.run(a, after); len(run) > 0 {
+				first = pair(a, run[0])
+			}
 		}
 		p.runs.Ascend(first, func(k uint64, run []uint32) bool {
 			if k>>32 != uint64(a) {

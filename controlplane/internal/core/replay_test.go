@@ -122,7 +122,11 @@ func randomCommand(t *rapid.T, w *world) Command {
 // entriesOf is what a region's proxies enforce, by key.
 func entriesOf(s *State, region string) map[string]*fleetv1.Entry {
 	all := map[string]*fleetv1.Entry{}
-	for key := range s.entryKeys() {
+	keys := slices.Collect(s.otherKeys())
+	for u := range s.AllUsersAfter("", 0) {
+		keys = append(keys, entryKey{kind: userEntry, id: u.ID})
+	}
+	for _, key := range keys {
 		if e := s.entry(key, region); e != nil {
 			all[fmt.Sprint(key.wire())] = e
 		}

@@ -16,22 +16,14 @@ import (
 // catalogues, groups, grants, users. The same state yields the same entries in the same order.
 func (s *State) Entries(region string) iter.Seq[*fleetv1.Entry] {
 	return func(yield func(*fleetv1.Entry) bool) {
-		for key := range s.entryKeys() {
+		for key := range s.otherKeys() {
 			if e := s.entry(key, region); e != nil && !yield(e) {
 				return
 			}
 		}
-	}
-}
-
-func (s *State) entryKeys() iter.Seq[entryKey] {
-	return func(yield func(entryKey) bool) {
-		for key := range s.otherKeys() {
-			if !yield(key) {
-				return
-			}
-		}
-		s.users.Scan(func(_ uint32, u *User) bool { return yield(entryKey{kind: userEntry, id: u.ID}) })
+		s.users.Scan(func(_ uint32, u *User) bool {
+			return yield(&fleetv1.Entry{Value: &fleetv1.Entry_User{User: s.wireUser(u)}})
+		})
 	}
 }
 
@@ -198,8 +190,8 @@ func (s *State) wireUser(u *User) *fleetv1.User {
 	wire := &fleetv1.User{
 		Id: u.ID[:], Active: u.Active, Generation: u.Generation, Directory: u.Directory, Subject: s.Subject(u),
 	}
-	if !u.ValidAfter.IsZero() {
-		wire.ValidAfterMs = u.ValidAfter.UnixMilli()
+	if u.ValidAfter != 0 {
+		wire.ValidAfterMs = u.ValidAfter.Time().UnixMilli()
 	}
 	if u.Active {
 		for group := range s.memberOf.of(u.No) {

@@ -3,7 +3,6 @@ package core
 import (
 	"bytes"
 	"iter"
-	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -14,19 +13,19 @@ import (
 // User is a provisioned person.
 type User struct {
 	No        uint32
+	Active    bool
 	ID        uuid.UUID
 	Directory string
 	Profile
-	Active bool
 	// Generation is raised by deactivation and by session revocation. What was made for a lower one is void.
 	Generation uint64
 	// Subject is what an issuer's claim must equal, where the directory matches by userName: the one under which the
 	// person was provisioned. To be renamed does not change who signs in as whom; only RebindSubject does.
 	Subject string
 	// ValidAfter voids tokens without a generation: those issued at or before it are refused.
-	ValidAfter time.Time
-	CreatedAt  time.Time
-	UpdatedAt  time.Time
+	ValidAfter Moment
+	CreatedAt  Moment
+	UpdatedAt  Moment
 	// Version is the sequence of the last event that changed the user or the user's own attributes.
 	Version uint64
 }
@@ -392,7 +391,7 @@ func (s *State) applyUserCreated(rec Record, b *eventv1.UserCreated) error {
 		return err
 	}
 	s.lastUser++
-	at := rec.Event.GetAt().AsTime()
+	at := momentOf(rec.Event.GetAt().AsTime())
 	s.putUser(nil, &User{
 		No: s.lastUser, ID: id, Directory: b.GetDirectoryId(), Profile: profileOf(rec.Event.GetPersonal()),
 		Active: b.GetActive(), Generation: 1, CreatedAt: at, UpdatedAt: at, Version: rec.Seq,
@@ -408,7 +407,7 @@ func (s *State) changeUser(rec Record, id string, change func(u *User)) error {
 	}
 	u := *old
 	change(&u)
-	u.UpdatedAt, u.Version = rec.Event.GetAt().AsTime(), rec.Seq
+	u.UpdatedAt, u.Version = momentOf(rec.Event.GetAt().AsTime()), rec.Seq
 	s.putUser(old, &u)
 	return nil
 }

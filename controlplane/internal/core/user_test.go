@@ -32,7 +32,7 @@ func TestDeactivationRaisesTheGenerationAndVoidsOlderTokens(t *testing.T) {
 	want(t, "events", kinds(events), []string{"UserDeactivated"})
 	u = w.state.User(u.ID)
 	want(t, "generation", u.Generation, 2)
-	want(t, "valid after", u.ValidAfter, w.now)
+	want(t, "valid after", u.ValidAfter.Time(), w.now)
 	want(t, "active", u.Active, false)
 }
 

@@ -94,7 +94,7 @@ func (v *Verifier) Verify(ctx context.Context, s *core.State, token, resource st
 	if user == nil || !user.Active {
 		return nil, time.Time{}, errors.New("the access token is of nobody who may act")
 	}
-	if !user.ValidAfter.IsZero() && !verified.IssuedAt.After(user.ValidAfter) {
+	if user.ValidAfter != 0 && !verified.IssuedAt.After(user.ValidAfter.Time()) {
 		return nil, time.Time{}, errors.New("the access token is from before the person's sessions were revoked")
 	}
 	return user, verified.Expiry, nil

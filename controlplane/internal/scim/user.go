@@ -145,9 +145,9 @@ func (r *request) userResource(s *core.State, u *core.User) (object, error) {
 	return o, nil
 }
 
-func (r *request) meta(kind, path string, id uuid.UUID, created, updated time.Time, tag string) object {
+func (r *request) meta(kind, path string, id uuid.UUID, created, updated core.Moment, tag string) object {
 	return object{
-		"resourceType": kind, "created": stamp(created), "lastModified": stamp(updated),
+		"resourceType": kind, "created": stamp(created.Time()), "lastModified": stamp(updated.Time()),
 		"location": r.base + path + id.String(), "version": tag,
 	}
 }
