@@ -3,6 +3,7 @@ package policy
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
@@ -15,6 +16,9 @@ type Digest [2]uint64
 
 // Add puts an entry in.
 func (d *Digest) Add(e *fleetv1.Entry) { d.add(hashEntry(e)) }
+
+// AddEncoded puts an entry in by its deterministic encoding.
+func (d *Digest) AddEncoded(data []byte) { d.add(hashEncoded(data)) }
 
 // Remove takes an entry out that was put in.
 func (d *Digest) Remove(e *fleetv1.Entry) { d.remove(hashEntry(e)) }
@@ -36,10 +40,20 @@ func (d *Digest) remove(h Digest) {
 
 // hashEntry is 128 bits of the SHA-256 of an entry's deterministic encoding.
 func hashEntry(e *fleetv1.Entry) Digest {
-	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(e)
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	data, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend((*buffer)[:0], e)
 	if err != nil { // text that is not UTF-8: no such entry can be sent, or come
 		return Digest{}
 	}
+	*buffer = data
+	return hashEncoded(data)
+}
+
+func hashEncoded(data []byte) Digest {
 	sum := sha256.Sum256(data)
 	return Digest{binary.BigEndian.Uint64(sum[:8]), binary.BigEndian.Uint64(sum[8:16])}
 }
+
+// buffers are where entries are encoded: a snapshot has a million.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}

@@ -69,6 +69,7 @@ func (b *Builder) Put(entries iter.Seq[*fleetv1.Entry]) error {
 			return fmt.Errorf("compiling a snapshot: %w", err)
 		}
 	}
+	b.edit.effect = Effect{} // nobody asks whom it concerns: everybody
 	return nil
 }
 

@@ -46,16 +46,15 @@ type round struct {
 }
 
 func newFeed(region string, state *core.State, size int) *feed {
-	f := &feed{region: region, state: state, size: size, next: make(chan struct{}), ready: make(chan struct{})}
-	return f
+	return &feed{
+		region: region, state: state, size: size, next: make(chan struct{}), ready: make(chan struct{}), snapshot: newSnapshot(state.Seq()),
+	}
 }
 
-// start makes the first digest, for which it goes through everything: rounds are committed meanwhile.
-func (f *feed) start() {
-	var digest policy.Digest
-	for e := range f.state.Entries(f.region) { // nothing changes it before ready
-		digest.Add(e)
-	}
+// start makes the first snapshot and, of the same, the first digest, for which it goes through everything: chunks are
+// sent and rounds are committed meanwhile.
+func (f *feed) start(epoch string) {
+	digest := f.snapshot.encode(f.state.Entries(f.region), epoch) // nothing changes the state before ready
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.digest = digest
@@ -129,6 +128,7 @@ func (f *feed) after(version uint64) (rounds []round, wait <-chan struct{}, ok b
 
 // digestAt is the digest that a table has at a version, or nil where the ring does not tell.
 func (f *feed) digestAt(version uint64) []byte {
+	<-f.ready
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if version == f.state.Seq() {
@@ -149,16 +149,16 @@ func (f *feed) digestAt(version uint64) []byte {
 func (f *feed) full(epoch string) *snapshot {
 	f.building.Lock()
 	defer f.building.Unlock()
-	if f.snapshot != nil && !f.snapshot.failed() {
+	if !f.snapshot.failed() {
 		if _, _, ok := f.after(f.snapshot.version); ok {
 			return f.snapshot
 		}
 	}
 	f.mu.Lock()
-	state, digest := f.state, f.digest.Bytes()
+	state := f.state
 	f.mu.Unlock()
 	s := newSnapshot(state.Seq())
-	f.builds.Go(func() { s.encode(state.Entries(f.region), epoch, digest) })
+	f.builds.Go(func() { s.encode(state.Entries(f.region), epoch) })
 	f.snapshot = s
 	return s
 }

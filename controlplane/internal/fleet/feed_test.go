@@ -30,7 +30,7 @@ func TestRoundsDoNotWaitForARegionsFirstDigest(t *testing.T) {
 	publisher.mu.Unlock()
 	p.User("okta", "bob")
 	p.User("okta", "eve")
-	f.start()
+	f.start(began.Epoch())
 	p.User("okta", "zoe")
 	state := p.Engine.State()
 	var want policy.Digest
@@ -52,16 +52,19 @@ func TestASnapshotIsSentWhileItIsEncoded(t *testing.T) {
 		return &fleetv1.Entry{Value: &fleetv1.Entry_User{User: &fleetv1.User{Id: make([]byte, 16), Subject: fmt.Sprint(i), Directory: string(make([]byte, chunkBytes/4))}}}
 	}
 	got := make(chan int)
-	go s.encode(func(yield func(*fleetv1.Entry) bool) {
-		for i := range people {
-			if i > people/2 {
-				<-got // what was sent so far was received while this is encoded
+	digest := make(chan policy.Digest, 1)
+	go func() {
+		digest <- s.encode(func(yield func(*fleetv1.Entry) bool) {
+			for i := range people {
+				if i > people/2 {
+					<-got // what was sent so far was received while this is encoded
+				}
+				if !yield(entry(i)) {
+					return
+				}
 			}
-			if !yield(entry(i)) {
-				return
-			}
-		}
-	}, "epoch", []byte("digest"))
+		}, "epoch")
+	}()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	for reader := range 2 {
@@ -89,6 +92,13 @@ func TestASnapshotIsSentWhileItIsEncoded(t *testing.T) {
 		if seen != people {
 			t.Errorf("reader %d got %d of %d", reader, seen, people)
 		}
+	}
+	var want policy.Digest
+	for i := range people {
+		want.Add(entry(i))
+	}
+	if got := <-digest; got != want {
+		t.Error("the digest is not that of the entries")
 	}
 	gone, end := context.WithCancel(t.Context())
 	end()

@@ -38,20 +38,16 @@ func (p *Publisher) Publish(prev, next *core.State, records []core.Record) {
 	p.state = next
 }
 
-// feed returns a region's feed. The first proxy of a region pays for its first digest, and rounds do not wait for it.
-func (p *Publisher) feed(region string) *feed {
+// feed returns a region's feed. The first proxy of a region begins its first snapshot, for which rounds do not wait.
+func (p *Publisher) feed(region, epoch string) *feed {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	f := p.feeds[region]
-	first := f == nil
-	if first {
+	if f == nil {
 		f = newFeed(region, p.state, p.ring)
+		f.builds.Go(func() { f.start(epoch) })
 		p.feeds[region] = f
 	}
-	p.mu.Unlock()
-	if first {
-		f.start()
-	}
-	<-f.ready
 	return f
 }
 

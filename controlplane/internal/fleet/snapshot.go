@@ -6,8 +6,10 @@ import (
 	"iter"
 	"sync"
 
-	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/encoding/protowire"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+
+	"sallyport.dev/dataplane/policy"
 )
 
 // chunkBytes is about how large a snapshot's chunks are.
@@ -30,36 +32,46 @@ func newSnapshot(version uint64) *snapshot {
 	return &snapshot{version: version, more: make(chan struct{})}
 }
 
-// encode makes the chunks.
-func (s *snapshot) encode(entries iter.Seq[*fleetv1.Entry], epoch string, digest []byte) {
-	chunk, size := &fleetv1.SnapshotChunk{Epoch: epoch, Version: s.version}, 0
+// encode makes the chunks and returns the digest of all entries. Each entry is encoded once, for both.
+func (s *snapshot) encode(entries iter.Seq[*fleetv1.Entry], epoch string) (digest policy.Digest) {
+	var chunk, entry []byte
+	var failed error
 	for e := range entries {
-		if size >= chunkBytes {
-			if !s.add(chunk, false) {
-				return
-			}
-			chunk, size = &fleetv1.SnapshotChunk{Epoch: epoch, Version: s.version}, 0
+		var err error
+		if entry, err = marshalOptions.MarshalAppend(entry[:0], e); err != nil {
+			failed = err // the digest goes on without it, as every other does
+			continue
 		}
-		chunk.Entries = append(chunk.Entries, e)
-		size += proto.Size(e)
+		digest.AddEncoded(entry)
+		if len(chunk) >= chunkBytes {
+			s.add(&fleetv1.SnapshotChunk{Epoch: epoch, Version: s.version}, chunk, failed)
+			chunk = chunk[:0]
+		}
+		chunk = protowire.AppendBytes(protowire.AppendTag(chunk, entriesField, protowire.BytesType), entry)
 	}
-	chunk.Last, chunk.Digest = true, digest
-	s.add(chunk, true)
+	s.add(&fleetv1.SnapshotChunk{Epoch: epoch, Version: s.version, Last: true, Digest: digest.Bytes()}, chunk, failed)
+	return digest
 }
 
-// add encodes a chunk. It is false where that cannot be done, which ends the snapshot.
-func (s *snapshot) add(chunk *fleetv1.SnapshotChunk, last bool) bool {
-	message, err := encoded(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Chunk{Chunk: chunk}})
+// entriesField is where a chunk has its entries.
+var entriesField = new(fleetv1.SnapshotChunk).ProtoReflect().Descriptor().Fields().ByName("entries").Number()
+
+// add adds a chunk with entries that are encoded already, or ends the snapshot with an error.
+func (s *snapshot) add(chunk *fleetv1.SnapshotChunk, entries []byte, err error) {
+	var message *fleetv1.SyncResponse
+	if err == nil {
+		chunk.ProtoReflect().SetUnknown(entries)
+		message, err = encoded(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Chunk{Chunk: chunk}})
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
 		s.ended, s.err = true, fmt.Errorf("encoding a snapshot: %w", err)
 	} else {
-		s.chunks, s.ended = append(s.chunks, message), last
+		s.chunks, s.ended = append(s.chunks, message), chunk.GetLast()
 	}
 	close(s.more)
 	s.more = make(chan struct{})
-	return err == nil
 }
 
 // chunk waits for a chunk. Nil: there are no more.

@@ -43,7 +43,7 @@ func (s *Server) Sync(ctx context.Context, stream *connect.BidiStream[fleetv1.Sy
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := &cursor{
-		server: s, stream: stream, token: token, feed: s.config.Publisher.feed(token.Region), epoch: state.Epoch(), resync: make(chan struct{}, 1),
+		server: s, stream: stream, token: token, feed: s.config.Publisher.feed(token.Region, state.Epoch()), epoch: state.Epoch(), resync: make(chan struct{}, 1),
 		began: s.config.Now(),
 	}
 	c.mark(hello.GetMark())
