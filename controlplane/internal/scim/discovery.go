@@ -66,7 +66,7 @@ func getSchema(r *request) error { return r.answerOne(r.schemas()) }
 
 // answerDiscovery lists documents. They are not filtered: such a request must be refused (RFC 7644, section 4).
 func (r *request) answerDiscovery(all []object) error {
-	if r.URL.Query().Has("filter") {
+	if r.values.Has("filter") {
 		return &scimError{status: http.StatusForbidden, detail: "this list cannot be filtered"}
 	}
 	writeJSON(r.w, http.StatusOK, object{"schemas": []string{listSchema}, "totalResults": len(all), "startIndex": 1, "itemsPerPage": len(all), "Resources": all})

@@ -1,11 +1,19 @@
 package scim_test
 
 import (
+	"context"
 	"fmt"
+	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+
+	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/engine"
+	"sallyport.dev/controlplane/internal/scim"
 )
 
 // TestEveryErrorOfTheProtocol provokes each status of RFC 7644, section 3.12 and each scimType of its table 9 and of
@@ -66,6 +74,35 @@ func TestEveryErrorOfTheProtocol(t *testing.T) {
 	older := s.as(t, s.token)
 	older.base = "/scim/v1"
 	older.do("GET", "/Users", nil).refused(400, "invalidVers")
+}
+
+// stuck is an engine that cannot store.
+type stuck struct{ *engine.Engine }
+
+func (stuck) Do(context.Context, *eventv1.Actor, core.Command) (engine.Outcome, error) {
+	return engine.Outcome{}, fmt.Errorf("%w: /var/lib/inner is full", engine.ErrUnavailable)
+}
+
+// TestWhatCannotBeStoredIsToBeSentAgain: a client is told when, and nothing of what is inside.
+func TestWhatCannotBeStoredIsToBeSentAgain(t *testing.T) {
+	base := newSite(t)
+	ada := base.createUser("ada")
+	server := httptest.NewServer(scim.New(scim.Config{Engine: stuck{base.Engine}}))
+	t.Cleanup(server.Close)
+	s := base.as(t, base.token)
+	s.server = server
+	for path, method := range map[string]string{"/Users": "POST", "/Users/" + ada: "PUT", "/Groups": "POST"} {
+		body := oktaUser("eve")
+		if path == "/Groups" {
+			body = newGroup("Engineers")
+		}
+		a := s.do(method, path, body)
+		a.refused(503, "")
+		if seconds, err := strconv.Atoi(a.Header.Get("Retry-After")); err != nil || seconds < 1 || strings.Contains(a.raw, "inner") {
+			t.Errorf("Retry-After is %q: %s", a.Header.Get("Retry-After"), a.raw)
+		}
+	}
+	s.do("GET", "/Users/"+ada, nil).status(200) // what is there can be read
 }
 
 func many[T any](n int, v T) []T {

@@ -372,7 +372,7 @@ func (r *request) updateGroup(update core.UpdateGroup, status int) error {
 	if err != nil {
 		return err
 	}
-	if status == http.StatusNoContent && !r.URL.Query().Has("attributes") {
+	if status == http.StatusNoContent && !r.values.Has("attributes") {
 		if g := out.State.Group(id); g != nil {
 			r.w.Header().Set("ETag", etag(g.Version))
 		}

@@ -30,7 +30,7 @@ type query struct {
 
 // readQuery reads the URL's query.
 func (r *request) readQuery() (*query, error) {
-	values := r.URL.Query()
+	values := r.values
 	asked := object{}
 	for _, name := range []string{"filter", "sortBy", "sortOrder", "cursor", "attributes", "excludedAttributes"} {
 		if values.Has(name) {

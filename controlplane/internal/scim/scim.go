@@ -10,6 +10,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -78,8 +79,12 @@ func New(c Config) *Server {
 	for _, prefix := range []string{"/scim/v2", "/v2", ""} {
 		s.route(prefix)
 	}
+	s.mux.Handle(elsewhere, s.serve(s.nothingHere))
 	return s
 }
+
+// elsewhere is the pattern of what no other has.
+const elsewhere = "/"
 
 func (s *Server) route(prefix string) {
 	handle := func(pattern string, h func(*request) error) {
@@ -116,11 +121,7 @@ func (s *Server) route(prefix string) {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := s.config.Now()
 	status := &statusWriter{ResponseWriter: w}
-	if _, pattern := s.mux.Handler(r); pattern == "" {
-		s.serve(s.nothingHere).ServeHTTP(status, r)
-	} else {
-		s.mux.ServeHTTP(status, r)
-	}
+	s.mux.ServeHTTP(status, r)
 	s.config.Log.InfoContext(r.Context(), "scim request", "method", r.Method, "resource", resourceOf(r.URL.Path),
 		"directory", status.directory, "status", status.code, "scim_type", status.scimType, "duration", s.config.Now().Sub(started))
 	s.note(status.token, status.directory, r, status.code, status.scimType)
@@ -150,7 +151,7 @@ func (s *Server) nothingHere(r *request) error {
 	var allowed []string
 	for _, method := range methods {
 		other := &http.Request{Method: method, URL: r.URL, Host: r.Host}
-		if _, pattern := s.mux.Handler(other); pattern != "" {
+		if _, pattern := s.mux.Handler(other); pattern != elsewhere {
 			allowed = append(allowed, method)
 		}
 	}
@@ -196,7 +197,8 @@ type request struct {
 	token     *core.Token
 	directory string
 	base      string
-	// projection is what the URL says of the answer.
+	// values is the URL's query, and projection what it says of the answer.
+	values     url.Values
 	projection projection
 }
 
@@ -219,9 +221,9 @@ func (s *Server) serve(h func(*request) error) http.Handler {
 			}
 			defer leave()
 		}
-		req := &request{Request: r, server: s, w: w, token: token, directory: token.Directory, base: s.base(r)}
+		req := &request{Request: r, server: s, w: w, token: token, directory: token.Directory, base: s.base(r), values: r.URL.Query()}
 		var err error
-		if req.projection, err = newProjection(r.URL.Query().Get("attributes"), r.URL.Query().Get("excludedAttributes")); err == nil {
+		if req.projection, err = newProjection(req.values.Get("attributes"), req.values.Get("excludedAttributes")); err == nil {
 			err = h(req)
 		}
 		if err != nil {

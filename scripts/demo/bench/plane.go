@@ -231,6 +231,54 @@ func (p *plane) beat(ctx context.Context) (time.Duration, error) {
 	return time.Since(began), err
 }
 
+// store times a request whose body is only stored.
+func (s *site) store(ctx context.Context, body string) (time.Duration, error) {
+	began := time.Now()
+	_, err := s.send(ctx, http.MethodPost, "/", body, http.StatusCreated)
+	return time.Since(began), err
+}
+
+// idle waits until the control plane has nothing to do: for a while it takes next to no processor time.
+func (p *plane) idle(ctx context.Context) error {
+	const window, quiet, most = 500 * time.Millisecond, 25 * time.Millisecond, 2 * time.Minute
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	ticker := time.NewTicker(window)
+	defer ticker.Stop()
+	before, err := processorTime(p.process.PID())
+	for calm := 0; err == nil && calm < 12; { // longer than it looks whether there is something to write
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the control plane %q does not come to rest: %w", p.name, ctx.Err())
+		case <-ticker.C:
+		}
+		var now time.Duration
+		now, err = processorTime(p.process.PID())
+		if calm++; now-before > quiet {
+			calm = 0
+		}
+		before = now
+	}
+	return err
+}
+
+// processorTime is what a process has taken of the processors.
+func processorTime(pid int) (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read what a process takes, which needs Linux: %w", err)
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0, errors.New("read what a process takes: it is not said")
+	}
+	user, err := strconv.Atoi(fields[11])
+	system, err2 := strconv.Atoi(fields[12])
+	const tick = 10 * time.Millisecond // of Linux's USER_HZ
+	return time.Duration(user+system) * tick, errors.Join(err, err2)
+}
+
 func (s *site) patch(ctx context.Context, path, op string) (time.Duration, error) {
 	body := `{"schemas":["urn:ietf:params:scim:api:messages:2.0:PatchOp"],"Operations":[` + op + `]}`
 	began := time.Now()
