@@ -14,6 +14,7 @@ import { checkInspector } from "./inspector.mjs";
 import { checkRemote } from "./remote.mjs";
 import { Report } from "./report.mjs";
 import { Client } from "./run.mjs";
+import { checkUpstreams } from "./upstreams.mjs";
 
 const { values: flags } = parseArgs({ options: { work: { type: "string" }, json: { type: "boolean", default: false } } });
 
@@ -28,7 +29,9 @@ const gateway = {
   junior: token("tom.berg"),
   // For the conformance suite, which brings an upstream of its own.
   admin: { url: env.SALLYPORT_ADMIN_URL, token: env.SALLYPORT_ADMIN_TOKEN },
+  fleet: env.SALLYPORT_FLEET_URL,
   cli: join(flags.work, "data", "bin", "sallyport"),
+  proxy: join(flags.work, "data", "bin", "sallyport-proxy"),
   fixture: join(flags.work, "fixture"),
   work: flags.work,
 };
@@ -53,5 +56,10 @@ if (suites.size > 0) {
   const clients = Object.fromEntries([...suites].map(([name, { client }]) => [name, client]));
   await checkConformance(clients, gateway, (suite) => report.client(`conformance ${suite.name}`, suites.get(suite.client)?.version ?? "-"));
 }
+const programs = readFileSync(join(flags.work, "programs"), "utf8").split("\n").filter(Boolean).map((line) => {
+  const [name, version, program, reason] = line.split("\t");
+  return { name, version, program, reason };
+});
+if (programs.length > 0) await checkUpstreams(programs, gateway, report);
 report.end();
 process.exitCode = report.failed > 0 || report.passed + report.skips === 0 ? 1 : 0;

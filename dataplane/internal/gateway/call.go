@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -84,7 +85,11 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	if l.span != nil {
 		l.span.End(strings.ToLower(strings.TrimPrefix(end.outcome.String(), "OUTCOME_")), end.outcome != auditv1.Outcome_OUTCOME_OK)
 	}
-	g.Log.Debug("a call ended", "call_id", first.GetCallId(), "method", first.GetMethod(), "connector", t.connector, "outcome", end.outcome, "duration", last.GetDuration().AsDuration())
+	level := slog.LevelDebug
+	if end.outcome == auditv1.Outcome_OUTCOME_UPSTREAM_ERROR {
+		level = slog.LevelInfo
+	}
+	g.Log.Log(l.ctx, level, "a call ended", "call_id", first.GetCallId(), "method", first.GetMethod(), "connector", t.connector, "outcome", end.outcome, "error", end.text, "duration", last.GetDuration().AsDuration())
 }
 
 // target is what a message acts on, and for a task on what the call that became it rested.

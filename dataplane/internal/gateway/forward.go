@@ -19,6 +19,7 @@ import (
 	"sallyport.dev/dataplane/internal/replica"
 	"sallyport.dev/dataplane/internal/strictjson"
 	"sallyport.dev/dataplane/internal/upstream"
+	"sallyport.dev/dataplane/policy"
 )
 
 // maxRounds bounds how often an upstream of the stateless era may ask for input within one call of an agent of the session era.
@@ -284,10 +285,30 @@ func (g *Gateway) said(l *leg, x *exchange, settings *policyv1.Connector, t targ
 		return mcp.AppendInputRequired(nil, x.message.ID, required), nil, nil
 	}
 	result, e := g.taskResult(l, x, t, response, m.Result)
-	if result != nil {
-		said = mcp.AppendResult(nil, x.message.ID, result)
+	if e != nil {
+		return nil, nil, e
 	}
-	return said, nil, e
+	if x.connector == "" && holdsResources(x.message.Method) {
+		was := m.Result
+		if result != nil {
+			was = result
+		}
+		if now := mcp.PrefixURIs(was, t.connector+policy.URISeparator); len(now) != len(was) {
+			result = now
+		}
+	}
+	if result == nil {
+		return nil, nil, nil
+	}
+	if x.revision.Stateless() {
+		result = mcp.CompleteResult(result)
+	}
+	return mcp.AppendResult(nil, x.message.ID, result), nil, nil
+}
+
+// holdsResources tells whether a result may hold resources or lead to them: at the endpoint of all connectors they are known by other URIs.
+func holdsResources(method string) bool {
+	return method == mcp.MethodCallTool || method == mcp.MethodGetPrompt || method == mcp.MethodReadResource || method == mcp.MethodTaskResult
 }
 
 // inputRequired reads a result that asks for input, as the agent may be asked; nil: it asks for none.

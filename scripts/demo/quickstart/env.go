@@ -15,13 +15,14 @@ const (
 	KeySCIMToken  = "SALLYPORT_SCIM_TOKEN"
 	KeyAdminURL   = "SALLYPORT_ADMIN_URL"
 	KeyAdminToken = "SALLYPORT_ADMIN_TOKEN"
+	KeyFleetURL   = "SALLYPORT_FLEET_URL"
 	KeyIssuer     = "SALLYPORT_IDP_ISSUER"
 	KeyMCPUSEast  = "SALLYPORT_MCP_URL_US_EAST"
 	KeyMCPEUWest  = "SALLYPORT_MCP_URL_EU_WEST"
 	KeyNATSURL    = "SALLYPORT_NATS_URL"
 )
 
-var envKeys = []string{KeySCIMURL, KeySCIMToken, KeyAdminURL, KeyAdminToken, KeyIssuer, KeyMCPUSEast, KeyMCPEUWest, KeyNATSURL}
+var envKeys = []string{KeySCIMURL, KeySCIMToken, KeyAdminURL, KeyAdminToken, KeyFleetURL, KeyIssuer, KeyMCPUSEast, KeyMCPEUWest, KeyNATSURL}
 
 // stateFile is the name of the env file in a data folder.
 const stateFile = "quickstart.env"

@@ -273,7 +273,7 @@ func (s *system) loadGrants(ctx context.Context) error {
 func (s *system) writeEnv() error {
 	values := map[string]string{
 		KeySCIMURL: s.scimURL(), KeySCIMToken: s.scimToken,
-		KeyAdminURL: s.admin.URL, KeyAdminToken: s.admin.Token,
+		KeyAdminURL: s.admin.URL, KeyAdminToken: s.admin.Token, KeyFleetURL: "http://" + s.addrs["fleet"],
 		KeyIssuer:    s.issuer,
 		KeyMCPUSEast: s.mcpURL(usEast), KeyMCPEUWest: s.mcpURL(euWest),
 		KeyNATSURL: (&url.URL{Scheme: "nats", Host: s.addrs["nats"]}).String(),
