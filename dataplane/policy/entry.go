@@ -100,7 +100,7 @@ func (e *edit) putUser(u *fleetv1.User, h Digest) error {
 	}
 	e.removeUser(id)
 	p := &person{
-		id: id, directory: e.table.shared.text(u.GetDirectory()), sub: u.GetSubject(), active: u.GetActive(),
+		id: id, directory: e.table.shared.text(u.GetDirectory()), sub: u.GetSubject(), active: u.GetActive(), service: u.GetService(),
 		generation: u.GetGeneration(), validAfter: u.GetValidAfterMs(), members: e.table.shared.memberSet(u.GetGroups()), digest: h,
 	}
 	e.state.people.put(e.owner, p, func(q *person) bool { return q.id == id })

@@ -39,6 +39,7 @@ type person struct {
 	id         uuid.UUID
 	members    *memberSet
 	active     bool
+	service    bool
 	generation uint64
 	validAfter int64 // Unix milliseconds
 	directory  string

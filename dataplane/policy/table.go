@@ -164,9 +164,11 @@ func (t *Table) Issuers() []string {
 
 // Person is what a table knows of a person.
 type Person struct {
-	ID         uuid.UUID
-	Directory  string
-	Active     bool
+	ID        uuid.UUID
+	Directory string
+	Active    bool
+	// Service: no person, but a service account.
+	Service    bool
 	Generation uint64
 	// ValidAfter voids foreign tokens that were issued at or before it. Zero: none.
 	ValidAfter time.Time
@@ -185,7 +187,7 @@ func (p *person) public() (Person, bool) {
 	if p == nil {
 		return Person{}, false
 	}
-	out := Person{ID: p.id, Directory: p.directory, Active: p.active, Generation: p.generation}
+	out := Person{ID: p.id, Directory: p.directory, Active: p.active, Service: p.service, Generation: p.generation}
 	if p.validAfter != 0 {
 		out.ValidAfter = time.UnixMilli(p.validAfter)
 	}

@@ -105,12 +105,14 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewAdminServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewSignInServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewVaultServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewServiceAccountServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
 		adminv1connect.PolicyServiceName, adminv1connect.FleetAdminServiceName, adminv1connect.AuditServiceName, adminv1connect.AdminServiceName,
 		adminv1connect.SignInServiceName,
 		adminv1connect.VaultServiceName,
+		adminv1connect.ServiceAccountServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

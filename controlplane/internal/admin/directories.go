@@ -179,7 +179,7 @@ func (a *api) GetGroup(_ context.Context, req *connect.Request[adminv1.GetGroupR
 func wireUser(s *core.State, u *core.User) *adminv1.User {
 	out := &adminv1.User{
 		Id: u.ID.String(), DirectoryId: u.Directory, UserName: u.UserName, ExternalId: u.ExternalID, DisplayName: u.DisplayName,
-		Email: u.Email, Active: u.Active, Generation: u.Generation, Subject: s.Subject(u),
+		Email: u.Email, Active: u.Active, Generation: u.Generation, Subject: s.Subject(u), ServiceAccount: u.Service(),
 		CreatedAt: timestamppb.New(u.CreatedAt.Time()), UpdatedAt: timestamppb.New(u.UpdatedAt.Time()),
 	}
 	held := map[uint32]bool{}

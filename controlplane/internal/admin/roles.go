@@ -59,6 +59,15 @@ var roles = map[string]policyv1.Role{
 
 	adminv1connect.VaultServiceRotateVaultKeyProcedure: owner,
 	adminv1connect.VaultServiceGetVaultStatusProcedure: viewer,
+	adminv1connect.ServiceAccountServiceCreateServiceAccountProcedure:    admin,
+	adminv1connect.ServiceAccountServiceListServiceAccountsProcedure:     viewer,
+	adminv1connect.ServiceAccountServiceSetServiceAccountActiveProcedure: admin,
+	adminv1connect.ServiceAccountServiceDeleteServiceAccountProcedure:    admin,
+	adminv1connect.ServiceAccountServiceAddServiceKeyProcedure:           admin,
+	adminv1connect.ServiceAccountServiceRemoveServiceKeyProcedure:        admin,
+	adminv1connect.ServiceAccountServiceCreateServiceGroupProcedure:      admin,
+	adminv1connect.ServiceAccountServiceDeleteServiceGroupProcedure:      admin,
+	adminv1connect.ServiceAccountServiceChangeServiceGroupProcedure:      admin,
 
 	adminv1connect.AdminServiceWhoAmIProcedure:             anyone,
 	adminv1connect.AdminServiceBecomeFirstOwnerProcedure:   anyone,

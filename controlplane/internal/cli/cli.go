@@ -47,7 +47,7 @@ func Commands(root *cobra.Command) {
 		directoriesCommand(o), usersCommand(o), groupsCommand(o), tokensCommand(o), connectorsCommand(o), catalogueCommand(o),
 		secretsCommand(o), vaultCommand(o), applyCommand(o), grantsCommand(o), blocksCommand(o), explainCommand(o), proxiesCommand(o),
 		receiptCommand(o), auditCommand(o), scimCommand(o),
-		adminsCommand(o), breakGlassCommand(o), whoamiCommand(o),
+		adminsCommand(o), breakGlassCommand(o), whoamiCommand(o), serviceAccountsCommand(o),
 	)
 }
 

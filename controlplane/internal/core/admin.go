@@ -54,6 +54,9 @@ func (c NameAdminDirectory) decide(s *State, env Env) ([]*eventv1.Event, error) 
 	case c.Directory != "" && s.Directory(c.Directory) == nil:
 		return nil, refuseField(NotFound, "directory_id", "there is no directory %q", c.Directory)
 	}
+	if err := refuseService(c.Directory); err != nil {
+		return nil, err
+	}
 	if err := env.mayOwn(); err != nil {
 		return nil, err
 	}

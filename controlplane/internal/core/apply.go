@@ -124,6 +124,10 @@ func (s *State) applyPolicy(rec Record) error {
 		return s.applyTokenRevoked(b.TokenRevoked.GetTokenId())
 	case *eventv1.Event_TokenExpirySet:
 		return s.applyTokenExpirySet(b.TokenExpirySet)
+	case *eventv1.Event_ServiceKeyAdded:
+		return s.applyServiceKeyAdded(rec, b.ServiceKeyAdded)
+	case *eventv1.Event_ServiceKeyRemoved:
+		return s.applyServiceKeyRemoved(b.ServiceKeyRemoved)
 	case *eventv1.Event_AdminDirectoryNamed:
 		s.applyAdminDirectoryNamed(b.AdminDirectoryNamed.GetDirectoryId())
 	case *eventv1.Event_GroupRoleSet:

@@ -32,6 +32,12 @@ type checkpointHead struct {
 	AdminDirectory      string
 	Roles               []checkpointRole
 	BreakGlass          []BreakGlassUse
+	ServiceKeys         []checkpointServiceKeys
+}
+
+type checkpointServiceKeys struct {
+	Account uuid.UUID
+	Keys    []ServiceKey
 }
 
 type checkpointRole struct {
@@ -130,6 +136,10 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 		head.Tokens = append(head.Tokens, checkpointToken{Token: *t, SHA256: t.sha256})
 	}
 	head.AdminDirectory, head.BreakGlass = s.adminDirectory, s.breakGlass
+	s.serviceKeys.Scan(func(key string, keys []ServiceKey) bool {
+		head.ServiceKeys = append(head.ServiceKeys, checkpointServiceKeys{Account: uuid.UUID([]byte(key)), Keys: keys})
+		return true
+	})
 	for g, role := range s.GroupRoles() {
 		head.Roles = append(head.Roles, checkpointRole{Group: g.ID, Role: role})
 	}
@@ -256,6 +266,9 @@ func (s *State) restoreHead(head *checkpointHead) error {
 		s.putToken(&token)
 	}
 	s.adminDirectory, s.breakGlass = head.AdminDirectory, head.BreakGlass
+	for _, k := range head.ServiceKeys {
+		s.serviceKeys.Set(idKey(k.Account), k.Keys)
+	}
 	for _, r := range head.Roles {
 		s.roles.Set(idKey(r.Group), r.Role)
 	}

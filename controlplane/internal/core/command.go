@@ -58,7 +58,7 @@ func IsSecurity(c Command) bool {
 		return !c.Active
 	case SetGroupRole:
 		return c.Role == policyv1.Role_ROLE_UNSPECIFIED
-	case DeleteUser, EraseUser, RevokeSessions, PlaceBlock, RevokeToken, RetireConnector, RemoveGrant:
+	case DeleteUser, EraseUser, RemoveServiceKey, RevokeSessions, PlaceBlock, RevokeToken, RetireConnector, RemoveGrant:
 		return true
 	}
 	return false
@@ -91,6 +91,12 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"IssueToken":         decode[IssueToken],
 	"RotateToken":        decode[RotateToken],
 	"RevokeToken":        decode[RevokeToken],
+
+	"CreateServiceAccount": decode[CreateServiceAccount],
+	"CreateServiceGroup":   decode[CreateServiceGroup],
+	"AddServiceKey":        decode[AddServiceKey],
+	"RemoveServiceKey":     decode[RemoveServiceKey],
+
 	"NameAdminDirectory": decode[NameAdminDirectory],
 	"SetGroupRole":       decode[SetGroupRole],
 	"IssueBootstrap":     decode[IssueBootstrap],

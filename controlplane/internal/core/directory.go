@@ -30,6 +30,8 @@ func (c SetDirectory) decide(s *State, env Env) ([]*eventv1.Event, error) {
 		d.SignIn = old.directory.GetSignIn()
 	}
 	switch {
+	case d.GetId() == ServiceDirectory:
+		return nil, refuseService(d.GetId())
 	case d.GetId() == "":
 		return nil, refuseField(InvalidArgument, "id", "a directory needs an id, such as \"okta\"")
 	case !known && len(s.populations) >= maxDirectories:

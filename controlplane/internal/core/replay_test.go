@@ -27,7 +27,7 @@ func dump(t failer, s *State) []byte {
 
 // randomCommand draws a command over a small world, so that commands meet.
 func randomCommand(t *rapid.T, w *world) Command {
-	names := []string{"ann", "Bob", "eve", "Zoë"}
+	names := []string{"ann", "Bob", "eve", "Zoë", "bot", "job"}
 	groups := []string{"Engineers", "Sales", "Ops"}
 	connectors := []string{"github", "jira"}
 	in := func(directory string) uuid.UUID {
@@ -48,7 +48,7 @@ func randomCommand(t *rapid.T, w *world) Command {
 		name := rapid.SampledFrom(names).Draw(t, "name")
 		return Profile{UserName: name, ExternalID: "00u" + name, DisplayName: rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "display")}
 	}
-	switch rapid.IntRange(0, 27).Draw(t, "command") {
+	switch rapid.IntRange(0, 31).Draw(t, "command") {
 	case 0, 1:
 		return CreateUser{Directory: "okta", Profile: profile(), Active: rapid.Bool().Draw(t, "active")}
 	case 2, 3:
@@ -114,6 +114,14 @@ func randomCommand(t *rapid.T, w *world) Command {
 			}
 		}
 		return open
+	case 27:
+		return CreateServiceAccount{Name: rapid.SampledFrom([]string{"bot", "job"}).Draw(t, "account")}
+	case 28:
+		return AddServiceKey{Account: in(ServiceDirectory), ID: rapid.SampledFrom([]string{"k1", "k2"}).Draw(t, "key"), JWK: []byte("{}")}
+	case 29:
+		return RemoveServiceKey{Account: in(ServiceDirectory), ID: rapid.SampledFrom([]string{"k1", "k2"}).Draw(t, "key")}
+	case 30:
+		return DeleteUser{Directory: ServiceDirectory, ID: in(ServiceDirectory)}
 	default:
 		return RevokeSessions{ID: user()}
 	}
@@ -237,6 +245,7 @@ func TestCommandsSurviveTheWire(t *testing.T) {
 	g := w.group("Engineers")
 	for _, c := range []Command{
 		NewSetDirectory(directory("entra")),
+		CreateServiceAccount{Name: "bot"}, CreateServiceGroup{Name: "bots"}, AddServiceKey{Account: uuid.New(), ID: "k", JWK: []byte("{}")}, RemoveServiceKey{Account: uuid.New(), ID: "k"},
 		NameAdminDirectory{Directory: "okta"}, SetGroupRole{Group: uuid.New(), Role: 3}, IssueBootstrap{ID: uuid.New(), SHA256: []byte("x"), Recover: true},
 		BecomeFirstOwner{Bootstrap: uuid.New(), ID: uuid.New(), Name: "ann"}, IssueBreakGlass{ID: uuid.New()}, OpenBreakGlass{Credential: uuid.New(), Reason: "why"},
 		EraseUser{ID: uuid.New()}, FinishErasures{IDs: []uuid.UUID{uuid.New()}},

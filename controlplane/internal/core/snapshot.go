@@ -188,7 +188,7 @@ func (s *State) grantEntry(k entryKey, region string) *fleetv1.Entry {
 
 func (s *State) wireUser(u *User) *fleetv1.User {
 	wire := &fleetv1.User{
-		Id: u.ID[:], Active: u.Active, Generation: u.Generation, Directory: u.Directory, Subject: s.Subject(u),
+		Id: u.ID[:], Active: u.Active, Generation: u.Generation, Directory: u.Directory, Subject: s.Subject(u), Service: u.Service(),
 	}
 	if u.ValidAfter != 0 {
 		wire.ValidAfterMs = u.ValidAfter.Time().UnixMilli()

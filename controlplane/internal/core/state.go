@@ -53,6 +53,8 @@ type State struct {
 	adminDirectory string
 	roles          btree.Map[string, policyv1.Role]
 	breakGlass     []BreakGlassUse
+	// Keys of service accounts, by the account's id.
+	serviceKeys btree.Map[string, []ServiceKey]
 }
 
 // population is a directory with the indexes over its users and groups.
@@ -89,6 +91,7 @@ func (s *State) Fork() *State {
 		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(),
 		blocks: *s.blocks.Copy(), tokens: *s.tokens.Copy(), proxies: *s.proxies.Copy(),
 		adminDirectory: s.adminDirectory, roles: *s.roles.Copy(), breakGlass: s.breakGlass,
+		serviceKeys: *s.serviceKeys.Copy(),
 	}
 	for id, p := range f.populations {
 		f.populations[id] = &population{

@@ -62,6 +62,10 @@ func Subject(ev *eventv1.Event) string {
 		return subjectPrefix + "token." + b.TokenRevoked.GetTokenId()
 	case *eventv1.Event_TokenExpirySet:
 		return subjectPrefix + "token." + b.TokenExpirySet.GetTokenId()
+	case *eventv1.Event_ServiceKeyAdded:
+		return subjectPrefix + "user." + b.ServiceKeyAdded.GetUserId()
+	case *eventv1.Event_ServiceKeyRemoved:
+		return subjectPrefix + "user." + b.ServiceKeyRemoved.GetUserId()
 	case *eventv1.Event_AdminDirectoryNamed:
 		return subjectPrefix + "admin.directory"
 	case *eventv1.Event_GroupRoleSet:

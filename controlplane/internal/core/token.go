@@ -70,6 +70,9 @@ func (c IssueToken) decide(s *State, env Env) ([]*eventv1.Event, error) {
 		if s.Directory(c.Directory) == nil {
 			return nil, refuseField(NotFound, "directory_id", "there is no directory %q: a SCIM token belongs to one", c.Directory)
 		}
+		if err := refuseService(c.Directory); err != nil {
+			return nil, err
+		}
 		if c.Directory == s.adminDirectory { // it could put anybody into a group that gives a role
 			if err := env.mayOwn(); err != nil {
 				return nil, err

@@ -489,6 +489,7 @@ func (s *State) applyUserDeleted(rec Record, b *eventv1.UserDeleted) error {
 	}
 	p.subjects.Delete(indexKey(u.Subject, u.No))
 	p.indexEmails(u, nil)
+	s.serviceKeys.Delete(idKey(u.ID))
 	s.userByID.Delete(idKey(u.ID))
 	s.users.Delete(u.No)
 	s.applyTombstone(rec, u.ID)

@@ -32,7 +32,7 @@ func (g *Gateway) refused(c *caller, method string, reason auditv1.Reason) {
 		text = strings.TrimSpace(fmt.Sprintf("%s (%d refusals before this one were not recorded: too many a second)", text, leftOut))
 	}
 	g.keep(&auditv1.AuditRecord{
-		At: timestamppb.New(g.Now()), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: clip(method), PersonId: c.personID(),
+		At: timestamppb.New(g.Now()), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: clip(method), PersonId: c.personID(), Actor: c.actor(),
 		Connector: c.connector, Client: &auditv1.Client{Id: c.ClientID, Address: c.address}, SnapshotVersion: c.table.Version(),
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: reason, Text: text},
 	})
@@ -49,7 +49,7 @@ func (g *Gateway) keep(r *auditv1.AuditRecord) {
 func (g *Gateway) record(x *exchange, t target, d policy.Decision) *auditv1.AuditRecord {
 	r := &auditv1.AuditRecord{
 		At: timestamppb.New(x.began), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: x.message.Method,
-		PersonId: x.personID(), Groups: d.Groups, Client: x.client(), Connector: clip(t.connector), Tool: clip(t.label), Arguments: mask.Payload(x.message.Arguments),
+		PersonId: x.personID(), Actor: x.actor(), Groups: d.Groups, Client: x.client(), Connector: clip(t.connector), Tool: clip(t.label), Arguments: mask.Payload(x.message.Arguments),
 		SnapshotVersion: d.Version, TraceId: traceID(x), Revision: string(x.revision),
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: d.Reason, Group: d.Group, Rule: uint32(d.Rule), Text: d.Text()},
 	}
@@ -64,7 +64,7 @@ func (g *Gateway) completed(first *auditv1.AuditRecord, began time.Time, end *en
 	now := g.Now()
 	return &auditv1.AuditRecord{
 		At: timestamppb.New(now), CallId: first.GetCallId(), Phase: auditv1.Phase_PHASE_COMPLETED, Method: first.GetMethod(),
-		PersonId: first.GetPersonId(), Groups: first.GetGroups(), Client: first.GetClient(), Connector: first.GetConnector(), Tool: first.GetTool(),
+		PersonId: first.GetPersonId(), Actor: first.GetActor(), Groups: first.GetGroups(), Client: first.GetClient(), Connector: first.GetConnector(), Tool: first.GetTool(),
 		SnapshotVersion: first.GetSnapshotVersion(), TraceId: first.GetTraceId(), Revision: first.GetRevision(), Decision: first.GetDecision(),
 		Result: end.result, Outcome: end.outcome, Error: end.text,
 		Duration: durationpb.New(now.Sub(began)), UpstreamDuration: durationpb.New(end.upstream),
@@ -111,6 +111,14 @@ func (c *caller) personID() string {
 		return ""
 	}
 	return c.ID.String()
+}
+
+// actor says who acts, where that is no person.
+func (c *caller) actor() *auditv1.Actor {
+	if !c.Service {
+		return nil
+	}
+	return &auditv1.Actor{Kind: auditv1.ActorKind_ACTOR_KIND_SERVICE_ACCOUNT, Id: c.personID()}
 }
 
 func clip(s string) string { return clipTo(s, 256) }

@@ -492,9 +492,11 @@ type User struct {
 	// Groups whose membership is held since a reactivation: they do not count.
 	HeldGroups []*GroupRef `protobuf:"bytes,12,rep,name=held_groups,json=heldGroups,proto3" json:"held_groups,omitempty"`
 	// What an issuer's claim must equal for the person to be signed in.
-	Subject       string `protobuf:"bytes,13,opt,name=subject,proto3" json:"subject,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Subject string `protobuf:"bytes,13,opt,name=subject,proto3" json:"subject,omitempty"`
+	// No person: a service account.
+	ServiceAccount bool `protobuf:"varint,30,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *User) Reset() {
@@ -616,6 +618,13 @@ func (x *User) GetSubject() string {
 		return x.Subject
 	}
 	return ""
+}
+
+func (x *User) GetServiceAccount() bool {
+	if x != nil {
+		return x.ServiceAccount
+	}
+	return false
 }
 
 // GroupRef names a group.
@@ -5378,7 +5387,7 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"\x18\n" +
 	"\x16ListDirectoriesRequest\"[\n" +
 	"\x17ListDirectoriesResponse\x12@\n" +
-	"\vdirectories\x18\x01 \x03(\v2\x1e.sallyport.policy.v1.DirectoryR\vdirectories\"\xed\x03\n" +
+	"\vdirectories\x18\x01 \x03(\v2\x1e.sallyport.policy.v1.DirectoryR\vdirectories\"\x96\x04\n" +
 	"\x04User\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fdirectory_id\x18\x02 \x01(\tR\vdirectoryId\x12\x1b\n" +
@@ -5399,7 +5408,8 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x06groups\x18\v \x03(\v2\x1c.sallyport.admin.v1.GroupRefR\x06groups\x12=\n" +
 	"\vheld_groups\x18\f \x03(\v2\x1c.sallyport.admin.v1.GroupRefR\n" +
 	"heldGroups\x12\x18\n" +
-	"\asubject\x18\r \x01(\tR\asubject\".\n" +
+	"\asubject\x18\r \x01(\tR\asubject\x12'\n" +
+	"\x0fservice_account\x18\x1e \x01(\bR\x0eserviceAccount\".\n" +
 	"\bGroupRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x97\x02\n" +

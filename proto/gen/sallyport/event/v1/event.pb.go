@@ -196,6 +196,8 @@ type Event struct {
 	//	*Event_AdminDirectoryNamed
 	//	*Event_GroupRoleSet
 	//	*Event_BreakGlassOpened
+	//	*Event_ServiceKeyAdded
+	//	*Event_ServiceKeyRemoved
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -575,6 +577,24 @@ func (x *Event) GetBreakGlassOpened() *BreakGlassOpened {
 	return nil
 }
 
+func (x *Event) GetServiceKeyAdded() *ServiceKeyAdded {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ServiceKeyAdded); ok {
+			return x.ServiceKeyAdded
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetServiceKeyRemoved() *ServiceKeyRemoved {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ServiceKeyRemoved); ok {
+			return x.ServiceKeyRemoved
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -707,6 +727,14 @@ type Event_BreakGlassOpened struct {
 	BreakGlassOpened *BreakGlassOpened `protobuf:"bytes,122,opt,name=break_glass_opened,json=breakGlassOpened,proto3,oneof"`
 }
 
+type Event_ServiceKeyAdded struct {
+	ServiceKeyAdded *ServiceKeyAdded `protobuf:"bytes,125,opt,name=service_key_added,json=serviceKeyAdded,proto3,oneof"`
+}
+
+type Event_ServiceKeyRemoved struct {
+	ServiceKeyRemoved *ServiceKeyRemoved `protobuf:"bytes,126,opt,name=service_key_removed,json=serviceKeyRemoved,proto3,oneof"`
+}
+
 func (*Event_LogStarted) isEvent_Body() {}
 
 func (*Event_FeatureLevelRaised) isEvent_Body() {}
@@ -770,6 +798,10 @@ func (*Event_AdminDirectoryNamed) isEvent_Body() {}
 func (*Event_GroupRoleSet) isEvent_Body() {}
 
 func (*Event_BreakGlassOpened) isEvent_Body() {}
+
+func (*Event_ServiceKeyAdded) isEvent_Body() {}
+
+func (*Event_ServiceKeyRemoved) isEvent_Body() {}
 
 // Actor is who caused an event: a token or the system, by opaque id.
 type Actor struct {
@@ -2597,6 +2629,176 @@ func (x *GroupRoleSet) GetRole() v1.Role {
 	return v1.Role(0)
 }
 
+// ServiceKeyAdded lets a service account prove who it is by a private key.
+type ServiceKeyAdded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	Key           *ServiceKey            `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceKeyAdded) Reset() {
+	*x = ServiceKeyAdded{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceKeyAdded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceKeyAdded) ProtoMessage() {}
+
+func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceKeyAdded.ProtoReflect.Descriptor instead.
+func (*ServiceKeyAdded) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ServiceKeyAdded) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *ServiceKeyAdded) GetKey() *ServiceKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// ServiceKeyRemoved ends that. What was issued to the service account ends with it, by the event after it in the batch.
+type ServiceKeyRemoved struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	KeyId         string                 `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceKeyRemoved) Reset() {
+	*x = ServiceKeyRemoved{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceKeyRemoved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceKeyRemoved) ProtoMessage() {}
+
+func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceKeyRemoved.ProtoReflect.Descriptor instead.
+func (*ServiceKeyRemoved) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ServiceKeyRemoved) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *ServiceKeyRemoved) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+// ServiceKey is the public half of a service account's key.
+type ServiceKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The `kid` by which it is named.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// A public JSON Web Key (RFC 7517).
+	Jwk []byte `protobuf:"bytes,2,opt,name=jwk,proto3" json:"jwk,omitempty"`
+	// Absent: it does not expire.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceKey) Reset() {
+	*x = ServiceKey{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceKey) ProtoMessage() {}
+
+func (x *ServiceKey) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceKey.ProtoReflect.Descriptor instead.
+func (*ServiceKey) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ServiceKey) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ServiceKey) GetJwk() []byte {
+	if x != nil {
+		return x.Jwk
+	}
+	return nil
+}
+
+func (x *ServiceKey) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
 // BreakGlassOpened says that the break-glass credential was used: the token that it was exchanged for is made in the
 // same batch.
 type BreakGlassOpened struct {
@@ -2613,7 +2815,7 @@ type BreakGlassOpened struct {
 
 func (x *BreakGlassOpened) Reset() {
 	*x = BreakGlassOpened{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2827,7 @@ func (x *BreakGlassOpened) String() string {
 func (*BreakGlassOpened) ProtoMessage() {}
 
 func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2840,7 @@ func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BreakGlassOpened.ProtoReflect.Descriptor instead.
 func (*BreakGlassOpened) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *BreakGlassOpened) GetTokenId() string {
@@ -2666,7 +2868,7 @@ var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"\xe8\x15\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"\x94\x17\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -2709,7 +2911,9 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x10token_expiry_set\x18\\ \x01(\v2\".sallyport.event.v1.TokenExpirySetH\x00R\x0etokenExpirySet\x12]\n" +
 	"\x15admin_directory_named\x18x \x01(\v2'.sallyport.event.v1.AdminDirectoryNamedH\x00R\x13adminDirectoryNamed\x12H\n" +
 	"\x0egroup_role_set\x18y \x01(\v2 .sallyport.event.v1.GroupRoleSetH\x00R\fgroupRoleSet\x12T\n" +
-	"\x12break_glass_opened\x18z \x01(\v2$.sallyport.event.v1.BreakGlassOpenedH\x00R\x10breakGlassOpenedB\x06\n" +
+	"\x12break_glass_opened\x18z \x01(\v2$.sallyport.event.v1.BreakGlassOpenedH\x00R\x10breakGlassOpened\x12Q\n" +
+	"\x11service_key_added\x18} \x01(\v2#.sallyport.event.v1.ServiceKeyAddedH\x00R\x0fserviceKeyAdded\x12W\n" +
+	"\x13service_key_removed\x18~ \x01(\v2%.sallyport.event.v1.ServiceKeyRemovedH\x00R\x11serviceKeyRemovedB\x06\n" +
 	"\x04body\"y\n" +
 	"\x05Actor\x121\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.sallyport.event.v1.ActorKindR\x04kind\x12\x0e\n" +
@@ -2828,7 +3032,19 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\fdirectory_id\x18\x01 \x01(\tR\vdirectoryId\"X\n" +
 	"\fGroupRoleSet\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12-\n" +
-	"\x04role\x18\x02 \x01(\x0e2\x19.sallyport.policy.v1.RoleR\x04role\"b\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x19.sallyport.policy.v1.RoleR\x04role\"\\\n" +
+	"\x0fServiceKeyAdded\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x120\n" +
+	"\x03key\x18\x02 \x01(\v2\x1e.sallyport.event.v1.ServiceKeyR\x03key\"C\n" +
+	"\x11ServiceKeyRemoved\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\tR\x05keyId\"i\n" +
+	"\n" +
+	"ServiceKey\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03jwk\x18\x02 \x01(\fR\x03jwk\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"b\n" +
 	"\x10BreakGlassOpened\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x1b\n" +
 	"\topened_id\x18\x02 \x01(\tR\bopenedId\x12\x16\n" +
@@ -2861,7 +3077,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                   // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                   // 1: sallyport.event.v1.TokenKind
@@ -2900,17 +3116,20 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*Token)(nil),                    // 34: sallyport.event.v1.Token
 	(*AdminDirectoryNamed)(nil),      // 35: sallyport.event.v1.AdminDirectoryNamed
 	(*GroupRoleSet)(nil),             // 36: sallyport.event.v1.GroupRoleSet
-	(*BreakGlassOpened)(nil),         // 37: sallyport.event.v1.BreakGlassOpened
-	(*timestamppb.Timestamp)(nil),    // 38: google.protobuf.Timestamp
-	(v1.Role)(0),                     // 39: sallyport.policy.v1.Role
-	(*v1.Directory)(nil),             // 40: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),             // 41: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                  // 42: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                  // 43: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                 // 44: sallyport.policy.v1.Block
+	(*ServiceKeyAdded)(nil),          // 37: sallyport.event.v1.ServiceKeyAdded
+	(*ServiceKeyRemoved)(nil),        // 38: sallyport.event.v1.ServiceKeyRemoved
+	(*ServiceKey)(nil),               // 39: sallyport.event.v1.ServiceKey
+	(*BreakGlassOpened)(nil),         // 40: sallyport.event.v1.BreakGlassOpened
+	(*timestamppb.Timestamp)(nil),    // 41: google.protobuf.Timestamp
+	(v1.Role)(0),                     // 42: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),             // 43: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),             // 44: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                  // 45: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                  // 46: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                 // 47: sallyport.policy.v1.Block
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	38, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	41, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -2944,27 +3163,31 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	32, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
 	35, // 32: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
 	36, // 33: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
-	37, // 34: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
-	0,  // 35: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	39, // 36: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
-	40, // 37: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	38, // 38: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	38, // 39: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	41, // 40: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	42, // 41: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	43, // 42: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	44, // 43: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	34, // 44: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	38, // 45: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 46: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	38, // 47: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	39, // 48: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	39, // 49: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	40, // 34: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
+	37, // 35: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
+	38, // 36: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
+	0,  // 37: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	42, // 38: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	43, // 39: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	41, // 40: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	41, // 41: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	44, // 42: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	45, // 43: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	46, // 44: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	47, // 45: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	34, // 46: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	41, // 47: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 48: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	41, // 49: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	42, // 50: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	42, // 51: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	39, // 52: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
+	41, // 53: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -3005,6 +3228,8 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_AdminDirectoryNamed)(nil),
 		(*Event_GroupRoleSet)(nil),
 		(*Event_BreakGlassOpened)(nil),
+		(*Event_ServiceKeyAdded)(nil),
+		(*Event_ServiceKeyRemoved)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3012,7 +3237,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   36,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1393,7 +1393,9 @@ type User struct {
 	Directory string `protobuf:"bytes,5,opt,name=directory,proto3" json:"directory,omitempty"`
 	Subject   string `protobuf:"bytes,6,opt,name=subject,proto3" json:"subject,omitempty"`
 	// Numbers of the groups of which the user is directly a member, and the membership counts. Ascending.
-	Groups        []uint32 `protobuf:"varint,7,rep,packed,name=groups,proto3" json:"groups,omitempty"`
+	Groups []uint32 `protobuf:"varint,7,rep,packed,name=groups,proto3" json:"groups,omitempty"`
+	// No person: a service account.
+	Service       bool `protobuf:"varint,30,opt,name=service,proto3" json:"service,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1475,6 +1477,13 @@ func (x *User) GetGroups() []uint32 {
 		return x.Groups
 	}
 	return nil
+}
+
+func (x *User) GetService() bool {
+	if x != nil {
+		return x.Service
+	}
+	return false
 }
 
 // Group is a group with the edges to the groups that contain it.
@@ -2032,7 +2041,7 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x03key\">\n" +
 	"\bGrantKey\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x1c\n" +
-	"\tconnector\x18\x02 \x01(\tR\tconnector\"\xc4\x01\n" +
+	"\tconnector\x18\x02 \x01(\tR\tconnector\"\xde\x01\n" +
 	"\x04User\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06active\x18\x02 \x01(\bR\x06active\x12\x1e\n" +
@@ -2042,7 +2051,8 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x0evalid_after_ms\x18\x04 \x01(\x03R\fvalidAfterMs\x12\x1c\n" +
 	"\tdirectory\x18\x05 \x01(\tR\tdirectory\x12\x18\n" +
 	"\asubject\x18\x06 \x01(\tR\asubject\x12\x16\n" +
-	"\x06groups\x18\a \x03(\rR\x06groups\"]\n" +
+	"\x06groups\x18\a \x03(\rR\x06groups\x12\x18\n" +
+	"\aservice\x18\x1e \x01(\bR\aservice\"]\n" +
 	"\x05Group\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x12\n" +
