@@ -57,8 +57,8 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.AuditServiceSearchAuditProcedure: auditor,
 	adminv1connect.AuditServiceTailAuditProcedure:   auditor,
 
-	adminv1connect.VaultServiceRotateVaultKeyProcedure: owner,
-	adminv1connect.VaultServiceGetVaultStatusProcedure: viewer,
+	adminv1connect.VaultServiceRotateVaultKeyProcedure:                   owner,
+	adminv1connect.VaultServiceGetVaultStatusProcedure:                   viewer,
 	adminv1connect.ServiceAccountServiceCreateServiceAccountProcedure:    admin,
 	adminv1connect.ServiceAccountServiceListServiceAccountsProcedure:     viewer,
 	adminv1connect.ServiceAccountServiceSetServiceAccountActiveProcedure: admin,

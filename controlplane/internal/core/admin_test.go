@@ -54,6 +54,7 @@ func TestNobodyHandsOutMoreThanTheyHave(t *testing.T) {
 		w.refused(IssueBreakGlass{ID: w.env().NewID(), SHA256: digest[:]}, Forbidden)
 		// Each of these could make somebody an owner by a detour.
 		w.refused(IssueToken{ID: w.env().NewID(), Kind: eventv1.TokenKind_TOKEN_KIND_SCIM, SHA256: digest[:], Directory: "okta"}, Forbidden)
+		w.refused(NewSetSignIn("okta", &policyv1.SignIn{Issuer: "https://evil.example", ClientId: "x"}), Forbidden)
 		w.refused(NewSetDirectory(&policyv1.Directory{Id: "okta", Issuers: []*policyv1.Issuer{{Url: "https://evil.example"}}}), Forbidden)
 	}
 	w.as(policyv1.Role_ROLE_ADMIN)

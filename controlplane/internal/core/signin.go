@@ -49,5 +49,13 @@ func (c SetSignIn) decide(s *State, env Env) ([]*eventv1.Event, error) {
 			}
 		}
 	}
+	if err := refuseService(c.Directory); err != nil {
+		return nil, err
+	}
+	if c.Directory == s.adminDirectory { // whoever says where admins sign in could be any of them
+		if err := env.mayOwn(); err != nil {
+			return nil, err
+		}
+	}
 	return env.events(&eventv1.Event{Body: &eventv1.Event_DirectorySet{DirectorySet: &eventv1.DirectorySet{Directory: d}}}), nil
 }

@@ -65,6 +65,24 @@ func TestAnAllowedCallReachesTheUpstreamOnceAndIsRecordedBeforeAndAfter(t *testi
 	}
 }
 
+func TestACallOfAServiceAccountIsRecordedAsOne(t *testing.T) {
+	w := newWorld(t, &options{})
+	bot := userEntry(ada, true, 1)
+	bot.GetUser().Service = true
+	w.set(bot)
+	if got := w.stateless(ada, "/mcp/demo").call("echo", `{"text":"hi"}`); got.status != http.StatusOK {
+		t.Fatalf("got %+v", got)
+	}
+	if got := w.stateless(ada, "/mcp/demo").call("forbidden", `{}`); strings.Contains(got.body, "said") {
+		t.Fatalf("got %+v", got)
+	}
+	for _, r := range w.settled(3) {
+		if a := r.GetActor(); a.GetKind() != auditv1.ActorKind_ACTOR_KIND_SERVICE_ACCOUNT || a.GetId() != ada.String() || r.GetPersonId() != ada.String() {
+			t.Errorf("recorded %v", r)
+		}
+	}
+}
+
 func TestAResultThatSaysItIsAnErrorIsRecordedAsOne(t *testing.T) {
 	w := newWorld(t, &options{})
 	if got := w.stateless(ada, "/mcp/demo").call("fail", `{}`); !strings.Contains(got.body, "it does not work") {
