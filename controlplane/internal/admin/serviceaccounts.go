@@ -35,7 +35,7 @@ func (a *api) ListServiceAccounts(context.Context, *connect.Request[adminv1.List
 	s := a.Engine.State()
 	res := &adminv1.ListServiceAccountsResponse{}
 	for u := range s.Users(core.ServiceDirectory, 0) {
-		account := &adminv1.ServiceAccount{Id: u.ID.String(), Name: u.UserName, Description: u.DisplayName, Active: u.Active, CreatedAt: moment(u.CreatedAt)}
+		account := &adminv1.ServiceAccount{Id: u.ID.String(), Name: u.UserName, Description: u.DisplayName, Active: u.Active, CreatedAt: moment(u.CreatedAt.Time())}
 		for g := range s.GroupsOf(u) {
 			account.Groups = append(account.Groups, groupRef(g))
 		}
