@@ -160,6 +160,7 @@ func (s *State) applyMembers(rec Record, groupID string, userIDs, groupIDs []byt
 		return err
 	}
 	g := *old
+	var come []uint32
 	for id, err := range ids(userIDs) {
 		if err != nil {
 			return err
@@ -169,13 +170,16 @@ func (s *State) applyMembers(rec Record, groupID string, userIDs, groupIDs []byt
 			return err
 		}
 		s.held.drop(u.No, g.No)
-		if in && s.members.add(g.No, u.No) {
-			s.memberOf.add(u.No, g.No)
-			g.MemberCount++
-		} else if !in && s.members.drop(g.No, u.No) {
+		if in {
+			come = append(come, u.No)
+		} else if s.members.drop(g.No, u.No) {
 			s.memberOf.drop(u.No, g.No)
 			g.MemberCount--
 		}
+	}
+	for _, no := range s.members.addAll(g.No, come, g.MemberCount) {
+		s.memberOf.add(no, g.No)
+		g.MemberCount++
 	}
 	for id, err := range ids(groupIDs) {
 		if err != nil {

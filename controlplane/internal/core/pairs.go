@@ -61,6 +61,38 @@ func (p *pairs) add(a, b uint32) bool {
 	return true
 }
 
+// mergeFrom is how many pairs pay for a pass through mergePart times as many.
+const (
+	mergeFrom = 8
+	mergePart = 64
+)
+
+// addAll puts pairs of a in, of which about so many are there, and returns those that are new, ascending. Bs is its own.
+func (p *pairs) addAll(a uint32, bs []uint32, there int) (fresh []uint32) {
+	slices.Sort(bs)
+	bs = slices.Compact(bs)
+	if len(bs) < mergeFrom || there > len(bs)*mergePart {
+		return slices.DeleteFunc(bs, func(b uint32) bool { return !p.add(a, b) })
+	}
+	have := p.collect(a)
+	all := make([]uint32, 0, len(have)+len(bs))
+	for _, b := range bs {
+		for len(have) > 0 && have[0] < b {
+			all, have = append(all, have[0]), have[1:]
+		}
+		if len(have) == 0 || have[0] != b {
+			all, fresh = append(all, b), append(fresh, b)
+		}
+	}
+	if all = append(all, have...); len(fresh) > 0 {
+		for run := p.run(a, 0); len(run) > 0; run = p.run(a, 0) {
+			p.runs.Delete(pair(a, run[0]))
+		}
+		p.put(a, slices.Clip(all))
+	}
+	return fresh
+}
+
 // put stores a run of what goes with a, whose elements nobody else may change.
 func (p *pairs) put(a uint32, run []uint32) {
 	for len(run) > runMost {

@@ -50,6 +50,21 @@ func TestPairsAreASetInOrder(t *testing.T) {
 			stride := rapid.Uint32Range(1, 7).Draw(t, "stride")
 			forked := p.fork()
 			kept := collectAll(&p)
+			if in && rapid.Bool().Draw(t, "at once") {
+				var all, want []uint32
+				for i := range n {
+					b := (from+i*stride)%2000 + 1
+					if all = append(all, b); !slow[[2]uint32{a, b}] {
+						want = append(want, b)
+					}
+					slow[[2]uint32{a, b}] = true
+				}
+				slices.Sort(want)
+				if got := forked.addAll(a, all, len(forked.collect(a))); !slices.Equal(got, slices.Compact(want)) {
+					t.Fatalf("new are %v, want %v", got, want)
+				}
+				n = 0
+			}
 			for i := range n {
 				b := (from+i*stride)%2000 + 1
 				key := [2]uint32{a, b}
