@@ -31,13 +31,17 @@ func (r *request) groupResource(s *core.State, g *core.Group, wanted, objects bo
 	}
 	members := r.membersOf(s, g)
 	if o["members"] = members; objects {
-		all := make([]any, len(members))
-		for i, m := range members {
-			all[i] = m.object()
-		}
-		o["members"] = all
+		o["members"] = asObjects(members)
 	}
 	return o
+}
+
+func asObjects(members []member) []any {
+	all := make([]any, len(members))
+	for i, m := range members {
+		all[i] = m.object()
+	}
+	return all
 }
 
 // membersOf are the members that a group has: users first, then groups.
@@ -54,7 +58,7 @@ func (r *request) membersOf(s *core.State, g *core.Group) []member {
 	return members
 }
 
-// member is one of a group's.
+// member is one of a group's, or a group of a person's.
 type member struct {
 	Ref     string `json:"$ref"`
 	Display string `json:"display"`

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -163,10 +164,50 @@ func depth(v any) int {
 func marshal(v any) ([]byte, error) { return json.Marshal(v, json.Deterministic(true)) }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
+	a := &answer{w: w, status: status, buffer: buffers.Get().(*bytes.Buffer)}
+	defer buffers.Put(a.buffer)
+	a.buffer.Reset()
 	w.Header().Set("Content-Type", "application/scim+json")
-	w.WriteHeader(status)
-	// The client may have gone: there is nobody to tell.
-	_ = json.MarshalWrite(w, body, json.Deterministic(true), jsontext.EscapeForHTML(true))
+	// The client may have gone: there is nobody to tell. Everything that is answered can be encoded.
+	if err := json.MarshalWrite(a, body, json.Deterministic(true), jsontext.EscapeForHTML(true)); err == nil {
+		a.end()
+	} else if !a.large {
+		w.WriteHeader(http.StatusInternalServerError)
+	}
+}
+
+// answer is a body on its way: a small one is sent whole, with its length, and a large one while it is written.
+type answer struct {
+	w      http.ResponseWriter
+	status int
+	buffer *bytes.Buffer
+	large  bool
+}
+
+const smallAnswer = 64 << 10
+
+var buffers = sync.Pool{New: func() any { return bytes.NewBuffer(make([]byte, 0, smallAnswer)) }}
+
+func (a *answer) Write(p []byte) (int, error) {
+	if !a.large && a.buffer.Len()+len(p) <= smallAnswer {
+		return a.buffer.Write(p)
+	}
+	if !a.large {
+		a.large = true
+		a.w.WriteHeader(a.status)
+		if _, err := a.w.Write(a.buffer.Bytes()); err != nil {
+			return 0, err
+		}
+	}
+	return a.w.Write(p)
+}
+
+func (a *answer) end() {
+	if !a.large {
+		a.w.Header().Set("Content-Length", strconv.Itoa(a.buffer.Len()))
+		a.w.WriteHeader(a.status)
+		_, _ = a.w.Write(a.buffer.Bytes()) // as above
+	}
 }
 
 // find returns a member by its name, whatever the letter case (RFC 7643, section 2.1), and the name as it stands.

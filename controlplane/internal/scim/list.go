@@ -338,17 +338,17 @@ func (l *listing) groupsWith(member uuid.UUID) iter.Seq[entry] {
 
 func (l *listing) render(e entry) (object, error) {
 	if e.group != nil {
-		return l.groupResource(l.state, e.group, l.wantsMembers(), l.readsMembers()), nil
+		return l.groupResource(l.state, e.group, l.wantsMembers(), l.reads("members")), nil
 	}
-	return l.userResource(l.state, e.user)
+	return l.userResource(l.state, e.user, l.reads("groups"))
 }
 
 // wantsMembers tells whether members are needed at all.
-func (q *query) wantsMembers() bool { return q.projection.wants("members") || q.readsMembers() }
+func (q *query) wantsMembers() bool { return q.projection.wants("members") || q.reads("members") }
 
-// readsMembers tells whether members are looked into, and not only written.
-func (q *query) readsMembers() bool {
-	return q.projection.partly("members") || q.filter.mentions("members") || q.sortBy != nil && q.sortBy.is("members")
+// reads tells whether an attribute is looked into, and not only written.
+func (q *query) reads(name string) bool {
+	return q.projection.partly(name) || q.filter.mentions(name) || q.sortBy != nil && q.sortBy.is(name)
 }
 
 func (l *listing) answer() error {

@@ -122,6 +122,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := s.config.Now()
 	status := &statusWriter{ResponseWriter: w}
 	s.mux.ServeHTTP(status, r)
+	_ = http.NewResponseController(w).Flush() // nobody waits for what is noted of it; the client may have gone
 	s.config.Log.InfoContext(r.Context(), "scim request", "method", r.Method, "resource", resourceOf(r.URL.Path),
 		"directory", status.directory, "status", status.code, "scim_type", status.scimType, "duration", s.config.Now().Sub(started))
 	s.note(status.token, status.directory, r, status.code, status.scimType)

@@ -3,6 +3,7 @@ package scim
 import (
 	"fmt"
 	"hash/fnv"
+	"io"
 	"iter"
 	"net/http"
 	"slices"
@@ -117,8 +118,8 @@ func attributesOf(u *core.User) (object, error) {
 	return o, nil
 }
 
-// userResource is a user as clients see it.
-func (r *request) userResource(s *core.State, u *core.User) (object, error) {
+// userResource is a user as clients see it, the groups as objects where something looks into them: see groupResource.
+func (r *request) userResource(s *core.State, u *core.User, objects bool) (object, error) {
 	o, err := attributesOf(u)
 	if err != nil {
 		return nil, err
@@ -130,17 +131,21 @@ func (r *request) userResource(s *core.State, u *core.User) (object, error) {
 		}
 	}
 	slices.Sort(schemas[1:])
-	groups, seen := []any{}, fnv.New32a()
+	groups, seen := []member{}, fnv.New32a()
 	for g := range s.GroupsOf(u) {
 		id := g.ID.String()
-		groups = append(groups, object{"value": id, "$ref": r.base + "/Groups/" + id, "display": g.DisplayName, "type": "direct"})
-		_, _ = seen.Write(append(g.ID[:], g.DisplayName...)) // a hash takes everything
+		groups = append(groups, member{Value: id, Ref: r.base + "/Groups/" + id, Display: g.DisplayName, Type: "direct"})
+		_, _ = seen.Write(g.ID[:]) // a hash takes everything
+		_, _ = io.WriteString(seen, g.DisplayName)
 	}
 	tag := etag(u.Version)
 	if len(groups) > 0 {
 		tag = fmt.Sprintf(`W/"%d.%08x"`, u.Version, seen.Sum32())
 	}
 	o["schemas"], o["id"], o["groups"] = schemas, u.ID.String(), groups
+	if objects {
+		o["groups"] = asObjects(groups)
+	}
 	o["meta"] = r.meta("User", "/Users/", u.ID, u.CreatedAt, u.UpdatedAt, tag)
 	return o, nil
 }
@@ -376,7 +381,7 @@ func (r *request) answerUser(status int, s *core.State, u *core.User) error {
 	if u == nil { // deleted by another between the change and its answer
 		return notFound("the user is gone")
 	}
-	o, err := r.userResource(s, u)
+	o, err := r.userResource(s, u, r.projection.partly("groups"))
 	if err != nil {
 		return err
 	}
