@@ -2,13 +2,65 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
+	"time"
 
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+
+	"sallyport.dev/controlplane/internal/admin"
 	"sallyport.dev/controlplane/internal/audit"
+	"sallyport.dev/controlplane/internal/audit/postgres"
+	"sallyport.dev/controlplane/internal/vault"
 )
 
-// openAudit opens the audit store and this control plane's way to write records of its own.
+// auditConfig is what the flags of `serve` say of audit.
+type auditConfig struct {
+	postgresURL string
+	keep        map[string]string // how long the index keeps a kind
+	kept        map[auditv1.Kind]time.Duration
+}
+
+func (c *auditConfig) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&c.postgresURL, "postgres-url", "", "PostgreSQL in which audit is indexed for search, postgres://user@host:5432/database (env SALLYPORT_POSTGRES_URL; passwords are better in a file that PGPASSFILE names; default: audit is searched on the stream)")
+	f.StringToStringVar(&c.keep, "audit-keep", nil, "how many days the index keeps a kind of audit record, such as call=90,sign_in=400 (default: for good)")
+}
+
+// read reads what the flags say.
+func (c *auditConfig) read() error {
+	if c.postgresURL == "" {
+		c.postgresURL = os.Getenv("SALLYPORT_POSTGRES_URL")
+	}
+	kinds := map[string]auditv1.Kind{}
+	for n := range auditv1.Kind_name {
+		kinds[audit.KindWord(auditv1.Kind(n))] = auditv1.Kind(n)
+	}
+	c.kept = map[auditv1.Kind]time.Duration{}
+	for word, text := range c.keep {
+		kind, known := kinds[word]
+		days, err := strconv.ParseUint(text, 10, 16)
+		if !known || err != nil || days == 0 {
+			return fmt.Errorf("--audit-keep: write a kind of %s and a number of days, such as call=90, not %s=%s", strings.Join(slices.Sorted(maps.Keys(kinds)), ", "), word, text)
+		}
+		c.kept[kind] = time.Duration(days) * 24 * time.Hour
+	}
+	return nil
+}
+
+// openAudit opens the audit store, its index, and this control plane's way to write records of its own.
 func (p *plane) openAudit(ctx context.Context) error {
+	if err := p.auditing.read(); err != nil {
+		return err
+	}
 	key, err := p.vault.AuditKey(ctx)
 	if err != nil {
 		return err
@@ -18,7 +70,51 @@ func (p *plane) openAudit(ctx context.Context) error {
 		return err
 	}
 	p.trail = audit.NewRecorder(p.audit, p.name, "")
+	if p.auditing.postgresURL != "" {
+		if p.index, err = postgres.Open(ctx, postgres.Config{URL: p.auditing.postgresURL, Stream: p.audit, Log: p.log}); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// searching searches in the index, and does the rest on the stream.
+type searching struct {
+	*audit.Store
+	index *postgres.Index
+}
+
+// Search returns matching records, newest first.
+func (s searching) Search(ctx context.Context, filter *adminv1.AuditFilter, limit int, cursor string) ([]*adminv1.StoredRecord, string, error) {
+	return s.index.Search(ctx, filter, limit, cursor)
+}
+
+// Count counts matching records.
+func (s searching) Count(ctx context.Context, r *adminv1.CountAuditRequest) (*adminv1.CountAuditResponse, error) {
+	return s.index.Count(ctx, r)
+}
+
+// auditOf fills in what the admin API needs of audit.
+func (p *plane) auditOf(c admin.Config) admin.Config {
+	c.Audit, c.Trail = p.audit, p.trail
+	if p.index != nil {
+		c.Audit, c.AuditIndex = searching{p.audit, p.index}, p.index
+	}
+	return c
+}
+
+// erasing destroys people's keys, and what the index knows of what they sealed.
+type erasing struct {
+	*vault.Vault
+	index *postgres.Index
+}
+
+// DestroyKey makes all that was sealed for a person unreadable for good.
+func (e erasing) DestroyKey(ctx context.Context, person uuid.UUID) error {
+	if err := e.Vault.DestroyKey(ctx, person); err != nil || e.index == nil {
+		return err
+	}
+	return e.index.Forget(ctx, person.String())
 }
 
 // runAudit begins what audit does on its own. What ends it is called when nobody records any more.
@@ -26,5 +122,38 @@ func (p *plane) runAudit(ctx context.Context) (end func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { p.trail.Run(ctx) })
-	return func() { cancel(); running.Wait() }
+	if p.index != nil {
+		running.Go(func() { p.index.Run(ctx) })
+		running.Go(func() { p.retire(ctx) })
+	}
+	return func() {
+		cancel()
+		running.Wait()
+		if p.index != nil {
+			p.index.Close()
+		}
+	}
+}
+
+// retireEvery is how often it is looked for what is past its time.
+const retireEvery = time.Hour
+
+// retire drops what the index need not keep any more, until ctx ends.
+func (p *plane) retire(ctx context.Context) {
+	for {
+		for kind, keep := range p.auditing.kept {
+			dropped, err := p.index.Retire(ctx, int32(kind), time.Now().Add(-keep))
+			if err != nil && ctx.Err() == nil {
+				p.log.WarnContext(ctx, "audit that is past its time could not be dropped; it is tried again", "kind", audit.KindWord(kind), "error", err)
+			}
+			for _, table := range dropped {
+				p.log.InfoContext(ctx, "audit that is past its time was dropped from the index", "kind", audit.KindWord(kind), "table", table)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retireEvery):
+		}
+	}
 }

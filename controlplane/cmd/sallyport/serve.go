@@ -23,6 +23,7 @@ import (
 	"sallyport.dev/controlplane/internal/activity"
 	"sallyport.dev/controlplane/internal/admin"
 	"sallyport.dev/controlplane/internal/audit"
+	"sallyport.dev/controlplane/internal/audit/postgres"
 	"sallyport.dev/controlplane/internal/discover"
 	"sallyport.dev/controlplane/internal/engine"
 	"sallyport.dev/controlplane/internal/erasure"
@@ -40,6 +41,7 @@ type serveConfig struct {
 	dataDir          string
 	erasedList       string
 	sealAudit        bool
+	auditing         auditConfig
 	recoverOwner     bool
 	scimRate         float64
 	scimAddr         string
@@ -69,6 +71,7 @@ func serveCommand() *cobra.Command {
 	f.StringSliceVar(&c.vaultKeys, "vault-key", nil, "what seals the vault's keys: file:PATH, env:NAME (see sallyport vault new-key) or hcvault://HOST/MOUNT/keys/NAME (HashiCorp Vault transit, with VAULT_TOKEN or VAULT_TOKEN_FILE); several: the first seals, all open (default file:DATA-DIR/key-encryption-key.json)")
 	f.BoolVar(&c.sealAudit, "seal-audit", false, "seal what audit says of a person (arguments, results, address) so that it goes when they are erased; JetStream consumers cannot read it")
 	f.BoolVar(&c.recoverOwner, "recover-owner", false, "make a bootstrap token though there are owners, for the day on which none of them can get in")
+	c.auditing.flags(cmd)
 	f.StringVar(&c.scimAddr, "scim-addr", "127.0.0.1:7400", "where directories reach SCIM")
 	f.StringVar(&c.adminAddr, "admin-addr", "127.0.0.1:7401", "where admins and the CLI reach the admin API")
 	f.StringVar(&c.fleetAddr, "fleet-addr", "127.0.0.1:7402", "where proxies reach the control plane")
@@ -96,6 +99,7 @@ type plane struct {
 	engine *engine.Engine
 	audit  *audit.Store
 	trail  *audit.Recorder
+	index  *postgres.Index
 	roster *fleet.Roster
 	lately *activity.Recorder
 	eraser *erasure.Worker
@@ -172,7 +176,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 	}
 	p.roster = fleet.NewRoster(standings{shared}, p.log)
 	p.lately = activity.NewRecorder(shared, p.log)
-	p.eraser = erasure.New(erasure.Config{Engine: p.engine, Keys: p.vault, Log: events, List: erased, Logger: p.log})
+	p.eraser = erasure.New(erasure.Config{Engine: p.engine, Keys: erasing{p.vault, p.index}, Log: events, List: erased, Logger: p.log})
 	return closeAll, nil
 }
 
@@ -197,10 +201,10 @@ func (p *plane) run(ctx context.Context) error {
 		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(32<<20)))
 
 	adminMux := http.NewServeMux()
-	adminMux.Handle("/", admin.NewHandler(admin.Config{
-		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Audit: p.audit, Activity: p.lately,
+	adminMux.Handle("/", admin.NewHandler(p.auditOf(admin.Config{
+		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Activity: p.lately,
 		SignInSecrets: p.vault, SignInURL: p.signinURL(), Vault: vaultKeys{p.vault}, Log: p.log,
-	}))
+	})))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
 

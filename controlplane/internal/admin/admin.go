@@ -61,6 +61,10 @@ type AuditStore interface {
 	Search(ctx context.Context, filter *adminv1.AuditFilter, limit int, cursor string) ([]*adminv1.StoredRecord, string, error)
 	// Tail calls fn with matching records stored after a sequence, zero for from now on, until ctx ends or fn fails.
 	Tail(ctx context.Context, filter *adminv1.AuditFilter, after uint64, fn func(*adminv1.StoredRecord) error) error
+	// Last is the sequence of the newest record.
+	Last(ctx context.Context) (uint64, error)
+	// Count counts matching records.
+	Count(ctx context.Context, r *adminv1.CountAuditRequest) (*adminv1.CountAuditResponse, error)
 }
 
 // Config is what the API is made of. All but Now are required.
@@ -70,8 +74,12 @@ type Config struct {
 	Fleet      Fleet
 	Discoverer Discoverer
 	Audit      AuditStore
-	Activity   Activity
-	Vault      Vault
+	// AuditIndex keeps an index of audit. Nil: there is none.
+	AuditIndex AuditIndex
+	// Trail takes records of who read audit. Nil: nobody does.
+	Trail    Trail
+	Activity Activity
+	Vault    Vault
 	// SignInSecrets keeps the secrets of clients at identity providers; SignInURL is where people sign in, for redirect URIs.
 	SignInSecrets SignInSecrets
 	SignInURL     string
@@ -102,6 +110,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewPolicyServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewFleetAdminServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAuditServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewAuditIndexServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAdminServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewSignInServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewVaultServiceHandler(a, options))
@@ -110,6 +119,7 @@ func NewHandler(c Config) http.Handler {
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
 		adminv1connect.PolicyServiceName, adminv1connect.FleetAdminServiceName, adminv1connect.AuditServiceName, adminv1connect.AdminServiceName,
+		adminv1connect.AuditIndexServiceName,
 		adminv1connect.SignInServiceName,
 		adminv1connect.VaultServiceName,
 		adminv1connect.ServiceAccountServiceName,

@@ -517,3 +517,41 @@ func TestAuditIsSearchedAndFollowedByAPersonsName(t *testing.T) {
 		continue
 	}
 }
+
+// noted collects what is recorded.
+type noted struct{ records []*auditv1.AuditRecord }
+
+func (n *noted) Note(r *auditv1.AuditRecord) { n.records = append(n.records, r) }
+
+func TestReadingAuditIsRecordedWithoutWhatIsLookedForInPeoplesValues(t *testing.T) {
+	s, trail := newSite(t), &noted{}
+	server := enginetest.Serve(t, admin.NewHandler(admin.Config{
+		Engine: s.Engine, Secrets: s.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Audit: s.audit, Activity: s.activity, Trail: trail, Log: s.Log,
+	}))
+	client := adminv1connect.NewAuditServiceClient(enginetest.H2C(t), server.URL, s.option)
+	filter := &adminv1.AuditFilter{Connector: "github", Text: "planted", Arguments: []*adminv1.ArgumentEquals{{Path: "a", JsonValue: `"planted"`}}}
+	_, err := client.SearchAudit(t.Context(), connect.NewRequest(&adminv1.SearchAuditRequest{Filter: filter}))
+	enginetest.Must(t, err)
+	_, err = client.CountAudit(t.Context(), connect.NewRequest(&adminv1.CountAuditRequest{Filter: filter}))
+	enginetest.Must(t, err)
+	if len(trail.records) != 2 {
+		t.Fatalf("%d records", len(trail.records))
+	}
+	for _, r := range trail.records {
+		said := r.String()
+		if r.GetKind() != auditv1.Kind_KIND_AUDIT_READ || r.GetActor().GetId() == "" || !strings.Contains(said, "github") || strings.Contains(said, "planted") {
+			t.Fatalf("recorded: %s", said)
+		}
+	}
+	index := adminv1connect.NewAuditIndexServiceClient(enginetest.H2C(t), server.URL, s.option)
+	got, err := index.GetAuditIndex(t.Context(), connect.NewRequest(&adminv1.GetAuditIndexRequest{}))
+	if err != nil || got.Msg.GetConfigured() {
+		t.Fatalf("%v, %v", got, err)
+	}
+	stream, err := index.RebuildAuditIndex(t.Context(), connect.NewRequest(&adminv1.RebuildAuditIndexRequest{}))
+	enginetest.Must(t, err)
+	for stream.Receive() {
+		t.Fatal("an index that is not there was built")
+	}
+	code(t, "a rebuild without an index", stream.Err(), connect.CodeFailedPrecondition)
+}

@@ -56,6 +56,10 @@ var roles = map[string]policyv1.Role{
 
 	adminv1connect.AuditServiceSearchAuditProcedure: auditor,
 	adminv1connect.AuditServiceTailAuditProcedure:   auditor,
+	adminv1connect.AuditServiceCountAuditProcedure:  auditor,
+
+	adminv1connect.AuditIndexServiceGetAuditIndexProcedure:     viewer,
+	adminv1connect.AuditIndexServiceRebuildAuditIndexProcedure: admin,
 
 	adminv1connect.VaultServiceRotateVaultKeyProcedure:                   owner,
 	adminv1connect.VaultServiceGetVaultStatusProcedure:                   viewer,

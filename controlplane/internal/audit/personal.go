@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
 	"sallyport.dev/controlplane/internal/vault"
@@ -104,4 +105,9 @@ func (s *Store) unseal(ctx context.Context, r *auditv1.AuditRecord) ([]byte, err
 		return nil, nil
 	}
 	return plain, nil
+}
+
+// Open puts back what is sealed for a record's person.
+func (s *Store) Open(ctx context.Context, r *adminv1.StoredRecord) error {
+	return s.openPersonal(ctx, r.GetRecord())
 }

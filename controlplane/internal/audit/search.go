@@ -48,31 +48,66 @@ func (s *Store) Search(ctx context.Context, filter *adminv1.AuditFilter, limit i
 	if limit <= 0 || limit > s.bounds.records {
 		limit = s.bounds.records
 	}
-	info, err := s.info(ctx)
+	read, err := NewFilter(filter)
 	if err != nil {
-		return nil, "", fmt.Errorf("searching audit: %w", err)
+		return nil, "", err
 	}
-	sc := &scan{Store: s, filter: filter, limit: limit, below: info.State.LastSeq + 1, floor: max(info.State.FirstSeq, 1), span: s.bounds.minSpan, head: true}
-	if cursor != "" {
-		below, err := strconv.ParseUint(cursor, 10, 64)
-		if err != nil || below == 0 {
-			return nil, "", &core.Error{Code: core.InvalidArgument, Field: "page_token", Message: "the page token is not one that this server gave"}
-		}
-		if below < sc.below {
-			sc.below, sc.head = below, false
-		}
+	below, err := Cursor(cursor)
+	if err != nil {
+		return nil, "", err
 	}
-	if err := sc.run(ctx); err != nil {
-		return nil, "", fmt.Errorf("searching audit: %w", err)
+	found, next, err := s.Newer(ctx, read, 0, limit, below)
+	if next == 0 {
+		return found, "", err
+	}
+	return found, strconv.FormatUint(next, 10), err
+}
+
+// Cursor reads what Search returned: the sequence below which to go on, 0 for from the end on.
+func Cursor(text string) (uint64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	below, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || below == 0 {
+		return 0, &core.Error{Code: core.InvalidArgument, Field: "page_token", Message: "the page token is not one that this server gave"}
+	}
+	return below, nil
+}
+
+// Newer searches what was stored after a sequence and, unless below is 0, before another, newest first, and returns the
+// sequence below which to go on; 0: there is nothing more.
+func (s *Store) Newer(ctx context.Context, filter *Filter, after uint64, limit int, below uint64) ([]*adminv1.StoredRecord, uint64, error) {
+	sc, err := s.scan(ctx, filter, after, limit, below)
+	if err == nil {
+		err = sc.run(ctx)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("searching audit: %w", err)
 	}
 	return sc.found, sc.cursor, nil
+}
+
+func (s *Store) scan(ctx context.Context, filter *Filter, after uint64, limit int, below uint64) (*scan, error) {
+	info, err := s.info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sc := &scan{Store: s, bounds: s.bounds, filter: filter, limit: limit, below: info.State.LastSeq + 1, floor: max(info.State.FirstSeq, 1, after+1), span: s.bounds.minSpan, head: true}
+	if below > 0 && below < sc.below {
+		sc.below, sc.head = below, false
+	}
+	return sc, nil
 }
 
 // scan is one search on its way back through the stream.
 type scan struct {
 	*Store
-	filter *adminv1.AuditFilter
+	bounds bounds
+	filter *Filter
 	limit  int
+	// each, if not nil, is called with what matches, in no order, and nothing is kept.
+	each func(*adminv1.StoredRecord)
 
 	below, floor uint64 // what is left to look at is [floor, below)
 	// beyond is how many records with the picked subject are known to be at below or later.
@@ -83,11 +118,11 @@ type scan struct {
 
 	found  []*adminv1.StoredRecord
 	bytes  int
-	cursor string
+	cursor uint64
 }
 
 func (s *scan) run(ctx context.Context) error {
-	if since := storedSince(s.filter); !since.IsZero() {
+	if since := s.filter.Since(); !since.IsZero() {
 		first, err := s.firstSince(ctx, since)
 		if err != nil {
 			return err
@@ -102,12 +137,12 @@ func (s *scan) run(ctx context.Context) error {
 		if s.read >= s.bounds.read || time.Now().After(end) {
 			break
 		}
-		if err := s.step(ctx); err != nil || s.cursor != "" {
+		if err := s.step(ctx); err != nil || s.cursor != 0 {
 			return err
 		}
 	}
 	if s.below > s.floor {
-		s.cursor = strconv.FormatUint(s.below, 10)
+		s.cursor = s.below
 	}
 	return nil
 }
@@ -118,7 +153,7 @@ func (s *scan) step(ctx context.Context) error {
 	if s.below-s.floor > s.span {
 		from = s.below - s.span
 	}
-	subject := pick(s.filter)
+	subject := s.filter.pick()
 	if s.head {
 		// The server that reads may be a moment behind the one that acknowledged. The newest window is read
 		// whole, until the last record comes, whatever it is.
@@ -178,11 +213,13 @@ func (s *scan) window(ctx context.Context, consumer jetstream.Consumer, count, p
 				continue // to the end of the batch, which nobody else reads
 			}
 			s.read++
-			r, err := decode(m.Data(), meta.Sequence.Stream)
-			if err != nil {
+			r := Decode(m.Data(), meta.Sequence.Stream)
+			switch match, err := s.matches(ctx, s.filter, r.GetRecord()); {
+			case err != nil:
 				return nil, err
-			}
-			if matches(s.filter, r.GetRecord()) {
+			case match && s.each != nil:
+				s.each(r)
+			case match:
 				kept.add(r, len(m.Data()))
 			}
 			over = s.head && meta.Sequence.Stream == s.below-1
@@ -225,7 +262,7 @@ func (s *scan) take(ctx context.Context, w *shelf) (bool, error) {
 	}
 	// The cursor is the oldest record taken. Where that is the oldest of all, the next page is empty.
 	if n := len(s.found); n > 0 {
-		s.cursor = strconv.FormatUint(s.found[n-1].GetSequence(), 10)
+		s.cursor = s.found[n-1].GetSequence()
 	}
 	return true, nil
 }

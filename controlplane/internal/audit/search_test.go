@@ -60,7 +60,7 @@ func all(t testing.TB, s *Store) []*adminv1.StoredRecord {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := decode(m.Data, seq)
+		r := Decode(m.Data, seq)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -246,7 +246,7 @@ func TestASearchByTimeBeginsWhereRecordsCanBe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := storedSince(&adminv1.AuditFilter{CallId: old.String()}), time.Now().Add(-clockSlack); got.Sub(want).Abs() > time.Minute {
+	if got, want := (&Filter{AuditFilter: &adminv1.AuditFilter{CallId: old.String()}}).Since(), time.Now().Add(-clockSlack); got.Sub(want).Abs() > time.Minute {
 		t.Errorf("a call of now: stored since %v, want %v", got, want)
 	}
 	for _, f := range []*adminv1.AuditFilter{

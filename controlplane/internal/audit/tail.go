@@ -27,7 +27,11 @@ func (s *Store) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 // that is stored, until ctx ends, with nil, or fn fails. Zero stands for what is stored from now on. A fn
 // that is slow slows nothing else.
 func (s *Store) Tail(ctx context.Context, filter *adminv1.AuditFilter, after uint64, fn func(*adminv1.StoredRecord) error) error {
-	config := jetstream.OrderedConsumerConfig{FilterSubjects: []string{pick(filter)}, DeliverPolicy: jetstream.DeliverNewPolicy}
+	read, err := NewFilter(filter)
+	if err != nil {
+		return err
+	}
+	config := jetstream.OrderedConsumerConfig{FilterSubjects: []string{read.pick()}, DeliverPolicy: jetstream.DeliverNewPolicy}
 	if after > 0 {
 		last, err := s.Last(ctx)
 		if err != nil {
@@ -62,11 +66,12 @@ func (s *Store) Tail(ctx context.Context, filter *adminv1.AuditFilter, after uin
 		if err != nil {
 			return fmt.Errorf("following audit: %w", err)
 		}
-		r, err := decode(m.Data(), meta.Sequence.Stream)
+		r := Decode(m.Data(), meta.Sequence.Stream)
+		match, err := s.matches(ctx, read, r.GetRecord())
 		if err != nil {
 			return fmt.Errorf("following audit: %w", err)
 		}
-		if !matches(filter, r.GetRecord()) {
+		if !match {
 			continue
 		}
 		if err := s.openPersonal(ctx, r.GetRecord()); err != nil {

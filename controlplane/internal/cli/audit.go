@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,6 +21,10 @@ type filterFlags struct {
 	filter       adminv1.AuditFilter
 	decision     string
 	since, until string
+	rule         string
+	reason       string
+	outcome      string
+	kinds, args  []string
 }
 
 func (f *filterFlags) add(c *cobra.Command) {
@@ -28,6 +35,20 @@ func (f *filterFlags) add(c *cobra.Command) {
 	flags.StringVar(&f.filter.Region, "region", "", "a region")
 	flags.StringVar(&f.filter.CallId, "call", "", "one call, by its id")
 	flags.StringVar(&f.decision, "decision", "", "allowed or denied")
+	flags.StringVar(&f.filter.Group, "group", "", "a group that counted then, such as \"okta/Senior Engineers\"")
+	flags.StringVar(&f.filter.Client, "client", "", "an agent's program: an OAuth client's id, or the name it gives itself")
+	flags.StringVar(&f.rule, "rule", "", "the grant or rule that decided: GROUP, or GROUP#2 for its second rule")
+	flags.StringVar(&f.reason, "reason", "", "why it was decided so, such as nothing_allows")
+	flags.StringVar(&f.outcome, "outcome", "", "how it ended, such as upstream_error")
+	flags.StringArrayVar(&f.args, "arg", nil, "a value in the arguments, PATH=VALUE, such as branch=main, issue.labels[0]=bug or n=3 (repeat for several)")
+	flags.StringVar(&f.filter.Text, "text", "", "words that all occur, in names, arguments, results or errors")
+	flags.StringSliceVar(&f.kinds, "kind", nil, "what the record is about: call, list, sign_in, sign_in_failed, credential, change, review, revocation, health, audit_read, gap")
+	flags.StringVar(&f.filter.Proxy, "proxy", "", "a proxy")
+	flags.StringVar(&f.filter.Session, "session", "", "a session")
+	flags.StringVar(&f.filter.Method, "method", "", "an MCP method, such as tools/call")
+	flags.StringVar(&f.filter.Action, "action", "", "what was done, such as grant_applied")
+	flags.StringVar(&f.filter.Target, "target", "", "to what, such as connector/github")
+	flags.StringVar(&f.filter.TraceId, "trace", "", "a W3C trace id")
 	flags.StringVar(&f.since, "since", "", "from then on: a time (RFC 3339) or how long ago (2h)")
 	flags.StringVar(&f.until, "until", "", "before then: a time (RFC 3339) or how long ago (2h)")
 }
@@ -42,12 +63,81 @@ func (f *filterFlags) read() (*adminv1.AuditFilter, error) {
 	default:
 		return nil, usage("--decision is allowed or denied, not %q", f.decision)
 	}
+	if err := f.readWords(); err != nil {
+		return nil, err
+	}
 	var err error
 	if f.filter.Since, err = readTime(f.since); err != nil {
 		return nil, err
 	}
 	f.filter.Until, err = readTime(f.until)
 	return &f.filter, err
+}
+
+// readWords reads the flags whose values are words of the contract.
+func (f *filterFlags) readWords() error {
+	group, number, of := strings.Cut(f.rule, "#")
+	if f.filter.RuleGroup = group; of {
+		n, err := strconv.ParseUint(number, 10, 32)
+		if err != nil || n == 0 {
+			return usage("--rule is GROUP or GROUP#NUMBER, counted from 1, not %q", f.rule)
+		}
+		f.filter.Rule = uint32(n)
+	}
+	reason, err := enumValue("--reason", f.reason, "REASON_", auditv1.Reason_value)
+	if err != nil {
+		return err
+	}
+	outcome, err := enumValue("--outcome", f.outcome, "OUTCOME_", auditv1.Outcome_value)
+	if err != nil {
+		return err
+	}
+	f.filter.Reason, f.filter.Outcome = auditv1.Reason(reason), auditv1.Outcome(outcome)
+	for _, word := range f.kinds {
+		if word == "call" {
+			word = "unspecified"
+		}
+		kind, err := enumValue("--kind", word, "KIND_", auditv1.Kind_value)
+		if err != nil {
+			return err
+		}
+		f.filter.Kinds = append(f.filter.Kinds, auditv1.Kind(kind))
+	}
+	for _, arg := range f.args {
+		path, value, ok := strings.Cut(arg, "=")
+		if !ok {
+			return usage("--arg is PATH=VALUE, not %q", arg)
+		}
+		var scalar any
+		if err := json.Unmarshal([]byte(value), &scalar); err != nil { // as a shell's user writes a string
+			quoted, err := json.Marshal(value)
+			if err != nil {
+				return err
+			}
+			value = string(quoted)
+		}
+		f.filter.Arguments = append(f.filter.Arguments, &adminv1.ArgumentEquals{Path: path, JsonValue: value})
+	}
+	return nil
+}
+
+// enumValue reads a value of an enum, written as a word: with underscores, spaces or hyphens.
+func enumValue(flag, word, prefix string, values map[string]int32) (int32, error) {
+	if word == "" {
+		return 0, nil
+	}
+	name := prefix + strings.ToUpper(strings.NewReplacer(" ", "_", "-", "_").Replace(word))
+	if n, there := values[name]; there {
+		return n, nil
+	}
+	var known []string
+	for v := range values {
+		if !strings.HasSuffix(v, "_UNSPECIFIED") {
+			known = append(known, strings.ToLower(strings.TrimPrefix(v, prefix)))
+		}
+	}
+	slices.Sort(known)
+	return 0, usage("%s is one of %s, not %q", flag, strings.Join(known, ", "), word)
 }
 
 func readTime(s string) (*timestamppb.Timestamp, error) {
@@ -76,14 +166,30 @@ func auditCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return call(cmd.Context(), o, adminv1connect.NewAuditServiceClient, adminv1connect.AuditServiceClient.SearchAudit,
-				&adminv1.SearchAuditRequest{Filter: filter, PageSize: limit, PageToken: token}, func(r *adminv1.SearchAuditResponse) table {
-					t := table{head: auditHead}
-					for _, rec := range r.GetRecords() {
-						t.rows = append(t.rows, auditRow(rec))
-					}
-					return t
-				})
+			if limit == 0 {
+				limit = 100
+			}
+			found := &adminv1.SearchAuditResponse{NextPageToken: token}
+			for first := true; first || found.GetNextPageToken() != "" && uint32(len(found.GetRecords())) < limit; first = false {
+				// One call does bounded work, and may find less than was asked for.
+				page, err := ask(cmd.Context(), o, adminv1connect.NewAuditServiceClient, adminv1connect.AuditServiceClient.SearchAudit,
+					&adminv1.SearchAuditRequest{Filter: filter, PageSize: min(limit-uint32(len(found.GetRecords())), 1000), PageToken: found.GetNextPageToken()})
+				if err != nil {
+					return err
+				}
+				found.Records, found.NextPageToken = append(found.GetRecords(), page.GetRecords()...), page.GetNextPageToken()
+			}
+			if err := o.print(found, func() table {
+				t := table{head: auditHead}
+				for _, rec := range found.GetRecords() {
+					t.rows = append(t.rows, auditRow(rec))
+				}
+				return t
+			}); err != nil || o.output != "table" || found.GetNextPageToken() == "" {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.ErrOrStderr(), "there is more: --page-token %s\n", found.GetNextPageToken())
+			return err
 		},
 	}
 	search.add(find)
@@ -121,7 +227,7 @@ func auditCommand(o *options) *cobra.Command {
 	}
 	tail.add(follow)
 	follow.Flags().Uint64Var(&after, "after", 0, "start after this sequence (default: with the next record)")
-	return parent("audit", "What agents did, and what they were refused", find, follow)
+	return parent("audit", "What agents did, and what they were refused", find, follow, countAuditCommand(o), rebuildAuditCommand(o))
 }
 
 func clean(row []string) []string {
@@ -150,8 +256,18 @@ func auditRow(s *adminv1.StoredRecord) []string {
 	case auditv1.Phase_PHASE_REFUSED:
 		decision += ": " + lower(r.GetDecision().GetReason(), "REASON_")
 	}
+	phase := lower(r.GetPhase(), "PHASE_")
+	if r.GetKind() != auditv1.Kind_KIND_UNSPECIFIED {
+		phase = lower(r.GetKind(), "KIND_")
+	}
+	if r.GetAction() != "" || r.GetTarget() != "" || r.GetKind() == auditv1.Kind_KIND_GAP {
+		detail = strings.TrimSpace(r.GetAction() + " " + r.GetTarget() + " " + r.GetError())
+	}
+	if person == "" && r.GetActor() != nil {
+		person = lower(r.GetActor().GetKind(), "ACTOR_KIND_") + " " + r.GetActor().GetId()
+	}
 	return []string{
-		when(r.GetAt()), lower(r.GetPhase(), "PHASE_"), dash(person), dash(r.GetConnector()), dash(toolOrMethod(r)), decision, cut(detail, 80), r.GetProxy(), r.GetCallId(),
+		when(r.GetAt()), phase, dash(person), dash(r.GetConnector()), dash(toolOrMethod(r)), decision, cut(detail, 80), r.GetProxy(), r.GetCallId(),
 	}
 }
 

@@ -306,6 +306,74 @@ func (RuleResult) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{4}
 }
 
+// CountBy is what records are counted by.
+type CountBy int32
+
+const (
+	CountBy_COUNT_BY_UNSPECIFIED CountBy = 0
+	CountBy_COUNT_BY_PERSON      CountBy = 1
+	CountBy_COUNT_BY_CONNECTOR   CountBy = 2
+	CountBy_COUNT_BY_TOOL        CountBy = 3
+	CountBy_COUNT_BY_DECISION    CountBy = 4
+	CountBy_COUNT_BY_REASON      CountBy = 5
+	CountBy_COUNT_BY_REGION      CountBy = 6
+	CountBy_COUNT_BY_KIND        CountBy = 7
+	CountBy_COUNT_BY_PROXY       CountBy = 8
+)
+
+// Enum value maps for CountBy.
+var (
+	CountBy_name = map[int32]string{
+		0: "COUNT_BY_UNSPECIFIED",
+		1: "COUNT_BY_PERSON",
+		2: "COUNT_BY_CONNECTOR",
+		3: "COUNT_BY_TOOL",
+		4: "COUNT_BY_DECISION",
+		5: "COUNT_BY_REASON",
+		6: "COUNT_BY_REGION",
+		7: "COUNT_BY_KIND",
+		8: "COUNT_BY_PROXY",
+	}
+	CountBy_value = map[string]int32{
+		"COUNT_BY_UNSPECIFIED": 0,
+		"COUNT_BY_PERSON":      1,
+		"COUNT_BY_CONNECTOR":   2,
+		"COUNT_BY_TOOL":        3,
+		"COUNT_BY_DECISION":    4,
+		"COUNT_BY_REASON":      5,
+		"COUNT_BY_REGION":      6,
+		"COUNT_BY_KIND":        7,
+		"COUNT_BY_PROXY":       8,
+	}
+)
+
+func (x CountBy) Enum() *CountBy {
+	p := new(CountBy)
+	*p = x
+	return p
+}
+
+func (x CountBy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CountBy) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_admin_v1_admin_proto_enumTypes[5].Descriptor()
+}
+
+func (CountBy) Type() protoreflect.EnumType {
+	return &file_sallyport_admin_v1_admin_proto_enumTypes[5]
+}
+
+func (x CountBy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CountBy.Descriptor instead.
+func (CountBy) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
 type SetDirectoryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Directory     *v1.Directory          `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
@@ -5012,7 +5080,30 @@ type AuditFilter struct {
 	// From this time on.
 	Since *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=since,proto3" json:"since,omitempty"`
 	// Before this time.
-	Until         *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=until,proto3" json:"until,omitempty"`
+	Until *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=until,proto3" json:"until,omitempty"`
+	// A group that counted when it was decided, as shown: "okta/Senior Engineers".
+	Group string `protobuf:"bytes,9,opt,name=group,proto3" json:"group,omitempty"`
+	// The agent's program: an OAuth client's id, or the name that it gives itself.
+	Client string `protobuf:"bytes,10,opt,name=client,proto3" json:"client,omitempty"`
+	// The grant whose rule decided, by its group, and the rule's place in it, from 1. Zero: any rule.
+	RuleGroup string     `protobuf:"bytes,11,opt,name=rule_group,json=ruleGroup,proto3" json:"rule_group,omitempty"`
+	Rule      uint32     `protobuf:"varint,12,opt,name=rule,proto3" json:"rule,omitempty"`
+	Reason    v11.Reason `protobuf:"varint,13,opt,name=reason,proto3,enum=sallyport.audit.v1.Reason" json:"reason,omitempty"`
+	// Values that the arguments have; of what the record keeps of them.
+	Arguments []*ArgumentEquals `protobuf:"bytes,14,rep,name=arguments,proto3" json:"arguments,omitempty"`
+	// Words that all occur, in any order and any case: in names, arguments, results, errors and reasons.
+	Text string `protobuf:"bytes,15,opt,name=text,proto3" json:"text,omitempty"`
+	// Any of these. Empty: all.
+	Kinds   []v11.Kind `protobuf:"varint,16,rep,packed,name=kinds,proto3,enum=sallyport.audit.v1.Kind" json:"kinds,omitempty"`
+	Proxy   string     `protobuf:"bytes,17,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	Session string     `protobuf:"bytes,18,opt,name=session,proto3" json:"session,omitempty"`
+	Method  string     `protobuf:"bytes,19,opt,name=method,proto3" json:"method,omitempty"`
+	// What was done, such as "grant_applied", and to what, such as "connector/github".
+	Action  string      `protobuf:"bytes,20,opt,name=action,proto3" json:"action,omitempty"`
+	Target  string      `protobuf:"bytes,21,opt,name=target,proto3" json:"target,omitempty"`
+	Outcome v11.Outcome `protobuf:"varint,22,opt,name=outcome,proto3,enum=sallyport.audit.v1.Outcome" json:"outcome,omitempty"`
+	// W3C trace id.
+	TraceId       string `protobuf:"bytes,23,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5103,6 +5194,363 @@ func (x *AuditFilter) GetUntil() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *AuditFilter) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *AuditFilter) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *AuditFilter) GetRuleGroup() string {
+	if x != nil {
+		return x.RuleGroup
+	}
+	return ""
+}
+
+func (x *AuditFilter) GetRule() uint32 {
+	if x != nil {
+		return x.Rule
+	}
+	return 0
+}
+
+func (x *AuditFilter) GetReason() v11.Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return v11.Reason(0)
+}
+
+func (x *AuditFilter) GetArguments() []*ArgumentEquals {
+	if x != nil {
+		return x.Arguments
+	}
+	return nil
+}
+
+func (x *AuditFilter) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *AuditFilter) GetKinds() []v11.Kind {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *AuditFilter) GetProxy() string {
+	if x != nil {
+		return x.Proxy
+	}
+	return ""
+}
+
+func (x *AuditFilter) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *AuditFilter) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *AuditFilter) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *AuditFilter) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *AuditFilter) GetOutcome() v11.Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return v11.Outcome(0)
+}
+
+func (x *AuditFilter) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
+}
+
+// ArgumentEquals picks calls by a value in their arguments.
+type ArgumentEquals struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the value is: names joined by dots, places in arrays in brackets, names of other characters quoted in brackets
+	// (the singular queries of RFC 9535; the leading "$." may be left out): "issue.labels[0]", "['odd name'].x".
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// A string, number, true, false or null, in JSON.
+	JsonValue     string `protobuf:"bytes,2,opt,name=json_value,json=jsonValue,proto3" json:"json_value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArgumentEquals) Reset() {
+	*x = ArgumentEquals{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArgumentEquals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArgumentEquals) ProtoMessage() {}
+
+func (x *ArgumentEquals) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArgumentEquals.ProtoReflect.Descriptor instead.
+func (*ArgumentEquals) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *ArgumentEquals) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ArgumentEquals) GetJsonValue() string {
+	if x != nil {
+		return x.JsonValue
+	}
+	return ""
+}
+
+type CountAuditRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Filter *AuditFilter           `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Up to two. Empty: all together.
+	By []CountBy `protobuf:"varint,2,rep,packed,name=by,proto3,enum=sallyport.admin.v1.CountBy" json:"by,omitempty"`
+	// Also by time, in steps of this length, from 1 minute to 366 days, that begin at the Unix epoch: a histogram.
+	Interval *durationpb.Duration `protobuf:"bytes,3,opt,name=interval,proto3" json:"interval,omitempty"`
+	// At most this many counts, the largest first, or, by time, the newest first. Default 1,000, at most 10,000.
+	Limit         uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountAuditRequest) Reset() {
+	*x = CountAuditRequest{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountAuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountAuditRequest) ProtoMessage() {}
+
+func (x *CountAuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountAuditRequest.ProtoReflect.Descriptor instead.
+func (*CountAuditRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *CountAuditRequest) GetFilter() *AuditFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *CountAuditRequest) GetBy() []CountBy {
+	if x != nil {
+		return x.By
+	}
+	return nil
+}
+
+func (x *CountAuditRequest) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *CountAuditRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type CountAuditResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Counts []*AuditCount          `protobuf:"bytes,1,rep,name=counts,proto3" json:"counts,omitempty"`
+	// Of all together.
+	Total uint64 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	// Records before this sequence were not looked at: there was too much for one call. Zero: all were.
+	BeforeNotCounted uint64 `protobuf:"varint,3,opt,name=before_not_counted,json=beforeNotCounted,proto3" json:"before_not_counted,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *CountAuditResponse) Reset() {
+	*x = CountAuditResponse{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountAuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountAuditResponse) ProtoMessage() {}
+
+func (x *CountAuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountAuditResponse.ProtoReflect.Descriptor instead.
+func (*CountAuditResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *CountAuditResponse) GetCounts() []*AuditCount {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *CountAuditResponse) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *CountAuditResponse) GetBeforeNotCounted() uint64 {
+	if x != nil {
+		return x.BeforeNotCounted
+	}
+	return 0
+}
+
+// AuditCount is how many records share what they were counted by.
+type AuditCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of CountAuditRequest.by: a name or id, or an enum's value as a word, "denied".
+	Keys []string `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	// When the step begins.
+	At            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	Count         uint64                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditCount) Reset() {
+	*x = AuditCount{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditCount) ProtoMessage() {}
+
+func (x *AuditCount) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditCount.ProtoReflect.Descriptor instead.
+func (*AuditCount) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *AuditCount) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *AuditCount) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *AuditCount) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 type SearchAuditRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Filter *AuditFilter           `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
@@ -5115,7 +5563,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5127,7 +5575,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5140,7 +5588,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *SearchAuditRequest) GetFilter() *AuditFilter {
@@ -5175,7 +5623,7 @@ type SearchAuditResponse struct {
 
 func (x *SearchAuditResponse) Reset() {
 	*x = SearchAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5187,7 +5635,7 @@ func (x *SearchAuditResponse) String() string {
 func (*SearchAuditResponse) ProtoMessage() {}
 
 func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5200,7 +5648,7 @@ func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditResponse.ProtoReflect.Descriptor instead.
 func (*SearchAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *SearchAuditResponse) GetRecords() []*StoredRecord {
@@ -5230,7 +5678,7 @@ type StoredRecord struct {
 
 func (x *StoredRecord) Reset() {
 	*x = StoredRecord{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5242,7 +5690,7 @@ func (x *StoredRecord) String() string {
 func (*StoredRecord) ProtoMessage() {}
 
 func (x *StoredRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5255,7 +5703,7 @@ func (x *StoredRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredRecord.ProtoReflect.Descriptor instead.
 func (*StoredRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *StoredRecord) GetSequence() uint64 {
@@ -5290,7 +5738,7 @@ type TailAuditRequest struct {
 
 func (x *TailAuditRequest) Reset() {
 	*x = TailAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5302,7 +5750,7 @@ func (x *TailAuditRequest) String() string {
 func (*TailAuditRequest) ProtoMessage() {}
 
 func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5315,7 +5763,7 @@ func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditRequest.ProtoReflect.Descriptor instead.
 func (*TailAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *TailAuditRequest) GetFilter() *AuditFilter {
@@ -5341,7 +5789,7 @@ type TailAuditResponse struct {
 
 func (x *TailAuditResponse) Reset() {
 	*x = TailAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5353,7 +5801,7 @@ func (x *TailAuditResponse) String() string {
 func (*TailAuditResponse) ProtoMessage() {}
 
 func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5366,7 +5814,7 @@ func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditResponse.ProtoReflect.Descriptor instead.
 func (*TailAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{85}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *TailAuditResponse) GetRecord() *StoredRecord {
@@ -5707,7 +6155,7 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\benforced\x18\x03 \x01(\bR\benforced\x12;\n" +
 	"\venforced_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"enforcedAt\x12#\n" +
-	"\rlease_expired\x18\x05 \x01(\bR\fleaseExpired\"\xa3\x02\n" +
+	"\rlease_expired\x18\x05 \x01(\bR\fleaseExpired\"\xa6\x06\n" +
 	"\vAuditFilter\x12\x16\n" +
 	"\x06person\x18\x01 \x01(\tR\x06person\x12\x1c\n" +
 	"\tconnector\x18\x02 \x01(\tR\tconnector\x12\x12\n" +
@@ -5716,7 +6164,44 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x06region\x18\x05 \x01(\tR\x06region\x12\x17\n" +
 	"\acall_id\x18\x06 \x01(\tR\x06callId\x120\n" +
 	"\x05since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
-	"\x05until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\x93\x01\n" +
+	"\x05until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x14\n" +
+	"\x05group\x18\t \x01(\tR\x05group\x12\x16\n" +
+	"\x06client\x18\n" +
+	" \x01(\tR\x06client\x12\x1d\n" +
+	"\n" +
+	"rule_group\x18\v \x01(\tR\truleGroup\x12\x12\n" +
+	"\x04rule\x18\f \x01(\rR\x04rule\x122\n" +
+	"\x06reason\x18\r \x01(\x0e2\x1a.sallyport.audit.v1.ReasonR\x06reason\x12J\n" +
+	"\targuments\x18\x0e \x03(\v2\".sallyport.admin.v1.ArgumentEqualsB\b\xbaH\x05\x92\x01\x02\x10\x10R\targuments\x12\x1c\n" +
+	"\x04text\x18\x0f \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x04text\x128\n" +
+	"\x05kinds\x18\x10 \x03(\x0e2\x18.sallyport.audit.v1.KindB\b\xbaH\x05\x92\x01\x02\x10 R\x05kinds\x12\x14\n" +
+	"\x05proxy\x18\x11 \x01(\tR\x05proxy\x12\x18\n" +
+	"\asession\x18\x12 \x01(\tR\asession\x12\x16\n" +
+	"\x06method\x18\x13 \x01(\tR\x06method\x12\x16\n" +
+	"\x06action\x18\x14 \x01(\tR\x06action\x12\x16\n" +
+	"\x06target\x18\x15 \x01(\tR\x06target\x125\n" +
+	"\aoutcome\x18\x16 \x01(\x0e2\x1b.sallyport.audit.v1.OutcomeR\aoutcome\x12\x19\n" +
+	"\btrace_id\x18\x17 \x01(\tR\atraceId\"[\n" +
+	"\x0eArgumentEquals\x12\x1e\n" +
+	"\x04path\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x04path\x12)\n" +
+	"\n" +
+	"json_value\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xa0\x1fR\tjsonValue\"\xf8\x01\n" +
+	"\x11CountAuditRequest\x127\n" +
+	"\x06filter\x18\x01 \x01(\v2\x1f.sallyport.admin.v1.AuditFilterR\x06filter\x12@\n" +
+	"\x02by\x18\x02 \x03(\x0e2\x1b.sallyport.admin.v1.CountByB\x13\xbaH\x10\x92\x01\r\x10\x02\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x02by\x12H\n" +
+	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x8a\x8a\x0f2\x02\b<R\binterval\x12\x1e\n" +
+	"\x05limit\x18\x04 \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\x05limit\"\x90\x01\n" +
+	"\x12CountAuditResponse\x126\n" +
+	"\x06counts\x18\x01 \x03(\v2\x1e.sallyport.admin.v1.AuditCountR\x06counts\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x04R\x05total\x12,\n" +
+	"\x12before_not_counted\x18\x03 \x01(\x04R\x10beforeNotCounted\"b\n" +
+	"\n" +
+	"AuditCount\x12\x12\n" +
+	"\x04keys\x18\x01 \x03(\tR\x04keys\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\"\x93\x01\n" +
 	"\x12SearchAuditRequest\x127\n" +
 	"\x06filter\x18\x01 \x01(\v2\x1f.sallyport.admin.v1.AuditFilterR\x06filter\x12%\n" +
 	"\tpage_size\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\bpageSize\x12\x1d\n" +
@@ -5763,7 +6248,17 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x13RULE_RESULT_MATCHED\x10\x01\x12\x1a\n" +
 	"\x16RULE_RESULT_OTHER_TOOL\x10\x02\x12\x1f\n" +
 	"\x1bRULE_RESULT_CONDITION_FALSE\x10\x03\x12 \n" +
-	"\x1cRULE_RESULT_CONDITION_FAILED\x10\x042\xa2\n" +
+	"\x1cRULE_RESULT_CONDITION_FAILED\x10\x04*\xcb\x01\n" +
+	"\aCountBy\x12\x18\n" +
+	"\x14COUNT_BY_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fCOUNT_BY_PERSON\x10\x01\x12\x16\n" +
+	"\x12COUNT_BY_CONNECTOR\x10\x02\x12\x11\n" +
+	"\rCOUNT_BY_TOOL\x10\x03\x12\x15\n" +
+	"\x11COUNT_BY_DECISION\x10\x04\x12\x13\n" +
+	"\x0fCOUNT_BY_REASON\x10\x05\x12\x13\n" +
+	"\x0fCOUNT_BY_REGION\x10\x06\x12\x11\n" +
+	"\rCOUNT_BY_KIND\x10\a\x12\x12\n" +
+	"\x0eCOUNT_BY_PROXY\x10\b2\xa2\n" +
 	"\n" +
 	"\x10DirectoryService\x12a\n" +
 	"\fSetDirectory\x12'.sallyport.admin.v1.SetDirectoryRequest\x1a(.sallyport.admin.v1.SetDirectoryResponse\x12j\n" +
@@ -5808,10 +6303,12 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x11FleetAdminService\x12^\n" +
 	"\vListProxies\x12&.sallyport.admin.v1.ListProxiesRequest\x1a'.sallyport.admin.v1.ListProxiesResponse\x12[\n" +
 	"\n" +
-	"GetReceipt\x12%.sallyport.admin.v1.GetReceiptRequest\x1a&.sallyport.admin.v1.GetReceiptResponse2\xca\x01\n" +
+	"GetReceipt\x12%.sallyport.admin.v1.GetReceiptRequest\x1a&.sallyport.admin.v1.GetReceiptResponse2\xa7\x02\n" +
 	"\fAuditService\x12^\n" +
 	"\vSearchAudit\x12&.sallyport.admin.v1.SearchAuditRequest\x1a'.sallyport.admin.v1.SearchAuditResponse\x12Z\n" +
-	"\tTailAudit\x12$.sallyport.admin.v1.TailAuditRequest\x1a%.sallyport.admin.v1.TailAuditResponse0\x01B4Z2sallyport.dev/proto/gen/sallyport/admin/v1;adminv1b\x06proto3"
+	"\tTailAudit\x12$.sallyport.admin.v1.TailAuditRequest\x1a%.sallyport.admin.v1.TailAuditResponse0\x01\x12[\n" +
+	"\n" +
+	"CountAudit\x12%.sallyport.admin.v1.CountAuditRequest\x1a&.sallyport.admin.v1.CountAuditResponseB4Z2sallyport.dev/proto/gen/sallyport/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_sallyport_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -5825,260 +6322,279 @@ func file_sallyport_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sallyport_admin_v1_admin_proto_rawDescData
 }
 
-var file_sallyport_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
+var file_sallyport_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
 var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(MemberChange)(0),                     // 0: sallyport.admin.v1.MemberChange
 	(TokenKind)(0),                        // 1: sallyport.admin.v1.TokenKind
 	(ToolChangeKind)(0),                   // 2: sallyport.admin.v1.ToolChangeKind
 	(AppliedAction)(0),                    // 3: sallyport.admin.v1.AppliedAction
 	(RuleResult)(0),                       // 4: sallyport.admin.v1.RuleResult
-	(*SetDirectoryRequest)(nil),           // 5: sallyport.admin.v1.SetDirectoryRequest
-	(*SetDirectoryResponse)(nil),          // 6: sallyport.admin.v1.SetDirectoryResponse
-	(*ListDirectoriesRequest)(nil),        // 7: sallyport.admin.v1.ListDirectoriesRequest
-	(*ListDirectoriesResponse)(nil),       // 8: sallyport.admin.v1.ListDirectoriesResponse
-	(*User)(nil),                          // 9: sallyport.admin.v1.User
-	(*GroupRef)(nil),                      // 10: sallyport.admin.v1.GroupRef
-	(*Group)(nil),                         // 11: sallyport.admin.v1.Group
-	(*ListUsersRequest)(nil),              // 12: sallyport.admin.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),             // 13: sallyport.admin.v1.ListUsersResponse
-	(*GetUserRequest)(nil),                // 14: sallyport.admin.v1.GetUserRequest
-	(*GetUserResponse)(nil),               // 15: sallyport.admin.v1.GetUserResponse
-	(*RevokeSessionsRequest)(nil),         // 16: sallyport.admin.v1.RevokeSessionsRequest
-	(*RevokeSessionsResponse)(nil),        // 17: sallyport.admin.v1.RevokeSessionsResponse
-	(*ConfirmMembershipsRequest)(nil),     // 18: sallyport.admin.v1.ConfirmMembershipsRequest
-	(*ConfirmMembershipsResponse)(nil),    // 19: sallyport.admin.v1.ConfirmMembershipsResponse
-	(*RebindUserRequest)(nil),             // 20: sallyport.admin.v1.RebindUserRequest
-	(*RebindUserResponse)(nil),            // 21: sallyport.admin.v1.RebindUserResponse
-	(*EraseUserRequest)(nil),              // 22: sallyport.admin.v1.EraseUserRequest
-	(*EraseUserResponse)(nil),             // 23: sallyport.admin.v1.EraseUserResponse
-	(*ListErasuresRequest)(nil),           // 24: sallyport.admin.v1.ListErasuresRequest
-	(*ListErasuresResponse)(nil),          // 25: sallyport.admin.v1.ListErasuresResponse
-	(*Erasure)(nil),                       // 26: sallyport.admin.v1.Erasure
-	(*ListGroupsRequest)(nil),             // 27: sallyport.admin.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),            // 28: sallyport.admin.v1.ListGroupsResponse
-	(*GetGroupRequest)(nil),               // 29: sallyport.admin.v1.GetGroupRequest
-	(*GetGroupResponse)(nil),              // 30: sallyport.admin.v1.GetGroupResponse
-	(*GetProvisioningStatusRequest)(nil),  // 31: sallyport.admin.v1.GetProvisioningStatusRequest
-	(*GetProvisioningStatusResponse)(nil), // 32: sallyport.admin.v1.GetProvisioningStatusResponse
-	(*ProvisioningStatus)(nil),            // 33: sallyport.admin.v1.ProvisioningStatus
-	(*Refusal)(nil),                       // 34: sallyport.admin.v1.Refusal
-	(*PreviewMembersRequest)(nil),         // 35: sallyport.admin.v1.PreviewMembersRequest
-	(*PreviewMembersResponse)(nil),        // 36: sallyport.admin.v1.PreviewMembersResponse
-	(*AccessChange)(nil),                  // 37: sallyport.admin.v1.AccessChange
-	(*Token)(nil),                         // 38: sallyport.admin.v1.Token
-	(*CreateTokenRequest)(nil),            // 39: sallyport.admin.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),           // 40: sallyport.admin.v1.CreateTokenResponse
-	(*RotateTokenRequest)(nil),            // 41: sallyport.admin.v1.RotateTokenRequest
-	(*RotateTokenResponse)(nil),           // 42: sallyport.admin.v1.RotateTokenResponse
-	(*ListTokensRequest)(nil),             // 43: sallyport.admin.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),            // 44: sallyport.admin.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),            // 45: sallyport.admin.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),           // 46: sallyport.admin.v1.RevokeTokenResponse
-	(*ListConnectorsRequest)(nil),         // 47: sallyport.admin.v1.ListConnectorsRequest
-	(*ListConnectorsResponse)(nil),        // 48: sallyport.admin.v1.ListConnectorsResponse
-	(*ConnectorStatus)(nil),               // 49: sallyport.admin.v1.ConnectorStatus
-	(*GetConnectorRequest)(nil),           // 50: sallyport.admin.v1.GetConnectorRequest
-	(*GetConnectorResponse)(nil),          // 51: sallyport.admin.v1.GetConnectorResponse
-	(*RetireConnectorRequest)(nil),        // 52: sallyport.admin.v1.RetireConnectorRequest
-	(*RetireConnectorResponse)(nil),       // 53: sallyport.admin.v1.RetireConnectorResponse
-	(*SetConnectorSecretRequest)(nil),     // 54: sallyport.admin.v1.SetConnectorSecretRequest
-	(*SetConnectorSecretResponse)(nil),    // 55: sallyport.admin.v1.SetConnectorSecretResponse
-	(*DiscoverCatalogueRequest)(nil),      // 56: sallyport.admin.v1.DiscoverCatalogueRequest
-	(*DiscoverCatalogueResponse)(nil),     // 57: sallyport.admin.v1.DiscoverCatalogueResponse
-	(*ToolChange)(nil),                    // 58: sallyport.admin.v1.ToolChange
-	(*ApproveCatalogueRequest)(nil),       // 59: sallyport.admin.v1.ApproveCatalogueRequest
-	(*ApproveCatalogueResponse)(nil),      // 60: sallyport.admin.v1.ApproveCatalogueResponse
-	(*Grant)(nil),                         // 61: sallyport.admin.v1.Grant
-	(*ApplyRequest)(nil),                  // 62: sallyport.admin.v1.ApplyRequest
-	(*ApplyResponse)(nil),                 // 63: sallyport.admin.v1.ApplyResponse
-	(*AppliedChange)(nil),                 // 64: sallyport.admin.v1.AppliedChange
-	(*ListGrantsRequest)(nil),             // 65: sallyport.admin.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),            // 66: sallyport.admin.v1.ListGrantsResponse
-	(*RemoveGrantRequest)(nil),            // 67: sallyport.admin.v1.RemoveGrantRequest
-	(*RemoveGrantResponse)(nil),           // 68: sallyport.admin.v1.RemoveGrantResponse
-	(*PlaceBlockRequest)(nil),             // 69: sallyport.admin.v1.PlaceBlockRequest
-	(*PlaceBlockResponse)(nil),            // 70: sallyport.admin.v1.PlaceBlockResponse
-	(*LiftBlockRequest)(nil),              // 71: sallyport.admin.v1.LiftBlockRequest
-	(*LiftBlockResponse)(nil),             // 72: sallyport.admin.v1.LiftBlockResponse
-	(*ListBlocksRequest)(nil),             // 73: sallyport.admin.v1.ListBlocksRequest
-	(*ListBlocksResponse)(nil),            // 74: sallyport.admin.v1.ListBlocksResponse
-	(*ExplainRequest)(nil),                // 75: sallyport.admin.v1.ExplainRequest
-	(*ExplainResponse)(nil),               // 76: sallyport.admin.v1.ExplainResponse
-	(*RuleTrace)(nil),                     // 77: sallyport.admin.v1.RuleTrace
-	(*ListProxiesRequest)(nil),            // 78: sallyport.admin.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),           // 79: sallyport.admin.v1.ListProxiesResponse
-	(*Proxy)(nil),                         // 80: sallyport.admin.v1.Proxy
-	(*ProxyTrouble)(nil),                  // 81: sallyport.admin.v1.ProxyTrouble
-	(*GetReceiptRequest)(nil),             // 82: sallyport.admin.v1.GetReceiptRequest
-	(*GetReceiptResponse)(nil),            // 83: sallyport.admin.v1.GetReceiptResponse
-	(*ProxyReceipt)(nil),                  // 84: sallyport.admin.v1.ProxyReceipt
-	(*AuditFilter)(nil),                   // 85: sallyport.admin.v1.AuditFilter
-	(*SearchAuditRequest)(nil),            // 86: sallyport.admin.v1.SearchAuditRequest
-	(*SearchAuditResponse)(nil),           // 87: sallyport.admin.v1.SearchAuditResponse
-	(*StoredRecord)(nil),                  // 88: sallyport.admin.v1.StoredRecord
-	(*TailAuditRequest)(nil),              // 89: sallyport.admin.v1.TailAuditRequest
-	(*TailAuditResponse)(nil),             // 90: sallyport.admin.v1.TailAuditResponse
-	(*v1.Directory)(nil),                  // 91: sallyport.policy.v1.Directory
-	(*timestamppb.Timestamp)(nil),         // 92: google.protobuf.Timestamp
-	(*v1.ConnectorTool)(nil),              // 93: sallyport.policy.v1.ConnectorTool
-	(v1.Role)(0),                          // 94: sallyport.policy.v1.Role
-	(*durationpb.Duration)(nil),           // 95: google.protobuf.Duration
-	(*v1.Connector)(nil),                  // 96: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                       // 97: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                       // 98: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                      // 99: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),                  // 100: sallyport.audit.v1.Decision
-	(v11.Verdict)(0),                      // 101: sallyport.audit.v1.Verdict
-	(*v11.AuditRecord)(nil),               // 102: sallyport.audit.v1.AuditRecord
+	(CountBy)(0),                          // 5: sallyport.admin.v1.CountBy
+	(*SetDirectoryRequest)(nil),           // 6: sallyport.admin.v1.SetDirectoryRequest
+	(*SetDirectoryResponse)(nil),          // 7: sallyport.admin.v1.SetDirectoryResponse
+	(*ListDirectoriesRequest)(nil),        // 8: sallyport.admin.v1.ListDirectoriesRequest
+	(*ListDirectoriesResponse)(nil),       // 9: sallyport.admin.v1.ListDirectoriesResponse
+	(*User)(nil),                          // 10: sallyport.admin.v1.User
+	(*GroupRef)(nil),                      // 11: sallyport.admin.v1.GroupRef
+	(*Group)(nil),                         // 12: sallyport.admin.v1.Group
+	(*ListUsersRequest)(nil),              // 13: sallyport.admin.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),             // 14: sallyport.admin.v1.ListUsersResponse
+	(*GetUserRequest)(nil),                // 15: sallyport.admin.v1.GetUserRequest
+	(*GetUserResponse)(nil),               // 16: sallyport.admin.v1.GetUserResponse
+	(*RevokeSessionsRequest)(nil),         // 17: sallyport.admin.v1.RevokeSessionsRequest
+	(*RevokeSessionsResponse)(nil),        // 18: sallyport.admin.v1.RevokeSessionsResponse
+	(*ConfirmMembershipsRequest)(nil),     // 19: sallyport.admin.v1.ConfirmMembershipsRequest
+	(*ConfirmMembershipsResponse)(nil),    // 20: sallyport.admin.v1.ConfirmMembershipsResponse
+	(*RebindUserRequest)(nil),             // 21: sallyport.admin.v1.RebindUserRequest
+	(*RebindUserResponse)(nil),            // 22: sallyport.admin.v1.RebindUserResponse
+	(*EraseUserRequest)(nil),              // 23: sallyport.admin.v1.EraseUserRequest
+	(*EraseUserResponse)(nil),             // 24: sallyport.admin.v1.EraseUserResponse
+	(*ListErasuresRequest)(nil),           // 25: sallyport.admin.v1.ListErasuresRequest
+	(*ListErasuresResponse)(nil),          // 26: sallyport.admin.v1.ListErasuresResponse
+	(*Erasure)(nil),                       // 27: sallyport.admin.v1.Erasure
+	(*ListGroupsRequest)(nil),             // 28: sallyport.admin.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),            // 29: sallyport.admin.v1.ListGroupsResponse
+	(*GetGroupRequest)(nil),               // 30: sallyport.admin.v1.GetGroupRequest
+	(*GetGroupResponse)(nil),              // 31: sallyport.admin.v1.GetGroupResponse
+	(*GetProvisioningStatusRequest)(nil),  // 32: sallyport.admin.v1.GetProvisioningStatusRequest
+	(*GetProvisioningStatusResponse)(nil), // 33: sallyport.admin.v1.GetProvisioningStatusResponse
+	(*ProvisioningStatus)(nil),            // 34: sallyport.admin.v1.ProvisioningStatus
+	(*Refusal)(nil),                       // 35: sallyport.admin.v1.Refusal
+	(*PreviewMembersRequest)(nil),         // 36: sallyport.admin.v1.PreviewMembersRequest
+	(*PreviewMembersResponse)(nil),        // 37: sallyport.admin.v1.PreviewMembersResponse
+	(*AccessChange)(nil),                  // 38: sallyport.admin.v1.AccessChange
+	(*Token)(nil),                         // 39: sallyport.admin.v1.Token
+	(*CreateTokenRequest)(nil),            // 40: sallyport.admin.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),           // 41: sallyport.admin.v1.CreateTokenResponse
+	(*RotateTokenRequest)(nil),            // 42: sallyport.admin.v1.RotateTokenRequest
+	(*RotateTokenResponse)(nil),           // 43: sallyport.admin.v1.RotateTokenResponse
+	(*ListTokensRequest)(nil),             // 44: sallyport.admin.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),            // 45: sallyport.admin.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),            // 46: sallyport.admin.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),           // 47: sallyport.admin.v1.RevokeTokenResponse
+	(*ListConnectorsRequest)(nil),         // 48: sallyport.admin.v1.ListConnectorsRequest
+	(*ListConnectorsResponse)(nil),        // 49: sallyport.admin.v1.ListConnectorsResponse
+	(*ConnectorStatus)(nil),               // 50: sallyport.admin.v1.ConnectorStatus
+	(*GetConnectorRequest)(nil),           // 51: sallyport.admin.v1.GetConnectorRequest
+	(*GetConnectorResponse)(nil),          // 52: sallyport.admin.v1.GetConnectorResponse
+	(*RetireConnectorRequest)(nil),        // 53: sallyport.admin.v1.RetireConnectorRequest
+	(*RetireConnectorResponse)(nil),       // 54: sallyport.admin.v1.RetireConnectorResponse
+	(*SetConnectorSecretRequest)(nil),     // 55: sallyport.admin.v1.SetConnectorSecretRequest
+	(*SetConnectorSecretResponse)(nil),    // 56: sallyport.admin.v1.SetConnectorSecretResponse
+	(*DiscoverCatalogueRequest)(nil),      // 57: sallyport.admin.v1.DiscoverCatalogueRequest
+	(*DiscoverCatalogueResponse)(nil),     // 58: sallyport.admin.v1.DiscoverCatalogueResponse
+	(*ToolChange)(nil),                    // 59: sallyport.admin.v1.ToolChange
+	(*ApproveCatalogueRequest)(nil),       // 60: sallyport.admin.v1.ApproveCatalogueRequest
+	(*ApproveCatalogueResponse)(nil),      // 61: sallyport.admin.v1.ApproveCatalogueResponse
+	(*Grant)(nil),                         // 62: sallyport.admin.v1.Grant
+	(*ApplyRequest)(nil),                  // 63: sallyport.admin.v1.ApplyRequest
+	(*ApplyResponse)(nil),                 // 64: sallyport.admin.v1.ApplyResponse
+	(*AppliedChange)(nil),                 // 65: sallyport.admin.v1.AppliedChange
+	(*ListGrantsRequest)(nil),             // 66: sallyport.admin.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),            // 67: sallyport.admin.v1.ListGrantsResponse
+	(*RemoveGrantRequest)(nil),            // 68: sallyport.admin.v1.RemoveGrantRequest
+	(*RemoveGrantResponse)(nil),           // 69: sallyport.admin.v1.RemoveGrantResponse
+	(*PlaceBlockRequest)(nil),             // 70: sallyport.admin.v1.PlaceBlockRequest
+	(*PlaceBlockResponse)(nil),            // 71: sallyport.admin.v1.PlaceBlockResponse
+	(*LiftBlockRequest)(nil),              // 72: sallyport.admin.v1.LiftBlockRequest
+	(*LiftBlockResponse)(nil),             // 73: sallyport.admin.v1.LiftBlockResponse
+	(*ListBlocksRequest)(nil),             // 74: sallyport.admin.v1.ListBlocksRequest
+	(*ListBlocksResponse)(nil),            // 75: sallyport.admin.v1.ListBlocksResponse
+	(*ExplainRequest)(nil),                // 76: sallyport.admin.v1.ExplainRequest
+	(*ExplainResponse)(nil),               // 77: sallyport.admin.v1.ExplainResponse
+	(*RuleTrace)(nil),                     // 78: sallyport.admin.v1.RuleTrace
+	(*ListProxiesRequest)(nil),            // 79: sallyport.admin.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),           // 80: sallyport.admin.v1.ListProxiesResponse
+	(*Proxy)(nil),                         // 81: sallyport.admin.v1.Proxy
+	(*ProxyTrouble)(nil),                  // 82: sallyport.admin.v1.ProxyTrouble
+	(*GetReceiptRequest)(nil),             // 83: sallyport.admin.v1.GetReceiptRequest
+	(*GetReceiptResponse)(nil),            // 84: sallyport.admin.v1.GetReceiptResponse
+	(*ProxyReceipt)(nil),                  // 85: sallyport.admin.v1.ProxyReceipt
+	(*AuditFilter)(nil),                   // 86: sallyport.admin.v1.AuditFilter
+	(*ArgumentEquals)(nil),                // 87: sallyport.admin.v1.ArgumentEquals
+	(*CountAuditRequest)(nil),             // 88: sallyport.admin.v1.CountAuditRequest
+	(*CountAuditResponse)(nil),            // 89: sallyport.admin.v1.CountAuditResponse
+	(*AuditCount)(nil),                    // 90: sallyport.admin.v1.AuditCount
+	(*SearchAuditRequest)(nil),            // 91: sallyport.admin.v1.SearchAuditRequest
+	(*SearchAuditResponse)(nil),           // 92: sallyport.admin.v1.SearchAuditResponse
+	(*StoredRecord)(nil),                  // 93: sallyport.admin.v1.StoredRecord
+	(*TailAuditRequest)(nil),              // 94: sallyport.admin.v1.TailAuditRequest
+	(*TailAuditResponse)(nil),             // 95: sallyport.admin.v1.TailAuditResponse
+	(*v1.Directory)(nil),                  // 96: sallyport.policy.v1.Directory
+	(*timestamppb.Timestamp)(nil),         // 97: google.protobuf.Timestamp
+	(*v1.ConnectorTool)(nil),              // 98: sallyport.policy.v1.ConnectorTool
+	(v1.Role)(0),                          // 99: sallyport.policy.v1.Role
+	(*durationpb.Duration)(nil),           // 100: google.protobuf.Duration
+	(*v1.Connector)(nil),                  // 101: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                       // 102: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                       // 103: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                      // 104: sallyport.policy.v1.Block
+	(*v11.Decision)(nil),                  // 105: sallyport.audit.v1.Decision
+	(v11.Verdict)(0),                      // 106: sallyport.audit.v1.Verdict
+	(v11.Reason)(0),                       // 107: sallyport.audit.v1.Reason
+	(v11.Kind)(0),                         // 108: sallyport.audit.v1.Kind
+	(v11.Outcome)(0),                      // 109: sallyport.audit.v1.Outcome
+	(*v11.AuditRecord)(nil),               // 110: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
-	91,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
-	91,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
-	92,  // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	92,  // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
-	10,  // 4: sallyport.admin.v1.User.groups:type_name -> sallyport.admin.v1.GroupRef
-	10,  // 5: sallyport.admin.v1.User.held_groups:type_name -> sallyport.admin.v1.GroupRef
-	92,  // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
-	92,  // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
-	9,   // 8: sallyport.admin.v1.ListUsersResponse.users:type_name -> sallyport.admin.v1.User
-	9,   // 9: sallyport.admin.v1.GetUserResponse.user:type_name -> sallyport.admin.v1.User
-	26,  // 10: sallyport.admin.v1.ListErasuresResponse.erasures:type_name -> sallyport.admin.v1.Erasure
-	92,  // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
-	11,  // 12: sallyport.admin.v1.ListGroupsResponse.groups:type_name -> sallyport.admin.v1.Group
-	11,  // 13: sallyport.admin.v1.GetGroupResponse.group:type_name -> sallyport.admin.v1.Group
-	9,   // 14: sallyport.admin.v1.GetGroupResponse.members:type_name -> sallyport.admin.v1.User
-	10,  // 15: sallyport.admin.v1.GetGroupResponse.member_groups:type_name -> sallyport.admin.v1.GroupRef
-	33,  // 16: sallyport.admin.v1.GetProvisioningStatusResponse.directories:type_name -> sallyport.admin.v1.ProvisioningStatus
-	92,  // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
-	38,  // 18: sallyport.admin.v1.ProvisioningStatus.tokens:type_name -> sallyport.admin.v1.Token
-	9,   // 19: sallyport.admin.v1.ProvisioningStatus.waiting_users:type_name -> sallyport.admin.v1.User
-	34,  // 20: sallyport.admin.v1.ProvisioningStatus.refusals:type_name -> sallyport.admin.v1.Refusal
-	9,   // 21: sallyport.admin.v1.ProvisioningStatus.renamed_users:type_name -> sallyport.admin.v1.User
-	92,  // 22: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
+	96,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
+	96,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
+	97,  // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	97,  // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
+	11,  // 4: sallyport.admin.v1.User.groups:type_name -> sallyport.admin.v1.GroupRef
+	11,  // 5: sallyport.admin.v1.User.held_groups:type_name -> sallyport.admin.v1.GroupRef
+	97,  // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
+	97,  // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
+	10,  // 8: sallyport.admin.v1.ListUsersResponse.users:type_name -> sallyport.admin.v1.User
+	10,  // 9: sallyport.admin.v1.GetUserResponse.user:type_name -> sallyport.admin.v1.User
+	27,  // 10: sallyport.admin.v1.ListErasuresResponse.erasures:type_name -> sallyport.admin.v1.Erasure
+	97,  // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
+	12,  // 12: sallyport.admin.v1.ListGroupsResponse.groups:type_name -> sallyport.admin.v1.Group
+	12,  // 13: sallyport.admin.v1.GetGroupResponse.group:type_name -> sallyport.admin.v1.Group
+	10,  // 14: sallyport.admin.v1.GetGroupResponse.members:type_name -> sallyport.admin.v1.User
+	11,  // 15: sallyport.admin.v1.GetGroupResponse.member_groups:type_name -> sallyport.admin.v1.GroupRef
+	34,  // 16: sallyport.admin.v1.GetProvisioningStatusResponse.directories:type_name -> sallyport.admin.v1.ProvisioningStatus
+	97,  // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
+	39,  // 18: sallyport.admin.v1.ProvisioningStatus.tokens:type_name -> sallyport.admin.v1.Token
+	10,  // 19: sallyport.admin.v1.ProvisioningStatus.waiting_users:type_name -> sallyport.admin.v1.User
+	35,  // 20: sallyport.admin.v1.ProvisioningStatus.refusals:type_name -> sallyport.admin.v1.Refusal
+	10,  // 21: sallyport.admin.v1.ProvisioningStatus.renamed_users:type_name -> sallyport.admin.v1.User
+	97,  // 22: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
 	0,   // 23: sallyport.admin.v1.PreviewMembersRequest.change:type_name -> sallyport.admin.v1.MemberChange
-	37,  // 24: sallyport.admin.v1.PreviewMembersResponse.changes:type_name -> sallyport.admin.v1.AccessChange
-	93,  // 25: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
-	93,  // 26: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
+	38,  // 24: sallyport.admin.v1.PreviewMembersResponse.changes:type_name -> sallyport.admin.v1.AccessChange
+	98,  // 25: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
+	98,  // 26: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
 	1,   // 27: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
-	92,  // 28: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	92,  // 29: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	92,  // 30: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
-	94,  // 31: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	97,  // 28: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	97,  // 29: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	97,  // 30: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
+	99,  // 31: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
 	1,   // 32: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
-	95,  // 33: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	94,  // 34: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
-	95,  // 35: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
-	95,  // 36: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	92,  // 37: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
-	38,  // 38: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
-	49,  // 39: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
-	96,  // 40: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
-	49,  // 41: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
-	97,  // 42: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
-	58,  // 43: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
+	100, // 33: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	99,  // 34: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
+	100, // 35: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
+	100, // 36: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	97,  // 37: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
+	39,  // 38: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
+	50,  // 39: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
+	101, // 40: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
+	50,  // 41: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
+	102, // 42: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
+	59,  // 43: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
 	2,   // 44: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
-	97,  // 45: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
-	98,  // 46: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	96,  // 47: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
-	61,  // 48: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
-	64,  // 49: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
+	102, // 45: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
+	103, // 46: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	101, // 47: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
+	62,  // 48: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
+	65,  // 49: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
 	3,   // 50: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
-	61,  // 51: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
-	99,  // 52: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
-	99,  // 53: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
-	100, // 54: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
-	10,  // 55: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
-	77,  // 56: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
+	62,  // 51: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
+	104, // 52: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
+	104, // 53: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
+	105, // 54: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	11,  // 55: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
+	78,  // 56: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
 	4,   // 57: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
-	80,  // 58: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	92,  // 59: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	92,  // 60: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
-	81,  // 61: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
-	92,  // 62: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
-	84,  // 63: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	92,  // 64: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	101, // 65: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	92,  // 66: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	92,  // 67: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	85,  // 68: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	88,  // 69: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	102, // 70: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	85,  // 71: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	88,  // 72: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	5,   // 73: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	7,   // 74: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	12,  // 75: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	14,  // 76: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	16,  // 77: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	18,  // 78: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	20,  // 79: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
-	22,  // 80: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
-	24,  // 81: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
-	27,  // 82: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	29,  // 83: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	31,  // 84: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
-	35,  // 85: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
-	39,  // 86: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	41,  // 87: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
-	43,  // 88: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	45,  // 89: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	47,  // 90: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	50,  // 91: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	52,  // 92: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	54,  // 93: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	56,  // 94: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	59,  // 95: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	62,  // 96: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	65,  // 97: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	67,  // 98: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	69,  // 99: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	71,  // 100: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	73,  // 101: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	75,  // 102: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	78,  // 103: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	82,  // 104: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	86,  // 105: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	89,  // 106: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	6,   // 107: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	8,   // 108: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	13,  // 109: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	15,  // 110: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	17,  // 111: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	19,  // 112: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	21,  // 113: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
-	23,  // 114: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
-	25,  // 115: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
-	28,  // 116: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	30,  // 117: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	32,  // 118: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
-	36,  // 119: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
-	40,  // 120: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	42,  // 121: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
-	44,  // 122: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	46,  // 123: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	48,  // 124: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	51,  // 125: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	53,  // 126: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	55,  // 127: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	57,  // 128: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	60,  // 129: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	63,  // 130: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	66,  // 131: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	68,  // 132: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	70,  // 133: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	72,  // 134: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	74,  // 135: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	76,  // 136: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	79,  // 137: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	83,  // 138: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	87,  // 139: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	90,  // 140: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	107, // [107:141] is the sub-list for method output_type
-	73,  // [73:107] is the sub-list for method input_type
-	73,  // [73:73] is the sub-list for extension type_name
-	73,  // [73:73] is the sub-list for extension extendee
-	0,   // [0:73] is the sub-list for field type_name
+	81,  // 58: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	97,  // 59: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	97,  // 60: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	82,  // 61: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
+	97,  // 62: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
+	85,  // 63: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	97,  // 64: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	106, // 65: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	97,  // 66: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	97,  // 67: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	107, // 68: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
+	87,  // 69: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
+	108, // 70: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
+	109, // 71: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
+	86,  // 72: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	5,   // 73: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
+	100, // 74: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
+	90,  // 75: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
+	97,  // 76: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
+	86,  // 77: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	93,  // 78: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	110, // 79: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	86,  // 80: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	93,  // 81: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	6,   // 82: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	8,   // 83: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	13,  // 84: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	15,  // 85: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	17,  // 86: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	19,  // 87: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	21,  // 88: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
+	23,  // 89: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	25,  // 90: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	28,  // 91: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	30,  // 92: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	32,  // 93: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
+	36,  // 94: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
+	40,  // 95: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	42,  // 96: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
+	44,  // 97: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	46,  // 98: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	48,  // 99: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	51,  // 100: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	53,  // 101: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	55,  // 102: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	57,  // 103: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	60,  // 104: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	63,  // 105: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	66,  // 106: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	68,  // 107: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	70,  // 108: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	72,  // 109: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	74,  // 110: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	76,  // 111: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	79,  // 112: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	83,  // 113: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	91,  // 114: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	94,  // 115: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	88,  // 116: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
+	7,   // 117: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	9,   // 118: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	14,  // 119: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	16,  // 120: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	18,  // 121: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	20,  // 122: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	22,  // 123: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
+	24,  // 124: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	26,  // 125: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	29,  // 126: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	31,  // 127: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	33,  // 128: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
+	37,  // 129: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
+	41,  // 130: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	43,  // 131: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
+	45,  // 132: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	47,  // 133: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	49,  // 134: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	52,  // 135: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	54,  // 136: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	56,  // 137: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	58,  // 138: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	61,  // 139: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	64,  // 140: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	67,  // 141: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	69,  // 142: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	71,  // 143: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	73,  // 144: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	75,  // 145: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	77,  // 146: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	80,  // 147: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	84,  // 148: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	92,  // 149: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	95,  // 150: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	89,  // 151: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
+	117, // [117:152] is the sub-list for method output_type
+	82,  // [82:117] is the sub-list for method input_type
+	82,  // [82:82] is the sub-list for extension type_name
+	82,  // [82:82] is the sub-list for extension extendee
+	0,   // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }
@@ -6091,8 +6607,8 @@ func file_sallyport_admin_v1_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_admin_proto_rawDesc), len(file_sallyport_admin_v1_admin_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   86,
+			NumEnums:      6,
+			NumMessages:   90,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

@@ -142,6 +142,8 @@ const (
 	AuditServiceSearchAuditProcedure = "/sallyport.admin.v1.AuditService/SearchAudit"
 	// AuditServiceTailAuditProcedure is the fully-qualified name of the AuditService's TailAudit RPC.
 	AuditServiceTailAuditProcedure = "/sallyport.admin.v1.AuditService/TailAudit"
+	// AuditServiceCountAuditProcedure is the fully-qualified name of the AuditService's CountAudit RPC.
+	AuditServiceCountAuditProcedure = "/sallyport.admin.v1.AuditService/CountAudit"
 )
 
 // DirectoryServiceClient is a client for the sallyport.admin.v1.DirectoryService service.
@@ -1241,6 +1243,8 @@ type AuditServiceClient interface {
 	SearchAudit(context.Context, *connect.Request[v1.SearchAuditRequest]) (*connect.Response[v1.SearchAuditResponse], error)
 	// TailAudit streams matching records as they are stored.
 	TailAudit(context.Context, *connect.Request[v1.TailAuditRequest]) (*connect.ServerStreamForClient[v1.TailAuditResponse], error)
+	// CountAudit counts matching records, by what is asked for.
+	CountAudit(context.Context, *connect.Request[v1.CountAuditRequest]) (*connect.Response[v1.CountAuditResponse], error)
 }
 
 // NewAuditServiceClient constructs a client for the sallyport.admin.v1.AuditService service. By
@@ -1266,6 +1270,12 @@ func NewAuditServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(auditServiceMethods.ByName("TailAudit")),
 			connect.WithClientOptions(opts...),
 		),
+		countAudit: connect.NewClient[v1.CountAuditRequest, v1.CountAuditResponse](
+			httpClient,
+			baseURL+AuditServiceCountAuditProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("CountAudit")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -1273,6 +1283,7 @@ func NewAuditServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 type auditServiceClient struct {
 	searchAudit *connect.Client[v1.SearchAuditRequest, v1.SearchAuditResponse]
 	tailAudit   *connect.Client[v1.TailAuditRequest, v1.TailAuditResponse]
+	countAudit  *connect.Client[v1.CountAuditRequest, v1.CountAuditResponse]
 }
 
 // SearchAudit calls sallyport.admin.v1.AuditService.SearchAudit.
@@ -1285,12 +1296,19 @@ func (c *auditServiceClient) TailAudit(ctx context.Context, req *connect.Request
 	return c.tailAudit.CallServerStream(ctx, req)
 }
 
+// CountAudit calls sallyport.admin.v1.AuditService.CountAudit.
+func (c *auditServiceClient) CountAudit(ctx context.Context, req *connect.Request[v1.CountAuditRequest]) (*connect.Response[v1.CountAuditResponse], error) {
+	return c.countAudit.CallUnary(ctx, req)
+}
+
 // AuditServiceHandler is an implementation of the sallyport.admin.v1.AuditService service.
 type AuditServiceHandler interface {
 	// SearchAudit returns matching records, newest first.
 	SearchAudit(context.Context, *connect.Request[v1.SearchAuditRequest]) (*connect.Response[v1.SearchAuditResponse], error)
 	// TailAudit streams matching records as they are stored.
 	TailAudit(context.Context, *connect.Request[v1.TailAuditRequest], *connect.ServerStream[v1.TailAuditResponse]) error
+	// CountAudit counts matching records, by what is asked for.
+	CountAudit(context.Context, *connect.Request[v1.CountAuditRequest]) (*connect.Response[v1.CountAuditResponse], error)
 }
 
 // NewAuditServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -1312,12 +1330,20 @@ func NewAuditServiceHandler(svc AuditServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(auditServiceMethods.ByName("TailAudit")),
 		connect.WithHandlerOptions(opts...),
 	)
+	auditServiceCountAuditHandler := connect.NewUnaryHandler(
+		AuditServiceCountAuditProcedure,
+		svc.CountAudit,
+		connect.WithSchema(auditServiceMethods.ByName("CountAudit")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/sallyport.admin.v1.AuditService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AuditServiceSearchAuditProcedure:
 			auditServiceSearchAuditHandler.ServeHTTP(w, r)
 		case AuditServiceTailAuditProcedure:
 			auditServiceTailAuditHandler.ServeHTTP(w, r)
+		case AuditServiceCountAuditProcedure:
+			auditServiceCountAuditHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1333,4 +1359,8 @@ func (UnimplementedAuditServiceHandler) SearchAudit(context.Context, *connect.Re
 
 func (UnimplementedAuditServiceHandler) TailAudit(context.Context, *connect.Request[v1.TailAuditRequest], *connect.ServerStream[v1.TailAuditResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.AuditService.TailAudit is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) CountAudit(context.Context, *connect.Request[v1.CountAuditRequest]) (*connect.Response[v1.CountAuditResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.AuditService.CountAudit is not implemented"))
 }

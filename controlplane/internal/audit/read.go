@@ -1,0 +1,73 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Message is a record as it lies on the stream.
+type Message struct {
+	Sequence uint64
+	// Stored is when the stream took it; it never goes back from one to the next.
+	Stored time.Time
+	Data   []byte
+	// CoreLength is what the header says of the core; empty: nothing.
+	CoreLength string
+	// Head is the signature over the proxy's chain, which this record is the head of; empty: none.
+	Head string
+}
+
+// ErrStop ends a Read without an error.
+var ErrStop = errors.New("that is enough")
+
+// Read calls fn with each message after a sequence, in their order, then with each that is stored, until ctx ends or fn
+// fails. It reads ahead, however slow fn is, by some thousand messages.
+func (s *Store) Read(ctx context.Context, after uint64, fn func(Message) error) error {
+	consumer, err := s.js.OrderedConsumer(ctx, StreamName, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{subjects}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1,
+	})
+	if err != nil {
+		return fmt.Errorf("reading audit: %w", err)
+	}
+	defer s.release(consumer)
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(5000))
+	if err != nil {
+		return fmt.Errorf("reading audit: %w", err)
+	}
+	defer messages.Stop()
+	stop := context.AfterFunc(ctx, messages.Stop)
+	defer stop()
+	for {
+		m, err := messages.Next()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("reading audit: %w", err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return fmt.Errorf("reading audit: %w", err)
+		}
+		read := Message{Sequence: meta.Sequence.Stream, Stored: meta.Timestamp, Data: m.Data(), CoreLength: m.Headers().Get(coreHeader), Head: m.Headers().Get(headHeader)}
+		switch err := fn(read); {
+		case errors.Is(err, ErrStop):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// Identity tells this stream from one that was made in its place.
+func (s *Store) Identity(ctx context.Context) (string, error) {
+	info, err := s.info(ctx)
+	if err != nil {
+		return "", fmt.Errorf("asking for the audit stream: %w", err)
+	}
+	return info.Created.UTC().Format(time.RFC3339Nano), nil
+}
