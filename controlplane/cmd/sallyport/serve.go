@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -106,14 +105,8 @@ type plane struct {
 	name   string
 }
 
-// gcPercent is how much the heap grows, as a part of what is live, until garbage is collected (GOGC overrules it).
-const gcPercent = 40
-
 func serve(ctx context.Context, c *serveConfig) error {
-	if os.Getenv("GOGC") == "" {
-		// Nearly all of the heap is state that stays, so that room for as much garbage again would never be used well.
-		debug.SetGCPercent(gcPercent)
-	}
+	boundGarbage()
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel}))
 	p := &plane{serveConfig: *c, log: log, name: "cp-" + uuid.NewString()[:8]}
 	if err := os.MkdirAll(c.dataDir, 0o700); err != nil {

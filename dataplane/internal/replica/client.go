@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	"google.golang.org/protobuf/encoding/protowire"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
+
+	"sallyport.dev/dataplane/internal/spool"
 )
 
 const (
@@ -74,15 +76,32 @@ func (c *Client) failed(err error) {
 }
 
 // DeliverAudit hands audit records to the control plane. It is a spool's Send.
-func (c *Client) DeliverAudit(ctx context.Context, generation string, records []*auditv1.AuditRecord) (uint64, error) {
-	resp, err := c.peer().DeliverAudit(ctx, connect.NewRequest(&fleetv1.DeliverAuditRequest{
-		SpoolGeneration: generation, Records: records,
-	}))
+func (c *Client) DeliverAudit(ctx context.Context, generation string, records []spool.Record) (uint64, error) {
+	req := &fleetv1.DeliverAuditRequest{SpoolGeneration: generation}
+	req.ProtoReflect().SetUnknown(encoded(records))
+	resp, err := c.peer().DeliverAudit(ctx, connect.NewRequest(req))
 	if err != nil {
 		c.failed(err)
 		return 0, fmt.Errorf("delivering audit: %w", err)
 	}
 	return resp.Msg.GetAcknowledged(), nil
+}
+
+// recordsField is the number of DeliverAuditRequest.records.
+var recordsField = (&fleetv1.DeliverAuditRequest{}).ProtoReflect().Descriptor().Fields().ByName("records").Number()
+
+// encoded is the field records in the wire format. The records are encoded already: to decode them only to encode them again would
+// cost more than all else that a delivery does.
+func encoded(records []spool.Record) []byte {
+	size := 0
+	for _, r := range records {
+		size += len(r.Data) + 8
+	}
+	b := make([]byte, 0, size)
+	for _, r := range records {
+		b = protowire.AppendBytes(protowire.AppendTag(b, recordsField, protowire.BytesType), r.Data)
+	}
+	return b
 }
 
 // bearer puts the proxy's token on every call and stream.

@@ -266,4 +266,7 @@ func (s *Spool) commit(g *generation, entries []entry, size int64) {
 	s.tail.last = g.last
 	s.tail.size += size
 	s.total += size
+	if g.last-g.acked >= batchRecords {
+		offer(s.full)
+	}
 }

@@ -33,8 +33,8 @@ type Config struct {
 	// SegmentBytes is the size at which a new segment begins; space comes back a segment at a time.
 	// Default: 16 MiB, at most an eighth of MaxBytes.
 	SegmentBytes int64
-	// Gather is how long records gather after a delivery of all that there was: a batch costs the control plane's store some
-	// milliseconds, however few are in it. The first record after a quiet time leaves at once. Default: 200 ms.
+	// Gather is how long records gather after a delivery, unless a batch is full before: it costs the control plane's store some
+	// milliseconds, however few are in it. The first record after a quiet time leaves at once. Default: 500 ms.
 	Gather time.Duration
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
@@ -71,7 +71,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.SegmentBytes = max(min(c.SegmentBytes, c.MaxBytes/8), 4096)
 	if c.Gather == 0 {
-		c.Gather = 200 * time.Millisecond
+		c.Gather = 500 * time.Millisecond
 	}
 	if c.Now == nil {
 		c.Now = time.Now

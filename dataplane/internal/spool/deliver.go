@@ -10,13 +10,19 @@ import (
 	"path/filepath"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 )
 
+// Record is a record as it lies in the spool.
+type Record struct {
+	Number uint64
+	// Data is the record, encoded. It is valid until Send returns.
+	Data []byte
+}
+
 // Send hands consecutive records of one generation to the control plane and returns the number up to which they,
 // and all before them, are durable there.
-type Send func(ctx context.Context, generation string, records []*auditv1.AuditRecord) (acknowledged uint64, err error)
+type Send func(ctx context.Context, generation string, records []Record) (acknowledged uint64, err error)
 
 const (
 	batchRecords = 1000
@@ -35,7 +41,7 @@ func (s *Spool) Deliver(ctx context.Context, send Send) error {
 	defer at.close()
 	pause := time.Duration(0)
 	for {
-		sent, rest, err := s.deliverOnce(ctx, send, &at)
+		sent, again, err := s.deliverOnce(ctx, send, &at)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -53,11 +59,11 @@ func (s *Spool) Deliver(ctx context.Context, send Send) error {
 			s.cfg.Logger.Info("audit delivery goes on")
 			pause = 0
 		}
-		if rest {
+		if again {
 			continue
 		}
 		if sent {
-			if !sleep(ctx, s.cfg.Gather) {
+			if !s.gather(ctx) {
 				return ctx.Err()
 			}
 			continue
@@ -66,6 +72,24 @@ func (s *Spool) Deliver(ctx context.Context, send Send) error {
 		case <-s.wake:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+// gather waits until a batch is full, and no longer than Gather.
+func (s *Spool) gather(ctx context.Context) bool {
+	t := time.NewTimer(s.cfg.Gather)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.full:
+			if s.Stats().Pending >= batchRecords { // else it is of before the delivery
+				return true
+			}
+		case <-t.C:
+			return true
+		case <-ctx.Done():
+			return false
 		}
 	}
 }
@@ -81,8 +105,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// deliverOnce sends one batch. It reports whether there was one, and whether it left some of what was there.
-func (s *Spool) deliverOnce(ctx context.Context, send Send, at *cursor) (sent, rest bool, err error) {
+// deliverOnce sends one batch. It reports whether there was one, and whether the next shall follow at once.
+func (s *Spool) deliverOnce(ctx context.Context, send Send, at *cursor) (sent, again bool, err error) {
 	s.settleOwed()
 	g, seg, limit := s.next()
 	if g == nil {
@@ -101,7 +125,12 @@ func (s *Spool) deliverOnce(ctx context.Context, send Send, at *cursor) (sent, r
 	if err != nil {
 		return false, false, err
 	}
-	return true, records[len(records)-1].GetNumber() < limit, s.acknowledge(g, records, acked)
+	n, last := len(records), records[len(records)-1].Number
+	if err := s.acknowledge(g, records, acked); err != nil {
+		return true, false, err
+	}
+	// What a full batch left is worth one of its own only if that is full too: others are on their way to it.
+	return true, last < limit && (n < batchRecords || s.Stats().Pending >= batchRecords), nil
 }
 
 // next returns the oldest generation with something to send, the segment in which that begins, and its size so far.
@@ -139,17 +168,18 @@ type cursor struct {
 	next       uint64 // the number expected at offset
 	offset     int64
 	buf        []byte
+	records    []Record // lie in buf
 }
 
 func (c *cursor) close() {
 	if c.file != nil {
 		_ = c.file.Close() // read only
 	}
-	*c = cursor{buf: c.buf}
+	*c = cursor{buf: c.buf, records: c.records}
 }
 
 // read returns the records from the first that is not acknowledged, as many as one delivery takes, of one segment.
-func (c *cursor) read(g *generation, seg segment, limit uint64) ([]*auditv1.AuditRecord, error) {
+func (c *cursor) read(g *generation, seg segment, limit uint64) ([]Record, error) {
 	want := g.acked + 1
 	if c.generation != g || c.first != seg.first || c.next != want {
 		if err := c.seek(g, seg, want); err != nil {
@@ -165,27 +195,23 @@ func (c *cursor) read(g *generation, seg segment, limit uint64) ([]*auditv1.Audi
 		c.close()
 		return nil, fmt.Errorf("reading the audit spool: %w", err)
 	}
-	var records []*auditv1.AuditRecord
+	c.records = c.records[:0]
 	used := 0
-	for used < len(b) && len(records) < batchRecords {
+	for used < len(b) && len(c.records) < batchRecords {
 		f, ok := readFrame(b[used:], g.magic)
-		if !ok || f.number != want || f.number > limit || used+f.size > batchBytes+frameHeader && len(records) > 0 {
+		if !ok || f.number != want || f.number > limit || used+f.size > batchBytes+frameHeader && len(c.records) > 0 {
 			break
 		}
-		rec := new(auditv1.AuditRecord)
-		if proto.Unmarshal(f.payload, rec) != nil {
-			break
-		}
-		records = append(records, rec)
+		c.records = append(c.records, Record{f.number, f.payload})
 		used += f.size
 		want++
 	}
-	if len(records) == 0 {
+	if len(c.records) == 0 {
 		c.close()
 		return nil, errDamaged
 	}
 	c.next, c.offset = want, c.offset+int64(used)
-	return records, nil
+	return c.records, nil
 }
 
 // seek opens a segment and finds a record in it. Damage among acknowledged records before it does not matter.
@@ -221,8 +247,8 @@ func (c *cursor) seek(g *generation, seg segment, want uint64) error {
 }
 
 // acknowledge takes note of an acknowledged position and deletes what lies wholly before it.
-func (s *Spool) acknowledge(g *generation, sent []*auditv1.AuditRecord, acked uint64) error {
-	first := sent[0].GetNumber()
+func (s *Spool) acknowledge(g *generation, sent []Record, acked uint64) error {
+	first := sent[0].Number
 	s.mu.Lock()
 	last := g.last
 	s.mu.Unlock()

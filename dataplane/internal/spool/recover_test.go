@@ -427,8 +427,8 @@ func TestTheControlPlaneMayAskForRecordsAgainWhileTheyAreThere(t *testing.T) {
 	drain(t, s, newCentral(t).send)
 	mustAppend(t, s, refused(4))
 	c := newCentral(t) // as restored from an old backup
-	drain(t, s, func(ctx context.Context, g string, r []*auditv1.AuditRecord) (uint64, error) {
-		if len(c.all()) == 0 && r[0].GetNumber() == 4 {
+	drain(t, s, func(ctx context.Context, g string, r []Record) (uint64, error) {
+		if len(c.all()) == 0 && r[0].Number == 4 {
 			return 0, nil
 		}
 		return c.send(ctx, g, r)
@@ -448,8 +448,8 @@ func TestWhatTheControlPlaneLostAfterItAcknowledgedItIsToldAndTheRestGetsThrough
 	drain(t, s, newCentral(t).send)
 	mustAppend(t, s, refused(100))
 	c := newCentral(t)
-	drain(t, s, func(ctx context.Context, g string, r []*auditv1.AuditRecord) (uint64, error) {
-		if n := len(c.records[g]); r[0].GetNumber() > uint64(n)+1 {
+	drain(t, s, func(ctx context.Context, g string, r []Record) (uint64, error) {
+		if n := len(c.records[g]); r[0].Number > uint64(n)+1 {
 			return uint64(n), nil // as the control plane answers to a gap
 		}
 		return c.send(ctx, g, r)

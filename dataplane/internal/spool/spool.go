@@ -18,6 +18,8 @@ type Spool struct {
 	lock *os.File
 	// wake holds a token while there may be records that Deliver has not seen.
 	wake chan struct{}
+	// full holds a token while there may be enough for a whole batch.
+	full chan struct{}
 
 	mu          sync.Mutex // guards what follows
 	closed      bool
@@ -60,7 +62,7 @@ func Open(cfg Config) (*Spool, error) {
 	if err := os.MkdirAll(cfg.Dir, dirMode); err != nil {
 		return nil, fmt.Errorf("creating the audit spool folder: %w", err)
 	}
-	s := &Spool{cfg: cfg, wake: make(chan struct{}, 1), proxy: cfg.Proxy, region: cfg.Region}
+	s := &Spool{cfg: cfg, wake: make(chan struct{}, 1), full: make(chan struct{}, 1), proxy: cfg.Proxy, region: cfg.Region}
 	s.calls = newOpenCalls()
 	if s.lock, err = lockFolder(cfg.Dir); err != nil {
 		return nil, err
@@ -169,9 +171,12 @@ func (s *Spool) shut() error {
 	return nil
 }
 
-func (s *Spool) notify() {
+func (s *Spool) notify() { offer(s.wake) }
+
+// offer puts a token where there is none.
+func offer(c chan struct{}) {
 	select {
-	case s.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

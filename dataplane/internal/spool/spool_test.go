@@ -73,7 +73,7 @@ func newCentral(t *testing.T) *central {
 	return &central{t: t, records: map[string][]*auditv1.AuditRecord{}}
 }
 
-func (c *central) send(_ context.Context, generation string, records []*auditv1.AuditRecord) (uint64, error) {
+func (c *central) send(_ context.Context, generation string, records []Record) (uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.batches++
@@ -81,7 +81,11 @@ func (c *central) send(_ context.Context, generation string, records []*auditv1.
 	if !known {
 		c.order = append(c.order, generation)
 	}
-	for _, r := range records {
+	for _, record := range records {
+		r := new(auditv1.AuditRecord)
+		if err := proto.Unmarshal(record.Data, r); err != nil || r.GetNumber() != record.Number {
+			c.t.Errorf("record %d comes as %d: %v", record.Number, r.GetNumber(), err)
+		}
 		if r.GetSpoolGeneration() != generation {
 			c.t.Errorf("record of generation %q came under %q", r.GetSpoolGeneration(), generation)
 		}
@@ -216,9 +220,9 @@ func TestDeliveryGoesOnWhereItWasAfterARestart(t *testing.T) {
 	crash(s)
 	s = open(t, cfg)
 	var first uint64
-	drain(t, s, func(ctx context.Context, g string, r []*auditv1.AuditRecord) (uint64, error) {
+	drain(t, s, func(ctx context.Context, g string, r []Record) (uint64, error) {
 		if first == 0 {
-			first = r[0].GetNumber()
+			first = r[0].Number
 		}
 		return c.send(ctx, g, r)
 	})
@@ -237,10 +241,10 @@ func TestDeliveryTriesAgainUntilAcknowledgedAndKeepsBatchesSmall(t *testing.T) {
 	mustAppend(t, s, big, proto.Clone(big).(*auditv1.AuditRecord))
 	c := newCentral(t)
 	failed := 0
-	drain(t, s, func(ctx context.Context, g string, r []*auditv1.AuditRecord) (uint64, error) {
+	drain(t, s, func(ctx context.Context, g string, r []Record) (uint64, error) {
 		size := 0
 		for _, rec := range r {
-			size += proto.Size(rec)
+			size += len(rec.Data)
 		}
 		if len(r) > 1000 || size > 1<<20 {
 			t.Errorf("a batch of %d records and %d bytes", len(r), size)
@@ -323,5 +327,44 @@ func TestAppendAllocatesLittle(t *testing.T) {
 	r := refused(1)
 	if n := testing.AllocsPerRun(200, func() { mustAppend(t, s, r) }); n > 2 {
 		t.Errorf("%v allocations per record", n)
+	}
+}
+
+func TestRecordsGatherUntilABatchIsFull(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.Gather = time.Hour
+	s := open(t, cfg)
+	c := newCentral(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	sent, done := make(chan int, 16), make(chan error, 1)
+	go func() {
+		done <- s.Deliver(ctx, func(ctx context.Context, g string, r []Record) (uint64, error) {
+			n, err := c.send(ctx, g, r)
+			sent <- len(r)
+			return n, err
+		})
+	}()
+	mustAppend(t, s, refused(0))
+	if n := <-sent; n != 1 { // after a quiet time it leaves at once
+		t.Errorf("first came %d records", n)
+	}
+	for i := range batchRecords + 1 { // the last waits for others
+		mustAppend(t, s, refused(1+i))
+	}
+	if n := <-sent; n != batchRecords {
+		t.Errorf("then came %d records", n)
+	}
+	for i := range batchRecords - 1 {
+		mustAppend(t, s, refused(batchRecords+2+i))
+	}
+	if n := <-sent; n != batchRecords {
+		t.Errorf("at last came %d records", n)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if len(sent) > 0 || s.Stats().Pending > 0 {
+		t.Errorf("%d more batches, %d records pending", len(sent), s.Stats().Pending)
 	}
 }
