@@ -45,6 +45,8 @@ type Config struct {
 	RoundFor time.Duration
 	// Connections of `proxy`'s loads.
 	Connections []int
+	// Profiles is a folder for profiles of the proxy under each of them. Empty: none are made.
+	Profiles string
 	// Scale is what part of the sizes that the figures of `scim` name is measured: 1 for all of them.
 	Scale float64
 	// Deactivations of `revoke` for each fleet, and the size of the large one.
@@ -76,9 +78,9 @@ func Run(ctx context.Context, name string, cfg Config) (err error) {
 	if run == nil {
 		return fmt.Errorf("there is no measurement %q", name)
 	}
-	regions := []string{quickstart.USEast}
+	var regions []string // proxy starts its own
 	if name == "revoke" {
-		regions = append(regions, quickstart.EUWest)
+		regions = []string{quickstart.USEast, quickstart.EUWest}
 	}
 	l, err := newLab(ctx, cfg, regions)
 	if err != nil {
@@ -105,6 +107,7 @@ type lab struct {
 	dir          string
 	installation *quickstart.Installation
 	upstream     string // URL
+	admin        string // address of the proxy's metrics
 }
 
 func newLab(ctx context.Context, cfg Config, regions []string) (l *lab, err error) {

@@ -92,6 +92,7 @@ func denied(answer []byte) bool {
 
 // round is what one load came to.
 type round struct {
+	calls    int
 	rate     float64 // calls per second
 	p50, p99 time.Duration
 }
@@ -129,5 +130,5 @@ func load(ctx context.Context, callers []*caller, d time.Duration) (round, error
 	if len(all) == 0 {
 		return round{}, errors.New("no call was made")
 	}
-	return round{rate: float64(len(all)) / elapsed.Seconds(), p50: median(all), p99: quantile(all, 0.99)}, nil
+	return round{calls: len(all), rate: float64(len(all)) / elapsed.Seconds(), p50: median(all), p99: quantile(all, 0.99)}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -23,12 +24,24 @@ type way struct {
 	url     string
 	callers []*caller
 	rounds  []round
+	// programs are those that calls go through; their processor time a call is told on the way.
+	programs []string
+	metrics  string // URL
+	allocs   []float64
+	used     string // in the last round
+	delivers bool   // audit, for which a round waits: otherwise the next, of another, would pay for it
 }
 
 // measureProxy prints proxy_throughput_cN for each number of connections, proxy_added_p50_cN and _p99_cN for few, and proxy_list.
 func measureProxy(ctx context.Context, l *lab) error {
 	reverse, err := l.serve(ctx, "reverse-proxy", l.upstream)
 	if err != nil {
+		return err
+	}
+	if l.admin, err = freeAddress(ctx); err != nil {
+		return err
+	}
+	if err := l.installation.StartProxy(ctx, quickstart.USEast, "--admin-addr", l.admin); err != nil {
 		return err
 	}
 	if _, err := l.hire(ctx, []string{person}); err != nil {
@@ -45,8 +58,12 @@ func measureProxy(ctx context.Context, l *lab) error {
 	defer audit.close()
 	for _, n := range l.Connections {
 		ways := []*way{
-			{name: "direct", url: l.upstream}, {name: "ReverseProxy", url: reverse},
-			{name: "proxy", url: l.installation.MCPURL(quickstart.USEast) + "/" + loaded},
+			{name: "direct", url: l.upstream},
+			{name: "ReverseProxy", url: reverse, programs: []string{"reverse-proxy"}, metrics: strings.TrimSuffix(reverse, endpoint) + metrics},
+			{
+				name: "proxy", url: l.installation.MCPURL(quickstart.USEast) + "/" + loaded,
+				delivers: true, programs: []string{quickstart.ProxyOf(quickstart.USEast), "control-plane"}, metrics: "http://" + l.admin + metrics,
+			},
 		}
 		drains, err := l.rounds(ctx, ways, token, n, audit)
 		if err != nil {
@@ -59,8 +76,7 @@ func measureProxy(ctx context.Context, l *lab) error {
 	return l.measureList(ctx, token)
 }
 
-// rounds measures the ways in turn, so that what else the machine does meets all of them. After each round of the proxy
-// it waits until all audit is delivered: otherwise the next round, of another, would pay for it.
+// rounds measures the ways in turn, so that what else the machine does meets all of them.
 func (l *lab) rounds(ctx context.Context, ways []*way, token string, n int, audit *auditTail) (drains []time.Duration, err error) {
 	for _, w := range ways {
 		for i := range n {
@@ -82,20 +98,66 @@ func (l *lab) rounds(ctx context.Context, ways []*way, token string, n int, audi
 					return nil, err
 				}
 			}
-			r, err := load(ctx, w.callers, l.RoundFor)
+			d, err := l.round(ctx, w, audit)
 			if err != nil {
 				return nil, fmt.Errorf("%s with %d connections: %w", w.name, n, err)
 			}
-			w.rounds = append(w.rounds, r)
-			l.say("%d connections, round %d: %-12s %6.0f calls/s, p50 %s", n, i+1, w.name, r.rate, r.p50.Round(time.Microsecond))
+			r := w.rounds[i]
+			l.say("%d connections, round %d: %-12s %6.0f calls/s, p50 %s, processor time of a call: %s", n, i+1, w.name, r.rate, r.p50.Round(time.Microsecond), w.used)
+			if w.delivers {
+				drains = append(drains, d)
+			}
 		}
-		d, err := audit.drained(ctx)
-		if err != nil {
-			return nil, err
-		}
-		drains = append(drains, d)
 	}
-	return drains, nil
+	return drains, l.profiled(ctx, fmt.Sprintf("c%d", n), ways[len(ways)-1].callers)
+}
+
+// profiled makes a profile of the proxy under a load, where that is asked for.
+func (l *lab) profiled(ctx context.Context, name string, callers []*caller) error {
+	if l.Profiles == "" {
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() { done <- l.profile(ctx, name, 4*time.Second) }()
+	_, err := load(ctx, callers, 4*time.Second)
+	return errors.Join(err, <-done)
+}
+
+// round measures one way once, until all that its calls cause is done.
+func (l *lab) round(ctx context.Context, w *way, audit *auditTail) (drained time.Duration, err error) {
+	allocs := 0.0
+	if w.metrics != "" {
+		if allocs, err = allocated(ctx, w.metrics); err != nil {
+			return 0, err
+		}
+	}
+	used := make([]time.Duration, len(w.programs))
+	for i, name := range w.programs {
+		used[i] = processorTime(l.installation.PID(name))
+	}
+	r, err := load(ctx, w.callers, l.RoundFor)
+	if err != nil {
+		return 0, err
+	}
+	if w.delivers {
+		if drained, err = audit.drained(ctx); err != nil {
+			return 0, err
+		}
+	}
+	w.used = ""
+	for i, name := range w.programs {
+		each := (processorTime(l.installation.PID(name)) - used[i]) / time.Duration(r.calls)
+		w.used += fmt.Sprintf("%s %s ", name, each.Round(100*time.Nanosecond))
+	}
+	if w.metrics != "" {
+		after, err := allocated(ctx, w.metrics)
+		if err != nil {
+			return 0, err
+		}
+		w.allocs = append(w.allocs, (after-allocs)/float64(r.calls))
+	}
+	w.rounds = append(w.rounds, r)
+	return drained, nil
 }
 
 func (l *lab) printProxy(n int, direct, reverse, proxy []round, drains []time.Duration) error {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 const (
 	endpoint = "/mcp"
 	healthy  = "/healthy"
+	metrics  = "/metrics"
 )
 
 // Serve plays a part on an address until the context ends: "upstream", "reverse-proxy" before the URL that follows, or "bytes", as many
@@ -47,6 +49,11 @@ func Serve(ctx context.Context, role, addr string, args []string) error {
 	mux := http.NewServeMux()
 	mux.Handle(endpoint, h)
 	mux.HandleFunc(healthy, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	mux.HandleFunc(metrics, func(w http.ResponseWriter, _ *http.Request) {
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		_, _ = fmt.Fprintf(w, "go_memstats_mallocs_total %d\n", stats.Mallocs) // the caller may be gone
+	})
 	server := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan error, 1)
 	go func() { done <- server.ListenAndServe() }()

@@ -63,6 +63,25 @@ func (i *Installation) Start(ctx context.Context, name, readyURL, program string
 	return p.Ready(ctx, readyURL)
 }
 
+// StartProxy starts the proxy of a region that has none yet, with further flags.
+func (i *Installation) StartProxy(ctx context.Context, region string, flags ...string) error {
+	return i.s.startProxy(ctx, region, flags...)
+}
+
+// PID is the process of a program by the name that it was started under, which is also that of its log: "control-plane", ProxyOf a
+// region, or what was given to Start. Zero: there is none.
+func (i *Installation) PID(name string) int {
+	for _, p := range i.s.running {
+		if p.name == name {
+			return p.PID()
+		}
+	}
+	return 0
+}
+
+// ProxyOf is the name of a region's proxy.
+func ProxyOf(region string) string { return region + "-1" }
+
 // Crashed tells of a program that ended by itself.
 func (i *Installation) Crashed() error { return i.s.crashed() }
 

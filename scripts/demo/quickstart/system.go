@@ -175,14 +175,17 @@ func (s *system) startProxies(ctx context.Context) error {
 	return nil
 }
 
-func (s *system) startProxy(ctx context.Context, region string) error {
-	name := region + "-1"
+func (s *system) startProxy(ctx context.Context, region string, flags ...string) error {
+	name := ProxyOf(region)
 	file := filepath.Join(s.dir, name+".token")
 	if _, err := s.admin.KeptToken(ctx, file, "proxy", "--name", name, "--region", region); err != nil {
 		return err
 	}
-	p, err := s.start(name, s.bin.proxy, "serve", "--name", name, "--region", region, "--control-plane", "http://"+s.addrs["fleet"],
-		"--token-file", file, "--listen", s.addrs[region], "--public-url", "http://"+s.addrs[region], "--data-dir", filepath.Join(s.dir, name))
+	args := []string{
+		"serve", "--name", name, "--region", region, "--control-plane", "http://" + s.addrs["fleet"],
+		"--token-file", file, "--listen", s.addrs[region], "--public-url", "http://" + s.addrs[region], "--data-dir", filepath.Join(s.dir, name),
+	}
+	p, err := s.start(name, s.bin.proxy, append(args, flags...)...)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -51,6 +53,18 @@ func dispatch(ctx context.Context, args []string) error {
 	bin := flags.String("bin", filepath.Dir(self), "the `folder` of sallyport and sallyport-proxy")
 	flags.IntVar(&cfg.Rounds, "rounds", 5, "proxy: rounds of each load")
 	flags.DurationVar(&cfg.RoundFor, "round-for", 1500*time.Millisecond, "proxy: how long a round lasts")
+	flags.Func("connections", "proxy: with how many `connections`, one figure each (default 1,16,256)", func(s string) error {
+		cfg.Connections = nil
+		for _, one := range strings.Split(s, ",") {
+			n, err := strconv.Atoi(one)
+			if err != nil || n < 1 || n > 1024 {
+				return errors.New("it must be numbers from 1 to 1024, with commas between")
+			}
+			cfg.Connections = append(cfg.Connections, n)
+		}
+		return nil
+	})
+	flags.StringVar(&cfg.Profiles, "profile", "", "proxy: a `folder` that gets a processor profile of the proxy under each load")
 	full := flags.Bool("full", false, "scim: the sizes that its figures name, and not a tenth of them (some twenty minutes)")
 	flags.IntVar(&cfg.Deactivations, "deactivations", 100, "revoke: people deactivated for each fleet")
 	flags.IntVar(&cfg.Replicas, "replicas", 200, "revoke: replicas in the large fleet")
