@@ -47,7 +47,8 @@ type Config struct {
 	Connections []int
 	// Profiles is a folder for profiles of the proxy under each of them. Empty: none are made.
 	Profiles string
-	// Scale is what part of the sizes that the figures of `scim` name is measured: 1 for all of them.
+	// Scale is what part of the sizes that the figures of `scim` name is measured, and of the connectors and streams of `proxy`: 1 for
+	// all of them.
 	Scale float64
 	// Deactivations of `revoke` for each fleet, and the size of the large one.
 	Deactivations, Replicas int
@@ -56,7 +57,7 @@ type Config struct {
 // limit bounds a measurement, whatever happens; fullLimit one of full size.
 const (
 	limit      = 115 * time.Second
-	proxyLimit = 4 * time.Minute
+	proxyLimit = 8 * time.Minute
 	fullLimit  = 90 * time.Minute
 )
 
@@ -64,10 +65,10 @@ const (
 func Run(ctx context.Context, name string, cfg Config) (err error) {
 	most := limit
 	switch {
-	case cfg.Scale == 1:
-		most = fullLimit
 	case name == "proxy":
 		most = proxyLimit
+	case cfg.Scale == 1:
+		most = fullLimit
 	}
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
@@ -144,7 +145,7 @@ func newLab(ctx context.Context, cfg Config, regions []string) (l *lab, err erro
 		if err := l.installation.Pin(ctx, connector); err != nil {
 			return nil, err
 		}
-		text = fmt.Sprintf("kind: Grant\ngroup: okta/%s\nconnector: %s\nrules:\n  - allow: [%s]\n    when: args.key.startsWith(\"item/\")\n  - deny: [\"delete_*\"]\n", group, connector, toolName)
+		text = fmt.Sprintf("kind: Grant\ngroup: okta/%s\nconnector: %s\nrules:\n  - allow: [%s, %s]\n    when: args.key.startsWith(\"item/\")\n  - deny: [\"delete_*\"]\n", group, connector, toolName, largeTool)
 		if err := l.installation.Apply(ctx, connector+"-grant.yaml", text); err != nil {
 			return nil, err
 		}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,7 +20,7 @@ import (
 
 // TestMain lets this program play the servers of a measurement, as the command does.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && (os.Args[1] == "upstream" || os.Args[1] == "reverse-proxy" || os.Args[1] == "bytes") {
+	if len(os.Args) > 2 && slices.Contains(Roles, os.Args[1]) {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		err := Serve(ctx, os.Args[1], os.Args[2], os.Args[3:])
 		stop()
@@ -50,7 +51,8 @@ func TestEachMeasurementPrintsItsFigures(t *testing.T) {
 	}
 	for name, want := range map[string][]string{
 		"proxy": {
-			"proxy_throughput_c1 calls/s", "proxy_added_p50_c1 µs", "proxy_added_p99_c1 µs", "proxy_throughput_c4 calls/s", "proxy_added_p50_c4 µs", "proxy_added_p99_c4 µs", "proxy_list lists/s",
+			"proxy_throughput_c1 calls/s", "proxy_added_p50_c1 µs", "proxy_added_p99_c1 µs", "proxy_throughput_c4 calls/s", "proxy_added_p50_c4 µs", "proxy_added_p99_c4 µs",
+			"proxy_allocs allocations/call", "proxy_large MiB/s", "proxy_list lists/s", "proxy_dead_upstreams µs", "proxy_idle_stream KiB",
 		},
 		"revoke": {"revoke_p50_2 ms", "revoke_p99_2 ms", "revoke_p50_5 ms", "revoke_p99_5 ms"},
 		"scim": {

@@ -16,11 +16,17 @@ import (
 type caller struct {
 	client *http.Client
 	url    *url.URL
-	header http.Header
-	body   []byte
+	asks   []ask // in turn
+	next   int
 	want   []byte
 	length int // of an answer of which only that is known; zero: want is
 	buf    bytes.Buffer
+}
+
+// ask is what is asked.
+type ask struct {
+	header http.Header
+	body   []byte
 }
 
 // errRefused says that a call was answered by a refusal.
@@ -32,40 +38,51 @@ func newLister(endpoint, token string, n, want int) (*caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.header.Set("Mcp-Method", "tools/list")
-	c.header.Del("Mcp-Name")
-	c.body = fmt.Appendf(nil, `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":%q,"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1.0.0"},"io.modelcontextprotocol/clientCapabilities":{}}}}`, revision)
+	c.asks[0].header.Set("Mcp-Method", "tools/list")
+	c.asks[0].header.Del("Mcp-Name")
+	c.asks[0].body = fmt.Appendf(nil, `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":%q,"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1.0.0"},"io.modelcontextprotocol/clientCapabilities":{}}}}`, revision)
 	c.want, c.length = nil, want
 	return c, nil
 }
 
 // newCaller returns the nth caller of an endpoint. Close it.
 func newCaller(endpoint, token string, n int) (*caller, error) {
+	return newCallerOf(endpoint, token, n, []string{toolName}, appendResult)
+}
+
+// newCallerOf returns the nth caller of several tools in turn, all of which must give the same result.
+func newCallerOf(endpoint, token string, n int, tools []string, result func(id []byte) []byte) (*caller, error) {
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("read the endpoint: %w", err)
 	}
 	id := fmt.Appendf(nil, "%d", n+1)
-	return &caller{
+	c := &caller{
 		client: &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1, MaxIdleConnsPerHost: 1, DisableCompression: true}, Timeout: 20 * time.Second},
-		url:    u,
-		header: http.Header{
-			"Authorization": {"Bearer " + token}, "Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"},
-			"Mcp-Protocol-Version": {revision}, "Mcp-Method": {"tools/call"}, "Mcp-Name": {toolName}, "User-Agent": {"sallyport-bench"},
-		},
-		body: fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"method":"tools/call","params":{"name":%q,"arguments":{"key":"item/4711","fields":["title","state","labels"],"limit":3},`+
-			`"_meta":{"io.modelcontextprotocol/protocolVersion":%q,"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1.0.0"},"io.modelcontextprotocol/clientCapabilities":{}}}}`, id, toolName, revision),
-		want: appendResult(id),
-	}, nil
+		url:    u, want: result(id),
+	}
+	for _, tool := range tools {
+		c.asks = append(c.asks, ask{
+			header: http.Header{
+				"Authorization": {"Bearer " + token}, "Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"},
+				"Mcp-Protocol-Version": {revision}, "Mcp-Method": {"tools/call"}, "Mcp-Name": {tool}, "User-Agent": {"sallyport-bench"},
+			},
+			body: fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"method":"tools/call","params":{"name":%q,"arguments":{"key":"item/4711","fields":["title","state","labels"],"limit":3},`+
+				`"_meta":{"io.modelcontextprotocol/protocolVersion":%q,"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1.0.0"},"io.modelcontextprotocol/clientCapabilities":{}}}}`, id, tool, revision),
+		})
+	}
+	return c, nil
 }
 
 func (c *caller) close() { c.client.CloseIdleConnections() }
 
 // call makes one call. An answer that differs in a byte from the upstream's is an error.
 func (c *caller) call(ctx context.Context) error {
+	a := &c.asks[c.next]
+	c.next = (c.next + 1) % len(c.asks)
 	r := (&http.Request{
-		Method: http.MethodPost, URL: c.url, Header: c.header, Host: c.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Body: io.NopCloser(bytes.NewReader(c.body)), ContentLength: int64(len(c.body)),
+		Method: http.MethodPost, URL: c.url, Header: a.header, Host: c.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Body: io.NopCloser(bytes.NewReader(a.body)), ContentLength: int64(len(a.body)),
 	}).WithContext(ctx)
 	resp, err := c.client.Do(r)
 	if err != nil {

@@ -56,12 +56,13 @@ func measureProxy(ctx context.Context, l *lab) error {
 		return err
 	}
 	defer audit.close()
+	allocs := map[int][2]float64{} // by connections: the proxy's, the reference's
 	for _, n := range l.Connections {
 		ways := []*way{
 			{name: "direct", url: l.upstream},
 			{name: "ReverseProxy", url: reverse, programs: []string{"reverse-proxy"}, metrics: strings.TrimSuffix(reverse, endpoint) + metrics},
 			{
-				name: "proxy", url: l.installation.MCPURL(quickstart.USEast) + "/" + loaded,
+				name: "proxy", url: l.loaded(),
 				delivers: true, programs: []string{quickstart.ProxyOf(quickstart.USEast), "control-plane"}, metrics: "http://" + l.admin + metrics,
 			},
 		}
@@ -72,8 +73,38 @@ func measureProxy(ctx context.Context, l *lab) error {
 		if err := l.printProxy(n, ways[0].rounds, ways[1].rounds, ways[2].rounds, drains); err != nil {
 			return err
 		}
+		allocs[n] = [2]float64{median(ways[2].allocs), median(ways[1].allocs)}
 	}
-	return l.measureList(ctx, token)
+	if err := l.printAllocs(allocs); err != nil {
+		return err
+	}
+	if err := l.measureLarge(ctx, token, reverse, audit); err != nil {
+		return err
+	}
+	if err := l.measureList(ctx, token); err != nil {
+		return err
+	}
+	if err := l.measureDead(ctx, token); err != nil {
+		return err
+	}
+	return l.measureIdle(ctx, token)
+}
+
+// printAllocs prints proxy_allocs, by the load with the number of connections that is nearest to 16.
+func (l *lab) printAllocs(allocs map[int][2]float64) error {
+	at := l.Connections[0]
+	for _, n := range l.Connections {
+		if max(n-16, 16-n) < max(at-16, 16-at) {
+			at = n
+		}
+	}
+	f := Figure{
+		Name: "proxy_allocs", Value: allocs[at][0], Unit: "allocations/call", Reference: allocs[at][1],
+		Load: fmt.Sprintf("objects that the whole proxy allocates for a call of proxy_throughput_c%d, the delivery of audit and net/http's own among them (a test of the gateway holds those of the call path); "+
+			"reference: those of httputil.ReverseProxy; medians of %d rounds", at, l.Rounds),
+	}
+	f.Ratio = f.Value / f.Reference
+	return l.print(f)
 }
 
 // rounds measures the ways in turn, so that what else the machine does meets all of them.
@@ -161,15 +192,8 @@ func (l *lab) round(ctx context.Context, w *way, audit *auditTail) (drained time
 }
 
 func (l *lab) printProxy(n int, direct, reverse, proxy []round, drains []time.Duration) error {
-	rates := func(rounds []round) float64 {
-		var all []float64
-		for _, r := range rounds {
-			all = append(all, r.rate)
-		}
-		return median(all)
-	}
 	f := Figure{
-		Name: fmt.Sprintf("proxy_throughput_c%d", n), Value: rates(proxy), Unit: "calls/s", Reference: rates(reverse), Direct: rates(direct),
+		Name: fmt.Sprintf("proxy_throughput_c%d", n), Value: rate(proxy), Unit: "calls/s", Reference: rate(reverse), Direct: rate(direct),
 		Load: fmt.Sprintf("tools/call over %d keep-alive connections, 2026-07-28, to a minimal net/http upstream; token verified, one condition, audit spooled on disk and delivered to a control plane on the same machine; "+
 			"reference: httputil.ReverseProxy before the same upstream; medians of %d interleaved rounds of %s; after a round %s (median) until its last record was delivered",
 			n, l.Rounds, l.RoundFor, median(drains).Round(time.Millisecond)),
@@ -204,6 +228,15 @@ func (l *lab) printProxy(n int, direct, reverse, proxy []round, drains []time.Du
 		}
 	}
 	return nil
+}
+
+// rate is the median of rounds'.
+func rate(rounds []round) float64 {
+	var all []float64
+	for _, r := range rounds {
+		all = append(all, r.rate)
+	}
+	return median(all)
 }
 
 // Of the tools of the connector of proxy_list, so many may be used.

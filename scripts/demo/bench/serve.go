@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"encoding/json"
@@ -22,15 +23,23 @@ const (
 	endpoint = "/mcp"
 	healthy  = "/healthy"
 	metrics  = "/metrics"
+	// At mortal an upstream answers until killing is asked with "dead", and again after "alive".
+	mortal  = "/mortal"
+	killing = "/killing"
 )
 
-// Serve plays a part on an address until the context ends: "upstream", "reverse-proxy" before the URL that follows, or "bytes", as many
-// as follow.
+// Roles are the parts that Serve plays.
+var Roles = []string{"upstream", "reverse-proxy", "bytes", "streams"}
+
+// Serve plays a part on an address until the context ends: "upstream", "reverse-proxy" before the URL that follows, "bytes", as many
+// as follow, or "streams", which stay open.
 func Serve(ctx context.Context, role, addr string, args []string) error {
 	var h http.Handler
 	switch {
 	case role == "upstream" && len(args) == 0:
 		h = http.HandlerFunc(upstream)
+	case role == "streams" && len(args) == 0:
+		h = http.HandlerFunc(stream)
 	case role == "reverse-proxy" && len(args) == 1:
 		to, err := url.Parse(args[0])
 		if err != nil {
@@ -48,6 +57,8 @@ func Serve(ctx context.Context, role, addr string, args []string) error {
 	}
 	mux := http.NewServeMux()
 	mux.Handle(endpoint, h)
+	mux.Handle(mortal, &weak)
+	mux.HandleFunc(killing, weak.kill)
 	mux.HandleFunc(healthy, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	mux.HandleFunc(metrics, func(w http.ResponseWriter, _ *http.Request) {
 		var stats runtime.MemStats
@@ -92,14 +103,17 @@ func reverseProxy(to *url.URL) http.Handler {
 	}
 }
 
-// The one tool that the upstream offers.
+// The tools that the upstream offers.
 const (
 	toolName   = "get_item"
+	largeTool  = "get_export"
 	definition = `{"name":"get_item","description":"Reads an item","inputSchema":{"type":"object","properties":{"key":{"type":"string"},"fields":{"type":"array","items":{"type":"string"}},"limit":{"type":"integer"}},"required":["key"]}}`
 	revision   = "2026-07-28"
+
+	largeDefinition = `{"name":"get_export","description":"Reads all items","inputSchema":{"type":"object","properties":{"key":{"type":"string"},"fields":{"type":"array","items":{"type":"string"}},"limit":{"type":"integer"}},"required":["key"]}}`
 )
 
-const maxBody = 1 << 20
+const maxBody = 4 << 20
 
 // upstream is a minimal MCP server of the stateless era. It does as little as one can, so that what lies before it shows.
 func upstream(w http.ResponseWriter, r *http.Request) {
@@ -110,6 +124,9 @@ func upstream(w http.ResponseWriter, r *http.Request) {
 	var request struct {
 		ID     json.RawMessage `json:"id"`
 		Method string          `json:"method"`
+		Params struct {
+			Name string `json:"name"`
+		} `json:"params"`
 	}
 	if r.Method != http.MethodPost || json.Unmarshal(body, &request) != nil || request.ID == nil {
 		http.Error(w, "not a JSON-RPC request", http.StatusBadRequest)
@@ -118,9 +135,11 @@ func upstream(w http.ResponseWriter, r *http.Request) {
 	var answer []byte
 	switch request.Method {
 	case "tools/call":
-		answer = appendResult(request.ID)
+		if answer = appendResult(request.ID); request.Params.Name == largeTool {
+			answer = appendLarge(request.ID)
+		}
 	case "tools/list":
-		answer = fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","tools":[%s],"ttlMs":0,"cacheScope":"private"}}`, request.ID, definition)
+		answer = fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","tools":[%s,%s],"ttlMs":0,"cacheScope":"private"}}`, request.ID, definition, largeDefinition)
 	case "server/discover":
 		answer = fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","supportedVersions":[%q],"capabilities":{"tools":{}},"ttlMs":0,"cacheScope":"private","_meta":{"io.modelcontextprotocol/serverInfo":{"name":"bench","version":"1.0.0"}}}}`, request.ID, revision)
 	default:
@@ -135,6 +154,53 @@ func upstream(w http.ResponseWriter, r *http.Request) {
 func appendResult(id []byte) []byte {
 	out := append([]byte(`{"jsonrpc":"2.0","id":`), id...)
 	return append(out, `,"result":{"resultType":"complete","content":[{"type":"text","text":"{\"key\":\"item/4711\",\"title\":\"A ticket\",\"state\":\"open\",\"labels\":[\"payments\",\"urgent\"]}"}],"isError":false}}`...)
+}
+
+// large is the result of the large tool, of one megabyte: a table of rows as JSON in a JSON string, as many servers give.
+var large = func() []byte {
+	text := []byte(`{"resultType":"complete","isError":false,"content":[{"type":"text","text":"[`)
+	for i := 0; len(text) < 1<<20-128; i++ {
+		text = fmt.Appendf(text, `{\"key\":\"item/%06d\",\"title\":\"A ticket of many, with a title as people write them\",\"state\":\"open\"},`, i)
+	}
+	return append(text, `null]"}]}}`...)
+}()
+
+func appendLarge(id []byte) []byte {
+	out := make([]byte, 0, len(large)+64)
+	out = append(append(append(out, `{"jsonrpc":"2.0","id":`...), id...), `,"result":`...)
+	return append(out, large...)
+}
+
+// stream answers with an event stream on which nothing comes but its first event, until the caller goes.
+func stream(w http.ResponseWriter, r *http.Request) {
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		return // the caller is gone
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	_, err := io.WriteString(w, "data: {}\n\n")
+	if err := errors.Join(err, http.NewResponseController(w).Flush()); err != nil {
+		return
+	}
+	<-r.Context().Done()
+}
+
+// weak is the upstream at mortal. While it is dead it takes requests and says nothing.
+var weak mortalServer
+
+type mortalServer struct{ dead atomic.Bool }
+
+// ServeHTTP answers, or does not.
+func (m *mortalServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !m.dead.Load() {
+		upstream(w, r)
+		return
+	}
+	_, _ = io.Copy(io.Discard, r.Body)
+	<-r.Context().Done()
+}
+
+func (m *mortalServer) kill(_ http.ResponseWriter, r *http.Request) {
+	m.dead.Store(r.URL.RawQuery == "dead")
 }
 
 // freeAddress is a loopback address that was free just now.

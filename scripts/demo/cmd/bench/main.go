@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -39,7 +40,7 @@ func dispatch(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return errors.New("which measurement: proxy, revoke or scim?")
 	}
-	if (args[0] == "upstream" || args[0] == "reverse-proxy" || args[0] == "bytes") && len(args) > 1 {
+	if slices.Contains(bench.Roles, args[0]) && len(args) > 1 {
 		return bench.Serve(ctx, args[0], args[1], args[2:])
 	}
 	// Libraries of the stand-ins log through the default logger; what matters is printed.
@@ -75,7 +76,7 @@ func dispatch(ctx context.Context, args []string) error {
 		return errors.New("a size is not positive, or an argument was not expected")
 	}
 	cfg.Scale = 0.1
-	if *full {
+	if *full || args[0] == "proxy" {
 		cfg.Scale = 1
 	}
 	cfg.ControlPlane, cfg.Proxy = filepath.Join(*bin, "sallyport"), filepath.Join(*bin, "sallyport-proxy")

@@ -1,0 +1,69 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+
+	"sallyport.dev/scripts/demo/quickstart"
+)
+
+const (
+	largeCallers = 4
+	largeRounds  = 3
+)
+
+// measureLarge prints proxy_large: results of one megabyte.
+func (l *lab) measureLarge(ctx context.Context, token, reverse string, audit *auditTail) error {
+	size := float64(len(appendLarge([]byte("1")))) / (1 << 20)
+	ways := []*way{{name: "direct", url: l.upstream}, {name: "ReverseProxy", url: reverse}, {name: "proxy", url: l.loaded()}}
+	for _, w := range ways {
+		callers, done, err := crew(largeCallers, func(n int) (*caller, error) {
+			return newCallerOf(w.url, token, n, []string{largeTool}, appendLarge)
+		})
+		if err != nil {
+			return err
+		}
+		defer done() //nolint:gocritic // all of them close when the measurement ends
+		w.callers = callers
+	}
+	for range largeRounds {
+		for _, w := range ways {
+			r, err := load(ctx, w.callers, l.RoundFor)
+			if err != nil {
+				return fmt.Errorf("results of a megabyte, %s: %w", w.name, err)
+			}
+			w.rounds = append(w.rounds, r)
+		}
+		if _, err := audit.drained(ctx); err != nil {
+			return err
+		}
+	}
+	f := Figure{
+		Name: "proxy_large", Value: size * rate(ways[2].rounds), Unit: "MiB/s", Reference: size * rate(ways[1].rounds), Direct: size * rate(ways[0].rounds),
+		Load: fmt.Sprintf("tools/call with a result of one megabyte over %d connections, each answer compared whole; digest and the first 4 KiB, masked, in the audit record; reference: httputil.ReverseProxy before the same upstream; "+
+			"medians of %d interleaved rounds of %s", largeCallers, largeRounds, l.RoundFor),
+	}
+	f.Ratio = f.Value / f.Reference
+	return l.print(f)
+}
+
+// loaded is where the measured connector is called.
+func (l *lab) loaded() string { return l.installation.MCPURL(quickstart.USEast) + "/" + loaded }
+
+// crew makes callers, and what closes them.
+func crew(n int, one func(n int) (*caller, error)) (all []*caller, done func(), err error) {
+	done = func() {
+		for _, c := range all {
+			c.close()
+		}
+	}
+	for i := range n {
+		c, err := one(i)
+		if err != nil {
+			done()
+			return nil, nil, err
+		}
+		all = append(all, c)
+	}
+	return all, done, nil
+}
