@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"sallyport.dev/dataplane/internal/mcp"
@@ -82,8 +83,13 @@ func (r *Response) WriteTo(w io.Writer) (int64, error) {
 		r.data = r.data[n:]
 		return int64(n), err
 	}
-	return io.CopyBuffer(w, struct{ io.Reader }{r}, make([]byte, 32<<10))
+	buf := passing.Get().(*[]byte)
+	defer passing.Put(buf)
+	return io.CopyBuffer(w, struct{ io.Reader }{r}, *buf)
 }
+
+// passing are buffers by which large answers are passed on. In larger pieces there are fewer of them to send.
+var passing = sync.Pool{New: func() any { b := make([]byte, 128<<10); return &b }}
 
 // Len returns how many bytes are left of a small JSON answer; -1 for any other.
 func (r *Response) Len() int {

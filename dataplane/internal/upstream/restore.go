@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"bytes"
 	"errors"
 	"io"
 
@@ -130,7 +129,8 @@ func (r *restorer) look() error {
 			}
 			start, r.state, r.inResult, r.complete = i, inValue, false, false
 		}
-		if r.found && !r.complete && !r.inResult {
+		if r.found && !r.complete {
+			kept = append(kept, r.rest[start:i]...)
 			r.rest = r.rest[i:]
 			return nil
 		}
@@ -145,19 +145,21 @@ func (r *restorer) look() error {
 	return nil
 }
 
-// skip returns how many bytes of a string, of which no byte matters, come before its end or an escape.
+// skip returns how many bytes of a string, of which no byte matters, come before its end, or before an escape that is cut off.
 func (r *restorer) skip(b []byte) int {
 	if r.escaped {
 		return 0
 	}
-	n := len(b)
-	if i := bytes.IndexByte(b, '"'); i >= 0 {
-		n = i
+	for i := 0; ; i++ {
+		switch {
+		case i >= len(b):
+			return len(b)
+		case b[i] == '"', b[i] == '\\' && i+1 == len(b):
+			return i
+		case b[i] == '\\':
+			i++
+		}
 	}
-	if i := bytes.IndexByte(b[:n], '\\'); i >= 0 {
-		n = i
-	}
-	return n
 }
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }

@@ -19,6 +19,8 @@ func FuzzRestorer(f *testing.F) {
 	f.Add(`{"id":12,"jsonrpc":"2.0","result":{"content":[{"type":"text","text":"}"}],"a":{"resultType":1}}}`)
 	f.Add(`{"jsonrpc":"2.0","result":{ "resultType" : "complete" },"id":12}`)
 	f.Add(`{"jsonrpc":"2.0","result":{ },"id":12}`)
+	f.Add(`{"jsonrpc":"2.0","id":12,"error":{"code":1,"message":""}}`)
+	f.Add(`{"jsonrpc":"2.0","id":12,"result":{"resultType":"complete","x":["\\\"\\","}\\\\"]}}`)
 	f.Fuzz(func(t *testing.T, in string) {
 		var m mcp.Message
 		if mcp.ReadMessage([]byte(in), strictjson.Limits{}, &m) != nil || m.Kind != mcp.Response || m.ID == nil {
