@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -114,7 +115,7 @@ func (d *Decision) rule(r ruling) {
 func (d Decision) Text() string {
 	switch d.Reason {
 	case auditv1.Reason_REASON_RULE_ALLOWED:
-		return fmt.Sprintf("rule %d of %s allows it", d.Rule, d.Group)
+		return "rule " + strconv.Itoa(d.Rule) + " of " + d.Group + " allows it"
 	case auditv1.Reason_REASON_RULE_DENIED:
 		if d.Failed {
 			return fmt.Sprintf("rule %d of %s denies it: its condition could not be evaluated, which counts as matching", d.Rule, d.Group)

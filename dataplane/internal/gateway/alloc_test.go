@@ -89,7 +89,7 @@ func (w *world) caller() func() {
 }
 
 // maxAllocs is what a call may allocate, beside what net/http does for the agent's connection: raise it only for what is worth it.
-const maxAllocs = 115
+const maxAllocs = 100
 
 func TestACallAllocatesLittle(t *testing.T) {
 	call := newWorld(t, &options{undelivered: true}).caller()

@@ -45,8 +45,8 @@ func leaves(answer *http.Response) error {
 func (fs *flights) endStreams() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	for _, own := range fs.all {
-		for f := range own {
+	for _, of := range fs.all {
+		for f := of.first; f != nil; f = f.next {
 			if f.call == nil {
 				f.cancel(errLeaving)
 			}

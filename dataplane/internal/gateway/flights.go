@@ -34,6 +34,10 @@ type flight struct {
 	issuedAt time.Time // of the token
 	cancel   context.CancelCauseFunc
 
+	// Neighbours among the person's own; the flights'.
+	entered    bool
+	prev, next *flight
+
 	// Of a call: what was asked. It is asked again at each change.
 	call *policy.Request
 	// Of a stream: the endpoint, what its list of tools came to, and where to say that it changed.
@@ -60,44 +64,63 @@ type flights struct {
 	most, mostOwn int
 
 	mu    sync.Mutex
-	all   map[uuid.UUID]map[*flight]struct{}
+	all   map[uuid.UUID]own
 	count int
 	seed  maphash.Seed
 }
 
+// own are the flights of one person: a list, since each call enters and leaves.
+type own struct {
+	first *flight
+	count int
+}
+
 func newFlights(most, mostOwn int) *flights {
-	return &flights{most: most, mostOwn: mostOwn, all: map[uuid.UUID]map[*flight]struct{}{}, seed: maphash.MakeSeed()}
+	return &flights{most: most, mostOwn: mostOwn, all: map[uuid.UUID]own{}, seed: maphash.MakeSeed()}
 }
 
 // enter registers what is open. False: there is too much already.
 func (fs *flights) enter(f *flight) bool {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	own := fs.all[f.person]
-	if fs.count >= fs.most || len(own) >= fs.mostOwn {
+	of := fs.all[f.person]
+	if fs.count >= fs.most || of.count >= fs.mostOwn {
 		return false
 	}
 	fs.count++
-	if own == nil {
-		own = map[*flight]struct{}{}
-		fs.all[f.person] = own
+	of.count++
+	f.entered, f.next = true, of.first
+	if f.next != nil {
+		f.next.prev = f
 	}
-	own[f] = struct{}{}
+	of.first = f
+	fs.all[f.person] = of
 	return true
 }
 
 func (fs *flights) leave(f *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	own := fs.all[f.person]
-	if _, there := own[f]; !there {
+	if !f.entered {
 		return
 	}
+	of := fs.all[f.person]
 	fs.count--
-	delete(own, f)
-	if len(own) == 0 {
-		delete(fs.all, f.person)
+	of.count--
+	if f.next != nil {
+		f.next.prev = f.prev
 	}
+	if f.prev != nil {
+		f.prev.next = f.next
+	} else {
+		of.first = f.next
+	}
+	f.entered, f.prev, f.next = false, nil, nil
+	if of.count == 0 {
+		delete(fs.all, f.person)
+		return
+	}
+	fs.all[f.person] = of
 }
 
 func (fs *flights) open() int {
@@ -111,18 +134,18 @@ func (fs *flights) decide(t *policy.Table, effect policy.Effect, now time.Time) 
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if effect.Everybody {
-		for _, own := range fs.all {
-			fs.decideAll(own, t, now)
+		for _, of := range fs.all {
+			fs.decideAll(of.first, t, now)
 		}
 		return
 	}
 	for _, person := range effect.People {
-		fs.decideAll(fs.all[person], t, now)
+		fs.decideAll(fs.all[person].first, t, now)
 	}
 }
 
-func (fs *flights) decideAll(own map[*flight]struct{}, t *policy.Table, now time.Time) {
-	for f := range own {
+func (fs *flights) decideAll(first *flight, t *policy.Table, now time.Time) {
+	for f := first; f != nil; f = f.next {
 		if !f.allowed(t, now) {
 			f.cancel(errRevoked)
 			continue
@@ -195,7 +218,7 @@ func (fs *flights) fingerprints(t *policy.Table, f *flight, now time.Time) (all 
 func (fs *flights) cancelled(person uuid.UUID, session string, request []byte) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	for f := range fs.all[person] {
+	for f := fs.all[person].first; f != nil; f = f.next {
 		if f.call != nil && session != "" && f.session == session && f.request == string(request) {
 			f.cancel(errCancelled)
 		}
@@ -206,8 +229,8 @@ func (fs *flights) cancelled(person uuid.UUID, session string, request []byte) {
 func (fs *flights) endSession(session string) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	for _, own := range fs.all {
-		for f := range own {
+	for _, of := range fs.all {
+		for f := of.first; f != nil; f = f.next {
 			if f.session == session {
 				f.cancel(errSession)
 			}

@@ -342,8 +342,7 @@ func (g *Gateway) passMessage(ctx context.Context, to *answer, x *exchange, resp
 		return ending{outcome: auditv1.Outcome_OUTCOME_OK, result: mask.Payload(whole.Bytes())}
 	}
 	h := to.w.Header()
-	h["Content-Type"] = []string{"application/json"}
-	h["Cache-Control"] = []string{"no-store"}
+	h["Content-Type"], h["Cache-Control"] = typeJSON, noStore
 	if n := response.Len(); n >= 0 {
 		h["Content-Length"] = []string{strconv.Itoa(n)}
 	}
@@ -365,6 +364,9 @@ func (g *Gateway) passMessage(ctx context.Context, to *answer, x *exchange, resp
 	}
 	return end
 }
+
+// Values of headers, which nobody changes.
+var typeJSON, noStore = []string{"application/json"}, []string{"no-store"}
 
 // passEvents passes a stream on, event by event, until its response.
 func (g *Gateway) passEvents(l *leg, to *answer, x *exchange, settings *policyv1.Connector, t target, response *upstream.Response) (ending, bool, *mcp.InputRequired) {

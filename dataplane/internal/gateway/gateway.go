@@ -262,7 +262,22 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if g.leaving.Load() {
 		w.Header().Set("Connection", "close")
 	}
+	// What nearly every request asks for is found without the patterns.
+	if connector, ok := strings.CutPrefix(r.URL.Path, "/mcp/"); ok && plainName(connector) {
+		g.serveAt(w, r, connector)
+		return
+	}
 	g.mux.ServeHTTP(w, r)
+}
+
+// plainName tells whether a name has but the characters of a connector's id.
+func plainName(name string) bool {
+	for i := range len(name) {
+		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return name != ""
 }
 
 // ready says whether calls can be decided and recorded.
@@ -282,8 +297,10 @@ func (g *Gateway) ready(w http.ResponseWriter, _ *http.Request) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// serve leads a request to what it is: a message, a stream, the end of a session.
-func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) { g.serveAt(w, r, r.PathValue("connector")) }
+
+// serveAt leads a request at a connector's endpoint, or at that of all of them, to what it is: a message, a stream, the end of a session.
+func (g *Gateway) serveAt(w http.ResponseWriter, r *http.Request, connector string) {
 	g.Metrics.Request(r.Method)
 	if !g.hosts[hostname(r.Host)] {
 		http.Error(w, "this proxy is not reached by that name: use its public URL, or name the host in --allow-host", http.StatusMisdirectedRequest)
@@ -293,7 +310,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this origin may not call: the proxy's --allow-origin names those that may", http.StatusForbidden)
 		return
 	}
-	c, ok := g.identify(w, r)
+	c, ok := g.identify(w, r, connector)
 	if !ok {
 		return
 	}

@@ -96,7 +96,10 @@ func (x *exchange) client() *auditv1.Client {
 
 // traceID is the trace of a W3C traceparent, from the message or else from the headers.
 func traceID(x *exchange) string {
-	for _, parent := range []string{x.message.Meta.TraceParent, x.header.Get("Traceparent")} {
+	for _, parent := range [...]string{x.message.Meta.TraceParent, x.header.Get("Traceparent")} {
+		if parent == "" {
+			continue
+		}
 		parts := strings.Split(parent, "-")
 		if len(parts) >= 4 && len(parts[1]) == 32 && strings.Trim(parts[1], "0123456789abcdef") == "" {
 			return parts[1]
@@ -107,8 +110,8 @@ func traceID(x *exchange) string {
 
 // personID is the caller's id; empty where nobody was identified.
 func (c *caller) personID() string {
-	if c.ID == uuid.Nil {
-		return ""
+	if c.person != "" || c.ID == uuid.Nil {
+		return c.person
 	}
 	return c.ID.String()
 }

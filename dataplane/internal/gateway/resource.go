@@ -23,11 +23,12 @@ type caller struct {
 	connector string
 	resource  string
 	address   string
+	person    string // the id of whoever was let in
 }
 
 // identify says who calls, or answers why nobody is let in and returns false.
-func (g *Gateway) identify(w http.ResponseWriter, r *http.Request) (*caller, bool) {
-	c := &caller{connector: r.PathValue("connector"), resource: g.PublicURL + "/mcp", address: g.addressOf(r)}
+func (g *Gateway) identify(w http.ResponseWriter, r *http.Request, connector string) (*caller, bool) {
+	c := &caller{connector: connector, resource: g.PublicURL + "/mcp", address: g.addressOf(r)}
 	if c.connector != "" {
 		c.resource += "/" + c.connector
 	}
@@ -43,6 +44,7 @@ func (g *Gateway) identify(w http.ResponseWriter, r *http.Request) (*caller, boo
 		c.Caller, err = g.Verifier.Verify(r.Context(), table, []string{c.resource, g.PublicURL + "/mcp", g.Resource}, c.token)
 	}
 	if err == nil {
+		c.person = c.ID.String()
 		return c, true
 	}
 	var failed *identity.Error

@@ -50,6 +50,7 @@ type plainConn struct {
 	wire  *plainWire
 	out   []byte
 	in    *bufio.Reader
+	quiet *silence
 	left  int64 // how many bytes may still be read; a header is bounded, a body bounds itself
 	since time.Time
 }
@@ -225,7 +226,7 @@ func (w *plainWire) get(ctx context.Context) (*plainConn, error) {
 		w.idle[n-1] = nil
 		w.idle = w.idle[:n-1]
 		w.mu.Unlock()
-		if quiet(c.Conn) {
+		if c.quiet.holds() {
 			return c, nil
 		}
 		c.discard() // the server ended it, or speaks unasked
@@ -234,7 +235,7 @@ func (w *plainWire) get(ctx context.Context) (*plainConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &plainConn{Conn: conn, wire: w, out: make([]byte, 0, 2<<10)}
+	c := &plainConn{Conn: conn, wire: w, out: make([]byte, 0, 2<<10), quiet: listen(conn)}
 	c.in = bufio.NewReaderSize(c, plainBuffer)
 	return c, nil
 }

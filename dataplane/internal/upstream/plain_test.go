@@ -122,7 +122,7 @@ func TestAConnectionThatTheServerEndedIsNotUsed(t *testing.T) {
 			t.Fatalf("call %d: %v", i, err)
 		}
 		deadline := time.Now().Add(10 * time.Second)
-		for quiet(w.idle[0].Conn) && time.Now().Before(deadline) {
+		for w.idle[0].quiet.holds() && time.Now().Before(deadline) {
 			time.Sleep(time.Millisecond) // until its end is here
 		}
 	}

@@ -4,5 +4,9 @@ package upstream
 
 import "net"
 
-// quiet cannot tell here whether an idle connection can be used, so that none is.
-func quiet(net.Conn) bool { return false }
+// silence cannot tell here whether an idle connection can be used, so that none is.
+type silence struct{}
+
+func listen(net.Conn) *silence { return &silence{} }
+
+func (*silence) holds() bool { return false }
