@@ -164,7 +164,9 @@ func (l *lab) round(ctx context.Context, w *way, audit *auditTail) (drained time
 	}
 	used := make([]time.Duration, len(w.programs))
 	for i, name := range w.programs {
-		used[i] = processorTime(l.installation.PID(name))
+		if used[i], err = processorTime(l.installation.PID(name)); err != nil {
+			return 0, err
+		}
 	}
 	r, err := load(ctx, w.callers, l.RoundFor)
 	if err != nil {
@@ -177,8 +179,11 @@ func (l *lab) round(ctx context.Context, w *way, audit *auditTail) (drained time
 	}
 	w.used = ""
 	for i, name := range w.programs {
-		each := (processorTime(l.installation.PID(name)) - used[i]) / time.Duration(r.calls)
-		w.used += fmt.Sprintf("%s %s ", name, each.Round(100*time.Nanosecond))
+		now, err := processorTime(l.installation.PID(name))
+		if err != nil {
+			return 0, err
+		}
+		w.used += fmt.Sprintf("%s %s ", name, ((now - used[i]) / time.Duration(r.calls)).Round(100*time.Nanosecond))
 	}
 	if w.metrics != "" {
 		after, err := allocated(ctx, w.metrics)

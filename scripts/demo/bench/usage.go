@@ -13,26 +13,6 @@ import (
 	"time"
 )
 
-// processorTime is what a process has used of the processors until now: on a machine that others use too, it tells more than the
-// clock does. Zero where the system does not say it as Linux does.
-func processorTime(pid int) time.Duration {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ") // the name may hold anything else
-	fields := strings.Fields(rest)
-	if len(fields) < 13 {
-		return 0
-	}
-	user, err := strconv.ParseInt(fields[11], 10, 64)
-	system, err2 := strconv.ParseInt(fields[12], 10, 64)
-	if err != nil || err2 != nil {
-		return 0
-	}
-	return time.Duration(user+system) * time.Second / 100 // of which Linux tells a hundredth
-}
-
 // allocated is how many objects a program has allocated until now, as its metrics say.
 func allocated(ctx context.Context, url string) (float64, error) {
 	text, err := get(ctx, url)
