@@ -297,7 +297,9 @@ func (g *Gateway) ready(w http.ResponseWriter, _ *http.Request) {
 	w.WriteHeader(http.StatusOK)
 }
 
-func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) { g.serveAt(w, r, r.PathValue("connector")) }
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
+	g.serveAt(w, r, r.PathValue("connector"))
+}
 
 // serveAt leads a request at a connector's endpoint, or at that of all of them, to what it is: a message, a stream, the end of a session.
 func (g *Gateway) serveAt(w http.ResponseWriter, r *http.Request, connector string) {
