@@ -41,6 +41,7 @@ func library(t testing.TB, stateless bool) *httptest.Server {
 	}
 	m.AddResource(&sdk.Resource{Name: "one", URI: "doc://open/1"}, read)
 	m.AddResource(&sdk.Resource{Name: "two", URI: "doc://closed/1"}, read)
+	m.AddResource(&sdk.Resource{Name: "three", URI: "doc://open/2"}, read)
 	m.AddResourceTemplate(&sdk.ResourceTemplate{Name: "any", URITemplate: "doc://open/{id}"}, read)
 	type in struct{}
 	sdk.AddTool(m, &sdk.Tool{Name: "elicit"}, func(ctx context.Context, r *sdk.CallToolRequest, _ in) (*sdk.CallToolResult, any, error) {
@@ -50,7 +51,7 @@ func library(t testing.TB, stateless bool) *httptest.Server {
 		return asks(ctx, r, stateless, &sdk.ElicitParams{Message: "Please type it", RequestedSchema: json.RawMessage(`{"type":"object","properties":{"api_key":{"type":"string"}}}`)})
 	})
 	sdk.AddTool(m, &sdk.Tool{Name: "touch"}, func(ctx context.Context, _ *sdk.CallToolRequest, _ in) (*sdk.CallToolResult, any, error) {
-		for _, uri := range []string{"doc://closed/1", "doc://open/1"} {
+		for _, uri := range []string{"doc://closed/1", "doc://open/1", "doc://open/2"} {
 			if err := m.ResourceUpdated(ctx, &sdk.ResourceUpdatedNotificationParams{URI: uri}); err != nil {
 				return nil, nil, err
 			}
@@ -295,6 +296,46 @@ func TestAnAgentHearsOfUpdatesOfResourcesThatItMayRead(t *testing.T) {
 				}
 			})
 			_ = p.Close()
+		}
+	})
+}
+
+// TestAnAgentHearsNoMoreOfAResourceThatWasTakenFromIt, on a stream that stays open for another.
+func TestAnAgentHearsNoMoreOfAResourceThatWasTakenFromIt(t *testing.T) {
+	eras(t, nil, func(t *testing.T, w *world, revision mcp.Revision, _ bool) {
+		p := w.program("/mcp/lib", revision)
+		for _, uri := range []string{"doc://open/1", "doc://open/2"} {
+			if err := p.Subscribe(t.Context(), &sdk.SubscribeParams{URI: uri}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// touched touches all until the last is heard of, and returns what was heard. Updates come in the order in which they are told.
+		touched := func(last string) (heard []string) {
+			w.eventually("an update is heard", func() bool {
+				got, err := p.CallTool(t.Context(), &sdk.CallToolParams{Name: "touch"})
+				if text := said(t, got, err); text != "touched" {
+					t.Fatal(text)
+				}
+				for {
+					select {
+					case uri := <-p.updated:
+						if heard = append(heard, uri); uri == last {
+							return true
+						}
+					case <-time.After(20 * time.Millisecond):
+						return false
+					}
+				}
+			})
+			return heard
+		}
+		w.eventually("both are heard of", func() bool { return slices.Contains(touched("doc://open/2"), "doc://open/1") })
+		w.set(grantEntry(1, "lib", allow("*", "resource:doc://open/2")))
+		touched("doc://open/2") // what was told before the change has come by now
+		for range 3 {
+			if heard := touched("doc://open/2"); slices.Contains(heard, "doc://open/1") {
+				t.Fatalf("heard of %q", heard)
+			}
 		}
 	})
 }

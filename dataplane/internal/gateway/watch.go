@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/internal/strictjson"
 	"sallyport.dev/dataplane/internal/upstream"
@@ -210,7 +212,11 @@ func (g *Gateway) watchOne(ctx context.Context, x *exchange, connector string, o
 		return
 	}
 	f := &flight{person: x.ID, client: x.ClientID, region: g.Region, issuedAt: x.IssuedAt}
-	g.follow(ctx, f, connector, up, g.party(x, settings, credential), one, func(uri string) {
+	// An upstream of the session era has one stream of updates in a session, so that each stream of the agent's gets a session of its own.
+	party := g.party(x, settings, credential)
+	party.Session = uuid.NewString()
+	defer up.End(party)
+	g.follow(ctx, f, connector, up, party, one, func(uri string) {
 		select {
 		case updates <- uri:
 		default:

@@ -24,7 +24,7 @@ func TestResourcesBearAnotherURIWhereverAResultHasThem(t *testing.T) {
 
 func TestAResultIsCompletedOnce(t *testing.T) {
 	for in, out := range map[string]string{
-		`{}`: `{"resultType":"complete"}`, `{ "a":1 } `: `{ "a":1 ,"resultType":"complete"}`, `{"resultType":"task"}`: `{"resultType":"task"}`,
+		`{}`: `{"resultType":"complete"}`, `{ "a":1 }`: `{ "a":1 ,"resultType":"complete"}`, `{"resultType":"task"}`: `{"resultType":"task"}`,
 	} {
 		if got := string(mcp.CompleteResult([]byte(in))); got != out {
 			t.Errorf("%s became %s", in, got)

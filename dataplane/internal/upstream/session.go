@@ -101,6 +101,18 @@ func (u *Upstream) sweep(now time.Time) {
 	}
 }
 
+// End ends a party's session, if it has one.
+func (u *Upstream) End(p Party) {
+	key := p.key()
+	u.seats.mu.Lock()
+	s := u.seats.by[key]
+	delete(u.seats.by, key)
+	u.seats.mu.Unlock()
+	if s != nil {
+		u.goodbye(s)
+	}
+}
+
 // goodbye tells the upstream that a session is not needed any more.
 func (u *Upstream) goodbye(s *seat) {
 	gone, c := s.current.Swap(nil), s.cred.Load()
