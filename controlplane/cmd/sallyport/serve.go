@@ -21,6 +21,7 @@ import (
 
 	"sallyport.dev/controlplane/internal/activity"
 	"sallyport.dev/controlplane/internal/admin"
+	"sallyport.dev/controlplane/internal/adminsession"
 	"sallyport.dev/controlplane/internal/audit"
 	"sallyport.dev/controlplane/internal/audit/postgres"
 	"sallyport.dev/controlplane/internal/discover"
@@ -102,6 +103,7 @@ type plane struct {
 	roster *fleet.Roster
 	lately *activity.Recorder
 	eraser *erasure.Worker
+	admins *adminsession.Sessions
 	name   string
 }
 
@@ -193,9 +195,12 @@ func (p *plane) run(ctx context.Context) error {
 	fleetMux.Handle(fleetv1connect.NewFleetServiceHandler(fleetServer,
 		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(32<<20)))
 
+	p.admins = &adminsession.Sessions{Engine: p.engine, URL: p.signinURL(), Now: time.Now}
 	adminMux := http.NewServeMux()
+	adminMux.Handle("/login", p.admins.Handler())
+	adminMux.Handle("/login/", p.admins.Handler())
 	adminMux.Handle("/", admin.NewHandler(p.auditOf(admin.Config{
-		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Activity: p.lately,
+		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Activity: p.lately, Sessions: p.admins,
 		SignInSecrets: p.vault, SignInURL: p.signinURL(), Vault: vaultKeys{p.vault}, Log: p.log,
 	})))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })

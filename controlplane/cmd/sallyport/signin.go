@@ -42,6 +42,8 @@ func (p *plane) signIn(ctx context.Context) (http.Handler, error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", people.Handler())
+	p.admins.Store, p.admins.People = store, people
+	mux.Handle(p.admins.PagePath(), p.admins.PageHandler())
 	return mux, nil
 }
 

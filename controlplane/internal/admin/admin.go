@@ -22,6 +22,7 @@ import (
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
+	"sallyport.dev/controlplane/internal/adminsession"
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/engine"
 )
@@ -67,6 +68,12 @@ type AuditStore interface {
 	Count(ctx context.Context, r *adminv1.CountAuditRequest) (*adminv1.CountAuditResponse, error)
 }
 
+// Sessions knows the admins who signed in as people.
+type Sessions interface {
+	// Find returns who holds a session's token, or nil. Fenced: as the end of the log has it.
+	Find(ctx context.Context, token string, fenced bool) (*adminsession.Person, error)
+}
+
 // Config is what the API is made of. All but Now are required.
 type Config struct {
 	Engine     Engine
@@ -79,6 +86,7 @@ type Config struct {
 	// Trail takes records of who read audit. Nil: nobody does.
 	Trail    Trail
 	Activity Activity
+	Sessions Sessions
 	Vault    Vault
 	// SignInSecrets keeps the secrets of clients at identity providers; SignInURL is where people sign in, for redirect URIs.
 	SignInSecrets SignInSecrets

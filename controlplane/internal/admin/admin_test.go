@@ -27,6 +27,7 @@ import (
 
 	"sallyport.dev/controlplane/internal/activity"
 	"sallyport.dev/controlplane/internal/admin"
+	"sallyport.dev/controlplane/internal/adminsession"
 	"sallyport.dev/controlplane/internal/audit"
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/discover"
@@ -45,6 +46,7 @@ type site struct {
 	activity *activity.Recorder
 	token    string
 	option   connect.ClientOption
+	sessions *adminsession.Sessions
 }
 
 // ledger keeps standings in real key-value, of which nobody else writes any.
@@ -81,8 +83,9 @@ func newSiteLogging(t *testing.T, log *slog.Logger) *site {
 	})
 	_, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_ADMIN, "root")
 	s.option = connect.WithInterceptors(bearerOf(s.token))
+	s.sessions = &adminsession.Sessions{Engine: p.Engine, Store: p.Shared, Now: time.Now}
 	s.server = enginetest.Serve(t, admin.NewHandler(admin.Config{
-		Engine: p.Engine, Secrets: p.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Audit: records, Activity: s.activity, Log: log,
+		Engine: p.Engine, Secrets: p.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Audit: records, Activity: s.activity, Sessions: s.sessions, Log: log,
 		SignInSecrets: p.Vault, SignInURL: "https://sallyport.example",
 	}))
 	return s

@@ -19,6 +19,9 @@ const mostAdmins = 100
 
 func (a *api) WhoAmI(ctx context.Context, _ *connect.Request[adminv1.WhoAmIRequest]) (*connect.Response[adminv1.WhoAmIResponse], error) {
 	c := callerOf(ctx)
+	if c.user != nil {
+		return connect.NewResponse(&adminv1.WhoAmIResponse{UserId: c.user.ID.String(), Name: c.user.Directory + "/" + c.user.UserName, Role: c.role, ExpiresAt: moment(c.expires)}), nil
+	}
 	return connect.NewResponse(&adminv1.WhoAmIResponse{
 		TokenKind: adminv1.TokenKind(c.token.Kind), TokenId: c.token.ID.String(), Name: c.token.Name, Role: c.role, ExpiresAt: moment(c.expires),
 	}), nil

@@ -17,7 +17,9 @@ import (
 
 // caller is who calls, and what they may do.
 type caller struct {
+	// token or user is set.
 	token *core.Token
+	user  *core.User
 	// role is unspecified where the token can only be exchanged.
 	role policyv1.Role
 	// expires is zero for what is valid until it is revoked.
@@ -25,6 +27,9 @@ type caller struct {
 }
 
 func (c *caller) actor() *eventv1.Actor {
+	if c.user != nil {
+		return &eventv1.Actor{Kind: eventv1.ActorKind_ACTOR_KIND_PERSON, Id: c.user.ID.String(), Role: c.role}
+	}
 	return &eventv1.Actor{Kind: eventv1.ActorKind_ACTOR_KIND_ADMIN, Id: c.token.ID.String(), Role: c.role}
 }
 
@@ -41,15 +46,21 @@ var doors = []eventv1.TokenKind{
 	eventv1.TokenKind_TOKEN_KIND_ADMIN, eventv1.TokenKind_TOKEN_KIND_BOOTSTRAP, eventv1.TokenKind_TOKEN_KIND_BREAK_GLASS,
 }
 
-// identify says who shows a token, or returns nil.
-func (a *api) identify(token string) *caller {
+// identify says who shows a token, or returns nil. Fenced: a person as the end of the log has them.
+func (a *api) identify(ctx context.Context, token string, fenced bool) (*caller, error) {
+	if p, err := a.Sessions.Find(ctx, token, fenced); p != nil || err != nil {
+		if err != nil {
+			return nil, err
+		}
+		return &caller{user: p.User, role: p.Role, expires: p.Expires}, nil
+	}
 	state, now := a.Engine.State(), a.Now()
 	for _, kind := range doors {
 		if t := bearer.Check(state, kind, token, now); t != nil {
-			return &caller{token: t, role: t.Role, expires: t.ExpiresAt}
+			return &caller{token: t, role: t.Role, expires: t.ExpiresAt}, nil
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // admit says why a caller may not make a call, if so.
@@ -59,7 +70,7 @@ func admit(c *caller, procedure string) error {
 	switch {
 	case !known:
 		return connect.NewError(connect.CodePermissionDenied, errors.New("nobody may make this call"))
-	case exchange && c.token.Kind != kind:
+	case exchange && (c.token == nil || c.token.Kind != kind):
 		return connect.NewError(connect.CodePermissionDenied, fmt.Errorf("this call exchanges a %s token and takes no other", kindName(kind)))
 	case c.role >= role:
 		return nil

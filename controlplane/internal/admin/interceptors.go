@@ -21,14 +21,18 @@ const recheckEvery = time.Second
 // a stream when that is over.
 type authenticator struct{ *api }
 
-func (i *authenticator) authenticate(ctx context.Context, h http.Header, procedure, protocol string) (context.Context, error) {
-	c := i.identify(bearer.FromHeader(h))
+func (i *authenticator) authenticate(ctx context.Context, h http.Header, procedure, protocol string, fenced bool) (context.Context, error) {
+	c, err := i.identify(ctx, bearer.FromHeader(h), fenced)
+	if err != nil {
+		i.Log.ErrorContext(ctx, "it could not be looked up who calls", "error", err)
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("it cannot be looked up now who you are: try again in a minute; the control plane's log says why"))
+	}
 	if c == nil {
 		if procedure == adminv1connect.AdminServiceOpenBreakGlassProcedure {
 			i.Log.WarnContext(ctx, "somebody tried to open the break-glass credential with a token that is not valid")
 		}
 		err := connect.NewError(connect.CodeUnauthenticated,
-			errors.New("an admin token is needed that is valid: set SALLYPORT_TOKEN or --token-file; the first is made by: sallyport admins first-owner --token-file DATA-DIR/bootstrap-token"))
+			errors.New("an admin token is needed that is valid: sign in with sallyport login, or set SALLYPORT_TOKEN or --token-file; the first is made by: sallyport admins first-owner --token-file DATA-DIR/bootstrap-token"))
 		if protocol == connect.ProtocolConnect { // gRPC has trailers alone, where HTTP does not allow it
 			err.Meta().Set("WWW-Authenticate", `Bearer realm="sallyport-admin"`)
 		}
@@ -44,7 +48,7 @@ func (i *authenticator) authenticate(ctx context.Context, h http.Header, procedu
 // WrapUnary guards unary calls.
 func (i *authenticator) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-		ctx, err := i.authenticate(ctx, req.Header(), req.Spec().Procedure, req.Peer().Protocol)
+		ctx, err := i.authenticate(ctx, req.Header(), req.Spec().Procedure, req.Peer().Protocol, true)
 		if err != nil {
 			return nil, err
 		}
@@ -60,10 +64,10 @@ func (i *authenticator) WrapStreamingClient(next connect.StreamingClientFunc) co
 // WrapStreamingHandler guards streams, for as long as they last.
 func (i *authenticator) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
-		guard := func() (context.Context, error) {
-			return i.authenticate(ctx, conn.RequestHeader(), conn.Spec().Procedure, conn.Peer().Protocol)
+		guard := func(fenced bool) (context.Context, error) {
+			return i.authenticate(ctx, conn.RequestHeader(), conn.Spec().Procedure, conn.Peer().Protocol, fenced)
 		}
-		admitted, err := guard()
+		admitted, err := guard(true)
 		if err != nil {
 			return err
 		}
@@ -82,7 +86,7 @@ func (i *authenticator) WrapStreamingHandler(next connect.StreamingHandlerFunc) 
 }
 
 // recheck ends a stream when who follows it may no longer.
-func recheck(ctx context.Context, end context.CancelCauseFunc, guard func() (context.Context, error)) {
+func recheck(ctx context.Context, end context.CancelCauseFunc, guard func(fenced bool) (context.Context, error)) {
 	ticker := time.NewTicker(recheckEvery)
 	defer ticker.Stop()
 	for {
@@ -90,7 +94,7 @@ func recheck(ctx context.Context, end context.CancelCauseFunc, guard func() (con
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			if _, err := guard(); err != nil {
+			if _, err := guard(false); err != nil {
 				end(err)
 				return
 			}

@@ -41,13 +41,13 @@ func Commands(root *cobra.Command) {
 	o := &options{out: os.Stdout}
 	flags := root.PersistentFlags()
 	flags.StringVar(&o.server, "server", envOr("SALLYPORT_SERVER", "http://127.0.0.1:7401"), "URL of the admin API (env SALLYPORT_SERVER)")
-	flags.StringVar(&o.tokenFile, "token-file", "", "file with an admin token (default: env SALLYPORT_TOKEN)")
+	flags.StringVar(&o.tokenFile, "token-file", "", "file with an admin token (default: env SALLYPORT_TOKEN, else what sallyport login left)")
 	flags.StringVarP(&o.output, "output", "o", "table", "output: table, json or yaml")
 	root.AddCommand(
 		directoriesCommand(o), usersCommand(o), groupsCommand(o), tokensCommand(o), connectorsCommand(o), catalogueCommand(o),
 		secretsCommand(o), vaultCommand(o), applyCommand(o), grantsCommand(o), blocksCommand(o), explainCommand(o), proxiesCommand(o),
 		receiptCommand(o), auditCommand(o), scimCommand(o),
-		adminsCommand(o), breakGlassCommand(o), whoamiCommand(o), serviceAccountsCommand(o),
+		adminsCommand(o), breakGlassCommand(o), whoamiCommand(o), loginCommand(o), logoutCommand(o), serviceAccountsCommand(o),
 	)
 }
 
@@ -112,6 +112,9 @@ func (o *options) dial() (*connection, error) {
 	}
 	if !strings.HasPrefix(o.server, "http://") && !strings.HasPrefix(o.server, "https://") {
 		return nil, usage("--server must be a URL, such as http://127.0.0.1:7401, not %q", o.server)
+	}
+	if token == "" {
+		token = storedSession(o.server)
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, Proxy: http.ProxyFromEnvironment}
 	return &connection{
