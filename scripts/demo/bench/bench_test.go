@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -149,6 +150,34 @@ func TestTheReverseProxyChangesNoAnswer(t *testing.T) {
 	}
 	cancel()
 	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTheReverseProxyPassesLargeAnswersOnWhole(t *testing.T) {
+	up := httptest.NewServer(http.HandlerFunc(upstream))
+	defer up.Close()
+	to, err := url.Parse(up.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	between := httptest.NewServer(reverseProxy(to))
+	defer between.Close()
+	callers, done, err := crew(4, func(n int) (*caller, error) {
+		return newCallerOf(between.URL, "token", n, []string{largeTool}, appendLarge)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	for range 50 {
+		for _, c := range callers {
+			if err := c.call(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := load(t.Context(), callers, 300*time.Millisecond); err != nil {
 		t.Error(err)
 	}
 }

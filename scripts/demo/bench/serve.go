@@ -95,12 +95,20 @@ func answering(answer []byte) http.Handler {
 // default of two it would dial for most calls, and be no measure of anything.
 func reverseProxy(to *url.URL) http.Handler {
 	transport := &http.Transport{MaxIdleConns: 1024, MaxIdleConnsPerHost: 1024, IdleConnTimeout: time.Minute}
-	return &httputil.ReverseProxy{
+	proxy := &httputil.ReverseProxy{
 		Transport: transport,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = to.Scheme, to.Host, to.Host
 		},
 	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Mcp-Name") == largeTool {
+			// An upstream that answers at once with more than fits a buffer meets a race: net/http closes the request's body when the
+			// answer begins, while the transport still looks for its end, and then gives the upstream's connection up.
+			_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/1 always can
+		}
+		proxy.ServeHTTP(w, r)
+	})
 }
 
 // The tools that the upstream offers.
