@@ -49,24 +49,30 @@ func (r *request) readObject() (object, error) {
 }
 
 // decode reads a JSON object. A number that no float64 holds is kept as it is written, in a jsontext.Value.
-func decode(data []byte) (o object, err error) {
-	if !hasLongNumber(data) {
-		return o, json.Unmarshal(data, &o)
+func decode(data []byte) (object, error) {
+	var options []json.Options
+	if hasLongNumber(data) {
+		options = append(options, exactNumbers)
 	}
-	return o, json.Unmarshal(data, &o, json.WithUnmarshalers(json.UnmarshalFromFunc(func(d *jsontext.Decoder, v *any) error {
-		if d.PeekKind() != '0' {
-			return errors.ErrUnsupported
-		}
-		raw, err := d.ReadValue()
-		if err != nil {
-			return err
-		}
-		if *v = raw.Clone(); len(raw) <= exactDigits {
-			*v, err = strconv.ParseFloat(string(raw), 64)
-		}
-		return err
-	})))
+	var o object
+	err := json.Unmarshal(data, &o, options...)
+	return o, err
 }
+
+// exactNumbers reads each value by itself, which takes longer.
+var exactNumbers = json.WithUnmarshalers(json.UnmarshalFromFunc(func(d *jsontext.Decoder, v *any) error {
+	if d.PeekKind() != '0' {
+		return errors.ErrUnsupported
+	}
+	raw, err := d.ReadValue()
+	if err != nil {
+		return err
+	}
+	if *v = raw.Clone(); len(raw) <= exactDigits {
+		*v, err = strconv.ParseFloat(string(raw), 64)
+	}
+	return err
+}))
 
 // exactDigits is how many digits of a number a float64 keeps, whatever they are.
 const exactDigits = 15
