@@ -122,6 +122,7 @@ func (p *plane) runAudit(ctx context.Context) (end func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { p.trail.Run(ctx) })
+	running.Go(func() { p.audit.RunCheckpoints(ctx, checkpointEvery) })
 	if p.index != nil {
 		running.Go(func() { p.index.Run(ctx) })
 		running.Go(func() { p.retire(ctx) })
@@ -134,6 +135,9 @@ func (p *plane) runAudit(ctx context.Context) (end func()) {
 		}
 	}
 }
+
+// checkpointEvery is how often what audit holds is signed.
+const checkpointEvery = 10 * time.Second
 
 // retireEvery is how often it is looked for what is past its time.
 const retireEvery = time.Hour

@@ -19,6 +19,7 @@ import (
 	"connectrpc.com/validate"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
@@ -64,6 +65,11 @@ type AuditStore interface {
 	Tail(ctx context.Context, filter *adminv1.AuditFilter, after uint64, fn func(*adminv1.StoredRecord) error) error
 	// Last is the sequence of the newest record.
 	Last(ctx context.Context) (uint64, error)
+	// Export calls fn with the items of an export; zero times stand for the beginning and for now, no filter for all.
+	Export(ctx context.Context, from, to time.Time, filter *adminv1.AuditFilter, fn func(*auditv1.ExportItem) error) error
+	// Checkpoint signs what there is now, again if asked to, and PublicKeys are those to check it with.
+	Checkpoint(ctx context.Context, again bool) (*auditv1.Checkpoint, error)
+	PublicKeys() [][]byte
 	// Count counts matching records.
 	Count(ctx context.Context, r *adminv1.CountAuditRequest) (*adminv1.CountAuditResponse, error)
 }
@@ -119,6 +125,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewFleetAdminServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAuditServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAuditIndexServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewAuditProofServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAdminServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewSignInServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewVaultServiceHandler(a, options))
@@ -127,7 +134,7 @@ func NewHandler(c Config) http.Handler {
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
 		adminv1connect.PolicyServiceName, adminv1connect.FleetAdminServiceName, adminv1connect.AuditServiceName, adminv1connect.AdminServiceName,
-		adminv1connect.AuditIndexServiceName,
+		adminv1connect.AuditIndexServiceName, adminv1connect.AuditProofServiceName,
 		adminv1connect.SignInServiceName,
 		adminv1connect.VaultServiceName,
 		adminv1connect.ServiceAccountServiceName,

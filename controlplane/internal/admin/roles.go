@@ -58,6 +58,9 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.AuditServiceTailAuditProcedure:   auditor,
 	adminv1connect.AuditServiceCountAuditProcedure:  auditor,
 
+	adminv1connect.AuditProofServiceGetAuditCheckpointProcedure: auditor,
+	adminv1connect.AuditProofServiceExportAuditProcedure:        auditor,
+
 	adminv1connect.AuditIndexServiceGetAuditIndexProcedure:     viewer,
 	adminv1connect.AuditIndexServiceRebuildAuditIndexProcedure: admin,
 

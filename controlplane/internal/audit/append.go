@@ -15,6 +15,8 @@ import (
 	"github.com/nats-io/nuid"
 	"google.golang.org/protobuf/proto"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+
+	"sallyport.dev/controlplane/internal/audit/proof"
 )
 
 // Headers of a record: its identity, where the records before those of its generation end, how many bytes its core has,
@@ -69,7 +71,7 @@ type position struct {
 	generation string
 	number     uint64
 	before     uint64
-	digest     digest
+	digest     proof.Digest
 }
 
 // Append stores consecutive records of a proxy's spool and returns the number up to which all of that
@@ -107,7 +109,7 @@ type message struct {
 	core, behind []byte
 }
 
-func (m message) size() int { return len(m.core) + previousRoom + len(m.behind) }
+func (m message) size() int { return len(m.core) + proof.PreviousRoom + len(m.behind) }
 
 func (s *Store) messages(ctx context.Context, proxy, region, generation string, records []*auditv1.AuditRecord) ([]message, error) {
 	all := make([]message, len(records))
@@ -282,7 +284,7 @@ func read(m *jetstream.RawStreamMsg) (position, error) {
 	if err != nil || err2 != nil || before >= m.Sequence {
 		return position{}, fmt.Errorf("the audit stream holds a record without a place, at %d: who wrote it?", m.Sequence)
 	}
-	core, err := coreOf(m.Data, m.Header.Get(coreHeader))
+	core, err := proof.Core(m.Data, m.Header.Get(coreHeader))
 	if err != nil {
 		return position{}, fmt.Errorf("the audit stream holds a record that cannot be read, at %d: %w", m.Sequence, err)
 	}
@@ -315,13 +317,13 @@ func (s *Store) store(ctx context.Context, wait time.Duration, proxy, generation
 	}
 	before, batch := strconv.FormatUint(end.before, 10), nuid.Next()
 	for i, r := range records {
-		core := chained(r.core, end.digest)
+		core := proof.Chained(r.core, end.digest)
 		end.digest = sha256.Sum256(core)
 		m := &nats.Msg{Subject: r.subject, Data: append(core, r.behind...), Header: nats.Header{
 			generationHeader: {generation}, numberHeader: {strconv.FormatUint(r.number, 10)}, beforeHeader: {before}, coreHeader: {strconv.Itoa(len(core))},
 		}}
 		if i == len(records)-1 && s.key != nil {
-			m.Header[headHeader] = []string{signature(s.key, headStatement(proxy, generation, r.number, end.digest))}
+			m.Header[headHeader] = []string{proof.Sign(s.key, proof.HeadStatement(proxy, generation, r.number, end.digest))}
 		}
 		if i == 0 {
 			m.Header[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(tip.sequence, 10)}

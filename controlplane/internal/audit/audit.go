@@ -47,10 +47,12 @@ type Store struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	stream jetstream.Stream
-	seals  Seals
-	seal   bool // what is personal
-	key    ed25519.PrivateKey
-	log    *slog.Logger
+	// checkpoints is the stream of signed checkpoints.
+	checkpoints jetstream.Stream
+	seals       Seals
+	seal        bool // what is personal
+	key         ed25519.PrivateKey
+	log         *slog.Logger
 	// request is that of the connection, save in tests that lose answers.
 	request func(context.Context, *nats.Msg) (*nats.Msg, error)
 	bounds  bounds // of one search
@@ -79,7 +81,11 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Store, error) {
 	if err := check(stream.CachedInfo().Config, c.Replicas); err != nil {
 		return nil, fmt.Errorf("the stream %s cannot keep audit: %w", StreamName, err)
 	}
-	return &Store{nc: nc, js: js, stream: stream, seals: c.Seals, seal: c.SealPersonal, key: c.Key, log: c.Log, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}, nil
+	checkpoints, err := openCheckpoints(ctx, js, c.Replicas)
+	if err != nil {
+		return nil, fmt.Errorf("opening the stream of audit checkpoints: %w", err)
+	}
+	return &Store{nc: nc, js: js, stream: stream, checkpoints: checkpoints, seals: c.Seals, seal: c.SealPersonal, key: c.Key, log: c.Log, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}, nil
 }
 
 func findOrMake(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.Stream, error) {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
+	"sallyport.dev/controlplane/internal/audit/proof"
 	"sallyport.dev/controlplane/internal/natsconn/natstest"
 )
 
@@ -38,13 +39,13 @@ func TestEachRecordHoldsTheDigestOfTheOneBeforeItOfItsProxy(t *testing.T) {
 	mustAppend(t, s, "q", "g", 1, 2, 2)
 	mustAppend(t, s, "p", "h", 1, 1, 1) // another spool goes on with the chain
 	mustAppend(t, signing(), "p", "h", 2, 3, 3)
-	heads, signed := map[string]digest{}, 0
+	heads, signed := map[string]proof.Digest{}, 0
 	for seq := uint64(1); seq <= 8; seq++ {
 		m, err := s.at(within(t), seq)
 		if err != nil {
 			t.Fatal(err)
 		}
-		core, err := coreOf(m.Data, m.Header.Get(coreHeader))
+		core, err := proof.Core(m.Data, m.Header.Get(coreHeader))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,11 +62,11 @@ func TestEachRecordHoldsTheDigestOfTheOneBeforeItOfItsProxy(t *testing.T) {
 		heads[r.GetProxy()] = sha256.Sum256(core)
 		if text := m.Header.Get(headHeader); text != "" {
 			signed++
-			keys := Keys{KeyID(key.Public().(ed25519.PublicKey)): key.Public().(ed25519.PublicKey)}
-			if err := keys.verify(text, headStatement(r.GetProxy(), r.GetSpoolGeneration(), r.GetNumber(), heads[r.GetProxy()])); err != nil {
+			keys := proof.Keys{proof.KeyID(key.Public().(ed25519.PublicKey)): key.Public().(ed25519.PublicKey)}
+			if err := keys.Verify(text, proof.HeadStatement(r.GetProxy(), r.GetSpoolGeneration(), r.GetNumber(), heads[r.GetProxy()])); err != nil {
 				t.Fatal(err)
 			}
-			if keys.verify(text, headStatement(r.GetProxy(), r.GetSpoolGeneration(), r.GetNumber(), digest{})) == nil {
+			if keys.Verify(text, proof.HeadStatement(r.GetProxy(), r.GetSpoolGeneration(), r.GetNumber(), proof.Digest{})) == nil {
 				t.Fatal("a signature fits another head too")
 			}
 		}

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -10,13 +11,18 @@ import (
 	"sallyport.dev/controlplane/internal/core"
 )
 
-// Last returns the position of the newest record, after which a Tail can begin.
+// Last returns the position of the newest record that is there, after which a Tail can begin.
 func (s *Store) Last(ctx context.Context) (uint64, error) {
-	info, err := s.info(ctx)
+	m, err := ask(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+		return s.stream.GetLastMsgForSubject(ctx, subjects)
+	})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, fmt.Errorf("asking for the end of audit: %w", err)
 	}
-	return info.State.LastSeq, nil
+	return m.Sequence, nil
 }
 
 func (s *Store) info(ctx context.Context) (*jetstream.StreamInfo, error) {

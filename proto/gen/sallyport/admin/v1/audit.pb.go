@@ -9,7 +9,9 @@ package adminv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
+	v1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	sync "sync"
 	unsafe "unsafe"
 )
@@ -217,11 +219,207 @@ func (x *RebuildAuditIndexResponse) GetLast() uint64 {
 	return 0
 }
 
+type GetAuditCheckpointRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAuditCheckpointRequest) Reset() {
+	*x = GetAuditCheckpointRequest{}
+	mi := &file_sallyport_admin_v1_audit_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAuditCheckpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAuditCheckpointRequest) ProtoMessage() {}
+
+func (x *GetAuditCheckpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_audit_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAuditCheckpointRequest.ProtoReflect.Descriptor instead.
+func (*GetAuditCheckpointRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_audit_proto_rawDescGZIP(), []int{4}
+}
+
+type GetAuditCheckpointResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint *v1.Checkpoint         `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// Ed25519, 32 bytes each.
+	PublicKeys    [][]byte `protobuf:"bytes,2,rep,name=public_keys,json=publicKeys,proto3" json:"public_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAuditCheckpointResponse) Reset() {
+	*x = GetAuditCheckpointResponse{}
+	mi := &file_sallyport_admin_v1_audit_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAuditCheckpointResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAuditCheckpointResponse) ProtoMessage() {}
+
+func (x *GetAuditCheckpointResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_audit_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAuditCheckpointResponse.ProtoReflect.Descriptor instead.
+func (*GetAuditCheckpointResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_audit_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetAuditCheckpointResponse) GetCheckpoint() *v1.Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+func (x *GetAuditCheckpointResponse) GetPublicKeys() [][]byte {
+	if x != nil {
+		return x.PublicKeys
+	}
+	return nil
+}
+
+type ExportAuditRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From the last checkpoint at or before this time; absent: from the beginning.
+	From *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// To the first checkpoint at or after this time; absent: to the end.
+	To *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// Absent: all. Records that it does not pick are there by their digest alone, and are proved by it.
+	Filter        *AuditFilter `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportAuditRequest) Reset() {
+	*x = ExportAuditRequest{}
+	mi := &file_sallyport_admin_v1_audit_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportAuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportAuditRequest) ProtoMessage() {}
+
+func (x *ExportAuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_audit_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportAuditRequest.ProtoReflect.Descriptor instead.
+func (*ExportAuditRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_audit_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ExportAuditRequest) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *ExportAuditRequest) GetTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *ExportAuditRequest) GetFilter() *AuditFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+type ExportAuditResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*v1.ExportItem       `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportAuditResponse) Reset() {
+	*x = ExportAuditResponse{}
+	mi := &file_sallyport_admin_v1_audit_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportAuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportAuditResponse) ProtoMessage() {}
+
+func (x *ExportAuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_audit_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportAuditResponse.ProtoReflect.Descriptor instead.
+func (*ExportAuditResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_audit_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ExportAuditResponse) GetItems() []*v1.ExportItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
 var File_sallyport_admin_v1_audit_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/admin/v1/audit.proto\x12\x12sallyport.admin.v1\"\x16\n" +
+	"\x1esallyport/admin/v1/audit.proto\x12\x12sallyport.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1esallyport/admin/v1/admin.proto\x1a\x1esallyport/audit/v1/audit.proto\"\x16\n" +
 	"\x14GetAuditIndexRequest\"{\n" +
 	"\x15GetAuditIndexResponse\x12\x1e\n" +
 	"\n" +
@@ -233,10 +431,26 @@ const file_sallyport_admin_v1_audit_proto_rawDesc = "" +
 	"\x18RebuildAuditIndexRequest\"I\n" +
 	"\x19RebuildAuditIndexResponse\x12\x18\n" +
 	"\aindexed\x18\x01 \x01(\x04R\aindexed\x12\x12\n" +
-	"\x04last\x18\x02 \x01(\x04R\x04last2\xed\x01\n" +
+	"\x04last\x18\x02 \x01(\x04R\x04last\"\x1b\n" +
+	"\x19GetAuditCheckpointRequest\"}\n" +
+	"\x1aGetAuditCheckpointResponse\x12>\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\v2\x1e.sallyport.audit.v1.CheckpointR\n" +
+	"checkpoint\x12\x1f\n" +
+	"\vpublic_keys\x18\x02 \x03(\fR\n" +
+	"publicKeys\"\xa9\x01\n" +
+	"\x12ExportAuditRequest\x12.\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12*\n" +
+	"\x02to\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02to\x127\n" +
+	"\x06filter\x18\x03 \x01(\v2\x1f.sallyport.admin.v1.AuditFilterR\x06filter\"K\n" +
+	"\x13ExportAuditResponse\x124\n" +
+	"\x05items\x18\x01 \x03(\v2\x1e.sallyport.audit.v1.ExportItemR\x05items2\xed\x01\n" +
 	"\x11AuditIndexService\x12d\n" +
 	"\rGetAuditIndex\x12(.sallyport.admin.v1.GetAuditIndexRequest\x1a).sallyport.admin.v1.GetAuditIndexResponse\x12r\n" +
-	"\x11RebuildAuditIndex\x12,.sallyport.admin.v1.RebuildAuditIndexRequest\x1a-.sallyport.admin.v1.RebuildAuditIndexResponse0\x01B4Z2sallyport.dev/proto/gen/sallyport/admin/v1;adminv1b\x06proto3"
+	"\x11RebuildAuditIndex\x12,.sallyport.admin.v1.RebuildAuditIndexRequest\x1a-.sallyport.admin.v1.RebuildAuditIndexResponse0\x012\xea\x01\n" +
+	"\x11AuditProofService\x12s\n" +
+	"\x12GetAuditCheckpoint\x12-.sallyport.admin.v1.GetAuditCheckpointRequest\x1a..sallyport.admin.v1.GetAuditCheckpointResponse\x12`\n" +
+	"\vExportAudit\x12&.sallyport.admin.v1.ExportAuditRequest\x1a'.sallyport.admin.v1.ExportAuditResponse0\x01B4Z2sallyport.dev/proto/gen/sallyport/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_sallyport_admin_v1_audit_proto_rawDescOnce sync.Once
@@ -250,23 +464,40 @@ func file_sallyport_admin_v1_audit_proto_rawDescGZIP() []byte {
 	return file_sallyport_admin_v1_audit_proto_rawDescData
 }
 
-var file_sallyport_admin_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_sallyport_admin_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_sallyport_admin_v1_audit_proto_goTypes = []any{
-	(*GetAuditIndexRequest)(nil),      // 0: sallyport.admin.v1.GetAuditIndexRequest
-	(*GetAuditIndexResponse)(nil),     // 1: sallyport.admin.v1.GetAuditIndexResponse
-	(*RebuildAuditIndexRequest)(nil),  // 2: sallyport.admin.v1.RebuildAuditIndexRequest
-	(*RebuildAuditIndexResponse)(nil), // 3: sallyport.admin.v1.RebuildAuditIndexResponse
+	(*GetAuditIndexRequest)(nil),       // 0: sallyport.admin.v1.GetAuditIndexRequest
+	(*GetAuditIndexResponse)(nil),      // 1: sallyport.admin.v1.GetAuditIndexResponse
+	(*RebuildAuditIndexRequest)(nil),   // 2: sallyport.admin.v1.RebuildAuditIndexRequest
+	(*RebuildAuditIndexResponse)(nil),  // 3: sallyport.admin.v1.RebuildAuditIndexResponse
+	(*GetAuditCheckpointRequest)(nil),  // 4: sallyport.admin.v1.GetAuditCheckpointRequest
+	(*GetAuditCheckpointResponse)(nil), // 5: sallyport.admin.v1.GetAuditCheckpointResponse
+	(*ExportAuditRequest)(nil),         // 6: sallyport.admin.v1.ExportAuditRequest
+	(*ExportAuditResponse)(nil),        // 7: sallyport.admin.v1.ExportAuditResponse
+	(*v1.Checkpoint)(nil),              // 8: sallyport.audit.v1.Checkpoint
+	(*timestamppb.Timestamp)(nil),      // 9: google.protobuf.Timestamp
+	(*AuditFilter)(nil),                // 10: sallyport.admin.v1.AuditFilter
+	(*v1.ExportItem)(nil),              // 11: sallyport.audit.v1.ExportItem
 }
 var file_sallyport_admin_v1_audit_proto_depIdxs = []int32{
-	0, // 0: sallyport.admin.v1.AuditIndexService.GetAuditIndex:input_type -> sallyport.admin.v1.GetAuditIndexRequest
-	2, // 1: sallyport.admin.v1.AuditIndexService.RebuildAuditIndex:input_type -> sallyport.admin.v1.RebuildAuditIndexRequest
-	1, // 2: sallyport.admin.v1.AuditIndexService.GetAuditIndex:output_type -> sallyport.admin.v1.GetAuditIndexResponse
-	3, // 3: sallyport.admin.v1.AuditIndexService.RebuildAuditIndex:output_type -> sallyport.admin.v1.RebuildAuditIndexResponse
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	8,  // 0: sallyport.admin.v1.GetAuditCheckpointResponse.checkpoint:type_name -> sallyport.audit.v1.Checkpoint
+	9,  // 1: sallyport.admin.v1.ExportAuditRequest.from:type_name -> google.protobuf.Timestamp
+	9,  // 2: sallyport.admin.v1.ExportAuditRequest.to:type_name -> google.protobuf.Timestamp
+	10, // 3: sallyport.admin.v1.ExportAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	11, // 4: sallyport.admin.v1.ExportAuditResponse.items:type_name -> sallyport.audit.v1.ExportItem
+	0,  // 5: sallyport.admin.v1.AuditIndexService.GetAuditIndex:input_type -> sallyport.admin.v1.GetAuditIndexRequest
+	2,  // 6: sallyport.admin.v1.AuditIndexService.RebuildAuditIndex:input_type -> sallyport.admin.v1.RebuildAuditIndexRequest
+	4,  // 7: sallyport.admin.v1.AuditProofService.GetAuditCheckpoint:input_type -> sallyport.admin.v1.GetAuditCheckpointRequest
+	6,  // 8: sallyport.admin.v1.AuditProofService.ExportAudit:input_type -> sallyport.admin.v1.ExportAuditRequest
+	1,  // 9: sallyport.admin.v1.AuditIndexService.GetAuditIndex:output_type -> sallyport.admin.v1.GetAuditIndexResponse
+	3,  // 10: sallyport.admin.v1.AuditIndexService.RebuildAuditIndex:output_type -> sallyport.admin.v1.RebuildAuditIndexResponse
+	5,  // 11: sallyport.admin.v1.AuditProofService.GetAuditCheckpoint:output_type -> sallyport.admin.v1.GetAuditCheckpointResponse
+	7,  // 12: sallyport.admin.v1.AuditProofService.ExportAudit:output_type -> sallyport.admin.v1.ExportAuditResponse
+	9,  // [9:13] is the sub-list for method output_type
+	5,  // [5:9] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_audit_proto_init() }
@@ -274,15 +505,16 @@ func file_sallyport_admin_v1_audit_proto_init() {
 	if File_sallyport_admin_v1_audit_proto != nil {
 		return
 	}
+	file_sallyport_admin_v1_admin_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_audit_proto_rawDesc), len(file_sallyport_admin_v1_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   8,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_sallyport_admin_v1_audit_proto_goTypes,
 		DependencyIndexes: file_sallyport_admin_v1_audit_proto_depIdxs,

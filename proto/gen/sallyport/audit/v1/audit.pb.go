@@ -1320,6 +1320,415 @@ func (x *Decision) GetText() string {
 	return ""
 }
 
+// Checkpoint says what the whole stream held: a Merkle tree (RFC 6962) over the cores of its records, in the stream's order.
+type Checkpoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many records, and the sequence of the last.
+	Size     uint64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// The tree's root.
+	Root []byte                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`
+	At   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	// Roots of the perfect subtrees from which the root follows, largest first: with them the tree can be continued.
+	Subtrees [][]byte `protobuf:"bytes,5,rep,name=subtrees,proto3" json:"subtrees,omitempty"`
+	// The id of the control plane's key and its Ed25519 signature, in base64, over size, sequence, root and time.
+	Signature     string `protobuf:"bytes,6,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Checkpoint) Reset() {
+	*x = Checkpoint{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Checkpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Checkpoint) ProtoMessage() {}
+
+func (x *Checkpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
+func (*Checkpoint) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Checkpoint) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Checkpoint) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Checkpoint) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetSubtrees() [][]byte {
+	if x != nil {
+		return x.Subtrees
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetSignature() string {
+	if x != nil {
+		return x.Signature
+	}
+	return ""
+}
+
+// ExportItem is a part of an export: a file, or a stream of answers, of one header, records and checkpoints in the stream's
+// order, and one end. A file has each after its length as a varint.
+type ExportItem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Item:
+	//
+	//	*ExportItem_Header
+	//	*ExportItem_Record
+	//	*ExportItem_Checkpoint
+	//	*ExportItem_End
+	Item          isExportItem_Item `protobuf_oneof:"item"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportItem) Reset() {
+	*x = ExportItem{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportItem) ProtoMessage() {}
+
+func (x *ExportItem) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportItem.ProtoReflect.Descriptor instead.
+func (*ExportItem) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ExportItem) GetItem() isExportItem_Item {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *ExportItem) GetHeader() *ExportHeader {
+	if x != nil {
+		if x, ok := x.Item.(*ExportItem_Header); ok {
+			return x.Header
+		}
+	}
+	return nil
+}
+
+func (x *ExportItem) GetRecord() *ExportedRecord {
+	if x != nil {
+		if x, ok := x.Item.(*ExportItem_Record); ok {
+			return x.Record
+		}
+	}
+	return nil
+}
+
+func (x *ExportItem) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		if x, ok := x.Item.(*ExportItem_Checkpoint); ok {
+			return x.Checkpoint
+		}
+	}
+	return nil
+}
+
+func (x *ExportItem) GetEnd() *ExportEnd {
+	if x != nil {
+		if x, ok := x.Item.(*ExportItem_End); ok {
+			return x.End
+		}
+	}
+	return nil
+}
+
+type isExportItem_Item interface {
+	isExportItem_Item()
+}
+
+type ExportItem_Header struct {
+	Header *ExportHeader `protobuf:"bytes,1,opt,name=header,proto3,oneof"`
+}
+
+type ExportItem_Record struct {
+	Record *ExportedRecord `protobuf:"bytes,2,opt,name=record,proto3,oneof"`
+}
+
+type ExportItem_Checkpoint struct {
+	Checkpoint *Checkpoint `protobuf:"bytes,3,opt,name=checkpoint,proto3,oneof"`
+}
+
+type ExportItem_End struct {
+	End *ExportEnd `protobuf:"bytes,4,opt,name=end,proto3,oneof"`
+}
+
+func (*ExportItem_Header) isExportItem_Item() {}
+
+func (*ExportItem_Record) isExportItem_Item() {}
+
+func (*ExportItem_Checkpoint) isExportItem_Item() {}
+
+func (*ExportItem_End) isExportItem_Item() {}
+
+// ExportHeader begins an export.
+type ExportHeader struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Format uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
+	At     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// Ed25519 public keys of the control plane. Compare them with what you know of it: who made a file up has keys of his own.
+	PublicKeys [][]byte `protobuf:"bytes,3,rep,name=public_keys,json=publicKeys,proto3" json:"public_keys,omitempty"`
+	// What the stream held before the export's first record. Absent: the export begins with the stream.
+	Before        *Checkpoint `protobuf:"bytes,4,opt,name=before,proto3" json:"before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportHeader) Reset() {
+	*x = ExportHeader{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportHeader) ProtoMessage() {}
+
+func (x *ExportHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportHeader.ProtoReflect.Descriptor instead.
+func (*ExportHeader) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ExportHeader) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *ExportHeader) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *ExportHeader) GetPublicKeys() [][]byte {
+	if x != nil {
+		return x.PublicKeys
+	}
+	return nil
+}
+
+func (x *ExportHeader) GetBefore() *Checkpoint {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+// ExportedRecord is a record as it lies on the stream, or its digest alone where it was not asked for.
+type ExportedRecord struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Stored   *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=stored,proto3" json:"stored,omitempty"`
+	Core     []byte                 `protobuf:"bytes,3,opt,name=core,proto3" json:"core,omitempty"`
+	// What lies behind the core, unsealed.
+	Personal []byte `protobuf:"bytes,4,opt,name=personal,proto3" json:"personal,omitempty"`
+	// The signature over the proxy's chain that ends here, if there is one.
+	Head string `protobuf:"bytes,5,opt,name=head,proto3" json:"head,omitempty"`
+	// The Merkle leaf's hash, in place of the core.
+	Leaf          []byte `protobuf:"bytes,6,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportedRecord) Reset() {
+	*x = ExportedRecord{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportedRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportedRecord) ProtoMessage() {}
+
+func (x *ExportedRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportedRecord.ProtoReflect.Descriptor instead.
+func (*ExportedRecord) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ExportedRecord) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *ExportedRecord) GetStored() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
+func (x *ExportedRecord) GetCore() []byte {
+	if x != nil {
+		return x.Core
+	}
+	return nil
+}
+
+func (x *ExportedRecord) GetPersonal() []byte {
+	if x != nil {
+		return x.Personal
+	}
+	return nil
+}
+
+func (x *ExportedRecord) GetHead() string {
+	if x != nil {
+		return x.Head
+	}
+	return ""
+}
+
+func (x *ExportedRecord) GetLeaf() []byte {
+	if x != nil {
+		return x.Leaf
+	}
+	return nil
+}
+
+// ExportEnd ends an export: without it the file was cut off.
+type ExportEnd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Records       uint64                 `protobuf:"varint,1,opt,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportEnd) Reset() {
+	*x = ExportEnd{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportEnd) ProtoMessage() {}
+
+func (x *ExportEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportEnd.ProtoReflect.Descriptor instead.
+func (*ExportEnd) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ExportEnd) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
 var File_sallyport_audit_v1_audit_proto protoreflect.FileDescriptor
 
 const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
@@ -1401,7 +1810,39 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1a.sallyport.audit.v1.ReasonR\x06reason\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x12\n" +
 	"\x04rule\x18\x04 \x01(\rR\x04rule\x12\x12\n" +
-	"\x04text\x18\x05 \x01(\tR\x04text*\xd6\x01\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"\xb6\x01\n" +
+	"\n" +
+	"Checkpoint\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x12\n" +
+	"\x04root\x18\x03 \x01(\fR\x04root\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
+	"\bsubtrees\x18\x05 \x03(\fR\bsubtrees\x12\x1c\n" +
+	"\tsignature\x18\x06 \x01(\tR\tsignature\"\x83\x02\n" +
+	"\n" +
+	"ExportItem\x12:\n" +
+	"\x06header\x18\x01 \x01(\v2 .sallyport.audit.v1.ExportHeaderH\x00R\x06header\x12<\n" +
+	"\x06record\x18\x02 \x01(\v2\".sallyport.audit.v1.ExportedRecordH\x00R\x06record\x12@\n" +
+	"\n" +
+	"checkpoint\x18\x03 \x01(\v2\x1e.sallyport.audit.v1.CheckpointH\x00R\n" +
+	"checkpoint\x121\n" +
+	"\x03end\x18\x04 \x01(\v2\x1d.sallyport.audit.v1.ExportEndH\x00R\x03endB\x06\n" +
+	"\x04item\"\xab\x01\n" +
+	"\fExportHeader\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1f\n" +
+	"\vpublic_keys\x18\x03 \x03(\fR\n" +
+	"publicKeys\x126\n" +
+	"\x06before\x18\x04 \x01(\v2\x1e.sallyport.audit.v1.CheckpointR\x06before\"\xb8\x01\n" +
+	"\x0eExportedRecord\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x122\n" +
+	"\x06stored\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06stored\x12\x12\n" +
+	"\x04core\x18\x03 \x01(\fR\x04core\x12\x1a\n" +
+	"\bpersonal\x18\x04 \x01(\fR\bpersonal\x12\x12\n" +
+	"\x04head\x18\x05 \x01(\tR\x04head\x12\x12\n" +
+	"\x04leaf\x18\x06 \x01(\fR\x04leaf\"%\n" +
+	"\tExportEnd\x12\x18\n" +
+	"\arecords\x18\x01 \x01(\x04R\arecords*\xd6\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tKIND_LIST\x10\x01\x12\x10\n" +
@@ -1473,7 +1914,7 @@ func file_sallyport_audit_v1_audit_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_audit_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_sallyport_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_sallyport_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_sallyport_audit_v1_audit_proto_goTypes = []any{
 	(Kind)(0),                     // 0: sallyport.audit.v1.Kind
 	(ActorKind)(0),                // 1: sallyport.audit.v1.ActorKind
@@ -1489,37 +1930,50 @@ var file_sallyport_audit_v1_audit_proto_goTypes = []any{
 	(*Client)(nil),                // 11: sallyport.audit.v1.Client
 	(*Payload)(nil),               // 12: sallyport.audit.v1.Payload
 	(*Decision)(nil),              // 13: sallyport.audit.v1.Decision
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*Checkpoint)(nil),            // 14: sallyport.audit.v1.Checkpoint
+	(*ExportItem)(nil),            // 15: sallyport.audit.v1.ExportItem
+	(*ExportHeader)(nil),          // 16: sallyport.audit.v1.ExportHeader
+	(*ExportedRecord)(nil),        // 17: sallyport.audit.v1.ExportedRecord
+	(*ExportEnd)(nil),             // 18: sallyport.audit.v1.ExportEnd
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
 }
 var file_sallyport_audit_v1_audit_proto_depIdxs = []int32{
-	14, // 0: sallyport.audit.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	19, // 0: sallyport.audit.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
 	2,  // 1: sallyport.audit.v1.AuditRecord.phase:type_name -> sallyport.audit.v1.Phase
 	11, // 2: sallyport.audit.v1.AuditRecord.client:type_name -> sallyport.audit.v1.Client
 	12, // 3: sallyport.audit.v1.AuditRecord.arguments:type_name -> sallyport.audit.v1.Payload
 	12, // 4: sallyport.audit.v1.AuditRecord.result:type_name -> sallyport.audit.v1.Payload
 	13, // 5: sallyport.audit.v1.AuditRecord.decision:type_name -> sallyport.audit.v1.Decision
 	3,  // 6: sallyport.audit.v1.AuditRecord.outcome:type_name -> sallyport.audit.v1.Outcome
-	15, // 7: sallyport.audit.v1.AuditRecord.duration:type_name -> google.protobuf.Duration
-	15, // 8: sallyport.audit.v1.AuditRecord.upstream_duration:type_name -> google.protobuf.Duration
+	20, // 7: sallyport.audit.v1.AuditRecord.duration:type_name -> google.protobuf.Duration
+	20, // 8: sallyport.audit.v1.AuditRecord.upstream_duration:type_name -> google.protobuf.Duration
 	0,  // 9: sallyport.audit.v1.AuditRecord.kind:type_name -> sallyport.audit.v1.Kind
 	7,  // 10: sallyport.audit.v1.AuditRecord.actor:type_name -> sallyport.audit.v1.Actor
 	9,  // 11: sallyport.audit.v1.AuditRecord.authentication:type_name -> sallyport.audit.v1.Authentication
 	10, // 12: sallyport.audit.v1.AuditRecord.latency:type_name -> sallyport.audit.v1.Latency
 	8,  // 13: sallyport.audit.v1.AuditRecord.details:type_name -> sallyport.audit.v1.Detail
 	1,  // 14: sallyport.audit.v1.Actor.kind:type_name -> sallyport.audit.v1.ActorKind
-	14, // 15: sallyport.audit.v1.Authentication.at:type_name -> google.protobuf.Timestamp
-	15, // 16: sallyport.audit.v1.Latency.decision:type_name -> google.protobuf.Duration
-	15, // 17: sallyport.audit.v1.Latency.record:type_name -> google.protobuf.Duration
-	15, // 18: sallyport.audit.v1.Latency.credential:type_name -> google.protobuf.Duration
-	15, // 19: sallyport.audit.v1.Latency.upstream:type_name -> google.protobuf.Duration
+	19, // 15: sallyport.audit.v1.Authentication.at:type_name -> google.protobuf.Timestamp
+	20, // 16: sallyport.audit.v1.Latency.decision:type_name -> google.protobuf.Duration
+	20, // 17: sallyport.audit.v1.Latency.record:type_name -> google.protobuf.Duration
+	20, // 18: sallyport.audit.v1.Latency.credential:type_name -> google.protobuf.Duration
+	20, // 19: sallyport.audit.v1.Latency.upstream:type_name -> google.protobuf.Duration
 	4,  // 20: sallyport.audit.v1.Decision.verdict:type_name -> sallyport.audit.v1.Verdict
 	5,  // 21: sallyport.audit.v1.Decision.reason:type_name -> sallyport.audit.v1.Reason
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	19, // 22: sallyport.audit.v1.Checkpoint.at:type_name -> google.protobuf.Timestamp
+	16, // 23: sallyport.audit.v1.ExportItem.header:type_name -> sallyport.audit.v1.ExportHeader
+	17, // 24: sallyport.audit.v1.ExportItem.record:type_name -> sallyport.audit.v1.ExportedRecord
+	14, // 25: sallyport.audit.v1.ExportItem.checkpoint:type_name -> sallyport.audit.v1.Checkpoint
+	18, // 26: sallyport.audit.v1.ExportItem.end:type_name -> sallyport.audit.v1.ExportEnd
+	19, // 27: sallyport.audit.v1.ExportHeader.at:type_name -> google.protobuf.Timestamp
+	14, // 28: sallyport.audit.v1.ExportHeader.before:type_name -> sallyport.audit.v1.Checkpoint
+	19, // 29: sallyport.audit.v1.ExportedRecord.stored:type_name -> google.protobuf.Timestamp
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_audit_v1_audit_proto_init() }
@@ -1527,13 +1981,19 @@ func file_sallyport_audit_v1_audit_proto_init() {
 	if File_sallyport_audit_v1_audit_proto != nil {
 		return
 	}
+	file_sallyport_audit_v1_audit_proto_msgTypes[9].OneofWrappers = []any{
+		(*ExportItem_Header)(nil),
+		(*ExportItem_Record)(nil),
+		(*ExportItem_Checkpoint)(nil),
+		(*ExportItem_End)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_audit_v1_audit_proto_rawDesc), len(file_sallyport_audit_v1_audit_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   8,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -23,6 +23,8 @@ const _ = connect.IsAtLeastVersion1_13_0
 const (
 	// AuditIndexServiceName is the fully-qualified name of the AuditIndexService service.
 	AuditIndexServiceName = "sallyport.admin.v1.AuditIndexService"
+	// AuditProofServiceName is the fully-qualified name of the AuditProofService service.
+	AuditProofServiceName = "sallyport.admin.v1.AuditProofService"
 )
 
 // These constants are the fully-qualified names of the RPCs defined in this package. They're
@@ -39,6 +41,12 @@ const (
 	// AuditIndexServiceRebuildAuditIndexProcedure is the fully-qualified name of the
 	// AuditIndexService's RebuildAuditIndex RPC.
 	AuditIndexServiceRebuildAuditIndexProcedure = "/sallyport.admin.v1.AuditIndexService/RebuildAuditIndex"
+	// AuditProofServiceGetAuditCheckpointProcedure is the fully-qualified name of the
+	// AuditProofService's GetAuditCheckpoint RPC.
+	AuditProofServiceGetAuditCheckpointProcedure = "/sallyport.admin.v1.AuditProofService/GetAuditCheckpoint"
+	// AuditProofServiceExportAuditProcedure is the fully-qualified name of the AuditProofService's
+	// ExportAudit RPC.
+	AuditProofServiceExportAuditProcedure = "/sallyport.admin.v1.AuditProofService/ExportAudit"
 )
 
 // AuditIndexServiceClient is a client for the sallyport.admin.v1.AuditIndexService service.
@@ -142,4 +150,105 @@ func (UnimplementedAuditIndexServiceHandler) GetAuditIndex(context.Context, *con
 
 func (UnimplementedAuditIndexServiceHandler) RebuildAuditIndex(context.Context, *connect.Request[v1.RebuildAuditIndexRequest], *connect.ServerStream[v1.RebuildAuditIndexResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.AuditIndexService.RebuildAuditIndex is not implemented"))
+}
+
+// AuditProofServiceClient is a client for the sallyport.admin.v1.AuditProofService service.
+type AuditProofServiceClient interface {
+	// GetAuditCheckpoint signs what the stream holds now. Whoever keeps a checkpoint can tell later whether history was changed.
+	GetAuditCheckpoint(context.Context, *connect.Request[v1.GetAuditCheckpointRequest]) (*connect.Response[v1.GetAuditCheckpointResponse], error)
+	// ExportAudit streams records as they lie on the stream, with what proves them.
+	ExportAudit(context.Context, *connect.Request[v1.ExportAuditRequest]) (*connect.ServerStreamForClient[v1.ExportAuditResponse], error)
+}
+
+// NewAuditProofServiceClient constructs a client for the sallyport.admin.v1.AuditProofService
+// service. By default, it uses the Connect protocol with the binary Protobuf Codec, asks for
+// gzipped responses, and sends uncompressed requests. To use the gRPC or gRPC-Web protocols, supply
+// the connect.WithGRPC() or connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewAuditProofServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) AuditProofServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	auditProofServiceMethods := v1.File_sallyport_admin_v1_audit_proto.Services().ByName("AuditProofService").Methods()
+	return &auditProofServiceClient{
+		getAuditCheckpoint: connect.NewClient[v1.GetAuditCheckpointRequest, v1.GetAuditCheckpointResponse](
+			httpClient,
+			baseURL+AuditProofServiceGetAuditCheckpointProcedure,
+			connect.WithSchema(auditProofServiceMethods.ByName("GetAuditCheckpoint")),
+			connect.WithClientOptions(opts...),
+		),
+		exportAudit: connect.NewClient[v1.ExportAuditRequest, v1.ExportAuditResponse](
+			httpClient,
+			baseURL+AuditProofServiceExportAuditProcedure,
+			connect.WithSchema(auditProofServiceMethods.ByName("ExportAudit")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// auditProofServiceClient implements AuditProofServiceClient.
+type auditProofServiceClient struct {
+	getAuditCheckpoint *connect.Client[v1.GetAuditCheckpointRequest, v1.GetAuditCheckpointResponse]
+	exportAudit        *connect.Client[v1.ExportAuditRequest, v1.ExportAuditResponse]
+}
+
+// GetAuditCheckpoint calls sallyport.admin.v1.AuditProofService.GetAuditCheckpoint.
+func (c *auditProofServiceClient) GetAuditCheckpoint(ctx context.Context, req *connect.Request[v1.GetAuditCheckpointRequest]) (*connect.Response[v1.GetAuditCheckpointResponse], error) {
+	return c.getAuditCheckpoint.CallUnary(ctx, req)
+}
+
+// ExportAudit calls sallyport.admin.v1.AuditProofService.ExportAudit.
+func (c *auditProofServiceClient) ExportAudit(ctx context.Context, req *connect.Request[v1.ExportAuditRequest]) (*connect.ServerStreamForClient[v1.ExportAuditResponse], error) {
+	return c.exportAudit.CallServerStream(ctx, req)
+}
+
+// AuditProofServiceHandler is an implementation of the sallyport.admin.v1.AuditProofService
+// service.
+type AuditProofServiceHandler interface {
+	// GetAuditCheckpoint signs what the stream holds now. Whoever keeps a checkpoint can tell later whether history was changed.
+	GetAuditCheckpoint(context.Context, *connect.Request[v1.GetAuditCheckpointRequest]) (*connect.Response[v1.GetAuditCheckpointResponse], error)
+	// ExportAudit streams records as they lie on the stream, with what proves them.
+	ExportAudit(context.Context, *connect.Request[v1.ExportAuditRequest], *connect.ServerStream[v1.ExportAuditResponse]) error
+}
+
+// NewAuditProofServiceHandler builds an HTTP handler from the service implementation. It returns
+// the path on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewAuditProofServiceHandler(svc AuditProofServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	auditProofServiceMethods := v1.File_sallyport_admin_v1_audit_proto.Services().ByName("AuditProofService").Methods()
+	auditProofServiceGetAuditCheckpointHandler := connect.NewUnaryHandler(
+		AuditProofServiceGetAuditCheckpointProcedure,
+		svc.GetAuditCheckpoint,
+		connect.WithSchema(auditProofServiceMethods.ByName("GetAuditCheckpoint")),
+		connect.WithHandlerOptions(opts...),
+	)
+	auditProofServiceExportAuditHandler := connect.NewServerStreamHandler(
+		AuditProofServiceExportAuditProcedure,
+		svc.ExportAudit,
+		connect.WithSchema(auditProofServiceMethods.ByName("ExportAudit")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/sallyport.admin.v1.AuditProofService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case AuditProofServiceGetAuditCheckpointProcedure:
+			auditProofServiceGetAuditCheckpointHandler.ServeHTTP(w, r)
+		case AuditProofServiceExportAuditProcedure:
+			auditProofServiceExportAuditHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedAuditProofServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedAuditProofServiceHandler struct{}
+
+func (UnimplementedAuditProofServiceHandler) GetAuditCheckpoint(context.Context, *connect.Request[v1.GetAuditCheckpointRequest]) (*connect.Response[v1.GetAuditCheckpointResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.AuditProofService.GetAuditCheckpoint is not implemented"))
+}
+
+func (UnimplementedAuditProofServiceHandler) ExportAudit(context.Context, *connect.Request[v1.ExportAuditRequest], *connect.ServerStream[v1.ExportAuditResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.AuditProofService.ExportAudit is not implemented"))
 }

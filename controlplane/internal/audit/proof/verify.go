@@ -1,0 +1,292 @@
+package proof
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/encoding/protowire"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+)
+
+// Format is the version of exports that are written and read.
+const Format = 1
+
+// maxItem bounds one item of a file.
+const maxItem = 64 << 20
+
+// Report is what was verified.
+type Report struct {
+	Records     uint64    `json:"records"`      // in full
+	DigestsOnly uint64    `json:"digests_only"` // proved to be in their place, without what they say
+	Erased      uint64    `json:"erased"`       // whose person's fields are gone, or were not exported
+	Checkpoints uint64    `json:"checkpoints"`  // signed
+	Heads       uint64    `json:"signed_heads"` // of proxies' chains
+	Tail        uint64    `json:"after_last_checkpoint"`
+	Keys        []string  `json:"keys"`
+	From        time.Time `json:"from"` // of the checkpoint before; zero: the stream's beginning
+	To          time.Time `json:"to"`   // of the last checkpoint
+}
+
+// Verifier checks an export item by item, in their order.
+type Verifier struct {
+	// Keys are the keys that are trusted. Empty: those of the export, of which the report tells.
+	Keys Keys
+	// Witness, if there is one, is a checkpoint that somebody kept: the export must hold the same when it is as large.
+	Witness *auditv1.Checkpoint
+
+	Report Report
+
+	tree     *Tree
+	begun    bool
+	whole    bool // the export begins with the stream
+	ended    bool
+	chains   map[string]*link
+	sequence uint64
+	gap      uint64 // sequence after which proxies may have records that are not here in full
+}
+
+// link is where a proxy's chain stands.
+type link struct {
+	digest     Digest
+	generation string
+	number     uint64
+	sequence   uint64
+}
+
+// Add checks one item. After an error nothing more can be said.
+func (v *Verifier) Add(item *auditv1.ExportItem) error {
+	if v.ended {
+		return errors.New("something follows the end of the export")
+	}
+	if !v.begun {
+		if item.GetHeader() == nil {
+			return errors.New("this is no export of audit: it does not begin with a header")
+		}
+		return v.header(item.GetHeader())
+	}
+	switch i := item.GetItem().(type) {
+	case *auditv1.ExportItem_Record:
+		return v.record(i.Record)
+	case *auditv1.ExportItem_Checkpoint:
+		return v.checkpoint(i.Checkpoint)
+	case *auditv1.ExportItem_End:
+		v.ended = true
+		if n := v.Report.Records + v.Report.DigestsOnly; i.End.GetRecords() != n {
+			return fmt.Errorf("the export says that it has %d records, and has %d", i.End.GetRecords(), n)
+		}
+		return nil
+	}
+	return errors.New("the export holds something that this build does not know")
+}
+
+func (v *Verifier) header(h *auditv1.ExportHeader) (err error) {
+	if h.GetFormat() != Format {
+		return fmt.Errorf("the export has format %d, and this build reads %d", h.GetFormat(), Format)
+	}
+	keys, err := NewKeys(h.GetPublicKeys())
+	if err != nil {
+		return err
+	}
+	if len(v.Keys) == 0 {
+		v.Keys = keys
+	}
+	for id := range v.Keys {
+		v.Report.Keys = append(v.Report.Keys, id)
+	}
+	before := h.GetBefore()
+	if before != nil {
+		if err := v.Keys.Verify(before.GetSignature(), checkpointStatement(before)); err != nil {
+			return fmt.Errorf("the checkpoint before the export: %w", err)
+		}
+		v.Report.From, v.sequence = before.GetAt().AsTime(), before.GetSequence()
+	}
+	if v.tree, err = NewTree(before); err != nil {
+		return err
+	}
+	v.begun, v.whole, v.chains = true, before == nil, map[string]*link{}
+	return v.witness()
+}
+
+// witness compares with the checkpoint that somebody kept, at its size.
+func (v *Verifier) witness() error {
+	if v.Witness != nil && v.tree.Size() == v.Witness.GetSize() && !bytes.Equal(v.tree.Root(), v.Witness.GetRoot()) {
+		return fmt.Errorf("at %d records the export is another history than the checkpoint that was kept", v.tree.Size())
+	}
+	return nil
+}
+
+func (v *Verifier) record(r *auditv1.ExportedRecord) error {
+	if r.GetSequence() <= v.sequence {
+		return fmt.Errorf("record %d follows %d: the order is not the stream's", r.GetSequence(), v.sequence)
+	}
+	v.sequence = r.GetSequence()
+	leaf := r.GetLeaf()
+	if leaf == nil {
+		leaf = Leaf(r.GetCore())
+		if err := v.chain(r); err != nil {
+			return fmt.Errorf("record %d: %w", r.GetSequence(), err)
+		}
+		v.Report.Records++
+	} else {
+		v.gap = r.GetSequence()
+		v.Report.DigestsOnly++
+	}
+	if len(leaf) != sha256.Size {
+		return fmt.Errorf("record %d has no digest", r.GetSequence())
+	}
+	if err := v.tree.Append(leaf); err != nil {
+		return err
+	}
+	v.Report.Tail++
+	return v.witness()
+}
+
+// chain compares a record with the one before it of its proxy.
+func (v *Verifier) chain(r *auditv1.ExportedRecord) error {
+	c, err := readCore(r.GetCore())
+	if err != nil {
+		return err
+	}
+	digest := sha256.Sum256(r.GetCore())
+	last := v.chains[c.proxy]
+	switch {
+	case last == nil:
+		if v.whole && v.gap == 0 && len(c.previous) > 0 {
+			return errors.New("it is the first of its proxy, and says that there was one before")
+		}
+		last = &link{}
+		v.chains[c.proxy] = last
+	case last.sequence < v.gap: // others of the proxy may be among those whose digest alone is here
+	case !bytes.Equal(c.previous, last.digest[:]):
+		return errors.New("it does not follow the one before it of its proxy: one was changed, removed, put in or moved")
+	case last.generation == c.generation && c.number != last.number+1:
+		return fmt.Errorf("its proxy's numbers go from %d to %d", last.number, c.number)
+	}
+	*last = link{digest, c.generation, c.number, r.GetSequence()}
+	if r.GetHead() != "" {
+		if err := v.Keys.Verify(r.GetHead(), HeadStatement(c.proxy, c.generation, c.number, digest)); err != nil {
+			return fmt.Errorf("the head of its proxy's chain: %w", err)
+		}
+		v.Report.Heads++
+	}
+	if len(c.personal) == 0 {
+		if len(r.GetPersonal()) > 0 {
+			return errors.New("it says things of a person that are not part of it")
+		}
+		return nil
+	}
+	if len(r.GetPersonal()) == 0 {
+		v.Report.Erased++
+		return nil
+	}
+	if sum := sha256.Sum256(r.GetPersonal()); !bytes.Equal(sum[:], c.personal) {
+		return errors.New("what it says of its person was changed")
+	}
+	return nil
+}
+
+func (v *Verifier) checkpoint(c *auditv1.Checkpoint) error {
+	if err := v.Keys.Verify(c.GetSignature(), checkpointStatement(c)); err != nil {
+		return fmt.Errorf("the checkpoint at %d records: %w", c.GetSize(), err)
+	}
+	switch {
+	case c.GetSize() > v.tree.Size():
+		return fmt.Errorf("the control plane signed %d records up to %s, and %d are there: %d were removed, the last among them or before", c.GetSize(), c.GetAt().AsTime().Format(time.RFC3339), v.tree.Size(), c.GetSize()-v.tree.Size())
+	case c.GetSize() < v.tree.Size():
+		return fmt.Errorf("the control plane signed %d records up to %d, and %d are there: some were put in", c.GetSize(), c.GetSequence(), v.tree.Size())
+	case !bytes.Equal(c.GetRoot(), v.tree.Root()):
+		return fmt.Errorf("the records up to %d are not those that the control plane signed: since the checkpoint before, one was changed, removed, put in or moved", c.GetSequence())
+	}
+	v.Report.Checkpoints++
+	v.Report.Tail = 0
+	v.Report.To = c.GetAt().AsTime()
+	return nil
+}
+
+// Finish says whether the export is complete: it ends, and covers the time that was asked for, by signed checkpoints. Zero
+// times: any.
+func (v *Verifier) Finish(from, to time.Time) error {
+	switch {
+	case !v.ended:
+		return errors.New("the export was cut off: its end is missing")
+	case !from.IsZero() && v.Report.From.After(from):
+		return fmt.Errorf("the export begins at %s, after the time that was asked for", v.Report.From.Format(time.RFC3339))
+	case !to.IsZero() && v.Report.To.Before(to):
+		return fmt.Errorf("what the control plane signed ends at %s, before the time that was asked for: the tail is missing, or is not signed yet", v.Report.To.Format(time.RFC3339))
+	case v.Witness != nil && v.tree.Size() < v.Witness.GetSize():
+		return fmt.Errorf("the checkpoint that was kept has %d records, and the export ends at %d: the tail is missing", v.Witness.GetSize(), v.tree.Size())
+	}
+	return nil
+}
+
+// core is what the chain needs of a record.
+type core struct {
+	proxy, generation  string
+	number             uint64
+	previous, personal []byte
+}
+
+// readCore reads only that, which is much sooner than all of it.
+func readCore(b []byte) (c core, err error) {
+	for len(b) > 0 {
+		number, kind, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return c, errors.New("it cannot be read")
+		}
+		b = b[n:]
+		var value []byte
+		switch {
+		case kind == protowire.BytesType:
+			value, n = protowire.ConsumeBytes(b)
+		case number == 3 && kind == protowire.VarintType:
+			c.number, n = protowire.ConsumeVarint(b)
+		default:
+			n = protowire.ConsumeFieldValue(number, kind, b)
+		}
+		if n < 0 {
+			return c, errors.New("it cannot be read")
+		}
+		b = b[n:]
+		switch number {
+		case 1:
+			c.proxy = string(value)
+		case 2:
+			c.generation = string(value)
+		case fieldPrevious:
+			c.previous = value
+		case 61:
+			c.personal = value
+		}
+	}
+	return c, nil
+}
+
+// Write writes an item to a file.
+func Write(w io.Writer, item *auditv1.ExportItem) error {
+	_, err := protodelim.MarshalTo(w, item)
+	return err
+}
+
+// Each calls fn with each item of a file.
+func Each(r io.Reader, fn func(*auditv1.ExportItem) error) error {
+	b := bufio.NewReaderSize(r, 1<<20)
+	for {
+		item := &auditv1.ExportItem{}
+		err := protodelim.UnmarshalOptions{MaxSize: maxItem}.UnmarshalFrom(b, item)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("the export cannot be read on: %w", err)
+		}
+		if err := fn(item); err != nil {
+			return err
+		}
+	}
+}
