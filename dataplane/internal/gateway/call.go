@@ -89,7 +89,9 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	if end.outcome == auditv1.Outcome_OUTCOME_UPSTREAM_ERROR {
 		level = slog.LevelInfo
 	}
-	g.Log.Log(l.ctx, level, "a call ended", "call_id", first.GetCallId(), "method", first.GetMethod(), "connector", t.connector, "outcome", end.outcome, "error", end.text, "duration", last.GetDuration().AsDuration())
+	if g.Log.Enabled(l.ctx, level) { // or else its words are made for nobody
+		g.Log.Log(l.ctx, level, "a call ended", "call_id", first.GetCallId(), "method", first.GetMethod(), "connector", t.connector, "outcome", end.outcome, "error", end.text, "duration", last.GetDuration().AsDuration())
+	}
 }
 
 // target is what a message acts on, and for a task on what the call that became it rested.
