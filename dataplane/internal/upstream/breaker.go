@@ -47,13 +47,14 @@ func (u *Upstream) alone(rest time.Duration) error {
 
 // judge counts how a call began. What the upstream answered, be it a refusal, shows that it is there.
 func (u *Upstream) judge(err error) {
+	if err == nil {
+		u.well()
+		return
+	}
 	var failed *Error
 	switch {
-	case err == nil, errors.As(err, &failed) && !failed.unwell():
-		if u.breaker.failures.Load() != 0 {
-			u.breaker.failures.Store(0)
-			u.breaker.until.Store(0)
-		}
+	case errors.As(err, &failed) && !failed.unwell():
+		u.well()
 	case failed != nil:
 		now := u.pool.config.Now()
 		u.breaker.last.Store(&failure{failed.Kind, now})
@@ -66,6 +67,14 @@ func (u *Upstream) judge(err error) {
 		}
 	}
 	// Else the caller's context ended, which says nothing of the upstream.
+}
+
+// well forgets the failures in a row.
+func (u *Upstream) well() {
+	if u.breaker.failures.Load() != 0 {
+		u.breaker.failures.Store(0)
+		u.breaker.until.Store(0)
+	}
 }
 
 // unwell tells whether a failure is the upstream's, and not the call's.

@@ -113,6 +113,9 @@ func refusesRevision(r *Response) bool {
 
 // leftTheEra tells whether an error suggests that the upstream is of another era than it was.
 func leftTheEra(err error) bool {
+	if err == nil {
+		return false
+	}
 	var e *Error
 	if !errors.As(err, &e) || e.Kind != BadResponse {
 		return false

@@ -38,6 +38,9 @@ func (l *lab) measureLarge(ctx context.Context, token, reverse string, audit *au
 			return err
 		}
 	}
+	if err := l.profiled(ctx, "large", ways[2].callers); err != nil {
+		return err
+	}
 	f := Figure{
 		Name: "proxy_large", Value: size * rate(ways[2].rounds), Unit: "MiB/s", Reference: size * rate(ways[1].rounds), Direct: size * rate(ways[0].rounds),
 		Load: fmt.Sprintf("tools/call with a result of one megabyte over %d connections, each answer compared whole; digest and the first 4 KiB, masked, in the audit record; reference: httputil.ReverseProxy before the same upstream; "+
