@@ -65,13 +65,13 @@ var rules = []rule{
 	},
 	{
 		who:    under(module),
-		unless: under(internal+"journal", internal+"kv", internal+"audit", internal+"natsconn"),
+		unless: under(internal+"journal", internal+"kv", internal+"audit", internal+"natsconn", internal+"bench/audit"),
 		never:  under("github.com/nats-io/nats.go/jetstream"),
 		why:    "each stream has one owner: journal the events, kv the buckets, audit the records (natsconn opens the connection); everybody else goes through them",
 	},
 	{
 		who:    under(module),
-		unless: append(under(internal+"journal", internal+"kv", internal+"audit", internal+"natsconn", internal+"peers", internal+"bench/commit", internal+"bench/raw"), module+"/cmd/sallyport"),
+		unless: append(under(internal+"journal", internal+"kv", internal+"audit", internal+"natsconn", internal+"peers", internal+"bench/commit", internal+"bench/raw", internal+"bench/audit"), module+"/cmd/sallyport"),
 		never:  under("github.com/nats-io"),
 		why:    "NATS is a detail of the packages that own its streams, and of peers, which carries commands to the active writer (bench publishes raw, beside the engine)",
 	},

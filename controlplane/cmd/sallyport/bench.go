@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"sallyport.dev/controlplane/internal/bench/audit"
 	"sallyport.dev/controlplane/internal/bench/bare"
 	"sallyport.dev/controlplane/internal/bench/commit"
 )
@@ -14,6 +15,19 @@ func benchCommand() *cobra.Command {
 		Use: "commit", Short: "Events per second through the engine, beside raw JetStream", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return commit.Run(cmd.Context(), cmd.OutOrStdout()) },
 	})
+	full, records := false, 1_000_000
+	a := &cobra.Command{
+		Use: "audit", Short: "Audit stored, indexed, searched, exported and verified, beside raw JetStream and raw COPY", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if full {
+				records *= 10
+			}
+			return audit.Run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), records)
+		},
+	}
+	a.Flags().BoolVar(&full, "full", false, "ten times as many records")
+	a.Flags().IntVar(&records, "records", records, "how many records there are to search, export and verify")
+	c.AddCommand(a)
 	var addr, dir string
 	b := &cobra.Command{
 		Use: "bare", Short: "Store the bodies of POSTs and do nothing else, for SCIM writes to be measured beside", Args: cobra.NoArgs,

@@ -188,7 +188,7 @@ func (p *plane) run(ctx context.Context) error {
 		return err
 	}
 	fleetServer := fleet.New(fleet.Config{
-		Engine: p.engine, Secrets: p.vault, Audit: p.audit, Roster: p.roster, Publisher: publisher,
+		Engine: p.engine, Secrets: p.vault, Audit: p.audit, Trail: p.trail, Roster: p.roster, Publisher: publisher,
 		Verifier: fleet.NewVerifier(nil, nil), Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
 	})
 	fleetMux := http.NewServeMux()

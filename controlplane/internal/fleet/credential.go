@@ -6,6 +6,7 @@ import (
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 
 	"sallyport.dev/dataplane/policy"
@@ -21,29 +22,57 @@ func (s *Server) IssueCredential(ctx context.Context, req *connect.Request[fleet
 	if err != nil {
 		return nil, err
 	}
+	res, user, err := s.issue(ctx, token, req)
+	s.noteCredential(token, user, req.Msg.GetConnector(), err)
+	return res, err
+}
+
+// noteCredential records that a proxy was given a credential for a person, or why not.
+func (s *Server) noteCredential(proxy *core.Token, user *core.User, connector string, refused error) {
+	if s.config.Trail == nil {
+		return
+	}
+	r := &auditv1.AuditRecord{
+		Kind: auditv1.Kind_KIND_CREDENTIAL, Action: "credential_issued", Target: "connector/" + connector, Connector: connector, Region: proxy.Region,
+		Actor: &auditv1.Actor{Kind: auditv1.ActorKind_ACTOR_KIND_PROXY, Id: proxy.Name}, Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED},
+	}
+	if user != nil {
+		r.PersonId = user.ID.String()
+	}
+	if refused != nil {
+		var said *connect.Error
+		if errors.As(refused, &said) {
+			r.Error = said.Message()
+		}
+		r.Action, r.Decision.Verdict, r.Decision.Reason = "credential_refused", auditv1.Verdict_VERDICT_DENIED, auditv1.Reason_REASON_CREDENTIAL_UNAVAILABLE
+	}
+	s.config.Trail.Note(r)
+}
+
+func (s *Server) issue(ctx context.Context, token *core.Token, req *connect.Request[fleetv1.IssueCredentialRequest]) (*connect.Response[fleetv1.IssueCredentialResponse], *core.User, error) {
 	state, err := s.config.Engine.Fence(ctx)
 	if err != nil {
-		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the control plane cannot prove that it is current: try again"))
+		return nil, nil, connect.NewError(connect.CodeUnavailable, errors.New("the control plane cannot prove that it is current: try again"))
 	}
 	if state.Token(token.ID) == nil { // revoked, which the state that let it in did not hold yet
-		return nil, errProxyToken()
+		return nil, nil, errProxyToken()
 	}
 	user, expires, err := s.config.Verifier.Verify(ctx, state, req.Msg.GetAccessToken(), req.Msg.GetResource())
 	if err != nil {
-		return nil, connect.NewError(connect.CodePermissionDenied, err)
+		return nil, nil, connect.NewError(connect.CodePermissionDenied, err)
 	}
 	connector := state.Connector(req.Msg.GetConnector())
 	if connector == nil || !s.mayUse(state, user, token.Region, req.Msg.GetConnector()) {
-		return nil, connect.NewError(connect.CodePermissionDenied, errors.New("the person has no tool of this connector in this region"))
+		return nil, user, connect.NewError(connect.CodePermissionDenied, errors.New("the person has no tool of this connector in this region"))
 	}
 	header := connector.Settings.GetAuth().GetHeader()
 	if header == nil || connector.SecretID == "" {
-		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("the connector has no secret: set one with sallyport secrets set"))
+		return nil, user, connect.NewError(connect.CodeFailedPrecondition, errors.New("the connector has no secret: set one with sallyport secrets set"))
 	}
 	value, err := s.config.Secrets.ConnectorSecret(ctx, connector.SecretID, req.Msg.GetConnector())
 	if err != nil {
 		s.config.Log.ErrorContext(ctx, "a connector's secret could not be read", "connector", req.Msg.GetConnector(), "error", err)
-		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the secret cannot be read now: try again"))
+		return nil, user, connect.NewError(connect.CodeUnavailable, errors.New("the secret cannot be read now: try again"))
 	}
 	until := s.config.Now().Add(s.config.Lease)
 	if expires.Before(until) {
@@ -51,7 +80,7 @@ func (s *Server) IssueCredential(ctx context.Context, req *connect.Request[fleet
 	}
 	return connect.NewResponse(&fleetv1.IssueCredentialResponse{
 		HeaderName: header.GetName(), HeaderValue: value, ExpiresAt: timestamppb.New(until),
-	}), nil
+	}), user, nil
 }
 
 // mayUse decides by the code that proxies run, over what they would be sent of this person.

@@ -111,6 +111,9 @@ func TestACredentialNeedsALiveTokenOfAPersonWhoMayUseTheConnector(t *testing.T) 
 	if left := time.Until(got.GetExpiresAt().AsTime()); left > time.Minute || left < 50*time.Second {
 		t.Errorf("the credential ends in %s, the lease in a minute", left)
 	}
+	if r := s.trail.last(t); r.GetAction() != "credential_issued" || r.GetTarget() != "connector/github" || r.GetPersonId() != ada.ID.String() || strings.Contains(r.String(), value) {
+		t.Errorf("recorded: %v", r)
+	}
 	brief, err := ask(s.token, "github", i.sign(i.key, map[string]any{"exp": time.Now().Add(20 * time.Second).Unix()}))
 	enginetest.Must(t, err)
 	if left := time.Until(brief.GetExpiresAt().AsTime()); left > 20*time.Second {
@@ -151,6 +154,9 @@ func TestACredentialNeedsALiveTokenOfAPersonWhoMayUseTheConnector(t *testing.T) 
 	s.Do(core.NewPlaceBlock(&policyv1.Block{Target: &policyv1.Block_Connector{Connector: "github"}, Reason: "incident"}))
 	if _, err := ask(s.token, "github", good); connect.CodeOf(err) != connect.CodePermissionDenied {
 		t.Errorf("of a blocked connector: %v", err)
+	}
+	if r := s.trail.last(t); r.GetAction() != "credential_refused" || r.GetDecision().GetVerdict() != auditv1.Verdict_VERDICT_DENIED || r.GetPersonId() != ada.ID.String() {
+		t.Errorf("recorded: %v", r)
 	}
 	for b := range s.Engine.State().Blocks() {
 		s.Do(core.LiftBlock{ID: uuid.MustParse(b.GetId())})

@@ -43,6 +43,12 @@ type Audit interface {
 	Append(ctx context.Context, proxy, region, generation string, records []*auditv1.AuditRecord) (uint64, error)
 }
 
+// Trail takes the control plane's own audit records.
+type Trail interface {
+	// Note takes a record and does not wait until it is stored.
+	Note(r *auditv1.AuditRecord)
+}
+
 // Config is how a Server behaves. Engine, Secrets, Audit, Roster and Publisher are required.
 type Config struct {
 	Engine    Engine
@@ -59,6 +65,8 @@ type Config struct {
 	Heartbeat time.Duration
 	// Name names this control plane in the roster.
 	Name string
+	// Trail takes records of credentials that were issued or refused. Nil: nobody does.
+	Trail Trail
 	// Now tells the time. Default time.Now.
 	Now func() time.Time
 	Log *slog.Logger

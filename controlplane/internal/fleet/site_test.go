@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"connectrpc.com/validate"
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
@@ -34,6 +36,7 @@ type site struct {
 	server *httptest.Server
 	roster *fleet.Roster
 	audit  *audit.Store
+	trail  *noted
 	token  string
 	id     uuid.UUID // of the token
 }
@@ -86,11 +89,11 @@ func newSite(t *testing.T, c config) *site {
 	if c.lease == 0 {
 		c.lease = time.Minute
 	}
-	s := &site{Plane: p, roster: fleet.NewRoster(ledger{p.Shared}, p.Log), audit: records}
+	s := &site{Plane: p, roster: fleet.NewRoster(ledger{p.Shared}, p.Log), audit: records, trail: &noted{}}
 	s.id, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_PROXY, "us-east-1")
 	server := fleet.New(fleet.Config{
 		Engine: fenced{p.Engine, c.cutOff}, Secrets: p.Vault, Audit: records, Roster: s.roster, Publisher: publisher,
-		Verifier: fleet.NewVerifier(nil, nil), Lease: c.lease, Heartbeat: 20 * time.Millisecond, Name: "cp-1", Log: p.Log,
+		Verifier: fleet.NewVerifier(nil, nil), Lease: c.lease, Heartbeat: 20 * time.Millisecond, Name: "cp-1", Trail: s.trail, Log: p.Log,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{}, 2)
@@ -273,4 +276,26 @@ func keyOf(e *fleetv1.Entry) string {
 		k.Key = &fleetv1.EntryKey_Issuer{Issuer: v.Issuer.GetIssuer().GetUrl()}
 	}
 	return keyText(k)
+}
+
+// noted collects what is recorded.
+type noted struct {
+	mu      sync.Mutex
+	records []*auditv1.AuditRecord
+}
+
+func (n *noted) Note(r *auditv1.AuditRecord) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.records = append(n.records, r)
+}
+
+func (n *noted) last(t *testing.T) *auditv1.AuditRecord {
+	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.records) == 0 {
+		t.Fatal("nothing was recorded")
+	}
+	return n.records[len(n.records)-1]
 }

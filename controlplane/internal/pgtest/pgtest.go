@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
-	"testing"
 	"time"
 )
 
@@ -29,8 +28,15 @@ type Server struct {
 	exited   chan struct{}
 }
 
+// TB is what New needs of a test. The package is linked into a program that measures, which must not link testing.
+type TB interface {
+	Helper()
+	Fatal(args ...any)
+	Cleanup(fn func())
+}
+
 // New starts a cluster for a test.
-func New(t testing.TB) *Server {
+func New(t TB) *Server {
 	t.Helper()
 	s, err := Start()
 	if err != nil {
