@@ -229,11 +229,15 @@ func (p *plane) run(ctx context.Context) error {
 			failed <- err
 		}
 	})
+	provider, err := p.withSignals(ctx, scim.New(scim.Config{Engine: p.engine, BaseURL: p.scimURL, PerSecond: p.scimRate, Note: p.lately.Note, Log: p.log}))
+	if err != nil {
+		return err
+	}
 	listeners := []struct {
 		name, addr string
 		handler    http.Handler
 	}{
-		{"scim", p.scimAddr, scim.New(scim.Config{Engine: p.engine, BaseURL: p.scimURL, PerSecond: p.scimRate, Note: p.lately.Note, Log: p.log})},
+		{"scim", p.scimAddr, provider},
 		{"admin", p.adminAddr, adminMux},
 		{"fleet", p.fleetAddr, fleetMux},
 		{"signin", p.signin.addr, signIn},

@@ -130,6 +130,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewSignInServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewVaultServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewServiceAccountServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewSignalServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
@@ -137,7 +138,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.AuditIndexServiceName, adminv1connect.AuditProofServiceName,
 		adminv1connect.SignInServiceName,
 		adminv1connect.VaultServiceName,
-		adminv1connect.ServiceAccountServiceName,
+		adminv1connect.ServiceAccountServiceName, adminv1connect.SignalServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

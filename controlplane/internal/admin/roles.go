@@ -66,6 +66,8 @@ var roles = map[string]policyv1.Role{
 
 	adminv1connect.VaultServiceRotateVaultKeyProcedure:                   owner,
 	adminv1connect.VaultServiceGetVaultStatusProcedure:                   viewer,
+	adminv1connect.SignalServiceSetSignalsProcedure: admin,
+
 	adminv1connect.ServiceAccountServiceCreateServiceAccountProcedure:    admin,
 	adminv1connect.ServiceAccountServiceListServiceAccountsProcedure:     viewer,
 	adminv1connect.ServiceAccountServiceSetServiceAccountActiveProcedure: admin,

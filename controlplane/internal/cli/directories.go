@@ -66,7 +66,7 @@ func directoriesCommand(o *options) *cobra.Command {
 			})
 		},
 	}
-	return parent("directories", "Identity providers' populations", set, list, signInCommand(o))
+	return parent("directories", "Identity providers' populations", set, list, signInCommand(o), signalsCommand(o))
 }
 
 // pageFlags are the flags of commands that list.

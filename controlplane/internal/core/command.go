@@ -96,6 +96,7 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"CreateServiceGroup":   decode[CreateServiceGroup],
 	"AddServiceKey":        decode[AddServiceKey],
 	"RemoveServiceKey":     decode[RemoveServiceKey],
+	"SetSignals":           decode[SetSignals],
 
 	"NameAdminDirectory": decode[NameAdminDirectory],
 	"SetGroupRole":       decode[SetGroupRole],

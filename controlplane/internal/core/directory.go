@@ -25,9 +25,9 @@ func NewSetDirectory(d *policyv1.Directory) SetDirectory {
 func (c SetDirectory) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	d := proto.CloneOf(c.Directory.M)
 	old, known := s.populations[d.GetId()]
-	d.SignIn = nil
+	d.SignIn, d.Signals = nil, nil
 	if known {
-		d.SignIn = old.directory.GetSignIn()
+		d.SignIn, d.Signals = old.directory.GetSignIn(), old.directory.GetSignals()
 	}
 	switch {
 	case d.GetId() == ServiceDirectory:

@@ -85,6 +85,9 @@ func randomCommand(t *rapid.T, w *world) Command {
 		if rapid.Bool().Draw(t, "sign-in") {
 			return NewSetSignIn("okta", &policyv1.SignIn{Issuer: "https://id.example", ClientId: "c"})
 		}
+		if rapid.Bool().Draw(t, "signals") {
+			return NewSetSignals("okta", &policyv1.Signals{Issuer: "https://id.example", Audiences: []string{"here"}})
+		}
 		return NewSetDirectory(&policyv1.Directory{Id: "corp", MatchAttribute: policyv1.MatchAttribute_MATCH_ATTRIBUTE_USER_NAME})
 	case 17:
 		return CreateUser{Directory: "corp", Profile: Profile{UserName: rapid.SampledFrom(names).Draw(t, "name")}, Active: true}

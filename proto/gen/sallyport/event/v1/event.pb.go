@@ -37,6 +37,8 @@ const (
 	ActorKind_ACTOR_KIND_PROXY       ActorKind = 4
 	// An admin who signed in as a person.
 	ActorKind_ACTOR_KIND_PERSON ActorKind = 15
+	// A directory's identity provider, by a security event or Universal Logout.
+	ActorKind_ACTOR_KIND_SIGNAL ActorKind = 16
 )
 
 // Enum value maps for ActorKind.
@@ -48,6 +50,7 @@ var (
 		3:  "ACTOR_KIND_SCIM",
 		4:  "ACTOR_KIND_PROXY",
 		15: "ACTOR_KIND_PERSON",
+		16: "ACTOR_KIND_SIGNAL",
 	}
 	ActorKind_value = map[string]int32{
 		"ACTOR_KIND_UNSPECIFIED": 0,
@@ -56,6 +59,7 @@ var (
 		"ACTOR_KIND_SCIM":        3,
 		"ACTOR_KIND_PROXY":       4,
 		"ACTOR_KIND_PERSON":      15,
+		"ACTOR_KIND_SIGNAL":      16,
 	}
 )
 
@@ -807,7 +811,7 @@ func (*Event_ServiceKeyRemoved) isEvent_Body() {}
 type Actor struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  ActorKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=sallyport.event.v1.ActorKind" json:"kind,omitempty"`
-	// A token's id; of a signed-in admin, the person's; empty for the system.
+	// A token's id; of a signal, the directory's; of a signed-in admin, the person's; empty for the system.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// With which role an admin acted.
 	Role          v1.Role `protobuf:"varint,15,opt,name=role,proto3,enum=sallyport.policy.v1.Role" json:"role,omitempty"`
@@ -3048,14 +3052,15 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x10BreakGlassOpened\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x1b\n" +
 	"\topened_id\x18\x02 \x01(\tR\bopenedId\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason*\x96\x01\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason*\xad\x01\n" +
 	"\tActorKind\x12\x1a\n" +
 	"\x16ACTOR_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11ACTOR_KIND_SYSTEM\x10\x01\x12\x14\n" +
 	"\x10ACTOR_KIND_ADMIN\x10\x02\x12\x13\n" +
 	"\x0fACTOR_KIND_SCIM\x10\x03\x12\x14\n" +
 	"\x10ACTOR_KIND_PROXY\x10\x04\x12\x15\n" +
-	"\x11ACTOR_KIND_PERSON\x10\x0f*\x9e\x01\n" +
+	"\x11ACTOR_KIND_PERSON\x10\x0f\x12\x15\n" +
+	"\x11ACTOR_KIND_SIGNAL\x10\x10*\x9e\x01\n" +
 	"\tTokenKind\x12\x1a\n" +
 	"\x16TOKEN_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fTOKEN_KIND_SCIM\x10\x01\x12\x14\n" +

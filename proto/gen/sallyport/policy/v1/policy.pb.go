@@ -1005,7 +1005,9 @@ type Directory struct {
 	// Keep a reactivated person's old memberships instead of holding them until they are asserted again. Default: hold.
 	KeepMemberships bool `protobuf:"varint,4,opt,name=keep_memberships,json=keepMemberships,proto3" json:"keep_memberships,omitempty"`
 	// How the directory's people sign in with a browser. Absent: they cannot.
-	SignIn        *SignIn `protobuf:"bytes,10,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
+	SignIn *SignIn `protobuf:"bytes,10,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
+	// What the directory's provider may say of its people outside SCIM. Absent: nothing.
+	Signals       *Signals `protobuf:"bytes,20,opt,name=signals,proto3" json:"signals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1075,6 +1077,78 @@ func (x *Directory) GetSignIn() *SignIn {
 	return nil
 }
 
+func (x *Directory) GetSignals() *Signals {
+	if x != nil {
+		return x.Signals
+	}
+	return nil
+}
+
+// Signals is who may say that a person's sessions end or that an account is disabled: by security event tokens that are
+// pushed (RFC 8417, RFC 8935), or by Okta's Universal Logout.
+type Signals struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The transmitter's issuer identifier, compared byte for byte with `iss`: https, or http on loopback.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Where its keys are: https, or http on loopback.
+	JwksUrl string `protobuf:"bytes,2,opt,name=jwks_url,json=jwksUrl,proto3" json:"jwks_url,omitempty"`
+	// Audiences, of which a token must name one: for Universal Logout, the endpoint's URL.
+	Audiences     []string `protobuf:"bytes,3,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Signals) Reset() {
+	*x = Signals{}
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Signals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Signals) ProtoMessage() {}
+
+func (x *Signals) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Signals.ProtoReflect.Descriptor instead.
+func (*Signals) Descriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Signals) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Signals) GetJwksUrl() string {
+	if x != nil {
+		return x.JwksUrl
+	}
+	return ""
+}
+
+func (x *Signals) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
 // SignIn is how a directory's people sign in with a browser: OpenID Connect, authorization code with PKCE and nonce.
 type SignIn struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1104,7 +1178,7 @@ type SignIn struct {
 
 func (x *SignIn) Reset() {
 	*x = SignIn{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1190,7 @@ func (x *SignIn) String() string {
 func (*SignIn) ProtoMessage() {}
 
 func (x *SignIn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1203,7 @@ func (x *SignIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
 func (*SignIn) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SignIn) GetIssuer() string {
@@ -1217,7 +1291,7 @@ type Assurance struct {
 
 func (x *Assurance) Reset() {
 	*x = Assurance{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1303,7 @@ func (x *Assurance) String() string {
 func (*Assurance) ProtoMessage() {}
 
 func (x *Assurance) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1316,7 @@ func (x *Assurance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assurance.ProtoReflect.Descriptor instead.
 func (*Assurance) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Assurance) GetAcr() []string {
@@ -1277,7 +1351,7 @@ type UpstreamAuth_StaticHeader struct {
 
 func (x *UpstreamAuth_StaticHeader) Reset() {
 	*x = UpstreamAuth_StaticHeader{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1363,7 @@ func (x *UpstreamAuth_StaticHeader) String() string {
 func (*UpstreamAuth_StaticHeader) ProtoMessage() {}
 
 func (x *UpstreamAuth_StaticHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,14 +1452,20 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\x03url\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xf4\x032\x13^https?://[^?#\\s]+$R\x03url\x12$\n" +
 	"\baudience\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\baudience\x12&\n" +
 	"\n" +
-	"user_claim\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18dR\tuserClaim\"\xb8\x02\n" +
+	"user_claim\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18dR\tuserClaim\"\xf0\x02\n" +
 	"\tDirectory\x121\n" +
 	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x18(2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\x02id\x12?\n" +
 	"\aissuers\x18\x02 \x03(\v2\x1b.sallyport.policy.v1.IssuerB\b\xbaH\x05\x92\x01\x02\x10\x14R\aissuers\x12V\n" +
 	"\x0fmatch_attribute\x18\x03 \x01(\x0e2#.sallyport.policy.v1.MatchAttributeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x0ematchAttribute\x12)\n" +
 	"\x10keep_memberships\x18\x04 \x01(\bR\x0fkeepMemberships\x124\n" +
 	"\asign_in\x18\n" +
-	" \x01(\v2\x1b.sallyport.policy.v1.SignInR\x06signIn\"\xcf\x04\n" +
+	" \x01(\v2\x1b.sallyport.policy.v1.SignInR\x06signIn\x126\n" +
+	"\asignals\x18\x14 \x01(\v2\x1c.sallyport.policy.v1.SignalsR\asignals\"\xb6\x02\n" +
+	"\aSignals\x12y\n" +
+	"\x06issuer\x18\x01 \x01(\tBa\xbaH^r\\\x18\xf4\x032W^(https://[^/?#@\\s]+|http://(127[.]0[.]0[.]1|localhost|\\[::1\\])(:[0-9]+)?)(/[^?#\\s]*)?$R\x06issuer\x12{\n" +
+	"\bjwks_url\x18\x02 \x01(\tB`\xbaH]r[\x18\xf4\x032V^(https://[^/?#@\\s]+|http://(127[.]0[.]0[.]1|localhost|\\[::1\\])(:[0-9]+)?)(/[^#\\s]*)?$R\ajwksUrl\x123\n" +
+	"\taudiences\x18\x03 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10\n" +
+	"\x18\x01\"\ar\x05\x10\x01\x18\xf4\x03R\taudiences\"\xcf\x04\n" +
 	"\x06SignIn\x12y\n" +
 	"\x06issuer\x18\x01 \x01(\tBa\xbaH^r\\\x18\xf4\x032W^(https://[^/?#@\\s]+|http://(127[.]0[.]0[.]1|localhost|\\[::1\\])(:[0-9]+)?)(/[^?#\\s]*)?$R\x06issuer\x12'\n" +
 	"\tclient_id\x18\x02 \x01(\tB\n" +
@@ -1440,7 +1520,7 @@ func file_sallyport_policy_v1_policy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_sallyport_policy_v1_policy_proto_goTypes = []any{
 	(Transport)(0),                    // 0: sallyport.policy.v1.Transport
 	(Kind)(0),                         // 1: sallyport.policy.v1.Kind
@@ -1456,35 +1536,37 @@ var file_sallyport_policy_v1_policy_proto_goTypes = []any{
 	(*ConnectorTool)(nil),             // 11: sallyport.policy.v1.ConnectorTool
 	(*Issuer)(nil),                    // 12: sallyport.policy.v1.Issuer
 	(*Directory)(nil),                 // 13: sallyport.policy.v1.Directory
-	(*SignIn)(nil),                    // 14: sallyport.policy.v1.SignIn
-	(*Assurance)(nil),                 // 15: sallyport.policy.v1.Assurance
-	(*UpstreamAuth_StaticHeader)(nil), // 16: sallyport.policy.v1.UpstreamAuth.StaticHeader
-	(*durationpb.Duration)(nil),       // 17: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 18: google.protobuf.Timestamp
+	(*Signals)(nil),                   // 14: sallyport.policy.v1.Signals
+	(*SignIn)(nil),                    // 15: sallyport.policy.v1.SignIn
+	(*Assurance)(nil),                 // 16: sallyport.policy.v1.Assurance
+	(*UpstreamAuth_StaticHeader)(nil), // 17: sallyport.policy.v1.UpstreamAuth.StaticHeader
+	(*durationpb.Duration)(nil),       // 18: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 19: google.protobuf.Timestamp
 }
 var file_sallyport_policy_v1_policy_proto_depIdxs = []int32{
 	7,  // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
-	17, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
+	18, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
 	0,  // 2: sallyport.policy.v1.Connector.transport:type_name -> sallyport.policy.v1.Transport
-	17, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
+	18, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
 	5,  // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
 	6,  // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
-	17, // 6: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
-	16, // 7: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
+	18, // 6: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
+	17, // 7: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
 	1,  // 8: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
 	11, // 9: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
-	18, // 10: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
+	19, // 10: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
 	12, // 11: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
 	2,  // 12: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
-	14, // 13: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
-	17, // 14: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
-	15, // 15: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
-	17, // 16: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	15, // 13: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
+	14, // 14: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
+	18, // 15: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
+	16, // 16: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
+	18, // 17: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_policy_v1_policy_proto_init() }
@@ -1509,7 +1591,7 @@ func file_sallyport_policy_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_policy_v1_policy_proto_rawDesc), len(file_sallyport_policy_v1_policy_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
