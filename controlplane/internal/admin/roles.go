@@ -64,9 +64,9 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.AuditIndexServiceGetAuditIndexProcedure:     viewer,
 	adminv1connect.AuditIndexServiceRebuildAuditIndexProcedure: admin,
 
-	adminv1connect.VaultServiceRotateVaultKeyProcedure:                   owner,
-	adminv1connect.VaultServiceGetVaultStatusProcedure:                   viewer,
-	adminv1connect.SignalServiceSetSignalsProcedure: admin,
+	adminv1connect.VaultServiceRotateVaultKeyProcedure: owner,
+	adminv1connect.VaultServiceGetVaultStatusProcedure: viewer,
+	adminv1connect.SignalServiceSetSignalsProcedure:    admin,
 
 	adminv1connect.ServiceAccountServiceCreateServiceAccountProcedure:    admin,
 	adminv1connect.ServiceAccountServiceListServiceAccountsProcedure:     viewer,
