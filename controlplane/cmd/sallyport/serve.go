@@ -152,7 +152,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 	if err != nil {
 		return closeAll, err
 	}
-	if err = p.openAudit(ctx); err != nil {
+	if err := p.openAudit(ctx); err != nil {
 		return closeAll, err
 	}
 	erased, err := erasure.OpenList(cmp.Or(p.erasedList, filepath.Join(p.dataDir, "erased-people")))

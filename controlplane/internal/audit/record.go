@@ -124,8 +124,8 @@ func (r *Recorder) Run(ctx context.Context) {
 			r.drain(ctx)
 		case <-ctx.Done():
 			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
-			defer cancel()
 			r.drain(grace)
+			cancel()
 			r.mu.Lock()
 			r.stopped = true
 			close(r.changed)

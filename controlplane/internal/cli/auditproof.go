@@ -94,7 +94,7 @@ func exportAuditCommand(o *options) *cobra.Command {
 				}
 				return proof.Write(w, item)
 			})
-			if err = errors.Join(err, w.Flush(), f.Sync(), f.Close()); err != nil {
+			if err := errors.Join(err, w.Flush(), f.Sync(), f.Close()); err != nil {
 				return err
 			}
 			if err := os.Rename(part, args[0]); err != nil {

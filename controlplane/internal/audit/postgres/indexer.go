@@ -98,7 +98,11 @@ func (x *Index) follow(ctx context.Context, conn *pgx.Conn, schema string, done 
 	// The reader goes ahead while the batch before is written. It ends before this function does.
 	ctx, cancel := context.WithCancel(ctx)
 	messages, failed := make(chan audit.Message, batchRecords), make(chan error, 1)
-	defer func() { cancel(); <-failed }()
+	defer func() {
+		cancel()
+		for range failed { // until the reader has ended
+		}
+	}()
 	go func() {
 		err := x.stream.Read(ctx, position, func(m audit.Message) error {
 			select {

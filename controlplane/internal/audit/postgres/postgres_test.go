@@ -274,21 +274,17 @@ func TestWhatAnErasedPersonsRecordsSaidIsNotFound(t *testing.T) {
 		t.Fatal("what was personal is found still, or the facts are not")
 	}
 	var left int
-	words := (&audit.Filter{}).Terms()
-	if f, err := audit.NewFilter(&adminv1.AuditFilter{Text: "planted"}); err != nil {
-		t.Fatal(err)
-	} else if words = f.Terms(); len(words) != 1 {
-		t.Fatal(words)
+	planted, err := audit.NewFilter(&adminv1.AuditFilter{Text: "planted"})
+	if err != nil || len(planted.Terms()) != 1 {
+		t.Fatalf("%v, %v", planted, err)
 	}
-	if err := x.pool.QueryRow(t.Context(), in(x.schema, `SELECT count(*) FROM $S.records WHERE terms @> $1`), words).Scan(&left); err != nil || left != 0 {
+	if err := x.pool.QueryRow(t.Context(), in(x.schema, `SELECT count(*) FROM $S.records WHERE terms @> $1`), planted.Terms()).Scan(&left); err != nil || left != 0 {
 		t.Fatalf("%d rows have the term still, %v", left, err)
 	}
 }
 
 func TestRetentionDropsWholeMonthsOfAKind(t *testing.T) {
 	s := newSite(t)
-	x, end := s.open(t)
-	end()
 	x, err := Open(t.Context(), Config{URL: s.server.URL(), Stream: s.store})
 	if err != nil {
 		t.Fatal(err)

@@ -51,7 +51,7 @@ type figure struct {
 }
 
 type bench struct {
-	ctx      context.Context
+	ctx      context.Context //nolint:containedctx // of one run, which ends with it
 	out      io.Writer
 	progress io.Writer
 	records  int
