@@ -529,7 +529,7 @@ func (n *noted) Note(r *auditv1.AuditRecord) { n.records = append(n.records, r) 
 func TestReadingAuditIsRecordedWithoutWhatIsLookedForInPeoplesValues(t *testing.T) {
 	s, trail := newSite(t), &noted{}
 	server := enginetest.Serve(t, admin.NewHandler(admin.Config{
-		Engine: s.Engine, Secrets: s.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Audit: s.audit, Activity: s.activity, Trail: trail, Log: s.Log,
+		Engine: s.Engine, Secrets: s.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Audit: s.audit, Activity: s.activity, Sessions: s.sessions, Trail: trail, Log: s.Log,
 	}))
 	client := adminv1connect.NewAuditServiceClient(enginetest.H2C(t), server.URL, s.option)
 	filter := &adminv1.AuditFilter{Connector: "github", Text: "planted", Arguments: []*adminv1.ArgumentEquals{{Path: "a", JsonValue: `"planted"`}}}
