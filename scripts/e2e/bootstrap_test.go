@@ -14,7 +14,7 @@ import (
 // TestTheFirstOwnerIsMadeOnceAndByTheDataFoldersOwner walks through a set-up by the command line.
 func TestTheFirstOwnerIsMadeOnceAndByTheDataFoldersOwner(t *testing.T) {
 	t.Parallel()
-	c := &controlPlane{t: t, dir: t.TempDir(), scim: freeAddress(t), admin: freeAddress(t), fleet: freeAddress(t)}
+	c := &controlPlane{t: t, dir: t.TempDir(), scim: freeAddress(t), admin: freeAddress(t), fleet: freeAddress(t), signin: freeAddress(t)}
 	c.launch()
 	url := "http://" + c.admin
 	if err := c.Ready(t.Context(), url+"/readyz"); err != nil {
