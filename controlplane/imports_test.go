@@ -14,7 +14,6 @@ var adapters = []string{"admin", "audit", "authserver", "console", "fleet", "rep
 
 // planned packages are named by a rule but not written yet.
 var planned = []string{
-	internal + "authserver",
 	internal + "console",
 	internal + "reporting",
 }

@@ -60,6 +60,14 @@ func (e *edit) put(entry *fleetv1.Entry) error {
 	case *fleetv1.Entry_Issuer:
 		e.putIssuer(v.Issuer, h)
 		return nil
+	case *fleetv1.Entry_AuthorizationServer:
+		e.putAuthority(v.AuthorizationServer, h)
+		return nil
+	case *fleetv1.Entry_RevokedSession:
+		return e.putEndedSession(v.RevokedSession.GetId(), h)
+	case *fleetv1.Entry_RevokedClient:
+		e.putCutClient(v.RevokedClient, h)
+		return nil
 	}
 	return errors.New("an entry is of a kind that this build does not know: upgrade it")
 }
@@ -86,6 +94,16 @@ func (e *edit) remove(k *fleetv1.EntryKey) error {
 		found = e.removeBlock(key.Block)
 	case *fleetv1.EntryKey_Issuer:
 		found = e.removeIssuer(key.Issuer)
+	case *fleetv1.EntryKey_AuthorizationServer:
+		found = e.removeAuthority(key.AuthorizationServer)
+	case *fleetv1.EntryKey_RevokedSession:
+		id, err := uuid.FromBytes(key.RevokedSession)
+		if err != nil {
+			return fmt.Errorf("a session's id: %w", err)
+		}
+		found = e.removeEndedSession(id)
+	case *fleetv1.EntryKey_RevokedClient:
+		found = e.removeCutClient(key.RevokedClient)
 	}
 	if !found {
 		return errors.New("an entry that is to be removed is not there")

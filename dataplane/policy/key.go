@@ -7,7 +7,7 @@ type Key struct {
 	kind      uint8
 	number    uint32
 	id        [16]byte
-	connector string // or a block's id, or an issuer's URL
+	connector string // or a block's or client's id, or an issuer's URL
 }
 
 const (
@@ -18,13 +18,16 @@ const (
 	catalogueKey
 	blockKey
 	issuerKey
+	authorityKey
+	endedSessionKey
+	cutClientKey
 )
 
 // KeyOf returns the key of an entry. A change replaces the entry of the same key.
 func KeyOf(e *fleetv1.Entry) Key {
 	switch v := e.GetValue().(type) {
 	case *fleetv1.Entry_User:
-		return userKeyOf(v.User.GetId())
+		return idKeyOf(userKey, v.User.GetId())
 	case *fleetv1.Entry_Group:
 		return Key{kind: groupKey, number: v.Group.GetNumber()}
 	case *fleetv1.Entry_Grant:
@@ -37,6 +40,12 @@ func KeyOf(e *fleetv1.Entry) Key {
 		return Key{kind: blockKey, connector: v.Block.GetId()}
 	case *fleetv1.Entry_Issuer:
 		return Key{kind: issuerKey, connector: v.Issuer.GetIssuer().GetUrl()}
+	case *fleetv1.Entry_AuthorizationServer:
+		return Key{kind: authorityKey, connector: v.AuthorizationServer.GetIssuer()}
+	case *fleetv1.Entry_RevokedSession:
+		return idKeyOf(endedSessionKey, v.RevokedSession.GetId())
+	case *fleetv1.Entry_RevokedClient:
+		return Key{kind: cutClientKey, connector: v.RevokedClient.GetClientId()}
 	}
 	return Key{}
 }
@@ -58,13 +67,19 @@ func (k Key) Wire() *fleetv1.EntryKey {
 		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_Block{Block: k.connector}}
 	case issuerKey:
 		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_Issuer{Issuer: k.connector}}
+	case authorityKey:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_AuthorizationServer{AuthorizationServer: k.connector}}
+	case endedSessionKey:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_RevokedSession{RevokedSession: k.id[:]}}
+	case cutClientKey:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_RevokedClient{RevokedClient: k.connector}}
 	}
 	return nil
 }
 
-func userKeyOf(id []byte) Key {
+func idKeyOf(kind uint8, id []byte) Key {
 	if len(id) != 16 {
 		return Key{}
 	}
-	return Key{kind: userKey, id: [16]byte(id)}
+	return Key{kind: kind, id: [16]byte(id)}
 }

@@ -24,8 +24,12 @@ type state struct {
 	names      trie[*exposed]
 	collisions int // how many share a name with another
 	issuers    trie[*issuer]
-	blocks     trie[*block]
-	blocked    blocked
+	// The authorization server, the sessions that were ended, and the clients whose earlier sessions were.
+	authorities trie[*authority]
+	ended       trie[*endedSession]
+	cut         trie[*cutClient]
+	blocks      trie[*block]
+	blocked     blocked
 
 	// connectorsAt changes whenever a connector, its catalogue or its grants do.
 	connectorsAt uint64

@@ -36,6 +36,8 @@ type Effect struct {
 	Everybody bool
 	// People whose own entry, or a block on them, changed.
 	People []uuid.UUID
+	// Tokens: some that counted may count no longer, though no verdict changed.
+	Tokens bool
 }
 
 // ErrDrifted: the table is not what the control plane believes. A full snapshot is needed.

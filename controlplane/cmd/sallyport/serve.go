@@ -187,31 +187,30 @@ func (p *plane) run(ctx context.Context) error {
 	if err := p.eraser.Restore(ctx); err != nil {
 		return err
 	}
+	p.admins = &adminsession.Sessions{Engine: p.engine, URL: p.signinURL(), Now: time.Now}
+	signIn, err := p.openSignIn(ctx)
+	if err != nil {
+		return err
+	}
 	fleetServer := fleet.New(fleet.Config{
 		Engine: p.engine, Secrets: p.vault, Audit: p.audit, Trail: p.trail, Roster: p.roster, Publisher: publisher,
-		Verifier: fleet.NewVerifier(nil, nil), Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
+		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Seen: signIn.uses.Seen, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
 	})
 	fleetMux := http.NewServeMux()
 	fleetMux.Handle(fleetv1connect.NewFleetServiceHandler(fleetServer,
 		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(32<<20)))
 
-	p.admins = &adminsession.Sessions{Engine: p.engine, URL: p.signinURL(), Now: time.Now}
 	adminMux := http.NewServeMux()
 	adminMux.Handle("/login", p.admins.Handler())
 	adminMux.Handle("/login/", p.admins.Handler())
 	adminMux.Handle("/", admin.NewHandler(p.auditOf(admin.Config{
 		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Activity: p.lately, Sessions: p.admins,
-		SignInSecrets: p.vault, SignInURL: p.signinURL(), Vault: vaultKeys{p.vault}, Log: p.log,
+		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Vault: vaultKeys{p.vault}, Log: p.log,
 	})))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
 
 	defer p.runAudit(ctx)()
-	signIn, err := p.signIn(ctx)
-	if err != nil {
-		return err
-	}
-
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var running sync.WaitGroup
@@ -219,6 +218,8 @@ func (p *plane) run(ctx context.Context) error {
 	failed := make(chan error, 5)
 	running.Go(func() { fleetServer.Run(ctx) })
 	running.Go(func() { p.eraser.Run(ctx) })
+	running.Go(func() { signIn.server.Run(ctx) })
+	running.Go(func() { signIn.uses.Run(ctx) })
 	if bootstrap != uuid.Nil {
 		running.Go(func() { p.forgetBootstrap(ctx, bootstrap) })
 	}
@@ -240,7 +241,7 @@ func (p *plane) run(ctx context.Context) error {
 		{"scim", p.scimAddr, provider},
 		{"admin", p.adminAddr, adminMux},
 		{"fleet", p.fleetAddr, fleetMux},
-		{"signin", p.signin.addr, signIn},
+		{"signin", p.signin.addr, signIn.handler},
 	}
 	for _, l := range listeners {
 		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", l.addr)

@@ -3,10 +3,18 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"net"
 	"net/http"
+	"net/url"
+	"strings"
 
 	"github.com/spf13/pflag"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
+	"sallyport.dev/dataplane/egress"
+
+	"sallyport.dev/controlplane/internal/authserver"
 	"sallyport.dev/controlplane/internal/kv"
 	"sallyport.dev/controlplane/internal/signin"
 )
@@ -14,11 +22,17 @@ import (
 // signinConfig is what the flags of `serve` say of signing in.
 type signinConfig struct {
 	addr, url string
+	// resources are the URLs of the endpoint of all connectors, the one that people are given first.
+	resources []string
+	// documentRanges are address ranges, beside the public internet, from which clients' metadata documents are fetched.
+	documentRanges []string
 }
 
 func (c *signinConfig) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.addr, "signin-addr", "127.0.0.1:7403", "where browsers and agents reach sign-in")
 	f.StringVar(&c.url, "signin-url", "", "public URL of the sign-in listener, https, or http on loopback; it is the issuer of agents' tokens and does not change later (default: http or https and --signin-addr)")
+	f.StringSliceVar(&c.resources, "resource", nil, "URL of the endpoint of all connectors that agents get tokens for: first the proxies' --resource, then --public-url and /mcp of those whose regions have names of their own")
+	f.StringSliceVar(&c.documentRanges, "document-range", nil, "address ranges, beside the public internet, from which clients' metadata documents are fetched, such as 10.1.0.0/16")
 }
 
 // signinURL is where people sign in.
@@ -30,8 +44,15 @@ func (p *plane) signinURL() string {
 	return cmp.Or(p.signin.url, scheme+p.signin.addr)
 }
 
-// signIn makes the part that signs people in, and what its listener serves.
-func (p *plane) signIn(ctx context.Context) (http.Handler, error) {
+// signInParts are the parts that browsers and agents sign in with.
+type signInParts struct {
+	handler http.Handler
+	server  *authserver.Server
+	uses    *authserver.Uses
+}
+
+// openSignIn makes the parts that sign people in and give agents tokens.
+func (p *plane) openSignIn(ctx context.Context) (*signInParts, error) {
 	store, err := kv.Open(ctx, p.conn.Conn, kv.Config{Bucket: "SALLYPORT_SIGNIN", Replicas: p.conn.Replicas()})
 	if err != nil {
 		return nil, err
@@ -40,18 +61,56 @@ func (p *plane) signIn(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	guard, err := egress.New(p.signin.documentRanges...)
+	if err != nil {
+		return nil, fmt.Errorf("--document-range: %w", err)
+	}
+	server, err := authserver.New(authserver.Config{
+		Engine: p.engine, Store: store, Keys: p.vault, People: people, Audit: p.trail, Issuer: p.signinURL(), Resources: p.signin.resources,
+		Lease: p.lease, Documents: guard.Client(0), Log: p.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := server.Prepare(ctx); err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/", people.Handler())
 	p.admins.Store, p.admins.People = store, people
 	mux.Handle(p.admins.PagePath(), p.admins.PageHandler())
-	return mux, nil
+	path := ""
+	if u, err := url.Parse(p.signinURL()); err == nil {
+		path = strings.TrimRight(u.Path, "/")
+	}
+	mux.Handle(path+"/oauth/", server.Handler())
+	mux.Handle("/.well-known/", server.Handler())
+	if path != "" {
+		mux.Handle(path+"/.well-known/", server.Handler())
+	}
+	return &signInParts{handler: mux, server: server, uses: authserver.NewUses(store)}, nil
 }
 
-// noteSignIn writes down what became of a sign-in.
-func (p *plane) noteSignIn(ctx context.Context, e signin.Event) {
-	person := ""
-	if e.Person != nil {
-		person = e.Person.ID.String()
+// noteSignIn has audit keep what became of a sign-in.
+func (p *plane) noteSignIn(_ context.Context, e signin.Event) {
+	rec := &auditv1.AuditRecord{
+		Kind: auditv1.Kind_KIND_SIGN_IN_FAILED, Method: "signin", Action: e.Outcome, Target: "directory/" + e.Directory,
+		Authentication: &auditv1.Authentication{Acr: e.ACR, Amr: e.AMR},
+		Decision:       &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: auditv1.Reason_REASON_TOKEN_INVALID},
 	}
-	p.log.InfoContext(ctx, "sign-in", "outcome", e.Outcome, "directory", e.Directory, "person", person, "acr", e.ACR, "amr", e.AMR)
+	switch e.Outcome {
+	case signin.SignedIn, signin.SignedOut:
+		rec.Kind, rec.Decision = auditv1.Kind_KIND_SIGN_IN, &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED}
+	case signin.NotProvisioned:
+		rec.Decision.Reason = auditv1.Reason_REASON_PERSON_UNKNOWN
+	case signin.Deactivated:
+		rec.Decision.Reason = auditv1.Reason_REASON_PERSON_INACTIVE
+	}
+	if e.Person != nil {
+		rec.PersonId = e.Person.ID.String()
+	}
+	if host, _, err := net.SplitHostPort(e.Request.RemoteAddr); err == nil {
+		rec.Client = &auditv1.Client{Address: host}
+	}
+	p.trail.Note(rec)
 }

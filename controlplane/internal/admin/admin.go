@@ -97,6 +97,7 @@ type Config struct {
 	// SignInSecrets keeps the secrets of clients at identity providers; SignInURL is where people sign in, for redirect URIs.
 	SignInSecrets SignInSecrets
 	SignInURL     string
+	Authorization Authorization
 	Now           func() time.Time
 	Log           *slog.Logger
 }
@@ -131,14 +132,16 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewVaultServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewServiceAccountServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewSignalServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewClientServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewSessionServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
 		adminv1connect.PolicyServiceName, adminv1connect.FleetAdminServiceName, adminv1connect.AuditServiceName, adminv1connect.AdminServiceName,
 		adminv1connect.AuditIndexServiceName, adminv1connect.AuditProofServiceName,
-		adminv1connect.SignInServiceName,
 		adminv1connect.VaultServiceName,
 		adminv1connect.ServiceAccountServiceName, adminv1connect.SignalServiceName,
+		adminv1connect.SignInServiceName, adminv1connect.ClientServiceName, adminv1connect.SessionServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

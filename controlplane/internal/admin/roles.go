@@ -86,6 +86,17 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.AdminServiceCreateBreakGlassProcedure:   owner,
 	adminv1connect.AdminServiceOpenBreakGlassProcedure:     anyone,
 
+	adminv1connect.ClientServiceListClientsProcedure:            viewer,
+	adminv1connect.ClientServiceSetClientProcedure:              admin,
+	adminv1connect.ClientServiceRemoveClientProcedure:           admin,
+	adminv1connect.ClientServiceGetAuthorizationPolicyProcedure: viewer,
+	adminv1connect.ClientServiceSetAuthorizationPolicyProcedure: admin,
+	adminv1connect.ClientServiceListSigningKeysProcedure:        viewer,
+	adminv1connect.ClientServiceRotateSigningKeysProcedure:      admin,
+
+	adminv1connect.SessionServiceListSessionsProcedure: viewer,
+	adminv1connect.SessionServiceEndSessionsProcedure:  admin,
+
 	// Who says where people sign in says who they are, owners included.
 	adminv1connect.SignInServiceSetSignInProcedure:    owner,
 	adminv1connect.SignInServiceRemoveSignInProcedure: owner,

@@ -48,6 +48,7 @@ func Commands(root *cobra.Command) {
 		secretsCommand(o), vaultCommand(o), applyCommand(o), grantsCommand(o), blocksCommand(o), explainCommand(o), proxiesCommand(o),
 		receiptCommand(o), auditCommand(o), scimCommand(o),
 		adminsCommand(o), breakGlassCommand(o), whoamiCommand(o), loginCommand(o), logoutCommand(o), serviceAccountsCommand(o),
+		clientsCommand(o), sessionsCommand(o), keysCommand(o),
 	)
 }
 

@@ -89,6 +89,9 @@ func (s *State) apply(rec Record) error {
 
 // applyPolicy folds what is not about people.
 func (s *State) applyPolicy(rec Record) error {
+	if known, err := s.applyAuthorization(rec.Event); known {
+		return err
+	}
 	switch b := rec.Event.GetBody().(type) {
 	case *eventv1.Event_ConnectorSet:
 		s.applyConnectorSet(b.ConnectorSet.GetConnector())

@@ -29,6 +29,7 @@ type checkpointHead struct {
 	Connectors          []checkpointConnector
 	Grants              []checkpointGrant
 	Tokens              []checkpointToken
+	Authorization       checkpointAuthorization
 	AdminDirectory      string
 	Roles               []checkpointRole
 	BreakGlass          []BreakGlassUse
@@ -135,6 +136,7 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 	for t := range s.Tokens() {
 		head.Tokens = append(head.Tokens, checkpointToken{Token: *t, SHA256: t.sha256})
 	}
+	head.Authorization = s.authorization.checkpoint(marshal)
 	head.AdminDirectory, head.BreakGlass = s.adminDirectory, s.breakGlass
 	s.serviceKeys.Scan(func(key string, keys []ServiceKey) bool {
 		head.ServiceKeys = append(head.ServiceKeys, checkpointServiceKeys{Account: uuid.UUID([]byte(key)), Keys: keys})
@@ -264,6 +266,9 @@ func (s *State) restoreHead(head *checkpointHead) error {
 		token := t.Token
 		token.sha256 = t.SHA256
 		s.putToken(&token)
+	}
+	if err := s.authorization.restore(head.Authorization); err != nil {
+		return err
 	}
 	s.adminDirectory, s.breakGlass = head.AdminDirectory, head.BreakGlass
 	for _, k := range head.ServiceKeys {

@@ -58,7 +58,9 @@ func IsSecurity(c Command) bool {
 		return !c.Active
 	case SetGroupRole:
 		return c.Role == policyv1.Role_ROLE_UNSPECIFIED
-	case DeleteUser, EraseUser, RemoveServiceKey, RevokeSessions, PlaceBlock, RevokeToken, RetireConnector, RemoveGrant:
+	case AddSigningKey:
+		return c.Alone
+	case DeleteUser, EraseUser, RemoveServiceKey, RevokeSessions, EndSession, EndClientSessions, RetireSigningKey, PlaceBlock, RevokeToken, RetireConnector, RemoveGrant:
 		return true
 	}
 	return false
@@ -104,6 +106,15 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"BecomeFirstOwner":   decode[BecomeFirstOwner],
 	"IssueBreakGlass":    decode[IssueBreakGlass],
 	"OpenBreakGlass":     decode[OpenBreakGlass],
+
+	"AddSigningKey":          decode[AddSigningKey],
+	"RetireSigningKey":       decode[RetireSigningKey],
+	"EndSession":             decode[EndSession],
+	"EndClientSessions":      decode[EndClientSessions],
+	"ForgetEndedSessions":    decode[ForgetEndedSessions],
+	"SetClient":              decode[SetClient],
+	"RemoveClient":           decode[RemoveClient],
+	"SetAuthorizationPolicy": decode[SetAuthorizationPolicy],
 }
 
 type envelope struct {

@@ -82,8 +82,11 @@ func randomCommand(t *rapid.T, w *world) Command {
 		}
 		return finish
 	case 16: // a directory that matches by userName
-		if rapid.Bool().Draw(t, "sign-in") {
+		switch rapid.IntRange(0, 2).Draw(t, "sign-in") {
+		case 0:
 			return NewSetSignIn("okta", &policyv1.SignIn{Issuer: "https://id.example", ClientId: "c"})
+		case 1:
+			return authorizationCommand(t, w)
 		}
 		if rapid.Bool().Draw(t, "signals") {
 			return NewSetSignals("okta", &policyv1.Signals{Issuer: "https://id.example", Audiences: []string{"here"}})
@@ -133,7 +136,7 @@ func randomCommand(t *rapid.T, w *world) Command {
 // entriesOf is what a region's proxies enforce, by key.
 func entriesOf(s *State, region string) map[string]*fleetv1.Entry {
 	all := map[string]*fleetv1.Entry{}
-	keys := slices.Collect(s.otherKeys())
+	keys := slices.AppendSeq(slices.Collect(s.otherKeys()), s.authorizationKeys())
 	for u := range s.AllUsersAfter("", 0) {
 		keys = append(keys, entryKey{kind: userEntry, id: u.ID})
 	}
@@ -251,6 +254,9 @@ func TestCommandsSurviveTheWire(t *testing.T) {
 		CreateServiceAccount{Name: "bot"}, CreateServiceGroup{Name: "bots"}, AddServiceKey{Account: uuid.New(), ID: "k", JWK: []byte("{}")}, RemoveServiceKey{Account: uuid.New(), ID: "k"},
 		NameAdminDirectory{Directory: "okta"}, SetGroupRole{Group: uuid.New(), Role: 3}, IssueBootstrap{ID: uuid.New(), SHA256: []byte("x"), Recover: true},
 		BecomeFirstOwner{Bootstrap: uuid.New(), ID: uuid.New(), Name: "ann"}, IssueBreakGlass{ID: uuid.New()}, OpenBreakGlass{Credential: uuid.New(), Reason: "why"},
+		NewAddSigningKey(&policyv1.SigningKey{Id: "k", Jwk: []byte("{}")}, true, false), RetireSigningKey{ID: "k"}, EndSession{ID: uuid.New(), Until: time.Now()},
+		EndClientSessions{ClientID: "c"}, ForgetEndedSessions{}, NewSetClient(&policyv1.Client{Id: "c"}), RemoveClient{ID: "c"},
+		NewSetAuthorizationPolicy(&policyv1.AuthorizationPolicy{DenyHosts: []string{"x"}}), NewSetSignIn("okta", nil), NewSetSignIn("okta", &policyv1.SignIn{ClientId: "c"}),
 		EraseUser{ID: uuid.New()}, FinishErasures{IDs: []uuid.UUID{uuid.New()}},
 		CreateUser{Directory: "okta", Profile: Profile{UserName: "ann", Attributes: []byte(`{"a":1}`)}, Active: true},
 		NewApplyPolicy([]*policyv1.Connector{github()}, []GrantSpec{NewGrantSpec(g.ID, "github", []*policyv1.Rule{{Allow: []string{"*"}, When: "true"}})}),

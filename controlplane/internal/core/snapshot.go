@@ -21,6 +21,11 @@ func (s *State) Entries(region string) iter.Seq[*fleetv1.Entry] {
 				return
 			}
 		}
+		for key := range s.authorizationKeys() {
+			if !yield(s.authorizationEntry(key)) {
+				return
+			}
+		}
 		s.users.Scan(func(_ uint32, u *User) bool {
 			return yield(&fleetv1.Entry{Value: &fleetv1.Entry_User{User: s.wireUser(u)}})
 		})
@@ -109,9 +114,12 @@ const (
 	groupEntry
 	grantEntry
 	userEntry
+	authorizationServerEntry
+	revokedSessionEntry
+	revokedClientEntry
 )
 
-// entryKey names an entry: a user by id, a group by number, a grant by group and connector, the rest by text.
+// entryKey names an entry: a user and a session by id, a group by number, a grant by group and connector, the rest by text.
 type entryKey struct {
 	kind entryKind
 	no   uint32
@@ -133,6 +141,12 @@ func (k entryKey) wire() *fleetv1.EntryKey {
 		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_Group{Group: k.no}}
 	case grantEntry:
 		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_Grant{Grant: &fleetv1.GrantKey{Group: k.no, Connector: k.text}}}
+	case authorizationServerEntry:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_AuthorizationServer{AuthorizationServer: k.text}}
+	case revokedSessionEntry:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_RevokedSession{RevokedSession: k.id[:]}}
+	case revokedClientEntry:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_RevokedClient{RevokedClient: k.text}}
 	default:
 		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_User{User: k.id[:]}}
 	}
@@ -169,6 +183,8 @@ func (s *State) entry(k entryKey, region string) *fleetv1.Entry {
 		if u := s.User(k.id); u != nil {
 			return &fleetv1.Entry{Value: &fleetv1.Entry_User{User: s.wireUser(u)}}
 		}
+	default:
+		return s.authorizationEntry(k)
 	}
 	return nil
 }
@@ -290,6 +306,7 @@ func (t *touch) group(id uuid.UUID) *Group {
 func (t *touch) event(ev *eventv1.Event) {
 	switch b := ev.GetBody().(type) {
 	case *eventv1.Event_DirectorySet:
+		t.ownIssuers()
 		for _, s := range []*State{t.prev, t.next} {
 			for _, issuer := range s.Directory(b.DirectorySet.GetDirectory().GetId()).GetIssuers() {
 				t.key(entryKey{kind: issuerEntry, text: issuer.GetUrl()})
@@ -372,6 +389,8 @@ func (t *touch) policy(ev *eventv1.Event) {
 		t.key(entryKey{kind: blockEntry, text: b.BlockPlaced.GetBlock().GetId()})
 	case *eventv1.Event_BlockLifted:
 		t.key(entryKey{kind: blockEntry, text: b.BlockLifted.GetBlockId()})
+	default:
+		t.authorization(ev)
 	}
 }
 

@@ -49,6 +49,8 @@ type State struct {
 	// Names of proxies that have a token: one token a proxy.
 	proxies btree.Map[string, string]
 
+	authorization authorization
+
 	// Whose people may be admins, and the roles that groups give them, by group id.
 	adminDirectory string
 	roles          btree.Map[string, policyv1.Role]
@@ -90,6 +92,7 @@ func (s *State) Fork() *State {
 		children: s.children.fork(), parents: s.parents.fork(),
 		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(),
 		blocks: *s.blocks.Copy(), tokens: *s.tokens.Copy(), proxies: *s.proxies.Copy(),
+		authorization:  s.authorization.fork(),
 		adminDirectory: s.adminDirectory, roles: *s.roles.Copy(), breakGlass: s.breakGlass,
 		serviceKeys: *s.serviceKeys.Copy(),
 	}

@@ -73,5 +73,20 @@ func Subject(ev *eventv1.Event) string {
 	case *eventv1.Event_BreakGlassOpened:
 		return subjectPrefix + "token." + b.BreakGlassOpened.GetTokenId()
 	}
+	return authorizationSubject(ev)
+}
+
+// authorizationSubject is where events about the authorization server lie. A client's id, which may be a URL, is no part of it.
+func authorizationSubject(ev *eventv1.Event) string {
+	switch b := ev.GetBody().(type) {
+	case *eventv1.Event_SigningKeyAdded:
+		return subjectPrefix + "key." + b.SigningKeyAdded.GetKey().GetId()
+	case *eventv1.Event_SigningKeyRetired:
+		return subjectPrefix + "key." + b.SigningKeyRetired.GetKeyId()
+	case *eventv1.Event_SessionRevoked:
+		return subjectPrefix + "session." + b.SessionRevoked.GetSessionId()
+	case *eventv1.Event_ClientSet, *eventv1.Event_ClientRemoved, *eventv1.Event_ClientSessionsRevoked, *eventv1.Event_AuthorizationPolicySet, *eventv1.Event_SessionRevocationsForgotten:
+		return subjectPrefix + "authorization.server"
+	}
 	return subjectPrefix + "log." + "journal"
 }

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -57,7 +58,7 @@ func (s *Server) issue(ctx context.Context, token *core.Token, req *connect.Requ
 	if state.Token(token.ID) == nil { // revoked, which the state that let it in did not hold yet
 		return nil, nil, errProxyToken()
 	}
-	user, expires, err := s.config.Verifier.Verify(ctx, state, req.Msg.GetAccessToken(), req.Msg.GetResource())
+	user, expires, err := s.verify(ctx, state, req.Msg)
 	if err != nil {
 		return nil, nil, connect.NewError(connect.CodePermissionDenied, err)
 	}
@@ -81,6 +82,16 @@ func (s *Server) issue(ctx context.Context, token *core.Token, req *connect.Requ
 	return connect.NewResponse(&fleetv1.IssueCredentialResponse{
 		HeaderName: header.GetName(), HeaderValue: value, ExpiresAt: timestamppb.New(until),
 	}), user, nil
+}
+
+// verify says who presents a token: of Sallyport's own authorization server, or of an issuer that an admin trusts.
+func (s *Server) verify(ctx context.Context, state *core.State, req *fleetv1.IssueCredentialRequest) (*core.User, time.Time, error) {
+	if s.config.Own != nil {
+		if user, expires, own, err := s.config.Own.Verify(state, req.GetAccessToken(), req.GetConnector()); own {
+			return user, expires, err
+		}
+	}
+	return s.config.Verifier.Verify(ctx, state, req.GetAccessToken(), req.GetResource())
 }
 
 // mayUse decides by the code that proxies run, over what they would be sent of this person.

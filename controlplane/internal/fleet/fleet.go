@@ -49,6 +49,13 @@ type Trail interface {
 	Note(r *auditv1.AuditRecord)
 }
 
+// OwnTokens says who presents an access token of Sallyport's own authorization server.
+type OwnTokens interface {
+	// Verify returns the active person for whom a token was issued that is good for a connector, and when it ends. Own is
+	// false for a token of another issuer.
+	Verify(s *core.State, token, connector string) (user *core.User, expires time.Time, own bool, err error)
+}
+
 // Config is how a Server behaves. Engine, Secrets, Audit, Roster and Publisher are required.
 type Config struct {
 	Engine    Engine
@@ -58,6 +65,10 @@ type Config struct {
 	Publisher *Publisher
 	// Verifier says who presents an access token.
 	Verifier *Verifier
+	// Own says the same of tokens of Sallyport's own authorization server. Nil: there is none.
+	Own OwnTokens
+	// Seen is told which person used which client where and when, as proxies' audit says. Nil: nobody asks.
+	Seen func(person, client, region string, at time.Time)
 	// Lease is how long a proxy may serve without hearing from a control plane. Default 30 minutes.
 	// Longer survives longer outages; shorter makes an unreachable proxy stop sooner.
 	Lease time.Duration
@@ -143,6 +154,11 @@ func (s *Server) DeliverAudit(ctx context.Context, req *connect.Request[fleetv1.
 	if err != nil {
 		s.config.Log.WarnContext(ctx, "audit of a proxy could not be stored", "proxy", token.Name, "error", err)
 		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the records could not be stored: send them again later"))
+	}
+	if seen := s.config.Seen; seen != nil {
+		for _, r := range req.Msg.GetRecords() {
+			seen(r.GetPersonId(), r.GetClient().GetId(), token.Region, r.GetAt().AsTime())
+		}
 	}
 	return connect.NewResponse(&fleetv1.DeliverAuditResponse{Acknowledged: acknowledged}), nil
 }

@@ -274,6 +274,12 @@ func keyOf(e *fleetv1.Entry) string {
 		k.Key = &fleetv1.EntryKey_Block{Block: v.Block.GetId()}
 	case *fleetv1.Entry_Issuer:
 		k.Key = &fleetv1.EntryKey_Issuer{Issuer: v.Issuer.GetIssuer().GetUrl()}
+	case *fleetv1.Entry_AuthorizationServer:
+		k.Key = &fleetv1.EntryKey_AuthorizationServer{AuthorizationServer: v.AuthorizationServer.GetIssuer()}
+	case *fleetv1.Entry_RevokedSession:
+		k.Key = &fleetv1.EntryKey_RevokedSession{RevokedSession: v.RevokedSession.GetId()}
+	case *fleetv1.Entry_RevokedClient:
+		k.Key = &fleetv1.EntryKey_RevokedClient{RevokedClient: v.RevokedClient.GetClientId()}
 	}
 	return keyText(k)
 }

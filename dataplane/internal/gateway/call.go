@@ -36,7 +36,7 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	}
 	// In flight before it is decided: a change from now on cuts it.
 	l, admitted := g.newLeg(r.Context(), &flight{
-		person: x.ID, client: x.ClientID, region: g.Region, session: x.session.ID, request: string(x.message.ID), issuedAt: x.IssuedAt, call: &ask,
+		person: x.ID, client: x.ClientID, region: g.Region, session: x.session.ID, request: string(x.message.ID), caller: x.Caller, call: &ask,
 	})
 	held := false
 	defer func() {

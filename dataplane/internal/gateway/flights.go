@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
+	"sallyport.dev/dataplane/internal/identity"
 	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/policy"
 )
@@ -26,13 +27,13 @@ var everybody = policy.Effect{Everybody: true}
 
 // flight is what is open: a call in flight, or a stream.
 type flight struct {
-	person   uuid.UUID
-	client   string
-	region   string
-	session  string
-	request  string    // the raw id of the request
-	issuedAt time.Time // of the token
-	cancel   context.CancelCauseFunc
+	person  uuid.UUID
+	client  string
+	region  string
+	session string
+	request string // the raw id of the request
+	caller  identity.Caller
+	cancel  context.CancelCauseFunc
 
 	// Neighbours among the person's own; the flights'.
 	entered    bool
@@ -133,6 +134,15 @@ func (fs *flights) open() int {
 func (fs *flights) decide(t *policy.Table, effect policy.Effect, now time.Time) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	if effect.Tokens { // not a verdict changed, but whose token counts
+		for _, of := range fs.all {
+			for f := of.first; f != nil; f = f.next {
+				if !f.caller.Counts(t) {
+					f.cancel(errRevoked)
+				}
+			}
+		}
+	}
 	if effect.Everybody {
 		for _, of := range fs.all {
 			fs.decideAll(of.first, t, now)
@@ -171,8 +181,7 @@ func (fs *flights) decideAll(first *flight, t *policy.Table, now time.Time) {
 
 // allowed makes the verdict on what is open as of now.
 func (f *flight) allowed(t *policy.Table, now time.Time) bool {
-	p, known := t.PersonByID(f.person)
-	if !known || !p.Active || !p.ValidAfter.IsZero() && !f.issuedAt.After(p.ValidAfter) {
+	if !f.caller.Counts(t) {
 		return false
 	}
 	if f.call != nil {

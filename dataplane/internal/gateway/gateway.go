@@ -95,6 +95,7 @@ type Gateway struct {
 	Config
 	server  mcp.Server
 	origin  string
+	base    string // the URL of this proxy's endpoint of all connectors
 	hosts   map[string]bool
 	flights *flights
 	asks    *asks
@@ -161,7 +162,7 @@ func New(c Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		Config: c, server: mcp.Server{Name: "sallyport", Title: "Sallyport", Version: c.Version},
-		origin: public.Scheme + "://" + public.Host, flights: newFlights(c.MaxOpen, c.MaxOpenOfOne), asks: newAsks(), parking: newParking(), levels: newLevels(), tracks: newTracks(), watches: newWatches(), peers: newPeers(c), ended: newEndedSessions(), mux: http.NewServeMux(),
+		origin: public.Scheme + "://" + public.Host, base: c.PublicURL + "/mcp", flights: newFlights(c.MaxOpen, c.MaxOpenOfOne), asks: newAsks(), parking: newParking(), levels: newLevels(), tracks: newTracks(), watches: newWatches(), peers: newPeers(c), ended: newEndedSessions(), mux: http.NewServeMux(),
 	}
 	g.hosts = hostsOf(append([]string{public.Host, hostOf(c.Resource)}, c.Hosts...))
 	g.mux.HandleFunc("/mcp", g.serve)

@@ -28,7 +28,7 @@ type caller struct {
 
 // identify says who calls, or answers why nobody is let in and returns false.
 func (g *Gateway) identify(w http.ResponseWriter, r *http.Request, connector string) (*caller, bool) {
-	c := &caller{connector: connector, resource: g.PublicURL + "/mcp", address: g.addressOf(r)}
+	c := &caller{connector: connector, resource: g.base, address: g.addressOf(r)}
 	if c.connector != "" {
 		c.resource += "/" + c.connector
 	}
@@ -41,7 +41,8 @@ func (g *Gateway) identify(w http.ResponseWriter, r *http.Request, connector str
 	}
 	c.table = table
 	if c.token, err = identity.Bearer(r.Header); err == nil {
-		c.Caller, err = g.Verifier.Verify(r.Context(), table, []string{c.resource, g.PublicURL + "/mcp", g.Resource}, c.token)
+		audiences := g.audiences(c)
+		c.Caller, err = g.Verifier.Verify(r.Context(), table, audiences[:], c.token)
 	}
 	if err == nil {
 		c.person = c.ID.String()
@@ -58,6 +59,16 @@ func (g *Gateway) identify(w http.ResponseWriter, r *http.Request, connector str
 	w.Header().Set("WWW-Authenticate", g.challenge(c, failed))
 	mcp.WriteError(w, "", nil, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: failed.Error(), Status: failed.Status()})
 	return nil, false
+}
+
+// audiences are those that a token may have at an endpoint: the one of all connectors and the connector's own, by the URL
+// that people are given and by this proxy's.
+func (g *Gateway) audiences(c *caller) [4]string {
+	all := [4]string{c.resource, g.base, g.Resource}
+	if c.connector != "" && g.Resource != g.base {
+		all[3] = g.Resource + "/" + c.connector
+	}
+	return all
 }
 
 // challenge tells an agent where to find out who issues tokens (RFC 6750, section 3; RFC 9728, section 5.1).
@@ -93,7 +104,7 @@ func (g *Gateway) metadata(w http.ResponseWriter, r *http.Request) {
 		resource += "/" + connector
 	}
 	data, err := json.Marshal(map[string]any{
-		"resource": resource, "resource_name": "Sallyport", "authorization_servers": table.Issuers(), "bearer_methods_supported": []string{"header"},
+		"resource": resource, "resource_name": "Sallyport", "authorization_servers": table.AuthorizationServers(), "bearer_methods_supported": []string{"header"},
 	})
 	if err != nil {
 		http.Error(w, "the metadata cannot be made", http.StatusInternalServerError)

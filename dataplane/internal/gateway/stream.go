@@ -87,7 +87,7 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, c *caller, s *s
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	f := s.flight
-	f.region, f.issuedAt, f.cancel = g.Region, c.IssuedAt, cancel
+	f.region, f.caller, f.cancel = g.Region, c.Caller, cancel
 	f.listed = g.flights.fingerprints(c.table, f, g.Now())
 	if !g.flights.enter(f) {
 		g.refused(c, mcp.MethodListen, auditv1.Reason_REASON_LIMIT_REACHED)

@@ -135,7 +135,7 @@ func (g *Gateway) subscribed(x *exchange, t target, up *upstream.Upstream, party
 	one := &watch{cancel: cancel, uris: map[string]string{t.name: x.message.Name}}
 	of[t.connector] = one
 	session := x.session.ID
-	f := &flight{person: x.ID, client: x.ClientID, session: session, region: g.Region, issuedAt: x.IssuedAt, connector: t.connector, cancel: cancel}
+	f := &flight{person: x.ID, client: x.ClientID, session: session, region: g.Region, caller: x.Caller, connector: t.connector, cancel: cancel}
 	if !g.flights.enter(f) {
 		cancel(nil)
 		delete(of, t.connector)
@@ -211,7 +211,7 @@ func (g *Gateway) watchOne(ctx context.Context, x *exchange, connector string, o
 	if err != nil {
 		return
 	}
-	f := &flight{person: x.ID, client: x.ClientID, region: g.Region, issuedAt: x.IssuedAt}
+	f := &flight{person: x.ID, client: x.ClientID, region: g.Region, caller: x.Caller}
 	// An upstream of the session era has one stream of updates in a session, so that each stream of the agent's gets a session of its own.
 	party := g.party(x, settings, credential)
 	party.Session = uuid.NewString()

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 
 	"sallyport.dev/dataplane/policy"
@@ -22,6 +23,13 @@ type Table interface {
 	Issuer(url string) (*fleetv1.Issuer, bool)
 	// Person returns the person of a directory whose matching attribute equals the subject.
 	Person(directory, subject string) (policy.Person, bool)
+	// AuthorizationServer returns Sallyport's own by its issuer.
+	AuthorizationServer(issuer string) (*fleetv1.AuthorizationServer, bool)
+	PersonByID(id uuid.UUID) (policy.Person, bool)
+	// SessionEnded tells whether a session of the authorization server was ended before its time.
+	SessionEnded(id uuid.UUID) bool
+	// ClientCut is until when a client's sessions must have begun that are over; zero for never.
+	ClientCut(client string) time.Time
 }
 
 var _ Table = (*policy.Table)(nil)
@@ -42,6 +50,8 @@ type Caller struct {
 	// Token is the SHA-256 of the access token: what to key by where the token itself must not lie.
 	Token            [32]byte
 	IssuedAt, Expiry time.Time
+
+	own *own // nil: a token of another issuer
 }
 
 // Config is a Verifier's. The zero value works.
@@ -63,6 +73,7 @@ type Verifier struct {
 	cfg    Config
 	client *http.Client
 	cache  *cache
+	ours   ownKeys
 	// changed holds a token when Watch was called and Run has not seen it.
 	changed chan struct{}
 
@@ -105,6 +116,9 @@ func (v *Verifier) Verify(ctx context.Context, table Table, resources []string, 
 	}
 	d := digestOf(token)
 	known := v.cache.get(&d)
+	if known != nil && known.own != nil {
+		return v.verifyOwn(table, resources, known, d, false)
+	}
 	if known != nil && known.key.gone.Load() {
 		v.cache.drop(&d)
 		known = nil
@@ -125,24 +139,48 @@ func (v *Verifier) Verify(ctx context.Context, table Table, resources []string, 
 		if known, issuer, err = v.verify(ctx, table, token); err != nil {
 			return Caller{}, err
 		}
+		if known.own != nil {
+			return v.verifyOwn(table, resources, known, d, true)
+		}
 	}
-	now := v.cfg.Now()
-	accepted := fits(known.audience, issuer.GetIssuer().GetAudience(), resources)
-	switch {
-	case !now.Before(known.expiry.Add(skew)):
-		v.cache.drop(&d)
-		return Caller{}, fail(Expired, nil)
-	case known.notBefore.After(now.Add(skew)), known.issuedAt.After(now.Add(skew)):
-		return Caller{}, fail(NotYetValid, nil)
-	case accepted == "":
-		return Caller{}, fail(WrongAudience, nil)
-	}
-	if fresh {
-		v.cache.put(&d, known)
+	accepted, err := v.current(known, issuer.GetIssuer().GetAudience(), resources, d, fresh)
+	if err != nil {
+		return Caller{}, err
 	}
 	caller, err := identify(table, issuer, known, d)
 	caller.Audience = accepted
 	return caller, err
+}
+
+// verifyOwn ends Verify for a token of Sallyport's own authorization server.
+func (v *Verifier) verifyOwn(table Table, resources []string, known *verified, d digest, fresh bool) (Caller, error) {
+	accepted, err := v.current(known, "", resources, d, fresh)
+	if err != nil {
+		return Caller{}, err
+	}
+	caller, err := identifyOwn(table, known, d)
+	caller.Audience = accepted
+	return caller, err
+}
+
+// current compares a token's times with the clock and its audience with what was called, remembers a fresh one, and returns
+// the audience for which it is accepted.
+func (v *Verifier) current(known *verified, configured string, resources []string, d digest, fresh bool) (string, error) {
+	now := v.cfg.Now()
+	accepted := fits(known.audience, configured, resources)
+	switch {
+	case !now.Before(known.expiry.Add(skew)):
+		v.cache.drop(&d)
+		return "", fail(Expired, nil)
+	case known.notBefore.After(now.Add(skew)), known.issuedAt.After(now.Add(skew)):
+		return "", fail(NotYetValid, nil)
+	case accepted == "":
+		return "", fail(WrongAudience, nil)
+	}
+	if fresh {
+		v.cache.put(&d, known)
+	}
+	return accepted, nil
 }
 
 // digestOf hashes a token without a copy on the heap where it has the usual size.
@@ -156,6 +194,10 @@ func (v *Verifier) verify(ctx context.Context, table Table, token string) (*veri
 	p, err := parse(token)
 	if err != nil {
 		return nil, nil, err
+	}
+	if server, ours := table.AuthorizationServer(p.claims.Issuer); ours {
+		known, err := p.verifyOwn(v.ours.key(server, p.header.KeyID))
+		return known, nil, err
 	}
 	issuer, trusted := table.Issuer(p.claims.Issuer)
 	if !trusted || p.claims.Issuer == "" {

@@ -34,6 +34,7 @@ type verified struct {
 	issuedAt  time.Time
 	notBefore time.Time
 	expiry    time.Time
+	own       *own // nil: another issuer's
 }
 
 // claims is a token's payload as far as it is read.

@@ -197,6 +197,14 @@ type Event struct {
 	//	*Event_TokenIssued
 	//	*Event_TokenRevoked
 	//	*Event_TokenExpirySet
+	//	*Event_SigningKeyAdded
+	//	*Event_SigningKeyRetired
+	//	*Event_SessionRevoked
+	//	*Event_SessionRevocationsForgotten
+	//	*Event_ClientSessionsRevoked
+	//	*Event_ClientSet
+	//	*Event_ClientRemoved
+	//	*Event_AuthorizationPolicySet
 	//	*Event_AdminDirectoryNamed
 	//	*Event_GroupRoleSet
 	//	*Event_BreakGlassOpened
@@ -554,6 +562,78 @@ func (x *Event) GetTokenExpirySet() *TokenExpirySet {
 	return nil
 }
 
+func (x *Event) GetSigningKeyAdded() *SigningKeyAdded {
+	if x != nil {
+		if x, ok := x.Body.(*Event_SigningKeyAdded); ok {
+			return x.SigningKeyAdded
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetSigningKeyRetired() *SigningKeyRetired {
+	if x != nil {
+		if x, ok := x.Body.(*Event_SigningKeyRetired); ok {
+			return x.SigningKeyRetired
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetSessionRevoked() *SessionRevoked {
+	if x != nil {
+		if x, ok := x.Body.(*Event_SessionRevoked); ok {
+			return x.SessionRevoked
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetSessionRevocationsForgotten() *SessionRevocationsForgotten {
+	if x != nil {
+		if x, ok := x.Body.(*Event_SessionRevocationsForgotten); ok {
+			return x.SessionRevocationsForgotten
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetClientSessionsRevoked() *ClientSessionsRevoked {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ClientSessionsRevoked); ok {
+			return x.ClientSessionsRevoked
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetClientSet() *ClientSet {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ClientSet); ok {
+			return x.ClientSet
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetClientRemoved() *ClientRemoved {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ClientRemoved); ok {
+			return x.ClientRemoved
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAuthorizationPolicySet() *AuthorizationPolicySet {
+	if x != nil {
+		if x, ok := x.Body.(*Event_AuthorizationPolicySet); ok {
+			return x.AuthorizationPolicySet
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetAdminDirectoryNamed() *AdminDirectoryNamed {
 	if x != nil {
 		if x, ok := x.Body.(*Event_AdminDirectoryNamed); ok {
@@ -719,6 +799,38 @@ type Event_TokenExpirySet struct {
 	TokenExpirySet *TokenExpirySet `protobuf:"bytes,92,opt,name=token_expiry_set,json=tokenExpirySet,proto3,oneof"`
 }
 
+type Event_SigningKeyAdded struct {
+	SigningKeyAdded *SigningKeyAdded `protobuf:"bytes,100,opt,name=signing_key_added,json=signingKeyAdded,proto3,oneof"`
+}
+
+type Event_SigningKeyRetired struct {
+	SigningKeyRetired *SigningKeyRetired `protobuf:"bytes,101,opt,name=signing_key_retired,json=signingKeyRetired,proto3,oneof"`
+}
+
+type Event_SessionRevoked struct {
+	SessionRevoked *SessionRevoked `protobuf:"bytes,102,opt,name=session_revoked,json=sessionRevoked,proto3,oneof"`
+}
+
+type Event_SessionRevocationsForgotten struct {
+	SessionRevocationsForgotten *SessionRevocationsForgotten `protobuf:"bytes,103,opt,name=session_revocations_forgotten,json=sessionRevocationsForgotten,proto3,oneof"`
+}
+
+type Event_ClientSessionsRevoked struct {
+	ClientSessionsRevoked *ClientSessionsRevoked `protobuf:"bytes,104,opt,name=client_sessions_revoked,json=clientSessionsRevoked,proto3,oneof"`
+}
+
+type Event_ClientSet struct {
+	ClientSet *ClientSet `protobuf:"bytes,105,opt,name=client_set,json=clientSet,proto3,oneof"`
+}
+
+type Event_ClientRemoved struct {
+	ClientRemoved *ClientRemoved `protobuf:"bytes,106,opt,name=client_removed,json=clientRemoved,proto3,oneof"`
+}
+
+type Event_AuthorizationPolicySet struct {
+	AuthorizationPolicySet *AuthorizationPolicySet `protobuf:"bytes,107,opt,name=authorization_policy_set,json=authorizationPolicySet,proto3,oneof"`
+}
+
 type Event_AdminDirectoryNamed struct {
 	AdminDirectoryNamed *AdminDirectoryNamed `protobuf:"bytes,120,opt,name=admin_directory_named,json=adminDirectoryNamed,proto3,oneof"`
 }
@@ -796,6 +908,22 @@ func (*Event_TokenIssued) isEvent_Body() {}
 func (*Event_TokenRevoked) isEvent_Body() {}
 
 func (*Event_TokenExpirySet) isEvent_Body() {}
+
+func (*Event_SigningKeyAdded) isEvent_Body() {}
+
+func (*Event_SigningKeyRetired) isEvent_Body() {}
+
+func (*Event_SessionRevoked) isEvent_Body() {}
+
+func (*Event_SessionRevocationsForgotten) isEvent_Body() {}
+
+func (*Event_ClientSessionsRevoked) isEvent_Body() {}
+
+func (*Event_ClientSet) isEvent_Body() {}
+
+func (*Event_ClientRemoved) isEvent_Body() {}
+
+func (*Event_AuthorizationPolicySet) isEvent_Body() {}
 
 func (*Event_AdminDirectoryNamed) isEvent_Body() {}
 
@@ -2868,11 +2996,389 @@ func (x *BreakGlassOpened) GetReason() string {
 	return ""
 }
 
+// SigningKeyAdded makes a key that signs access tokens known. Its private part lies in the vault.
+type SigningKeyAdded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *v1.SigningKey         `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SigningKeyAdded) Reset() {
+	*x = SigningKeyAdded{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SigningKeyAdded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SigningKeyAdded) ProtoMessage() {}
+
+func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SigningKeyAdded.ProtoReflect.Descriptor instead.
+func (*SigningKeyAdded) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *SigningKeyAdded) GetKey() *v1.SigningKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// SigningKeyRetired makes tokens that a key signed count no longer.
+type SigningKeyRetired struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SigningKeyRetired) Reset() {
+	*x = SigningKeyRetired{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SigningKeyRetired) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SigningKeyRetired) ProtoMessage() {}
+
+func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SigningKeyRetired.ProtoReflect.Descriptor instead.
+func (*SigningKeyRetired) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *SigningKeyRetired) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+// SessionRevoked ends one session of a person with a client, and every access token of it.
+type SessionRevoked struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// When the last access token of the session has expired, so that nobody needs to know any more.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRevoked) Reset() {
+	*x = SessionRevoked{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRevoked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRevoked) ProtoMessage() {}
+
+func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRevoked.ProtoReflect.Descriptor instead.
+func (*SessionRevoked) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *SessionRevoked) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *SessionRevoked) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+// SessionRevocationsForgotten drops the revocations whose time was over at a moment.
+type SessionRevocationsForgotten struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRevocationsForgotten) Reset() {
+	*x = SessionRevocationsForgotten{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRevocationsForgotten) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRevocationsForgotten) ProtoMessage() {}
+
+func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRevocationsForgotten.ProtoReflect.Descriptor instead.
+func (*SessionRevocationsForgotten) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *SessionRevocationsForgotten) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// ClientSessionsRevoked ends all sessions of a client that began until a moment.
+type ClientSessionsRevoked struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClientId      string                 `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	ValidAfter    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=valid_after,json=validAfter,proto3" json:"valid_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientSessionsRevoked) Reset() {
+	*x = ClientSessionsRevoked{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientSessionsRevoked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientSessionsRevoked) ProtoMessage() {}
+
+func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientSessionsRevoked.ProtoReflect.Descriptor instead.
+func (*ClientSessionsRevoked) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ClientSessionsRevoked) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *ClientSessionsRevoked) GetValidAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ValidAfter
+	}
+	return nil
+}
+
+// ClientSet approves a client, or describes it whole, in place of what was said of it.
+type ClientSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        *v1.Client             `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientSet) Reset() {
+	*x = ClientSet{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientSet) ProtoMessage() {}
+
+func (x *ClientSet) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientSet.ProtoReflect.Descriptor instead.
+func (*ClientSet) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ClientSet) GetClient() *v1.Client {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+// ClientRemoved takes back what was said of a client.
+type ClientRemoved struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClientId      string                 `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientRemoved) Reset() {
+	*x = ClientRemoved{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientRemoved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientRemoved) ProtoMessage() {}
+
+func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientRemoved.ProtoReflect.Descriptor instead.
+func (*ClientRemoved) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ClientRemoved) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+// AuthorizationPolicySet says what the authorization server permits.
+type AuthorizationPolicySet struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Policy        *v1.AuthorizationPolicy `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizationPolicySet) Reset() {
+	*x = AuthorizationPolicySet{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizationPolicySet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizationPolicySet) ProtoMessage() {}
+
+func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizationPolicySet.ProtoReflect.Descriptor instead.
+func (*AuthorizationPolicySet) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *AuthorizationPolicySet) GetPolicy() *v1.AuthorizationPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
 var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"\x94\x17\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\"\xdf\x1c\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -2912,7 +3418,16 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\fblock_lifted\x18Q \x01(\v2\x1f.sallyport.event.v1.BlockLiftedH\x00R\vblockLifted\x12D\n" +
 	"\ftoken_issued\x18Z \x01(\v2\x1f.sallyport.event.v1.TokenIssuedH\x00R\vtokenIssued\x12G\n" +
 	"\rtoken_revoked\x18[ \x01(\v2 .sallyport.event.v1.TokenRevokedH\x00R\ftokenRevoked\x12N\n" +
-	"\x10token_expiry_set\x18\\ \x01(\v2\".sallyport.event.v1.TokenExpirySetH\x00R\x0etokenExpirySet\x12]\n" +
+	"\x10token_expiry_set\x18\\ \x01(\v2\".sallyport.event.v1.TokenExpirySetH\x00R\x0etokenExpirySet\x12Q\n" +
+	"\x11signing_key_added\x18d \x01(\v2#.sallyport.event.v1.SigningKeyAddedH\x00R\x0fsigningKeyAdded\x12W\n" +
+	"\x13signing_key_retired\x18e \x01(\v2%.sallyport.event.v1.SigningKeyRetiredH\x00R\x11signingKeyRetired\x12M\n" +
+	"\x0fsession_revoked\x18f \x01(\v2\".sallyport.event.v1.SessionRevokedH\x00R\x0esessionRevoked\x12u\n" +
+	"\x1dsession_revocations_forgotten\x18g \x01(\v2/.sallyport.event.v1.SessionRevocationsForgottenH\x00R\x1bsessionRevocationsForgotten\x12c\n" +
+	"\x17client_sessions_revoked\x18h \x01(\v2).sallyport.event.v1.ClientSessionsRevokedH\x00R\x15clientSessionsRevoked\x12>\n" +
+	"\n" +
+	"client_set\x18i \x01(\v2\x1d.sallyport.event.v1.ClientSetH\x00R\tclientSet\x12J\n" +
+	"\x0eclient_removed\x18j \x01(\v2!.sallyport.event.v1.ClientRemovedH\x00R\rclientRemoved\x12f\n" +
+	"\x18authorization_policy_set\x18k \x01(\v2*.sallyport.event.v1.AuthorizationPolicySetH\x00R\x16authorizationPolicySet\x12]\n" +
 	"\x15admin_directory_named\x18x \x01(\v2'.sallyport.event.v1.AdminDirectoryNamedH\x00R\x13adminDirectoryNamed\x12H\n" +
 	"\x0egroup_role_set\x18y \x01(\v2 .sallyport.event.v1.GroupRoleSetH\x00R\fgroupRoleSet\x12T\n" +
 	"\x12break_glass_opened\x18z \x01(\v2$.sallyport.event.v1.BreakGlassOpenedH\x00R\x10breakGlassOpened\x12Q\n" +
@@ -3052,7 +3567,27 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x10BreakGlassOpened\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x1b\n" +
 	"\topened_id\x18\x02 \x01(\tR\bopenedId\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason*\xad\x01\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"D\n" +
+	"\x0fSigningKeyAdded\x121\n" +
+	"\x03key\x18\x01 \x01(\v2\x1f.sallyport.policy.v1.SigningKeyR\x03key\"*\n" +
+	"\x11SigningKeyRetired\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\"a\n" +
+	"\x0eSessionRevoked\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\tR\tsessionId\x120\n" +
+	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"I\n" +
+	"\x1bSessionRevocationsForgotten\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"q\n" +
+	"\x15ClientSessionsRevoked\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12;\n" +
+	"\vvalid_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"validAfter\"@\n" +
+	"\tClientSet\x123\n" +
+	"\x06client\x18\x01 \x01(\v2\x1b.sallyport.policy.v1.ClientR\x06client\",\n" +
+	"\rClientRemoved\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\"Z\n" +
+	"\x16AuthorizationPolicySet\x12@\n" +
+	"\x06policy\x18\x01 \x01(\v2(.sallyport.policy.v1.AuthorizationPolicyR\x06policy*\xad\x01\n" +
 	"\tActorKind\x12\x1a\n" +
 	"\x16ACTOR_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11ACTOR_KIND_SYSTEM\x10\x01\x12\x14\n" +
@@ -3082,59 +3617,70 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
-	(ActorKind)(0),                   // 0: sallyport.event.v1.ActorKind
-	(TokenKind)(0),                   // 1: sallyport.event.v1.TokenKind
-	(*Event)(nil),                    // 2: sallyport.event.v1.Event
-	(*Actor)(nil),                    // 3: sallyport.event.v1.Actor
-	(*Personal)(nil),                 // 4: sallyport.event.v1.Personal
-	(*LogStarted)(nil),               // 5: sallyport.event.v1.LogStarted
-	(*FeatureLevelRaised)(nil),       // 6: sallyport.event.v1.FeatureLevelRaised
-	(*Barrier)(nil),                  // 7: sallyport.event.v1.Barrier
-	(*DirectorySet)(nil),             // 8: sallyport.event.v1.DirectorySet
-	(*UserCreated)(nil),              // 9: sallyport.event.v1.UserCreated
-	(*UserUpdated)(nil),              // 10: sallyport.event.v1.UserUpdated
-	(*UserDeactivated)(nil),          // 11: sallyport.event.v1.UserDeactivated
-	(*UserReactivated)(nil),          // 12: sallyport.event.v1.UserReactivated
-	(*UserSessionsRevoked)(nil),      // 13: sallyport.event.v1.UserSessionsRevoked
-	(*UserDeleted)(nil),              // 14: sallyport.event.v1.UserDeleted
-	(*UserErased)(nil),               // 15: sallyport.event.v1.UserErased
-	(*UserSubjectRebound)(nil),       // 16: sallyport.event.v1.UserSubjectRebound
-	(*UserMembershipsConfirmed)(nil), // 17: sallyport.event.v1.UserMembershipsConfirmed
-	(*GroupCreated)(nil),             // 18: sallyport.event.v1.GroupCreated
-	(*GroupUpdated)(nil),             // 19: sallyport.event.v1.GroupUpdated
-	(*GroupDeleted)(nil),             // 20: sallyport.event.v1.GroupDeleted
-	(*GroupMembersAdded)(nil),        // 21: sallyport.event.v1.GroupMembersAdded
-	(*GroupMembersRemoved)(nil),      // 22: sallyport.event.v1.GroupMembersRemoved
-	(*ConnectorSet)(nil),             // 23: sallyport.event.v1.ConnectorSet
-	(*ConnectorRetired)(nil),         // 24: sallyport.event.v1.ConnectorRetired
-	(*CataloguePinned)(nil),          // 25: sallyport.event.v1.CataloguePinned
-	(*ConnectorSecretSet)(nil),       // 26: sallyport.event.v1.ConnectorSecretSet
-	(*GrantApplied)(nil),             // 27: sallyport.event.v1.GrantApplied
-	(*GrantRemoved)(nil),             // 28: sallyport.event.v1.GrantRemoved
-	(*BlockPlaced)(nil),              // 29: sallyport.event.v1.BlockPlaced
-	(*BlockLifted)(nil),              // 30: sallyport.event.v1.BlockLifted
-	(*TokenIssued)(nil),              // 31: sallyport.event.v1.TokenIssued
-	(*TokenExpirySet)(nil),           // 32: sallyport.event.v1.TokenExpirySet
-	(*TokenRevoked)(nil),             // 33: sallyport.event.v1.TokenRevoked
-	(*Token)(nil),                    // 34: sallyport.event.v1.Token
-	(*AdminDirectoryNamed)(nil),      // 35: sallyport.event.v1.AdminDirectoryNamed
-	(*GroupRoleSet)(nil),             // 36: sallyport.event.v1.GroupRoleSet
-	(*ServiceKeyAdded)(nil),          // 37: sallyport.event.v1.ServiceKeyAdded
-	(*ServiceKeyRemoved)(nil),        // 38: sallyport.event.v1.ServiceKeyRemoved
-	(*ServiceKey)(nil),               // 39: sallyport.event.v1.ServiceKey
-	(*BreakGlassOpened)(nil),         // 40: sallyport.event.v1.BreakGlassOpened
-	(*timestamppb.Timestamp)(nil),    // 41: google.protobuf.Timestamp
-	(v1.Role)(0),                     // 42: sallyport.policy.v1.Role
-	(*v1.Directory)(nil),             // 43: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),             // 44: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                  // 45: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                  // 46: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                 // 47: sallyport.policy.v1.Block
+	(ActorKind)(0),                      // 0: sallyport.event.v1.ActorKind
+	(TokenKind)(0),                      // 1: sallyport.event.v1.TokenKind
+	(*Event)(nil),                       // 2: sallyport.event.v1.Event
+	(*Actor)(nil),                       // 3: sallyport.event.v1.Actor
+	(*Personal)(nil),                    // 4: sallyport.event.v1.Personal
+	(*LogStarted)(nil),                  // 5: sallyport.event.v1.LogStarted
+	(*FeatureLevelRaised)(nil),          // 6: sallyport.event.v1.FeatureLevelRaised
+	(*Barrier)(nil),                     // 7: sallyport.event.v1.Barrier
+	(*DirectorySet)(nil),                // 8: sallyport.event.v1.DirectorySet
+	(*UserCreated)(nil),                 // 9: sallyport.event.v1.UserCreated
+	(*UserUpdated)(nil),                 // 10: sallyport.event.v1.UserUpdated
+	(*UserDeactivated)(nil),             // 11: sallyport.event.v1.UserDeactivated
+	(*UserReactivated)(nil),             // 12: sallyport.event.v1.UserReactivated
+	(*UserSessionsRevoked)(nil),         // 13: sallyport.event.v1.UserSessionsRevoked
+	(*UserDeleted)(nil),                 // 14: sallyport.event.v1.UserDeleted
+	(*UserErased)(nil),                  // 15: sallyport.event.v1.UserErased
+	(*UserSubjectRebound)(nil),          // 16: sallyport.event.v1.UserSubjectRebound
+	(*UserMembershipsConfirmed)(nil),    // 17: sallyport.event.v1.UserMembershipsConfirmed
+	(*GroupCreated)(nil),                // 18: sallyport.event.v1.GroupCreated
+	(*GroupUpdated)(nil),                // 19: sallyport.event.v1.GroupUpdated
+	(*GroupDeleted)(nil),                // 20: sallyport.event.v1.GroupDeleted
+	(*GroupMembersAdded)(nil),           // 21: sallyport.event.v1.GroupMembersAdded
+	(*GroupMembersRemoved)(nil),         // 22: sallyport.event.v1.GroupMembersRemoved
+	(*ConnectorSet)(nil),                // 23: sallyport.event.v1.ConnectorSet
+	(*ConnectorRetired)(nil),            // 24: sallyport.event.v1.ConnectorRetired
+	(*CataloguePinned)(nil),             // 25: sallyport.event.v1.CataloguePinned
+	(*ConnectorSecretSet)(nil),          // 26: sallyport.event.v1.ConnectorSecretSet
+	(*GrantApplied)(nil),                // 27: sallyport.event.v1.GrantApplied
+	(*GrantRemoved)(nil),                // 28: sallyport.event.v1.GrantRemoved
+	(*BlockPlaced)(nil),                 // 29: sallyport.event.v1.BlockPlaced
+	(*BlockLifted)(nil),                 // 30: sallyport.event.v1.BlockLifted
+	(*TokenIssued)(nil),                 // 31: sallyport.event.v1.TokenIssued
+	(*TokenExpirySet)(nil),              // 32: sallyport.event.v1.TokenExpirySet
+	(*TokenRevoked)(nil),                // 33: sallyport.event.v1.TokenRevoked
+	(*Token)(nil),                       // 34: sallyport.event.v1.Token
+	(*AdminDirectoryNamed)(nil),         // 35: sallyport.event.v1.AdminDirectoryNamed
+	(*GroupRoleSet)(nil),                // 36: sallyport.event.v1.GroupRoleSet
+	(*ServiceKeyAdded)(nil),             // 37: sallyport.event.v1.ServiceKeyAdded
+	(*ServiceKeyRemoved)(nil),           // 38: sallyport.event.v1.ServiceKeyRemoved
+	(*ServiceKey)(nil),                  // 39: sallyport.event.v1.ServiceKey
+	(*BreakGlassOpened)(nil),            // 40: sallyport.event.v1.BreakGlassOpened
+	(*SigningKeyAdded)(nil),             // 41: sallyport.event.v1.SigningKeyAdded
+	(*SigningKeyRetired)(nil),           // 42: sallyport.event.v1.SigningKeyRetired
+	(*SessionRevoked)(nil),              // 43: sallyport.event.v1.SessionRevoked
+	(*SessionRevocationsForgotten)(nil), // 44: sallyport.event.v1.SessionRevocationsForgotten
+	(*ClientSessionsRevoked)(nil),       // 45: sallyport.event.v1.ClientSessionsRevoked
+	(*ClientSet)(nil),                   // 46: sallyport.event.v1.ClientSet
+	(*ClientRemoved)(nil),               // 47: sallyport.event.v1.ClientRemoved
+	(*AuthorizationPolicySet)(nil),      // 48: sallyport.event.v1.AuthorizationPolicySet
+	(*timestamppb.Timestamp)(nil),       // 49: google.protobuf.Timestamp
+	(v1.Role)(0),                        // 50: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),                // 51: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),                // 52: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                     // 53: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                     // 54: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                    // 55: sallyport.policy.v1.Block
+	(*v1.SigningKey)(nil),               // 56: sallyport.policy.v1.SigningKey
+	(*v1.Client)(nil),                   // 57: sallyport.policy.v1.Client
+	(*v1.AuthorizationPolicy)(nil),      // 58: sallyport.policy.v1.AuthorizationPolicy
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	41, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	49, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -3166,33 +3712,47 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	31, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
 	33, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
 	32, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
-	35, // 32: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
-	36, // 33: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
-	40, // 34: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
-	37, // 35: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
-	38, // 36: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
-	0,  // 37: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	42, // 38: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
-	43, // 39: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	41, // 40: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	41, // 41: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	44, // 42: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	45, // 43: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	46, // 44: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	47, // 45: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	34, // 46: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	41, // 47: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 48: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	41, // 49: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	42, // 50: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	42, // 51: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
-	39, // 52: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
-	41, // 53: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	41, // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
+	42, // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
+	43, // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
+	44, // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
+	45, // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
+	46, // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
+	47, // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
+	48, // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
+	35, // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
+	36, // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
+	40, // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
+	37, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
+	38, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
+	0,  // 45: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	50, // 46: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	51, // 47: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	49, // 48: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	49, // 49: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	52, // 50: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	53, // 51: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	54, // 52: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	55, // 53: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	34, // 54: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	49, // 55: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 56: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	49, // 57: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	50, // 58: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	50, // 59: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	39, // 60: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
+	49, // 61: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
+	56, // 62: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
+	49, // 63: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
+	49, // 64: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
+	49, // 65: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	57, // 66: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
+	58, // 67: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	68, // [68:68] is the sub-list for method output_type
+	68, // [68:68] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -3230,6 +3790,14 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_TokenIssued)(nil),
 		(*Event_TokenRevoked)(nil),
 		(*Event_TokenExpirySet)(nil),
+		(*Event_SigningKeyAdded)(nil),
+		(*Event_SigningKeyRetired)(nil),
+		(*Event_SessionRevoked)(nil),
+		(*Event_SessionRevocationsForgotten)(nil),
+		(*Event_ClientSessionsRevoked)(nil),
+		(*Event_ClientSet)(nil),
+		(*Event_ClientRemoved)(nil),
+		(*Event_AuthorizationPolicySet)(nil),
 		(*Event_AdminDirectoryNamed)(nil),
 		(*Event_GroupRoleSet)(nil),
 		(*Event_BreakGlassOpened)(nil),
@@ -3242,7 +3810,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   39,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1007,6 +1007,9 @@ type Entry struct {
 	//	*Entry_Catalogue
 	//	*Entry_Block
 	//	*Entry_Issuer
+	//	*Entry_AuthorizationServer
+	//	*Entry_RevokedSession
+	//	*Entry_RevokedClient
 	Value         isEntry_Value `protobuf_oneof:"value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1112,6 +1115,33 @@ func (x *Entry) GetIssuer() *Issuer {
 	return nil
 }
 
+func (x *Entry) GetAuthorizationServer() *AuthorizationServer {
+	if x != nil {
+		if x, ok := x.Value.(*Entry_AuthorizationServer); ok {
+			return x.AuthorizationServer
+		}
+	}
+	return nil
+}
+
+func (x *Entry) GetRevokedSession() *RevokedSession {
+	if x != nil {
+		if x, ok := x.Value.(*Entry_RevokedSession); ok {
+			return x.RevokedSession
+		}
+	}
+	return nil
+}
+
+func (x *Entry) GetRevokedClient() *RevokedClient {
+	if x != nil {
+		if x, ok := x.Value.(*Entry_RevokedClient); ok {
+			return x.RevokedClient
+		}
+	}
+	return nil
+}
+
 type isEntry_Value interface {
 	isEntry_Value()
 }
@@ -1144,6 +1174,18 @@ type Entry_Issuer struct {
 	Issuer *Issuer `protobuf:"bytes,7,opt,name=issuer,proto3,oneof"`
 }
 
+type Entry_AuthorizationServer struct {
+	AuthorizationServer *AuthorizationServer `protobuf:"bytes,10,opt,name=authorization_server,json=authorizationServer,proto3,oneof"`
+}
+
+type Entry_RevokedSession struct {
+	RevokedSession *RevokedSession `protobuf:"bytes,11,opt,name=revoked_session,json=revokedSession,proto3,oneof"`
+}
+
+type Entry_RevokedClient struct {
+	RevokedClient *RevokedClient `protobuf:"bytes,12,opt,name=revoked_client,json=revokedClient,proto3,oneof"`
+}
+
 func (*Entry_User) isEntry_Value() {}
 
 func (*Entry_Group) isEntry_Value() {}
@@ -1158,6 +1200,12 @@ func (*Entry_Block) isEntry_Value() {}
 
 func (*Entry_Issuer) isEntry_Value() {}
 
+func (*Entry_AuthorizationServer) isEntry_Value() {}
+
+func (*Entry_RevokedSession) isEntry_Value() {}
+
+func (*Entry_RevokedClient) isEntry_Value() {}
+
 // EntryKey names an entry.
 type EntryKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1170,6 +1218,9 @@ type EntryKey struct {
 	//	*EntryKey_Catalogue
 	//	*EntryKey_Block
 	//	*EntryKey_Issuer
+	//	*EntryKey_AuthorizationServer
+	//	*EntryKey_RevokedSession
+	//	*EntryKey_RevokedClient
 	Key           isEntryKey_Key `protobuf_oneof:"key"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1275,6 +1326,33 @@ func (x *EntryKey) GetIssuer() string {
 	return ""
 }
 
+func (x *EntryKey) GetAuthorizationServer() string {
+	if x != nil {
+		if x, ok := x.Key.(*EntryKey_AuthorizationServer); ok {
+			return x.AuthorizationServer
+		}
+	}
+	return ""
+}
+
+func (x *EntryKey) GetRevokedSession() []byte {
+	if x != nil {
+		if x, ok := x.Key.(*EntryKey_RevokedSession); ok {
+			return x.RevokedSession
+		}
+	}
+	return nil
+}
+
+func (x *EntryKey) GetRevokedClient() string {
+	if x != nil {
+		if x, ok := x.Key.(*EntryKey_RevokedClient); ok {
+			return x.RevokedClient
+		}
+	}
+	return ""
+}
+
 type isEntryKey_Key interface {
 	isEntryKey_Key()
 }
@@ -1313,6 +1391,21 @@ type EntryKey_Issuer struct {
 	Issuer string `protobuf:"bytes,7,opt,name=issuer,proto3,oneof"`
 }
 
+type EntryKey_AuthorizationServer struct {
+	// An issuer identifier.
+	AuthorizationServer string `protobuf:"bytes,10,opt,name=authorization_server,json=authorizationServer,proto3,oneof"`
+}
+
+type EntryKey_RevokedSession struct {
+	// A session's id, 16 bytes.
+	RevokedSession []byte `protobuf:"bytes,11,opt,name=revoked_session,json=revokedSession,proto3,oneof"`
+}
+
+type EntryKey_RevokedClient struct {
+	// A client's id.
+	RevokedClient string `protobuf:"bytes,12,opt,name=revoked_client,json=revokedClient,proto3,oneof"`
+}
+
 func (*EntryKey_User) isEntryKey_Key() {}
 
 func (*EntryKey_Group) isEntryKey_Key() {}
@@ -1326,6 +1419,12 @@ func (*EntryKey_Catalogue) isEntryKey_Key() {}
 func (*EntryKey_Block) isEntryKey_Key() {}
 
 func (*EntryKey_Issuer) isEntryKey_Key() {}
+
+func (*EntryKey_AuthorizationServer) isEntryKey_Key() {}
+
+func (*EntryKey_RevokedSession) isEntryKey_Key() {}
+
+func (*EntryKey_RevokedClient) isEntryKey_Key() {}
 
 // GrantKey names a grant.
 type GrantKey struct {
@@ -1725,6 +1824,170 @@ func (x *Issuer) GetDirectory() string {
 	return ""
 }
 
+// AuthorizationServer is Sallyport's own, with the keys of its access tokens.
+type AuthorizationServer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The issuer identifier.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Ascending by id.
+	Keys []*v1.SigningKey `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	// People can sign in there, so that agents are sent there.
+	Offered       bool `protobuf:"varint,3,opt,name=offered,proto3" json:"offered,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizationServer) Reset() {
+	*x = AuthorizationServer{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizationServer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizationServer) ProtoMessage() {}
+
+func (x *AuthorizationServer) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizationServer.ProtoReflect.Descriptor instead.
+func (*AuthorizationServer) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *AuthorizationServer) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *AuthorizationServer) GetKeys() []*v1.SigningKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *AuthorizationServer) GetOffered() bool {
+	if x != nil {
+		return x.Offered
+	}
+	return false
+}
+
+// RevokedSession is a session whose access tokens count no longer.
+type RevokedSession struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 16 bytes.
+	Id            []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokedSession) Reset() {
+	*x = RevokedSession{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokedSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokedSession) ProtoMessage() {}
+
+func (x *RevokedSession) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
+func (*RevokedSession) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RevokedSession) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+// RevokedClient is a client of whose sessions those count no longer that began until a moment.
+type RevokedClient struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	ClientId string                 `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// Unix time in milliseconds.
+	ValidAfterMs  int64 `protobuf:"varint,2,opt,name=valid_after_ms,json=validAfterMs,proto3" json:"valid_after_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokedClient) Reset() {
+	*x = RevokedClient{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokedClient) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokedClient) ProtoMessage() {}
+
+func (x *RevokedClient) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokedClient.ProtoReflect.Descriptor instead.
+func (*RevokedClient) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RevokedClient) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *RevokedClient) GetValidAfterMs() int64 {
+	if x != nil {
+		return x.ValidAfterMs
+	}
+	return 0
+}
+
 // IssueCredentialRequest asks for the credential of a connector on behalf of the agent that is calling.
 type IssueCredentialRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1739,7 +2002,7 @@ type IssueCredentialRequest struct {
 
 func (x *IssueCredentialRequest) Reset() {
 	*x = IssueCredentialRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +2014,7 @@ func (x *IssueCredentialRequest) String() string {
 func (*IssueCredentialRequest) ProtoMessage() {}
 
 func (x *IssueCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +2027,7 @@ func (x *IssueCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialRequest.ProtoReflect.Descriptor instead.
 func (*IssueCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *IssueCredentialRequest) GetConnector() string {
@@ -1801,7 +2064,7 @@ type IssueCredentialResponse struct {
 
 func (x *IssueCredentialResponse) Reset() {
 	*x = IssueCredentialResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +2076,7 @@ func (x *IssueCredentialResponse) String() string {
 func (*IssueCredentialResponse) ProtoMessage() {}
 
 func (x *IssueCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +2089,7 @@ func (x *IssueCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialResponse.ProtoReflect.Descriptor instead.
 func (*IssueCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *IssueCredentialResponse) GetHeaderName() string {
@@ -1862,7 +2125,7 @@ type DeliverAuditRequest struct {
 
 func (x *DeliverAuditRequest) Reset() {
 	*x = DeliverAuditRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +2137,7 @@ func (x *DeliverAuditRequest) String() string {
 func (*DeliverAuditRequest) ProtoMessage() {}
 
 func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +2150,7 @@ func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditRequest.ProtoReflect.Descriptor instead.
 func (*DeliverAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeliverAuditRequest) GetSpoolGeneration() string {
@@ -1915,7 +2178,7 @@ type DeliverAuditResponse struct {
 
 func (x *DeliverAuditResponse) Reset() {
 	*x = DeliverAuditResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2190,7 @@ func (x *DeliverAuditResponse) String() string {
 func (*DeliverAuditResponse) ProtoMessage() {}
 
 func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2203,7 @@ func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditResponse.ProtoReflect.Descriptor instead.
 func (*DeliverAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeliverAuditResponse) GetAcknowledged() uint64 {
@@ -1954,7 +2217,7 @@ var File_sallyport_fleet_v1_fleet_proto protoreflect.FileDescriptor
 
 const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/fleet/v1/fleet.proto\x12\x12sallyport.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1esallyport/audit/v1/audit.proto\x1a sallyport/policy/v1/policy.proto\"\x7f\n" +
+	"\x1esallyport/fleet/v1/fleet.proto\x12\x12sallyport.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1esallyport/audit/v1/audit.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\"\x7f\n" +
 	"\vSyncRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.sallyport.fleet.v1.HelloH\x00R\x05hello\x12+\n" +
 	"\x03ack\x18\x02 \x01(\v2\x17.sallyport.fleet.v1.AckH\x00R\x03ackB\x10\n" +
@@ -2020,7 +2283,7 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x05peers\x18\x01 \x03(\v2\x18.sallyport.fleet.v1.PeerR\x05peers\".\n" +
 	"\x04Peer\x12\x14\n" +
 	"\x05proxy\x18\x01 \x01(\tR\x05proxy\x12\x10\n" +
-	"\x03url\x18\x02 \x01(\tR\x03url\"\x8f\x03\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\"\x88\x05\n" +
 	"\x05Entry\x12.\n" +
 	"\x04user\x18\x01 \x01(\v2\x18.sallyport.fleet.v1.UserH\x00R\x04user\x121\n" +
 	"\x05group\x18\x02 \x01(\v2\x19.sallyport.fleet.v1.GroupH\x00R\x05group\x121\n" +
@@ -2028,8 +2291,12 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\tconnector\x18\x04 \x01(\v2\x1e.sallyport.policy.v1.ConnectorH\x00R\tconnector\x12=\n" +
 	"\tcatalogue\x18\x05 \x01(\v2\x1d.sallyport.fleet.v1.CatalogueH\x00R\tcatalogue\x122\n" +
 	"\x05block\x18\x06 \x01(\v2\x1a.sallyport.policy.v1.BlockH\x00R\x05block\x124\n" +
-	"\x06issuer\x18\a \x01(\v2\x1a.sallyport.fleet.v1.IssuerH\x00R\x06issuerB\a\n" +
-	"\x05value\"\xe7\x01\n" +
+	"\x06issuer\x18\a \x01(\v2\x1a.sallyport.fleet.v1.IssuerH\x00R\x06issuer\x12\\\n" +
+	"\x14authorization_server\x18\n" +
+	" \x01(\v2'.sallyport.fleet.v1.AuthorizationServerH\x00R\x13authorizationServer\x12M\n" +
+	"\x0frevoked_session\x18\v \x01(\v2\".sallyport.fleet.v1.RevokedSessionH\x00R\x0erevokedSession\x12J\n" +
+	"\x0erevoked_client\x18\f \x01(\v2!.sallyport.fleet.v1.RevokedClientH\x00R\rrevokedClientB\a\n" +
+	"\x05value\"\xf0\x02\n" +
 	"\bEntryKey\x12\x14\n" +
 	"\x04user\x18\x01 \x01(\fH\x00R\x04user\x12\x16\n" +
 	"\x05group\x18\x02 \x01(\rH\x00R\x05group\x124\n" +
@@ -2037,7 +2304,11 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\tconnector\x18\x04 \x01(\tH\x00R\tconnector\x12\x1e\n" +
 	"\tcatalogue\x18\x05 \x01(\tH\x00R\tcatalogue\x12\x16\n" +
 	"\x05block\x18\x06 \x01(\tH\x00R\x05block\x12\x18\n" +
-	"\x06issuer\x18\a \x01(\tH\x00R\x06issuerB\x05\n" +
+	"\x06issuer\x18\a \x01(\tH\x00R\x06issuer\x123\n" +
+	"\x14authorization_server\x18\n" +
+	" \x01(\tH\x00R\x13authorizationServer\x12)\n" +
+	"\x0frevoked_session\x18\v \x01(\fH\x00R\x0erevokedSession\x12'\n" +
+	"\x0erevoked_client\x18\f \x01(\tH\x00R\rrevokedClientB\x05\n" +
 	"\x03key\">\n" +
 	"\bGrantKey\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x1c\n" +
@@ -2067,7 +2338,16 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\"[\n" +
 	"\x06Issuer\x123\n" +
 	"\x06issuer\x18\x01 \x01(\v2\x1b.sallyport.policy.v1.IssuerR\x06issuer\x12\x1c\n" +
-	"\tdirectory\x18\x02 \x01(\tR\tdirectory\"\x95\x01\n" +
+	"\tdirectory\x18\x02 \x01(\tR\tdirectory\"|\n" +
+	"\x13AuthorizationServer\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x123\n" +
+	"\x04keys\x18\x02 \x03(\v2\x1f.sallyport.policy.v1.SigningKeyR\x04keys\x12\x18\n" +
+	"\aoffered\x18\x03 \x01(\bR\aoffered\" \n" +
+	"\x0eRevokedSession\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\"R\n" +
+	"\rRevokedClient\x12\x1b\n" +
+	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12$\n" +
+	"\x0evalid_after_ms\x18\x02 \x01(\x03R\fvalidAfterMs\"\x95\x01\n" +
 	"\x16IssueCredentialRequest\x12%\n" +
 	"\tconnector\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tconnector\x12.\n" +
 	"\faccess_token\x18\x02 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x01R\vaccessToken\x12$\n" +
@@ -2100,7 +2380,7 @@ func file_sallyport_fleet_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_sallyport_fleet_v1_fleet_proto_rawDescData
 }
 
-var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*SyncRequest)(nil),             // 0: sallyport.fleet.v1.SyncRequest
 	(*Hello)(nil),                   // 1: sallyport.fleet.v1.Hello
@@ -2123,25 +2403,29 @@ var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*Grant)(nil),                   // 18: sallyport.fleet.v1.Grant
 	(*Catalogue)(nil),               // 19: sallyport.fleet.v1.Catalogue
 	(*Issuer)(nil),                  // 20: sallyport.fleet.v1.Issuer
-	(*IssueCredentialRequest)(nil),  // 21: sallyport.fleet.v1.IssueCredentialRequest
-	(*IssueCredentialResponse)(nil), // 22: sallyport.fleet.v1.IssueCredentialResponse
-	(*DeliverAuditRequest)(nil),     // 23: sallyport.fleet.v1.DeliverAuditRequest
-	(*DeliverAuditResponse)(nil),    // 24: sallyport.fleet.v1.DeliverAuditResponse
-	(*timestamppb.Timestamp)(nil),   // 25: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 26: google.protobuf.Duration
-	(*v1.Connector)(nil),            // 27: sallyport.policy.v1.Connector
-	(*v1.Block)(nil),                // 28: sallyport.policy.v1.Block
-	(*v1.Rule)(nil),                 // 29: sallyport.policy.v1.Rule
-	(*v1.Tool)(nil),                 // 30: sallyport.policy.v1.Tool
-	(*v1.Issuer)(nil),               // 31: sallyport.policy.v1.Issuer
-	(*v11.AuditRecord)(nil),         // 32: sallyport.audit.v1.AuditRecord
+	(*AuthorizationServer)(nil),     // 21: sallyport.fleet.v1.AuthorizationServer
+	(*RevokedSession)(nil),          // 22: sallyport.fleet.v1.RevokedSession
+	(*RevokedClient)(nil),           // 23: sallyport.fleet.v1.RevokedClient
+	(*IssueCredentialRequest)(nil),  // 24: sallyport.fleet.v1.IssueCredentialRequest
+	(*IssueCredentialResponse)(nil), // 25: sallyport.fleet.v1.IssueCredentialResponse
+	(*DeliverAuditRequest)(nil),     // 26: sallyport.fleet.v1.DeliverAuditRequest
+	(*DeliverAuditResponse)(nil),    // 27: sallyport.fleet.v1.DeliverAuditResponse
+	(*timestamppb.Timestamp)(nil),   // 28: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 29: google.protobuf.Duration
+	(*v1.Connector)(nil),            // 30: sallyport.policy.v1.Connector
+	(*v1.Block)(nil),                // 31: sallyport.policy.v1.Block
+	(*v1.Rule)(nil),                 // 32: sallyport.policy.v1.Rule
+	(*v1.Tool)(nil),                 // 33: sallyport.policy.v1.Tool
+	(*v1.Issuer)(nil),               // 34: sallyport.policy.v1.Issuer
+	(*v1.SigningKey)(nil),           // 35: sallyport.policy.v1.SigningKey
+	(*v11.AuditRecord)(nil),         // 36: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	1,  // 0: sallyport.fleet.v1.SyncRequest.hello:type_name -> sallyport.fleet.v1.Hello
 	2,  // 1: sallyport.fleet.v1.SyncRequest.ack:type_name -> sallyport.fleet.v1.Ack
 	3,  // 2: sallyport.fleet.v1.Ack.troubles:type_name -> sallyport.fleet.v1.Troubles
 	4,  // 3: sallyport.fleet.v1.Troubles.troubles:type_name -> sallyport.fleet.v1.Trouble
-	25, // 4: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
+	28, // 4: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
 	6,  // 5: sallyport.fleet.v1.SyncResponse.welcome:type_name -> sallyport.fleet.v1.Welcome
 	8,  // 6: sallyport.fleet.v1.SyncResponse.chunk:type_name -> sallyport.fleet.v1.SnapshotChunk
 	9,  // 7: sallyport.fleet.v1.SyncResponse.delta:type_name -> sallyport.fleet.v1.Delta
@@ -2150,34 +2434,38 @@ var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	13, // 10: sallyport.fleet.v1.SnapshotChunk.entries:type_name -> sallyport.fleet.v1.Entry
 	13, // 11: sallyport.fleet.v1.Delta.changed:type_name -> sallyport.fleet.v1.Entry
 	14, // 12: sallyport.fleet.v1.Delta.removed:type_name -> sallyport.fleet.v1.EntryKey
-	26, // 13: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
-	25, // 14: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
+	29, // 13: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
+	28, // 14: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
 	11, // 15: sallyport.fleet.v1.Heartbeat.peers:type_name -> sallyport.fleet.v1.Peers
 	12, // 16: sallyport.fleet.v1.Peers.peers:type_name -> sallyport.fleet.v1.Peer
 	16, // 17: sallyport.fleet.v1.Entry.user:type_name -> sallyport.fleet.v1.User
 	17, // 18: sallyport.fleet.v1.Entry.group:type_name -> sallyport.fleet.v1.Group
 	18, // 19: sallyport.fleet.v1.Entry.grant:type_name -> sallyport.fleet.v1.Grant
-	27, // 20: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
+	30, // 20: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
 	19, // 21: sallyport.fleet.v1.Entry.catalogue:type_name -> sallyport.fleet.v1.Catalogue
-	28, // 22: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
+	31, // 22: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
 	20, // 23: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
-	15, // 24: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
-	29, // 25: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	30, // 26: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
-	31, // 27: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
-	25, // 28: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
-	32, // 29: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
-	0,  // 30: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
-	21, // 31: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
-	23, // 32: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
-	5,  // 33: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
-	22, // 34: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
-	24, // 35: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
-	33, // [33:36] is the sub-list for method output_type
-	30, // [30:33] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	21, // 24: sallyport.fleet.v1.Entry.authorization_server:type_name -> sallyport.fleet.v1.AuthorizationServer
+	22, // 25: sallyport.fleet.v1.Entry.revoked_session:type_name -> sallyport.fleet.v1.RevokedSession
+	23, // 26: sallyport.fleet.v1.Entry.revoked_client:type_name -> sallyport.fleet.v1.RevokedClient
+	15, // 27: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
+	32, // 28: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	33, // 29: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
+	34, // 30: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
+	35, // 31: sallyport.fleet.v1.AuthorizationServer.keys:type_name -> sallyport.policy.v1.SigningKey
+	28, // 32: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
+	36, // 33: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
+	0,  // 34: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
+	24, // 35: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
+	26, // 36: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
+	5,  // 37: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
+	25, // 38: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
+	27, // 39: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
+	37, // [37:40] is the sub-list for method output_type
+	34, // [34:37] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_fleet_v1_fleet_proto_init() }
@@ -2203,6 +2491,9 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 		(*Entry_Catalogue)(nil),
 		(*Entry_Block)(nil),
 		(*Entry_Issuer)(nil),
+		(*Entry_AuthorizationServer)(nil),
+		(*Entry_RevokedSession)(nil),
+		(*Entry_RevokedClient)(nil),
 	}
 	file_sallyport_fleet_v1_fleet_proto_msgTypes[14].OneofWrappers = []any{
 		(*EntryKey_User)(nil),
@@ -2212,6 +2503,9 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 		(*EntryKey_Catalogue)(nil),
 		(*EntryKey_Block)(nil),
 		(*EntryKey_Issuer)(nil),
+		(*EntryKey_AuthorizationServer)(nil),
+		(*EntryKey_RevokedSession)(nil),
+		(*EntryKey_RevokedClient)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2219,7 +2513,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_fleet_v1_fleet_proto_rawDesc), len(file_sallyport_fleet_v1_fleet_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

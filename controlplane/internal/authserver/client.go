@@ -1,0 +1,243 @@
+package authserver
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/kv"
+)
+
+// client is an agent's program, as it was described, described itself or registered.
+type client struct {
+	id   string
+	name string
+	// host is where its metadata document lies; empty for others.
+	host      string
+	redirects []string
+	secret    []byte // SHA-256; nil: public
+	refresh   bool   // it wants refresh tokens
+	approved  bool
+	// registered: the id is of a registration that anybody could make.
+	registered bool
+}
+
+// software names a program to consent: by its document, by its description, or, since some register anew each time, by
+// what it calls itself. What it is sent to is beside it in the consent's key.
+func (c *client) software() string {
+	if c.registered {
+		return "registered\x00" + c.name
+	}
+	return "client\x00" + c.id
+}
+
+// display is a client's name for people.
+func (c *client) display() string {
+	if c.name != "" {
+		return c.name
+	}
+	if c.host != "" {
+		return c.host
+	}
+	return c.id
+}
+
+var errUnknownClient = &refusal{code: "invalid_client", text: "this client is not known here, or its registration expired: register again", status: http.StatusUnauthorized, action: "client_refused"}
+
+func clientRefused(text string) *refusal {
+	return &refusal{code: "unauthorized_client", text: text, status: http.StatusForbidden, action: "client_refused"}
+}
+
+// client finds a client by its id and refuses those that admins do not let in.
+func (s *Server) client(ctx context.Context, state *core.State, id string) (*client, error) {
+	if id == "" || len(id) > 500 || !printable(id) {
+		return nil, errUnknownClient
+	}
+	if state.Blocked("", id, s.Now()) {
+		return nil, clientRefused("an administrator blocked this client")
+	}
+	said := state.Client(id)
+	document := strings.HasPrefix(id, "https://")
+	if said != nil && len(said.GetRedirectUris()) > 0 {
+		c := &client{id: id, name: said.GetName(), redirects: said.GetRedirectUris(), secret: said.GetSecretSha256(), refresh: true, approved: true}
+		if document {
+			c.host = hostOf(id)
+		}
+		return c, nil
+	}
+	policy := state.AuthorizationPolicy()
+	if document {
+		if err := admitted(policy.GetMetadataDocuments(), said != nil); err != nil {
+			return nil, err
+		}
+		if host := hostOf(id); !hostAllowed(policy, host) {
+			return nil, clientRefused("clients of " + cut(host, 100) + " are not let in here")
+		}
+		c, err := s.document(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		c.approved = said != nil
+		return c, nil
+	}
+	c, err := s.registered(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	c.approved = said != nil
+	return c, admitted(policy.GetDynamicRegistration(), c.approved)
+}
+
+func admitted(a policyv1.Admission, approved bool) error {
+	switch {
+	case a == policyv1.Admission_ADMISSION_OFF:
+		return clientRefused("this way for a client to name itself is switched off here: ask an administrator to describe the client")
+	case a == policyv1.Admission_ADMISSION_APPROVED && !approved:
+		return clientRefused("this client waits for an administrator's approval: sallyport clients approve")
+	}
+	return nil
+}
+
+func hostOf(id string) string {
+	u, err := url.Parse(id)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(u.Hostname())
+}
+
+func hostAllowed(p *policyv1.AuthorizationPolicy, host string) bool {
+	among := func(patterns []string) bool {
+		return slices.ContainsFunc(patterns, func(p string) bool {
+			below, wild := strings.CutPrefix(p, "*.")
+			return host == p || wild && strings.HasSuffix(host, "."+below)
+		})
+	}
+	return !among(p.GetDenyHosts()) && (len(p.GetAllowHosts()) == 0 || among(p.GetAllowHosts()))
+}
+
+// registration is a client that registered itself, as it lies in the store.
+type registration struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name,omitempty"`
+	Redirects []string  `json:"redirects"`
+	Refresh   bool      `json:"refresh"`
+	At        time.Time `json:"at"`
+	Expires   time.Time `json:"expires"`
+	Used      bool      `json:"used,omitempty"`
+}
+
+const (
+	// unusedFor is how long a registration lives that was never used, usedFor one since its last use.
+	unusedFor = 24 * time.Hour
+	usedFor   = 90 * 24 * time.Hour
+)
+
+func clientKey(id string) string { return "client." + digest(id) }
+
+func digest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+func (s *Server) registered(ctx context.Context, id string) (*client, error) {
+	entry, err := s.Store.Get(ctx, clientKey(id))
+	if errors.Is(err, kv.ErrNotFound) {
+		return nil, errUnknownClient
+	}
+	if err != nil {
+		return nil, err
+	}
+	var r registration
+	if err := json.Unmarshal(entry.Value, &r); err != nil {
+		return nil, fmt.Errorf("reading a registration: %w", err)
+	}
+	if !s.Now().Before(r.Expires) {
+		return nil, errUnknownClient
+	}
+	return &client{id: id, name: r.Name, redirects: r.Redirects, refresh: r.Refresh, registered: true}, nil
+}
+
+// used keeps a registration from expiring, now that a person let its client in or it goes on.
+func (s *Server) used(ctx context.Context, c *client) {
+	if !c.registered {
+		return
+	}
+	_, err := s.Store.Change(ctx, clientKey(c.id), usedFor, func(value []byte) ([]byte, error) {
+		var r registration
+		if value == nil {
+			return nil, errors.New("it expired")
+		}
+		if err := json.Unmarshal(value, &r); err != nil {
+			return nil, err
+		}
+		if r.Used && r.Expires.Sub(s.Now()) > usedFor-24*time.Hour {
+			return nil, errFresh
+		}
+		r.Used, r.Expires = true, s.Now().Add(usedFor)
+		return json.Marshal(r)
+	})
+	if err != nil && !errors.Is(err, errFresh) {
+		s.Log.WarnContext(ctx, "a client's registration could not be kept alive", "error", err)
+	}
+}
+
+var errFresh = errors.New("it was used lately")
+
+// authenticate returns the client of a request to the token or revocation endpoint.
+func (s *Server) authenticate(r *http.Request, state *core.State, f url.Values) (*client, error) {
+	id, secret, basic := r.BasicAuth()
+	if basic {
+		var errs [2]error
+		id, errs[0] = url.QueryUnescape(id)
+		secret, errs[1] = url.QueryUnescape(secret)
+		if errors.Join(errs[:]...) != nil || f.Has("client_secret") || f.Has("client_id") && f.Get("client_id") != id {
+			return nil, refuse("invalid_request", "", "the client authenticates in more than one way")
+		}
+	} else {
+		id, secret = f.Get("client_id"), f.Get("client_secret")
+		if r.Header.Get("Authorization") != "" {
+			return nil, errUnknownClient
+		}
+	}
+	c, err := s.client(r.Context(), state, id)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256([]byte(secret))
+	if c.secret != nil && subtle.ConstantTimeCompare(c.secret, sum[:]) != 1 || c.secret == nil && secret != "" {
+		return nil, &refusal{code: "invalid_client", text: "the client's secret is missing or wrong", status: http.StatusUnauthorized, action: "client_refused"}
+	}
+	return c, nil
+}
+
+// cleanName makes a client's name for itself fit to be shown: one line, no controls, not long.
+func cleanName(name string) string {
+	name = strings.Map(func(r rune) rune {
+		if r == '\t' || r == '\n' {
+			return ' '
+		}
+		if !unicode.IsPrint(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return -1
+		}
+		return r
+	}, name)
+	name = strings.Join(strings.Fields(name), " ")
+	if runes := []rune(name); len(runes) > 60 {
+		name = string(runes[:59]) + "…"
+	}
+	return name
+}

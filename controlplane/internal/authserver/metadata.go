@@ -1,0 +1,50 @@
+package authserver
+
+import (
+	"encoding/json"
+	"net/http"
+
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+)
+
+// scope is the one scope: what a person may do with which tool is the policy's to say, not a scope's.
+const scope = "mcp"
+
+// metadata is RFC 8414's and, since some agents look only there, OpenID Connect Discovery's.
+func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
+	policy := s.Engine.State().AuthorizationPolicy()
+	out := map[string]any{
+		"issuer":                                         s.Issuer,
+		"authorization_endpoint":                         s.Issuer + "/oauth/authorize",
+		"token_endpoint":                                 s.Issuer + "/oauth/token",
+		"revocation_endpoint":                            s.Issuer + "/oauth/revoke",
+		"introspection_endpoint":                         s.Issuer + "/oauth/introspect",
+		"jwks_uri":                                       s.Issuer + "/oauth/jwks",
+		"scopes_supported":                               []string{scope, "offline_access"},
+		"response_types_supported":                       []string{"code"},
+		"response_modes_supported":                       []string{"query"},
+		"grant_types_supported":                          []string{"authorization_code", "refresh_token"},
+		"token_endpoint_auth_methods_supported":          []string{"none", "client_secret_basic", "client_secret_post"},
+		"revocation_endpoint_auth_methods_supported":     []string{"none", "client_secret_basic", "client_secret_post"},
+		"code_challenge_methods_supported":               []string{"S256"},
+		"authorization_response_iss_parameter_supported": true,
+		"client_id_metadata_document_supported":          policy.GetMetadataDocuments() != policyv1.Admission_ADMISSION_OFF,
+		"subject_types_supported":                        []string{"public"},
+		"id_token_signing_alg_values_supported":          []string{"ES256"},
+	}
+	if policy.GetDynamicRegistration() != policyv1.Admission_ADMISSION_OFF {
+		out["registration_endpoint"] = s.Issuer + "/oauth/register"
+	}
+	w.Header().Set("Cache-Control", "public, max-age=300")
+	writeJSON(w, http.StatusOK, out)
+}
+
+// jwks shows the public parts of the keys that count, those included that do not sign yet.
+func (s *Server) jwks(w http.ResponseWriter, _ *http.Request) {
+	keys := []json.RawMessage{}
+	for k := range s.Engine.State().SigningKeys(s.Issuer) {
+		keys = append(keys, k.GetJwk())
+	}
+	w.Header().Set("Cache-Control", "public, max-age=300")
+	writeJSON(w, http.StatusOK, map[string]any{"keys": keys})
+}
