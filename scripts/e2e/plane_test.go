@@ -123,7 +123,7 @@ type proxy struct {
 	name, region string
 	listen       string
 	dir          string
-	tokenFile    string
+	invitation   string
 	fleet        string
 	flags        []string
 }
@@ -131,9 +131,9 @@ type proxy struct {
 // newProxy starts one at a control plane.
 func newProxy(t testing.TB, c *controlPlane, region string, flags ...string) *proxy {
 	t.Helper()
-	p := &proxy{t: t, name: region + "-1", region: region, listen: freeAddress(t), dir: t.TempDir(), fleet: "http://" + c.fleet, flags: flags}
-	p.tokenFile = filepath.Join(p.dir, "token")
-	if _, err := c.KeptToken(t.Context(), p.tokenFile, "proxy", "--name", p.name, "--region", region); err != nil {
+	p := &proxy{t: t, name: region + "-1", region: region, listen: freeAddress(t), dir: t.TempDir(), fleet: "https://" + c.fleet, flags: flags}
+	p.invitation = filepath.Join(p.dir, "invitation")
+	if err := c.Invite(t.Context(), p.invitation, p.name, region); err != nil {
 		t.Fatal(err)
 	}
 	p.start()
@@ -147,7 +147,7 @@ func (p *proxy) url() string { return "http://" + p.listen + "/mcp" }
 // launch starts the process and does not wait for it.
 func (p *proxy) launch() {
 	p.t.Helper()
-	args := append([]string{"serve", "--name", p.name, "--region", p.region, "--control-plane", p.fleet, "--token-file", p.tokenFile,
+	args := append([]string{"serve", "--name", p.name, "--region", p.region, "--control-plane", p.fleet, "--invitation-file", p.invitation,
 		"--listen", p.listen, "--data-dir", p.data()}, p.flags...)
 	running, err := quickstart.Start(p.dir, p.name, proxyProgram, args...)
 	if err != nil {

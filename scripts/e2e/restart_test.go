@@ -96,12 +96,13 @@ func TestARollingRestartLosesNoCall(t *testing.T) {
 	front := freeAddress(t)
 	var proxies []*proxy
 	for i := range 3 {
-		p := &proxy{t: t, name: fmt.Sprintf("us-east-%d", i+1), region: "us-east", listen: freeAddress(t), dir: t.TempDir(), fleet: "http://" + w.cp.fleet}
-		p.tokenFile = p.dir + "/token"
-		if _, err := w.cp.KeptToken(t.Context(), p.tokenFile, "proxy", "--name", p.name, "--region", p.region); err != nil {
+		p := &proxy{t: t, name: fmt.Sprintf("us-east-%d", i+1), region: "us-east", listen: freeAddress(t), dir: t.TempDir(), fleet: "https://" + w.cp.fleet}
+		p.invitation = p.dir + "/invitation"
+		if err := w.cp.Invite(t.Context(), p.invitation, p.name, p.region); err != nil {
 			t.Fatal(err)
 		}
-		p.flags = []string{"--public-url", "http://" + front, "--peer-url", "http://" + p.listen, "--drain-delay", "1s", "--heartbeat", "1s"}
+		peers := freeAddress(t)
+		p.flags = []string{"--public-url", "http://" + front, "--peer-listen", peers, "--peer-url", "https://" + peers, "--drain-delay", "1s", "--heartbeat", "1s"}
 		p.start()
 		proxies = append(proxies, p)
 	}

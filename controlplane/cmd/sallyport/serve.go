@@ -28,6 +28,7 @@ import (
 	"sallyport.dev/controlplane/internal/engine"
 	"sallyport.dev/controlplane/internal/erasure"
 	"sallyport.dev/controlplane/internal/fleet"
+	"sallyport.dev/controlplane/internal/fleetca"
 	"sallyport.dev/controlplane/internal/journal"
 	"sallyport.dev/controlplane/internal/kv"
 	"sallyport.dev/controlplane/internal/natsconn"
@@ -53,6 +54,7 @@ type serveConfig struct {
 	nats             natsconn.Config
 	lease, heartbeat time.Duration
 	vaultKeys        []string
+	certificateTTL   time.Duration
 	logLevel         slog.Level
 }
 
@@ -78,12 +80,13 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&c.scimURL, "scim-url", "", "public URL of the SCIM listener, for locations in answers (default: as requested)")
 	f.Float64Var(&c.scimRate, "scim-rate", 500, "SCIM requests a second that are taken of one token, on average; twice as many may come at once (0: any number)")
 	c.signin.flags(f)
-	f.StringVar(&c.tlsCert, "tls-cert", "", "certificate file: all listeners then speak TLS")
+	f.StringVar(&c.tlsCert, "tls-cert", "", "certificate file: all listeners then speak TLS; that of proxies always does, by the fleet's own authority")
 	f.StringVar(&c.tlsKey, "tls-key", "", "key file of --tls-cert")
 	f.StringVar(&c.nats.URL, "nats-url", "", "URLs of an external NATS cluster, separated by commas (default: embedded)")
 	f.StringVar(&c.nats.Credentials, "nats-credentials", "", "NATS credentials file")
 	f.StringVar(&c.nats.Listen, "nats-listen", "", "loopback address at which the embedded server can be reached, such as 127.0.0.1:4222 (default: not)")
 	f.IntVar(&c.nats.Replicas, "nats-replicas", 0, "copies of each stream (default 1 embedded, 3 external)")
+	f.DurationVar(&c.certificateTTL, "certificate-ttl", 24*time.Hour, "how long a proxy's certificate is good; it renews it when half of that is over")
 	f.DurationVar(&c.lease, "lease", 30*time.Minute, "how long a proxy may serve without hearing from a control plane")
 	f.DurationVar(&c.heartbeat, "heartbeat", 5*time.Second, "how often leases are renewed")
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
@@ -187,25 +190,31 @@ func (p *plane) run(ctx context.Context) error {
 	if err := p.eraser.Restore(ctx); err != nil {
 		return err
 	}
+	authority, err := fleetca.Open(ctx, p.vault, p.certificateTTL, time.Now)
+	if err != nil {
+		return err
+	}
 	p.admins = &adminsession.Sessions{Engine: p.engine, URL: p.signinURL(), Now: time.Now}
 	signIn, err := p.openSignIn(ctx)
 	if err != nil {
 		return err
 	}
 	fleetServer := fleet.New(fleet.Config{
-		Engine: p.engine, Secrets: p.vault, Audit: p.audit, Trail: p.trail, Roster: p.roster, Publisher: publisher,
+		Engine: p.engine, Commands: p.engine, Authority: authority, Secrets: p.vault, Audit: p.audit, Trail: p.trail, Roster: p.roster, Publisher: publisher,
 		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Seen: signIn.uses.Seen, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
 	})
 	fleetMux := http.NewServeMux()
 	fleetMux.Handle(fleetv1connect.NewFleetServiceHandler(fleetServer,
 		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(32<<20)))
+	fleetMux.Handle(fleetv1connect.NewEnrolmentServiceHandler(fleetServer,
+		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(64<<10)))
 
 	adminMux := http.NewServeMux()
 	adminMux.Handle("/login", p.admins.Handler())
 	adminMux.Handle("/login/", p.admins.Handler())
 	adminMux.Handle("/", admin.NewHandler(p.auditOf(admin.Config{
 		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Activity: p.lately, Sessions: p.admins,
-		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Vault: vaultKeys{p.vault}, Log: p.log,
+		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
 	})))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
@@ -240,7 +249,7 @@ func (p *plane) run(ctx context.Context) error {
 	}{
 		{"scim", p.scimAddr, provider},
 		{"admin", p.adminAddr, adminMux},
-		{"fleet", p.fleetAddr, fleetMux},
+		{"fleet", p.fleetAddr, fleet.ByCertificate(fleetMux)},
 		{"signin", p.signin.addr, signIn.handler},
 	}
 	for _, l := range listeners {
@@ -261,10 +270,15 @@ func (p *plane) run(ctx context.Context) error {
 				_ = server.Close() // streams that did not end in time
 			}
 		})
+		cert, key := p.tlsCert, p.tlsKey
+		if l.name == "fleet" { // proxies and control planes know each other by the fleet's own authority
+			server.TLSConfig, cert, key = authority.ServerTLS(), "", ""
+			server.ErrorLog = slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
+		}
 		running.Go(func() {
 			var err error
-			if p.tlsCert != "" {
-				err = server.ServeTLS(listener, p.tlsCert, p.tlsKey)
+			if server.TLSConfig != nil || cert != "" {
+				err = server.ServeTLS(listener, cert, key)
 			} else {
 				err = server.Serve(listener)
 			}

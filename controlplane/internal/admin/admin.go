@@ -94,6 +94,8 @@ type Config struct {
 	Activity Activity
 	Sessions Sessions
 	Vault    Vault
+	// Invitation is what a proxy joins with, made of its token.
+	Invitation func(token string) string
 	// SignInSecrets keeps the secrets of clients at identity providers; SignInURL is where people sign in, for redirect URIs.
 	SignInSecrets SignInSecrets
 	SignInURL     string
@@ -134,12 +136,14 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewSignalServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewClientServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewSessionServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewProxyServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
 		adminv1connect.PolicyServiceName, adminv1connect.FleetAdminServiceName, adminv1connect.AuditServiceName, adminv1connect.AdminServiceName,
 		adminv1connect.AuditIndexServiceName, adminv1connect.AuditProofServiceName,
 		adminv1connect.VaultServiceName,
+		adminv1connect.ProxyServiceName,
 		adminv1connect.ServiceAccountServiceName, adminv1connect.SignalServiceName,
 		adminv1connect.SignInServiceName, adminv1connect.ClientServiceName, adminv1connect.SessionServiceName,
 	}

@@ -86,7 +86,7 @@ func newSiteLogging(t *testing.T, log *slog.Logger) *site {
 	s.sessions = &adminsession.Sessions{Engine: p.Engine, Store: p.Shared, Now: time.Now}
 	s.server = enginetest.Serve(t, admin.NewHandler(admin.Config{
 		Engine: p.Engine, Secrets: p.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Audit: records, Activity: s.activity, Sessions: s.sessions, Log: log,
-		SignInSecrets: p.Vault, SignInURL: "https://sallyport.example",
+		Invitation: func(token string) string { return token }, SignInSecrets: p.Vault, SignInURL: "https://sallyport.example",
 	}))
 	return s
 }

@@ -78,6 +78,9 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.ServiceAccountServiceDeleteServiceGroupProcedure:      admin,
 	adminv1connect.ServiceAccountServiceChangeServiceGroupProcedure:      admin,
 
+	adminv1connect.ProxyServiceInviteProxyProcedure: admin,
+	adminv1connect.ProxyServiceRevokeProxyProcedure: admin,
+
 	adminv1connect.AdminServiceWhoAmIProcedure:             anyone,
 	adminv1connect.AdminServiceBecomeFirstOwnerProcedure:   anyone,
 	adminv1connect.AdminServiceListAdminsProcedure:         viewer,

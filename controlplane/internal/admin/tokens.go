@@ -18,6 +18,9 @@ import (
 
 func (a *api) CreateToken(ctx context.Context, req *connect.Request[adminv1.CreateTokenRequest]) (*connect.Response[adminv1.CreateTokenResponse], error) {
 	kind := eventv1.TokenKind(req.Msg.GetKind()) // the two enums have the same numbers: a test says so
+	if kind == eventv1.TokenKind_TOKEN_KIND_PROXY {
+		return nil, &core.Error{Code: core.InvalidArgument, Message: "a proxy joins with an invitation: sallyport proxies invite NAME --region REGION"}
+	}
 	id, token, sum, err := bearer.New(kind)
 	if err != nil {
 		return nil, fmt.Errorf("making a token: %w", err)

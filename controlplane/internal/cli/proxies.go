@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
 )
 
 func proxiesCommand(o *options) *cobra.Command {
-	return &cobra.Command{
-		Use: "proxies", Short: "Show the proxies, what they enforce and how far behind they are", Args: cobra.NoArgs,
+	c := &cobra.Command{
+		Use: "proxies", Short: "Show the proxies, what they enforce and how far behind they are; invite and revoke them", Args: cobra.NoArgs,
+		Example: "  sallyport proxies\n  sallyport proxies invite us-east-1 --region us-east\n  sallyport proxies revoke us-east-1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return call(cmd.Context(), o, adminv1connect.NewFleetAdminServiceClient, adminv1connect.FleetAdminServiceClient.ListProxies,
 				&adminv1.ListProxiesRequest{}, func(r *adminv1.ListProxiesResponse) table {
@@ -29,6 +31,38 @@ func proxiesCommand(o *options) *cobra.Command {
 				})
 		},
 	}
+	c.AddCommand(inviteCommand(o), &cobra.Command{
+		Use: "revoke NAME", Short: "Expel a proxy at once, or take its invitation back", Args: cobra.ExactArgs(1),
+		Long: "Expel a proxy at once, or take its invitation back. The keys that seal sessions in its region are replaced, so that agents\nthere open their sessions anew. The proxy itself stops when its lease is over, if it cannot be told.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewProxyServiceClient, adminv1connect.ProxyServiceClient.RevokeProxy,
+				&adminv1.RevokeProxyRequest{Name: args[0]}, func(r *adminv1.RevokeProxyResponse) table {
+					return line("proxy %s is revoked at version %d", args[0], r.GetVersion())
+				})
+		},
+	})
+	return c
+}
+
+func inviteCommand(o *options) *cobra.Command {
+	req := &adminv1.InviteProxyRequest{}
+	var ttl time.Duration
+	var out string
+	c := &cobra.Command{
+		Use: "invite NAME --region REGION", Short: "Make an invitation with which a proxy joins the fleet, once", Args: cobra.ExactArgs(1),
+		Example: "  sallyport proxies invite us-east-1 --region us-east --out invitation\n  sallyport-proxy serve --name us-east-1 --region us-east --invitation-file invitation …",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.Name, req.Ttl = args[0], durationpb.New(ttl)
+			return showOnce(cmd.Context(), o, adminv1connect.NewProxyServiceClient, adminv1connect.ProxyServiceClient.InviteProxy, req, out, func(r *adminv1.InviteProxyResponse) string {
+				return "It is good once, until " + when(r.GetExpiresAt()) + "."
+			})
+		},
+	}
+	c.Flags().StringVar(&req.Region, "region", "", "the proxy's region")
+	c.Flags().DurationVar(&ttl, "ttl", time.Hour, "how long it is good, at most 168h")
+	c.Flags().StringVar(&out, "out", "", outHelp)
+	_ = c.MarkFlagRequired("region")
+	return c
 }
 
 // troubles says in few words what is wrong at a proxy.

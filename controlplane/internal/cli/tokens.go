@@ -14,7 +14,6 @@ func tokensCommand(o *options) *cobra.Command {
 	create := parent("create", "Make a bearer token; it is shown once",
 		tokenCreateCommand(o, "scim", adminv1.TokenKind_TOKEN_KIND_SCIM, "for a directory's provisioning", "  sallyport tokens create scim --directory okta"),
 		tokenCreateCommand(o, "admin", adminv1.TokenKind_TOKEN_KIND_ADMIN, "for an admin or a script", "  sallyport tokens create admin --name ci --role viewer --expires 30d"),
-		tokenCreateCommand(o, "proxy", adminv1.TokenKind_TOKEN_KIND_PROXY, "for a proxy", "  sallyport tokens create proxy --name us-east-1 --region us-east"),
 	)
 	list := &cobra.Command{
 		Use: "list", Short: "List tokens without their secrets", Args: cobra.NoArgs,
@@ -94,10 +93,6 @@ func tokenCreateCommand(o *options, use string, kind adminv1.TokenKind, what, ex
 	case adminv1.TokenKind_TOKEN_KIND_SCIM:
 		c.Flags().StringVar(&req.DirectoryId, "directory", "", "the directory that it may touch")
 		_ = c.MarkFlagRequired("directory")
-	case adminv1.TokenKind_TOKEN_KIND_PROXY:
-		c.Flags().StringVar(&req.Region, "region", "", "the proxy's region")
-		_ = c.MarkFlagRequired("region")
-		_ = c.MarkFlagRequired("name")
 	}
 	c.Flags().StringVar(&expires, "expires", "", expiresHelp+" (default: "+ends+")")
 	return c

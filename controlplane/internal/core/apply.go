@@ -124,13 +124,15 @@ func (s *State) applyPolicy(rec Record) error {
 	case *eventv1.Event_TokenIssued:
 		return s.applyTokenIssued(rec, b.TokenIssued.GetToken())
 	case *eventv1.Event_TokenRevoked:
-		return s.applyTokenRevoked(b.TokenRevoked.GetTokenId())
+		return s.applyTokenRevoked(rec, b.TokenRevoked.GetTokenId())
 	case *eventv1.Event_TokenExpirySet:
 		return s.applyTokenExpirySet(b.TokenExpirySet)
 	case *eventv1.Event_ServiceKeyAdded:
 		return s.applyServiceKeyAdded(rec, b.ServiceKeyAdded)
 	case *eventv1.Event_ServiceKeyRemoved:
 		return s.applyServiceKeyRemoved(b.ServiceKeyRemoved)
+	case *eventv1.Event_ProxyJoined:
+		return s.applyProxyJoined(b.ProxyJoined)
 	case *eventv1.Event_AdminDirectoryNamed:
 		s.applyAdminDirectoryNamed(b.AdminDirectoryNamed.GetDirectoryId())
 	case *eventv1.Event_GroupRoleSet:

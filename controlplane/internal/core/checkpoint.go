@@ -30,6 +30,7 @@ type checkpointHead struct {
 	Grants              []checkpointGrant
 	Tokens              []checkpointToken
 	Authorization       checkpointAuthorization
+	Sealing             map[string]uint64
 	AdminDirectory      string
 	Roles               []checkpointRole
 	BreakGlass          []BreakGlassUse
@@ -137,6 +138,11 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 		head.Tokens = append(head.Tokens, checkpointToken{Token: *t, SHA256: t.sha256})
 	}
 	head.Authorization = s.authorization.checkpoint(marshal)
+	head.Sealing = map[string]uint64{}
+	s.sealing.Scan(func(region string, seq uint64) bool {
+		head.Sealing[region] = seq
+		return true
+	})
 	head.AdminDirectory, head.BreakGlass = s.adminDirectory, s.breakGlass
 	s.serviceKeys.Scan(func(key string, keys []ServiceKey) bool {
 		head.ServiceKeys = append(head.ServiceKeys, checkpointServiceKeys{Account: uuid.UUID([]byte(key)), Keys: keys})
@@ -266,6 +272,9 @@ func (s *State) restoreHead(head *checkpointHead) error {
 		token := t.Token
 		token.sha256 = t.SHA256
 		s.putToken(&token)
+	}
+	for region, seq := range head.Sealing {
+		s.sealing.Set(region, seq)
 	}
 	if err := s.authorization.restore(head.Authorization); err != nil {
 		return err

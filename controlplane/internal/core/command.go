@@ -93,6 +93,7 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"IssueToken":         decode[IssueToken],
 	"RotateToken":        decode[RotateToken],
 	"RevokeToken":        decode[RevokeToken],
+	"JoinProxy":          decode[JoinProxy],
 
 	"CreateServiceAccount": decode[CreateServiceAccount],
 	"CreateServiceGroup":   decode[CreateServiceGroup],

@@ -8,7 +8,7 @@ import (
 const FeatureLevel = 1
 
 // FoldVersion names how events become state. A checkpoint of another fold is thrown away.
-const FoldVersion = 8
+const FoldVersion = 9
 
 // StartLog writes the first event of an empty log, and raises the feature level to this build's.
 type StartLog struct {

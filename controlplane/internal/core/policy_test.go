@@ -139,6 +139,32 @@ func TestProxyHasOneToken(t *testing.T) {
 	w.must(issue())
 }
 
+func TestAnInvitationIsGoodOnceAndForItsTime(t *testing.T) {
+	w := newWorld(t)
+	var sum [32]byte
+	key, other := make([]byte, 32), bytes.Repeat([]byte{1}, 32)
+	invite := IssueToken{ID: w.env().NewID(), Kind: eventv1.TokenKind_TOKEN_KIND_PROXY, SHA256: sum[:], Name: "us-east-1", Region: "us-east", ExpiresAt: w.now.Add(time.Hour)}
+	w.must(invite)
+	if w.state.ProxyToken("us-east-1").IsProxy() {
+		t.Fatal("who was only invited is of the fleet")
+	}
+	w.must(JoinProxy{ID: invite.ID, KeySHA256: key})
+	w.must(JoinProxy{ID: invite.ID, KeySHA256: key}) // its answer was lost
+	w.refused(JoinProxy{ID: invite.ID, KeySHA256: other}, FailedPrecondition)
+	if before := w.state.SealingEpoch("us-east"); !w.state.ProxyToken("us-east-1").IsProxy() || before != 0 {
+		t.Fatalf("it is no proxy, or keys were replaced at %d", before)
+	}
+	w.must(RevokeToken{ID: invite.ID})
+	if w.state.SealingEpoch("us-east") != w.state.Seq() || w.state.SealingEpoch("eu-west") != 0 {
+		t.Fatal("the region of the revoked proxy has its sealing keys as before, or another has not")
+	}
+	w.refused(JoinProxy{ID: invite.ID, KeySHA256: key}, NotFound)
+	late := IssueToken{ID: w.env().NewID(), Kind: invite.Kind, SHA256: sum[:], Name: "us-east-1", Region: "us-east", ExpiresAt: w.now.Add(time.Minute)}
+	w.must(late)
+	w.now = w.now.Add(time.Hour)
+	w.refused(JoinProxy{ID: late.ID, KeySHA256: key}, FailedPrecondition)
+}
+
 func TestIssuerBelongsToOneDirectory(t *testing.T) {
 	w := newWorld(t)
 	w.refused(NewSetDirectory(&policyv1.Directory{Id: "entra", Issuers: []*policyv1.Issuer{{Url: "https://okta.example"}}}), AlreadyExists)

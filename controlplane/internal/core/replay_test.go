@@ -48,7 +48,7 @@ func randomCommand(t *rapid.T, w *world) Command {
 		name := rapid.SampledFrom(names).Draw(t, "name")
 		return Profile{UserName: name, ExternalID: "00u" + name, DisplayName: rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "display")}
 	}
-	switch rapid.IntRange(0, 31).Draw(t, "command") {
+	switch rapid.IntRange(0, 34).Draw(t, "command") {
 	case 0, 1:
 		return CreateUser{Directory: "okta", Profile: profile(), Active: rapid.Bool().Draw(t, "active")}
 	case 2, 3:
@@ -128,6 +128,21 @@ func randomCommand(t *rapid.T, w *world) Command {
 		return RemoveServiceKey{Account: in(ServiceDirectory), ID: rapid.SampledFrom([]string{"k1", "k2"}).Draw(t, "key")}
 	case 30:
 		return DeleteUser{Directory: ServiceDirectory, ID: in(ServiceDirectory)}
+	case 31:
+		name := rapid.SampledFrom([]string{"p-1", "p-2"}).Draw(t, "proxy")
+		return IssueToken{ID: uuid.New(), Kind: eventv1.TokenKind_TOKEN_KIND_PROXY, SHA256: make([]byte, 32), Name: name, Region: "eu"}
+	case 32:
+		join := JoinProxy{KeySHA256: make([]byte, 32)}
+		if token := w.state.ProxyToken("p-1"); token != nil {
+			join.ID = token.ID
+		}
+		return join
+	case 33:
+		revoke := RevokeToken{ID: uuid.New()}
+		if token := w.state.ProxyToken("p-1"); token != nil {
+			revoke.ID = token.ID
+		}
+		return revoke
 	default:
 		return RevokeSessions{ID: user()}
 	}

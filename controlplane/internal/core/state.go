@@ -48,6 +48,8 @@ type State struct {
 	tokens     btree.Map[string, *Token]
 	// Names of proxies that have a token: one token a proxy.
 	proxies btree.Map[string, string]
+	// Since when a region's sealing keys are those that they are, by region.
+	sealing btree.Map[string, uint64]
 
 	authorization authorization
 
@@ -91,7 +93,7 @@ func (s *State) Fork() *State {
 		members: s.members.fork(), memberOf: s.memberOf.fork(), held: s.held.fork(),
 		children: s.children.fork(), parents: s.parents.fork(),
 		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(),
-		blocks: *s.blocks.Copy(), tokens: *s.tokens.Copy(), proxies: *s.proxies.Copy(),
+		blocks: *s.blocks.Copy(), tokens: *s.tokens.Copy(), proxies: *s.proxies.Copy(), sealing: *s.sealing.Copy(),
 		authorization:  s.authorization.fork(),
 		adminDirectory: s.adminDirectory, roles: *s.roles.Copy(), breakGlass: s.breakGlass,
 		serviceKeys: *s.serviceKeys.Copy(),

@@ -66,6 +66,8 @@ func Subject(ev *eventv1.Event) string {
 		return subjectPrefix + "user." + b.ServiceKeyAdded.GetUserId()
 	case *eventv1.Event_ServiceKeyRemoved:
 		return subjectPrefix + "user." + b.ServiceKeyRemoved.GetUserId()
+	case *eventv1.Event_ProxyJoined:
+		return subjectPrefix + "token." + b.ProxyJoined.GetTokenId()
 	case *eventv1.Event_AdminDirectoryNamed:
 		return subjectPrefix + "admin.directory"
 	case *eventv1.Event_GroupRoleSet:

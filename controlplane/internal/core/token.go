@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"crypto/subtle"
 	"iter"
 	"time"
@@ -25,13 +26,20 @@ type Token struct {
 	// ExpiresAt is zero for a token that does not expire.
 	ExpiresAt time.Time
 	// Role is what an admin token may do.
-	Role   policyv1.Role
-	sha256 []byte
+	Role policyv1.Role
+	// JoinedKey is the SHA-256 of the public key with which a proxy joined; empty: its invitation was not used yet.
+	JoinedKey []byte
+	sha256    []byte
 }
 
 // is tells whether a token is there, of a kind, and not over.
 func (t *Token) is(kind eventv1.TokenKind, now time.Time) bool {
 	return t != nil && t.Kind == kind && (t.ExpiresAt.IsZero() || now.Before(t.ExpiresAt))
+}
+
+// IsProxy tells whether the token is that of a proxy that joined.
+func (t *Token) IsProxy() bool {
+	return t != nil && t.Kind == eventv1.TokenKind_TOKEN_KIND_PROXY && len(t.JoinedKey) > 0
 }
 
 // Opens tells whether a secret with this SHA-256 opens a door now. Nothing in its timing tells how near it came.
@@ -149,6 +157,31 @@ func (c RotateToken) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	return events, nil
 }
 
+// JoinProxy uses a proxy's invitation. The caller compared its secret, and knows that the proxy holds the key.
+type JoinProxy struct {
+	ID        uuid.UUID
+	KeySHA256 []byte
+}
+
+func (c JoinProxy) decide(s *State, env Env) ([]*eventv1.Event, error) {
+	t := s.Token(c.ID)
+	switch {
+	case t == nil || t.Kind != eventv1.TokenKind_TOKEN_KIND_PROXY:
+		return nil, refuse(NotFound, "there is no invitation %s", c.ID)
+	case len(c.KeySHA256) != 32:
+		return nil, refuse(InvalidArgument, "a proxy joins with a key")
+	case !t.ExpiresAt.IsZero() && !env.Now.Before(t.ExpiresAt):
+		return nil, refuse(FailedPrecondition, "the invitation has expired: revoke the proxy and invite it again")
+	case bytes.Equal(t.JoinedKey, c.KeySHA256):
+		return nil, nil // the answer was lost
+	case len(t.JoinedKey) > 0:
+		return nil, refuse(FailedPrecondition, "the invitation was used already: if not by this proxy, somebody else is in its place; revoke the proxy and invite it again")
+	}
+	return env.events(&eventv1.Event{Body: &eventv1.Event_ProxyJoined{ProxyJoined: &eventv1.ProxyJoined{
+		TokenId: c.ID.String(), KeySha256: c.KeySHA256,
+	}}}), nil
+}
+
 // RevokeToken makes a token invalid at once.
 type RevokeToken struct{ ID uuid.UUID }
 
@@ -219,7 +252,42 @@ func (s *State) putToken(t *Token) {
 	}
 }
 
-func (s *State) applyTokenRevoked(tokenID string) error {
+func (s *State) applyProxyJoined(b *eventv1.ProxyJoined) error {
+	id, err := uuid.Parse(b.GetTokenId())
+	if err != nil {
+		return err
+	}
+	old := s.Token(id)
+	if old == nil {
+		return invalidLog("there is no token %s", b.GetTokenId())
+	}
+	t := *old
+	t.JoinedKey = b.GetKeySha256()
+	s.putToken(&t)
+	return nil
+}
+
+// SealingEpoch says since when a region's sealing keys are those that they are: others than before each time that a proxy of it was
+// revoked, which knew them.
+func (s *State) SealingEpoch(region string) uint64 {
+	seq, _ := s.sealing.Get(region)
+	return seq
+}
+
+// ProxyToken returns the token of a proxy by its name, or nil.
+func (s *State) ProxyToken(name string) *Token {
+	id, ok := s.proxies.Get(name)
+	if !ok {
+		return nil
+	}
+	parsed, err := uuid.Parse(id)
+	if err != nil {
+		return nil
+	}
+	return s.Token(parsed)
+}
+
+func (s *State) applyTokenRevoked(rec Record, tokenID string) error {
 	id, err := uuid.Parse(tokenID)
 	if err != nil {
 		return err
@@ -231,6 +299,9 @@ func (s *State) applyTokenRevoked(tokenID string) error {
 	s.tokens.Delete(idKey(id))
 	if t.Kind == eventv1.TokenKind_TOKEN_KIND_PROXY {
 		s.proxies.Delete(t.Name)
+	}
+	if t.IsProxy() {
+		s.sealing.Set(t.Region, rec.Seq)
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 // shows. A proxy that was stolen has nothing without agents' live tokens: who calls is verified here, and
 // compared with the fenced state, in which the person must have some tool of the connector.
 func (s *Server) IssueCredential(ctx context.Context, req *connect.Request[fleetv1.IssueCredentialRequest]) (*connect.Response[fleetv1.IssueCredentialResponse], error) {
-	token, err := s.proxy(req.Header())
+	token, err := s.proxy(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -56,11 +56,15 @@ func (s *Server) issue(ctx context.Context, token *core.Token, req *connect.Requ
 		return nil, nil, connect.NewError(connect.CodeUnavailable, errors.New("the control plane cannot prove that it is current: try again"))
 	}
 	if state.Token(token.ID) == nil { // revoked, which the state that let it in did not hold yet
-		return nil, nil, errProxyToken()
+		return nil, nil, errNoProxy()
 	}
 	user, expires, err := s.verify(ctx, state, req.Msg)
 	if err != nil {
 		return nil, nil, connect.NewError(connect.CodePermissionDenied, err)
+	}
+	if !s.limits.take(token.ID, user.ID, s.config.Now()) {
+		s.config.Log.WarnContext(ctx, "a proxy asks for credentials too often", "proxy", token.Name, "person", user.ID)
+		return nil, user, connect.NewError(connect.CodeResourceExhausted, errors.New("too many credentials are asked for: try again shortly"))
 	}
 	connector := state.Connector(req.Msg.GetConnector())
 	if connector == nil || !s.mayUse(state, user, token.Region, req.Msg.GetConnector()) {

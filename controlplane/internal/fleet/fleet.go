@@ -2,23 +2,20 @@
 // acknowledged what, issues upstream credentials and takes audit in.
 //
 // Each committed round is encoded once per region and shared by all of its streams; a stream is a cursor.
-// A proxy is known by its own credential alone: nothing that it says can make it another.
+// A proxy is known by the certificate of its connection alone: nothing that it says can make it another.
 package fleet
 
 import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/http"
 	"time"
 
 	"connectrpc.com/connect"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
-	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
 
-	"sallyport.dev/controlplane/internal/bearer"
 	"sallyport.dev/controlplane/internal/core"
 )
 
@@ -33,8 +30,8 @@ type Engine interface {
 type Secrets interface {
 	// ConnectorSecret returns the header value that an admin set for a connector.
 	ConnectorSecret(ctx context.Context, secretID, connector string) (string, error)
-	// RegionKeys returns the keys that seal session ids in a region, newest first; it makes the first one.
-	RegionKeys(ctx context.Context, region string) ([]*fleetv1.SealingKey, error)
+	// RegionKeys returns the keys that seal session ids in a region since an epoch, newest first; it makes the first one.
+	RegionKeys(ctx context.Context, region string, epoch uint64) ([]*fleetv1.SealingKey, error)
 }
 
 // Audit is what the server needs of the audit store.
@@ -56,9 +53,12 @@ type OwnTokens interface {
 	Verify(s *core.State, token, connector string) (user *core.User, expires time.Time, own bool, err error)
 }
 
-// Config is how a Server behaves. Engine, Secrets, Audit, Roster and Publisher are required.
+// Config is how a Server behaves. Engine, Commands, Authority, Secrets, Audit, Roster and Publisher are required.
 type Config struct {
-	Engine    Engine
+	Engine Engine
+	// Commands and Authority are for proxies that join.
+	Commands  Commander
+	Authority Authority
 	Secrets   Secrets
 	Audit     Audit
 	Roster    *Roster
@@ -83,14 +83,18 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Server implements FleetService.
+// Server implements FleetService and EnrolmentService.
 type Server struct {
 	config Config
 	beat   *pulse
 	prove  chan struct{} // asks Run for a proof before the next is due
+	limits *limits
 }
 
-var _ fleetv1connect.FleetServiceHandler = (*Server)(nil)
+var (
+	_ fleetv1connect.FleetServiceHandler     = (*Server)(nil)
+	_ fleetv1connect.EnrolmentServiceHandler = (*Server)(nil)
+)
 
 // New returns a server. Run must be running for leases to be renewed.
 func New(c Config) *Server {
@@ -103,7 +107,7 @@ func New(c Config) *Server {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Server{config: c, beat: newPulse(), prove: make(chan struct{}, 1)}
+	return &Server{config: c, beat: newPulse(), prove: make(chan struct{}, 1), limits: newLimits()}
 }
 
 // Run proves every heartbeat interval where the log ends, and when a stream has begun, once for all that wait,
@@ -130,23 +134,9 @@ func (s *Server) Run(ctx context.Context) {
 	}
 }
 
-// proxy returns the token of the proxy that calls.
-func (s *Server) proxy(h http.Header) (*core.Token, error) {
-	token := bearer.Check(s.config.Engine.State(), eventv1.TokenKind_TOKEN_KIND_PROXY, bearer.FromHeader(h), s.config.Now())
-	if token == nil {
-		return nil, errProxyToken()
-	}
-	return token, nil
-}
-
-func errProxyToken() error {
-	return connect.NewError(connect.CodeUnauthenticated,
-		errors.New("a proxy's token is needed; make one with: sallyport tokens create proxy --name NAME --region REGION"))
-}
-
 // DeliverAudit stores a run of the calling proxy's records.
 func (s *Server) DeliverAudit(ctx context.Context, req *connect.Request[fleetv1.DeliverAuditRequest]) (*connect.Response[fleetv1.DeliverAuditResponse], error) {
-	token, err := s.proxy(req.Header())
+	token, err := s.proxy(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 
@@ -270,7 +271,7 @@ type regionPeers struct {
 }
 
 // Peers returns the proxies of a region that may be serving and that others can reach, and a text that differs where they do.
-func (r *Roster) Peers(region string, now time.Time) (peers *fleetv1.Peers, told string) {
+func (r *Roster) Peers(state *core.State, region string, now time.Time) (peers *fleetv1.Peers, told string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if have, ok := r.peers[region]; ok && now.Sub(have.at) < peersFor {
@@ -278,7 +279,8 @@ func (r *Roster) Peers(region string, now time.Time) (peers *fleetv1.Peers, told
 	}
 	of := &fleetv1.Peers{}
 	for _, e := range r.all {
-		if e.Region == region && e.PeerURL != "" && e.Live(now) {
+		id, err := uuid.Parse(e.id)
+		if err == nil && state.Token(id) != nil && e.Region == region && e.PeerURL != "" && e.Live(now) {
 			of.Peers = append(of.Peers, &fleetv1.Peer{Proxy: e.Name, Url: e.PeerURL})
 		}
 	}

@@ -24,21 +24,25 @@ import (
 	"sallyport.dev/dataplane/policy"
 
 	"sallyport.dev/controlplane/internal/audit"
+	"sallyport.dev/controlplane/internal/bearer"
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/engine/enginetest"
 	"sallyport.dev/controlplane/internal/fleet"
+	"sallyport.dev/controlplane/internal/fleetca"
 	"sallyport.dev/controlplane/internal/kv"
 )
 
 // site is a fleet server over a real engine, served by cleartext HTTP/2, with a proxy's token.
 type site struct {
 	*enginetest.Plane
-	server *httptest.Server
-	roster *fleet.Roster
-	audit  *audit.Store
-	trail  *noted
-	token  string
-	id     uuid.UUID // of the token
+	server    *httptest.Server
+	roster    *fleet.Roster
+	audit     *audit.Store
+	trail     *noted
+	fleet     *fleet.Server
+	authority *fleetca.Authority
+	token     string
+	id        uuid.UUID // of the token
 }
 
 // config is what a test may choose of a site.
@@ -91,10 +95,13 @@ func newSite(t *testing.T, c config) *site {
 	}
 	s := &site{Plane: p, roster: fleet.NewRoster(ledger{p.Shared}, p.Log), audit: records, trail: &noted{}}
 	s.id, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_PROXY, "us-east-1")
+	s.authority, err = fleetca.Open(t.Context(), p.Vault, time.Hour, time.Now)
+	enginetest.Must(t, err)
 	server := fleet.New(fleet.Config{
-		Engine: fenced{p.Engine, c.cutOff}, Secrets: p.Vault, Audit: records, Roster: s.roster, Publisher: publisher,
+		Engine: fenced{p.Engine, c.cutOff}, Commands: p.Engine, Authority: s.authority, Secrets: p.Vault, Audit: records, Roster: s.roster, Publisher: publisher,
 		Verifier: fleet.NewVerifier(nil, nil), Lease: c.lease, Heartbeat: 20 * time.Millisecond, Name: "cp-1", Trail: s.trail, Log: p.Log,
 	})
+	s.fleet = server
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{}, 2)
 	go func() { server.Run(ctx); done <- struct{}{} }()
@@ -106,7 +113,14 @@ func newSite(t *testing.T, c config) *site {
 	})
 	mux := http.NewServeMux()
 	mux.Handle(fleetv1connect.NewFleetServiceHandler(server, connect.WithInterceptors(validate.NewInterceptor())))
-	s.server = enginetest.Serve(t, mux)
+	mux.Handle(fleetv1connect.NewEnrolmentServiceHandler(server, connect.WithInterceptors(validate.NewInterceptor())))
+	// Tests name a proxy by its token, where the real listener does by its certificate.
+	s.server = enginetest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if token := bearer.Check(p.Engine.State(), eventv1.TokenKind_TOKEN_KIND_PROXY, bearer.FromHeader(r.Header), time.Now()); token != nil {
+			r = r.WithContext(fleet.AsProxy(r.Context(), token.ID))
+		}
+		mux.ServeHTTP(w, r)
+	}))
 	return s
 }
 

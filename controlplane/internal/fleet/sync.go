@@ -19,7 +19,7 @@ import (
 
 // Sync keeps one proxy current.
 func (s *Server) Sync(ctx context.Context, stream *connect.BidiStream[fleetv1.SyncRequest, fleetv1.SyncResponse]) error {
-	token, err := s.proxy(stream.RequestHeader())
+	token, err := s.proxy(ctx)
 	if err != nil {
 		return err
 	}
@@ -35,7 +35,7 @@ func (s *Server) Sync(ctx context.Context, stream *connect.BidiStream[fleetv1.Sy
 	if err != nil {
 		return err
 	}
-	keys, err := s.config.Secrets.RegionKeys(ctx, token.Region)
+	keys, err := s.config.Secrets.RegionKeys(ctx, token.Region, state.SealingEpoch(token.Region))
 	if err != nil {
 		s.config.Log.ErrorContext(ctx, "a region's keys could not be read", "region", token.Region, "error", err)
 		return connect.NewError(connect.CodeUnavailable, errors.New("the region's keys cannot be read now: try again"))
@@ -44,7 +44,7 @@ func (s *Server) Sync(ctx context.Context, stream *connect.BidiStream[fleetv1.Sy
 	defer cancel()
 	c := &cursor{
 		server: s, stream: stream, token: token, feed: s.config.Publisher.feed(token.Region, state.Epoch()), epoch: state.Epoch(), resync: make(chan struct{}, 1),
-		began: s.config.Now(),
+		began: s.config.Now(), sealing: state.SealingEpoch(token.Region),
 	}
 	c.mark(hello.GetMark())
 	select {
@@ -114,6 +114,7 @@ type cursor struct {
 	version uint64
 	resync  chan struct{}
 	began   time.Time
+	sealing uint64 // the epoch of the sealing keys that the proxy was told
 	marked  atomic.Pointer[marked]
 	peers   string // what the proxy was told of, see Roster.Peers
 }
@@ -164,8 +165,13 @@ func (c *cursor) run(ctx context.Context) error {
 		case <-beat:
 			last, beat = c.server.beat.get()
 		}
-		if c.server.config.Engine.State().Token(c.token.ID) == nil {
-			return connect.NewError(connect.CodeUnauthenticated, errors.New("the proxy's token was revoked"))
+		state := c.server.config.Engine.State()
+		if state.Token(c.token.ID) == nil {
+			return connect.NewError(connect.CodeUnauthenticated, errors.New("the proxy was revoked"))
+		}
+		if state.SealingEpoch(c.token.Region) != c.sealing {
+			// A welcome tells them, and the stream that follows goes on where this one ended.
+			return connect.NewError(connect.CodeAborted, errors.New("the region's sealing keys were replaced: connect again"))
 		}
 	}
 }
@@ -189,7 +195,7 @@ func (c *cursor) heartbeat(ctx context.Context, last proof) error {
 		return nil
 	}
 	beat := &fleetv1.Heartbeat{FencedVersion: last.fenced, Lease: durationpb.New(lease), At: timestamppb.New(now), Mark: marked.mark}
-	if peers, told := c.server.config.Roster.Peers(c.token.Region, now); told != c.peers {
+	if peers, told := c.server.config.Roster.Peers(c.server.config.Engine.State(), c.token.Region, now); told != c.peers {
 		beat.Peers, c.peers = peers, told
 	}
 	return c.send(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Heartbeat{Heartbeat: beat}})

@@ -32,11 +32,13 @@ func (v *Vault) DestroyConnectorSecret(ctx context.Context, secretID string) err
 	return v.Destroy(ctx, secretID)
 }
 
-// RegionKeys returns the keys that seal session ids in a region, newest first, and makes the first one.
-func (v *Vault) RegionKeys(ctx context.Context, region string) ([]*fleetv1.SealingKey, error) {
-	secret, err := v.GetOrMake(ctx, "region."+region, region, func() Secret { return NewSecret(newKey()[:]) })
+// RegionKeys returns the keys that seal session ids in a region since an epoch, newest first, and makes the first one. Those of another
+// epoch open nothing any more.
+func (v *Vault) RegionKeys(ctx context.Context, region string, epoch uint64) ([]*fleetv1.SealingKey, error) {
+	name := fmt.Sprintf("region.%s.%d", region, epoch)
+	secret, err := v.GetOrMake(ctx, name, region, func() Secret { return NewSecret(newKey()[:]) })
 	if err != nil {
 		return nil, err
 	}
-	return []*fleetv1.SealingKey{{Id: 1, Key: secret.Reveal()}}, nil
+	return []*fleetv1.SealingKey{{Id: uint32(epoch) + 1, Key: secret.Reveal()}}, nil
 }

@@ -258,17 +258,21 @@ func TestABlobOpensWholeOrNotAtAll(t *testing.T) {
 
 func TestARegionKeepsItsKey(t *testing.T) {
 	s := newSite(t)
-	a, err := s.open(t).RegionKeys(within(t), "eu-west")
+	a, err := s.open(t).RegionKeys(within(t), "eu-west", 0)
 	if err != nil || len(a) != 1 || len(a[0].GetKey()) != keyBytes {
 		t.Fatalf("got %d keys, %v", len(a), err)
 	}
-	b, err := s.open(t).RegionKeys(within(t), "eu-west")
+	b, err := s.open(t).RegionKeys(within(t), "eu-west", 0)
 	if err != nil || !bytes.Equal(a[0].GetKey(), b[0].GetKey()) {
 		t.Fatalf("another control plane got another key (%v)", err)
 	}
-	c, err := s.open(t).RegionKeys(within(t), "us-east")
+	c, err := s.open(t).RegionKeys(within(t), "us-east", 0)
 	if err != nil || bytes.Equal(a[0].GetKey(), c[0].GetKey()) {
 		t.Fatalf("another region got the same key (%v)", err)
+	}
+	d, err := s.open(t).RegionKeys(within(t), "eu-west", 7)
+	if err != nil || bytes.Equal(a[0].GetKey(), d[0].GetKey()) || a[0].GetId() == d[0].GetId() {
+		t.Fatalf("another epoch got the same key (%v)", err)
 	}
 }
 

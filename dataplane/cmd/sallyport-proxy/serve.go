@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 
+	"sallyport.dev/dataplane/internal/enrolment"
 	"sallyport.dev/dataplane/internal/gateway"
 	"sallyport.dev/dataplane/internal/identity"
 	"sallyport.dev/dataplane/internal/replica"
@@ -33,13 +34,12 @@ const featureLevel = 1
 type serveConfig struct {
 	name, region  string
 	controlPlanes []string
-	tokenFile     string
-	caFile        string
+	invitation    string
 	listen        string
 	publicURL     string
 	resource      string
 	peerURL       string
-	peerCA        string
+	peerListen    string
 	dataDir       string
 	durability    string
 	spoolBytes    int64
@@ -68,21 +68,20 @@ func serveCommand() *cobra.Command {
 	c := &serveConfig{}
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run a proxy", Args: cobra.NoArgs,
-		Long:    "Run a proxy. It needs a token, which names it and its region: sallyport tokens create proxy --name NAME --region REGION.",
-		Example: "  sallyport-proxy serve --name us-east-1 --region us-east --control-plane https://sallyport.internal:7402 \\\n    --token-file proxy-token --listen :8080 --public-url https://mcp.us-east.example.com --data-dir /var/lib/sallyport-proxy",
+		Long:    "Run a proxy. At its first start it joins the fleet with an invitation, which names it and its region: sallyport proxies invite NAME --region REGION.\nFrom then on it has a certificate, which it renews by itself.",
+		Example: "  sallyport-proxy serve --name us-east-1 --region us-east --control-plane https://sallyport.internal:7402 \\\n    --invitation-file invitation --listen :8080 --public-url https://mcp.us-east.example.com --data-dir /var/lib/sallyport-proxy",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), c) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&c.name, "name", "", "the proxy's name, as its token has it")
-	f.StringVar(&c.region, "region", "", "the proxy's region, as its token has it")
+	f.StringVar(&c.name, "name", "", "the proxy's name, as its invitation has it")
+	f.StringVar(&c.region, "region", "", "the proxy's region, as its invitation has it")
 	f.StringSliceVar(&c.controlPlanes, "control-plane", nil, "URL of a control plane's fleet listener; several: the next is tried when one fails")
-	f.StringVar(&c.tokenFile, "token-file", "", "file with the proxy's token (default: env SALLYPORT_PROXY_TOKEN)")
-	f.StringVar(&c.caFile, "control-plane-ca", "", "file with the certificate authority of the control planes (default: the system's)")
+	f.StringVar(&c.invitation, "invitation-file", "", "file with the invitation, which is needed at the first start alone (default: env SALLYPORT_INVITATION)")
 	f.StringVar(&c.listen, "listen", "127.0.0.1:8080", "where agents reach the proxy")
 	f.StringVar(&c.publicURL, "public-url", "", "how agents reach the proxy, without a path (default: http:// and --listen)")
 	f.StringVar(&c.resource, "resource", "", "the one URL that people are given, whatever region serves it (default: --public-url and /mcp)")
-	f.StringVar(&c.peerURL, "peer-url", "", "where other proxies of the region reach this one, without a path: https, or http on loopback (default: not; sessions then stay with one proxy)")
-	f.StringVar(&c.peerCA, "peer-ca", "", "file with the certificate authority of the region's proxies (default: the system's)")
+	f.StringVar(&c.peerURL, "peer-url", "", "where other proxies of the region reach --peer-listen, such as https://10.1.2.3:7443 (default: not; sessions then stay with one proxy)")
+	f.StringVar(&c.peerListen, "peer-listen", "", "where other proxies of the region reach this one, by the fleet's certificates; with --peer-url")
 	f.StringVar(&c.dataDir, "data-dir", "sallyport-proxy-data", "folder of the audit spool")
 	f.StringVar(&c.durability, "durability", "process", "what a record survives before its call is forwarded: process (its crash) or disk (also the machine's)")
 	f.Int64Var(&c.spoolBytes, "spool-bytes", 1<<30, "most bytes of undelivered audit; when it is full calls are refused")
@@ -111,34 +110,21 @@ func serveCommand() *cobra.Command {
 	return cmd
 }
 
-// trusting is a configuration that trusts the certificate authorities in a file alone; nil without one.
-func trusting(file string) (*tls.Config, error) {
-	if file == "" {
-		return nil, nil
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("reading a certificate authority: %w", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("%s holds no certificate", file)
-	}
-	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
-}
-
 func serve(ctx context.Context, c *serveConfig) error {
 	boundGarbage()
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel}))
-	token, err := secret(c.tokenFile, "SALLYPORT_PROXY_TOKEN")
+	if (c.peerURL == "") != (c.peerListen == "") {
+		return errors.New("--peer-url and --peer-listen go together")
+	}
+	invitation, err := secret(c.invitation, "SALLYPORT_INVITATION")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // once it joined, the file may be gone
+		return err
+	}
+	who, err := enrolment.Open(ctx, enrolment.Config{Dir: c.dataDir, Invitation: invitation, ControlPlanes: c.controlPlanes, Log: log})
 	if err != nil {
 		return err
 	}
-	tlsConfig, err := trusting(c.caFile)
-	if err != nil {
-		return err
-	}
-	client, err := replica.NewClient(c.controlPlanes, token, tlsConfig)
+	client, err := replica.NewClient(c.controlPlanes, who.ForControlPlanes())
 	if err != nil {
 		return err
 	}
@@ -168,15 +154,11 @@ func serve(ctx context.Context, c *serveConfig) error {
 	if c.publicURL == "" {
 		c.publicURL = "http://" + listener.Addr().String()
 	}
-	return c.run(ctx, log, client, records, listener)
+	return c.run(ctx, log, who, client, records, listener)
 }
 
 // run connects the parts and serves until ctx ends, then lets what is under way finish.
-func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica.Client, records *spool.Spool, listener net.Listener) error {
-	peerTLS, err := trusting(c.peerCA)
-	if err != nil {
-		return err
-	}
+func (c *serveConfig) run(ctx context.Context, log *slog.Logger, who *enrolment.Identity, client *replica.Client, records *spool.Spool, listener net.Listener) error {
 	var front *gateway.Gateway
 	verifier := identity.New(identity.Config{Logger: log})
 	policies := replica.New(replica.Config{
@@ -185,7 +167,7 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 		Troubles: func() *fleetv1.Troubles { return front.Troubles() },
 		OnWelcome: func(w *fleetv1.Welcome) {
 			if w.GetProxy() != c.name || w.GetRegion() != c.region {
-				log.Error("the token is of another proxy: start with --name and --region as the token has them", "token_proxy", w.GetProxy(), "token_region", w.GetRegion())
+				log.Error("the invitation was for another proxy: start with --name and --region as it has them", "invited_proxy", w.GetProxy(), "invited_region", w.GetRegion())
 				return
 			}
 			front.Welcome(w)
@@ -221,7 +203,7 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 	}
 	front, err = gateway.New(gateway.Config{
 		PublicURL: c.publicURL, Resource: c.resource, Proxy: c.name, Region: c.region, Replica: policies, Verifier: verifier, Spool: records,
-		Upstream: pool, Credentials: credentials, PeerTLS: peerTLS, Runner: c.runner, RunnerToken: runnerToken, Metrics: metrics, Tracer: tracer, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, FindTools: c.findTools, Version: version, Log: log,
+		Upstream: pool, Credentials: credentials, PeerTLS: who.ForPeer, Runner: c.runner, RunnerToken: runnerToken, Metrics: metrics, Tracer: tracer, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, FindTools: c.findTools, Version: version, Log: log,
 	})
 	if err != nil {
 		return err
@@ -240,6 +222,7 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 	running.Go(func() { _ = policies.Run(work) }) // it returns work's end
 	running.Go(func() { _ = verifier.Run(work) })
 	running.Go(func() { front.Run(work) })
+	running.Go(func() { who.Run(work) })
 	running.Go(func() { sweep(work, pool) })
 	running.Go(func() {
 		if err := records.Deliver(work, client.DeliverAudit); err != nil && work.Err() == nil {
@@ -261,7 +244,38 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, client *replica
 		defer server.Close() //nolint:errcheck // nobody waits for what it says
 		log.Info("metrics", "address", admin.Addr().String())
 	}
+	if c.peerListen != "" {
+		closePeers, err := c.servePeers(ctx, log, front, who.FromPeers())
+		if err != nil {
+			return err
+		}
+		defer closePeers()
+	}
 	return c.listenAndServe(ctx, log, front, patientListener{listener})
+}
+
+// servePeers lets the other proxies of the region in, and nobody else.
+func (c *serveConfig) servePeers(ctx context.Context, log *slog.Logger, front http.Handler, by *tls.Config) (closeAll func(), err error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.peerListen)
+	if err != nil {
+		return nil, fmt.Errorf("the peers' listener cannot be opened: %w; choose another with --peer-listen", err)
+	}
+	server := &http.Server{Handler: front, TLSConfig: by, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := server.ServeTLS(patientListener{listener}, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("the peers' listener ended", "error", err)
+		}
+	}()
+	return func() {
+		grace, done := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
+		defer done()
+		if server.Shutdown(grace) != nil {
+			_ = server.Close() // what did not end in time
+		}
+		<-ended
+	}, nil
 }
 
 func hostOf(raw string) string {

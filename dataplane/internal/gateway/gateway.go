@@ -47,8 +47,8 @@ type Config struct {
 	Upstream    *upstream.Pool
 	Credentials *replica.Credentials
 
-	// PeerTLS configures connections to other proxies of the region. Default: the system's authorities.
-	PeerTLS *tls.Config
+	// PeerTLS configures connections to another proxy of the region, by its name. Default: the system's authorities.
+	PeerTLS func(proxy string) *tls.Config
 	// Runner is where connectors are reached whose URL is stdio:NAME, and RunnerToken what it wants to see. Empty: there is none.
 	Runner, RunnerToken string
 	// Metrics and Tracer say how the proxy does; nil: nobody asks.
@@ -162,7 +162,7 @@ func New(c Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		Config: c, server: mcp.Server{Name: "sallyport", Title: "Sallyport", Version: c.Version},
-		origin: public.Scheme + "://" + public.Host, base: c.PublicURL + "/mcp", flights: newFlights(c.MaxOpen, c.MaxOpenOfOne), asks: newAsks(), parking: newParking(), levels: newLevels(), tracks: newTracks(), watches: newWatches(), peers: newPeers(c), ended: newEndedSessions(), mux: http.NewServeMux(),
+		origin: public.Scheme + "://" + public.Host, base: c.PublicURL + "/mcp", flights: newFlights(c.MaxOpen, c.MaxOpenOfOne), asks: newAsks(), parking: newParking(), levels: newLevels(), tracks: newTracks(), watches: newWatches(), peers: newPeers(), ended: newEndedSessions(), mux: http.NewServeMux(),
 	}
 	g.hosts = hostsOf(append([]string{public.Host, hostOf(c.Resource)}, c.Hosts...))
 	g.mux.HandleFunc("/mcp", g.serve)

@@ -33,12 +33,17 @@ const (
 
 // peers are the region's other proxies.
 type peers struct {
-	by        atomic.Pointer[map[string]*url.URL]
-	transport *http.Transport
+	by atomic.Pointer[map[string]*peer]
 
 	mu sync.Mutex
 	// gone are those that could not be reached or are about to stop, and until when nothing is sent to them.
 	gone map[string]time.Time
+}
+
+// peer is another proxy of the region. Its connections are its own: each proxy shows another certificate.
+type peer struct {
+	url       *url.URL
+	transport *http.Transport
 }
 
 // goneFor is how long nothing is sent to a proxy that could not be reached or was about to stop.
@@ -60,26 +65,43 @@ func (p *peers) avoided(name string, now time.Time) bool {
 	return ok && !now.After(until)
 }
 
-func newPeers(c Config) *peers {
-	p := &peers{gone: map[string]time.Time{}, transport: &http.Transport{
-		DialContext: (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext, TLSClientConfig: c.PeerTLS,
-		TLSHandshakeTimeout: 5 * time.Second, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second, DisableCompression: true, ForceAttemptHTTP2: true,
-	}}
-	p.by.Store(&map[string]*url.URL{})
+func newPeers() *peers {
+	p := &peers{gone: map[string]time.Time{}}
+	p.by.Store(&map[string]*peer{})
 	return p
+}
+
+func (g *Gateway) newPeer(proxy string, to *url.URL) *peer {
+	transport := &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 5 * time.Second, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second, DisableCompression: true, ForceAttemptHTTP2: true,
+	}
+	if g.PeerTLS != nil {
+		transport.TLSClientConfig = g.PeerTLS(proxy)
+	}
+	return &peer{url: to, transport: transport}
 }
 
 // Peers takes the proxies of the region that can be reached.
 func (g *Gateway) Peers(all []*fleetv1.Peer) {
-	by := map[string]*url.URL{}
+	before, by := *g.peers.by.Load(), map[string]*peer{}
 	for _, one := range all {
 		to, err := url.Parse(one.GetUrl())
 		if err != nil || to.Host == "" || one.GetProxy() == g.Proxy {
 			continue
 		}
-		by[one.GetProxy()] = to
+		if known := before[one.GetProxy()]; known != nil && *known.url == *to {
+			by[one.GetProxy()] = known
+		} else {
+			by[one.GetProxy()] = g.newPeer(one.GetProxy(), to)
+		}
 	}
 	g.peers.by.Store(&by)
+	for proxy, gone := range before {
+		if by[proxy] != gone {
+			gone.transport.CloseIdleConnections()
+		}
+	}
 }
 
 // homeOf is the proxy where what a message of an agent's needs lives; empty: any does.
@@ -116,7 +138,7 @@ func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, home string,
 	gone := false
 	on := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
-			p.SetURL(to)
+			p.SetURL(to.url)
 			p.Out.Header.Set(forwardedHeader, sealer.SealAs(forwardedLabel, []byte(strconv.FormatInt(g.Now().Unix(), 10)+" "+address(r))))
 			if body != nil {
 				again := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil } // if not a byte of it was sent
@@ -124,7 +146,7 @@ func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, home string,
 				p.Out.GetBody, p.Out.ContentLength = again, int64(len(body))
 			}
 		},
-		ModifyResponse: leaves, Transport: g.peers.transport, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
+		ModifyResponse: leaves, Transport: to.transport, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			var op *net.OpError
 			if errors.Is(err, errLeaving) || errors.As(err, &op) && op.Op == "dial" { // nothing was done

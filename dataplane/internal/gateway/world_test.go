@@ -101,7 +101,7 @@ func newWorld(t testing.TB, o *options) *world {
 	if o.name == "" {
 		o.name = "proxy"
 	}
-	client, err := replica.NewClient([]string{w.planeURL}, "proxy-token", nil)
+	client, err := replica.NewClient([]string{w.planeURL}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

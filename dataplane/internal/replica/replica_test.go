@@ -34,9 +34,9 @@ func user(n byte, active bool) *fleetv1.Entry {
 	}}}
 }
 
-func client(t *testing.T, url, token string) *replica.Client {
+func client(t *testing.T, url string) *replica.Client {
 	t.Helper()
-	c, err := replica.NewClient([]string{url}, token, nil)
+	c, err := replica.NewClient([]string{url}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,11 +85,10 @@ func serves(r *replica.Replica, version uint64) func() bool {
 
 func TestASnapshotInChunksThenChangesAreEnforcedAndAcknowledged(t *testing.T) {
 	var cp fleettest.ControlPlane
-	cp.Token = "secret"
 	v := cp.Set(user(1, true), user(2, true), user(3, true), connector("github", "http://a"), connector("jira", "http://b"))
 	welcome := make(chan *fleetv1.Welcome, 1)
 	r := start(t, replica.Config{
-		Client: client(t, cp.Start(t), "secret"), Build: "test",
+		Client: client(t, cp.Start(t)), Build: "test",
 		OnWelcome: func(w *fleetv1.Welcome) { welcome <- w },
 	})
 	eventually(t, "serves the snapshot", serves(r, v))
@@ -113,13 +112,13 @@ func TestASnapshotInChunksThenChangesAreEnforcedAndAcknowledged(t *testing.T) {
 }
 
 func TestWithoutASnapshotNothingIsUsable(t *testing.T) {
-	r := replica.New(replica.Config{Client: client(t, "http://127.0.0.1:1", "x"), Logger: quiet})
+	r := replica.New(replica.Config{Client: client(t, "http://127.0.0.1:1"), Logger: quiet})
 	if _, err := r.Usable(time.Now()); !errors.Is(err, replica.ErrStale) {
 		t.Errorf("got %v", err)
 	}
 	var cp fleettest.ControlPlane // a snapshot without a heartbeat is not a lease
 	cp.SetSilent(true)
-	r = start(t, replica.Config{Client: client(t, cp.Start(t), "x")})
+	r = start(t, replica.Config{Client: client(t, cp.Start(t))})
 	eventually(t, "has the snapshot", func() bool { return r.Status().Version == 1 })
 	if _, err := r.Usable(time.Now()); !errors.Is(err, replica.ErrStale) {
 		t.Errorf("got %v", err)
@@ -128,10 +127,10 @@ func TestWithoutASnapshotNothingIsUsable(t *testing.T) {
 	eventually(t, "serves after a heartbeat", serves(r, 1))
 }
 
-func TestAWrongTokenIsRefused(t *testing.T) {
+func TestARefusedProxyTriesAgain(t *testing.T) {
 	var cp fleettest.ControlPlane
-	cp.Token = "right"
-	r := start(t, replica.Config{Client: client(t, cp.Start(t), "wrong"), LastPause: 10 * time.Millisecond})
+	cp.Revoked = true
+	r := start(t, replica.Config{Client: client(t, cp.Start(t)), LastPause: 10 * time.Millisecond})
 	eventually(t, "tries again", func() bool { return r.Status().Attempts >= 3 })
 	if s := r.Status(); s.Connected || s.Version != 0 {
 		t.Errorf("%+v", s)
@@ -141,7 +140,7 @@ func TestAWrongTokenIsRefused(t *testing.T) {
 func TestWhenTheLeaseIsOverEverythingIsRefusedUntilAHeartbeat(t *testing.T) {
 	var cp fleettest.ControlPlane
 	cp.Lease = 300 * time.Millisecond
-	r := start(t, replica.Config{Client: client(t, cp.Start(t), "x"), Heartbeat: 200 * time.Millisecond})
+	r := start(t, replica.Config{Client: client(t, cp.Start(t)), Heartbeat: 200 * time.Millisecond})
 	var told atomic.Pointer[string]
 	say := func(s string) { told.Store(&s) }
 	say("nothing")
@@ -168,7 +167,7 @@ func TestWhenTheLeaseIsOverEverythingIsRefusedUntilAHeartbeat(t *testing.T) {
 // TestAProxyThatStopsGivesItsLeaseUp: it serves nobody before it says so.
 func TestAProxyThatStopsGivesItsLeaseUp(t *testing.T) {
 	var cp fleettest.ControlPlane
-	r := replica.New(replica.Config{Client: client(t, cp.Start(t), "x"), Heartbeat: time.Second, Logger: quiet})
+	r := replica.New(replica.Config{Client: client(t, cp.Start(t)), Heartbeat: time.Second, Logger: quiet})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -185,12 +184,11 @@ func TestAProxyThatStopsGivesItsLeaseUp(t *testing.T) {
 	}
 }
 
-func TestARefusedTokenEndsTheLease(t *testing.T) {
+func TestARefusedProxyServesNoMore(t *testing.T) {
 	var cp fleettest.ControlPlane
-	cp.Token = "x"
-	r := start(t, replica.Config{Client: client(t, cp.Start(t), "x")})
+	r := start(t, replica.Config{Client: client(t, cp.Start(t))})
 	eventually(t, "serves", serves(r, 1))
-	cp.SetToken("y")
+	cp.Revoke()
 	cp.CutStreams()
 	eventually(t, "refuses", func() bool { _, err := r.Usable(time.Now()); return errors.Is(err, replica.ErrStale) })
 }
@@ -198,7 +196,7 @@ func TestARefusedTokenEndsTheLease(t *testing.T) {
 func TestEitherClockEndsTheLease(t *testing.T) {
 	var cp fleettest.ControlPlane
 	cp.Lease = time.Minute
-	r := start(t, replica.Config{Client: client(t, cp.Start(t), "x")})
+	r := start(t, replica.Config{Client: client(t, cp.Start(t))})
 	eventually(t, "serves", serves(r, 1))
 	now := time.Now()
 	for _, tc := range []struct {
@@ -220,7 +218,7 @@ func TestEitherClockEndsTheLease(t *testing.T) {
 func TestAfterAReconnectOnlyWhatCameSinceIsSent(t *testing.T) {
 	var cp fleettest.ControlPlane
 	cp.Set(user(1, true), user(2, true))
-	r := start(t, replica.Config{Client: client(t, cp.Start(t), "x")})
+	r := start(t, replica.Config{Client: client(t, cp.Start(t))})
 	v := cp.Set(user(3, true))
 	cp.WaitAcked(t, v)
 	cp.CutStreams()
@@ -238,7 +236,7 @@ func TestAfterAReconnectOnlyWhatCameSinceIsSent(t *testing.T) {
 
 func TestADifferentDigestIsNotEnforcedAndLeadsToAFullSnapshot(t *testing.T) {
 	var cp fleettest.ControlPlane
-	r := start(t, replica.Config{Client: client(t, cp.Start(t), "x")})
+	r := start(t, replica.Config{Client: client(t, cp.Start(t))})
 	cp.WaitAcked(t, 1)
 	cp.CorruptNextChange()
 	v := cp.Set(user(1, true))
@@ -257,7 +255,7 @@ func TestALowerVersionOfTheSameLogIsRefused(t *testing.T) {
 	var cp fleettest.ControlPlane
 	cp.Set(user(1, true))
 	v := cp.Set(user(1, false))
-	r := start(t, replica.Config{Client: client(t, cp.Start(t), "x"), LastPause: 20 * time.Millisecond})
+	r := start(t, replica.Config{Client: client(t, cp.Start(t)), LastPause: 20 * time.Millisecond})
 	cp.WaitAcked(t, v)
 	cp.Rollback(v - 1)
 	eventually(t, "is refused", func() bool { return r.Status().Refused >= 2 })
@@ -270,7 +268,7 @@ func TestAnotherLogReplacesWhatIsEnforced(t *testing.T) {
 	var cp fleettest.ControlPlane
 	cp.Set(user(1, true))
 	v := cp.Set(user(2, true))
-	r := start(t, replica.Config{Client: client(t, cp.Start(t), "x")})
+	r := start(t, replica.Config{Client: client(t, cp.Start(t))})
 	cp.WaitAcked(t, v)
 	cp.NewEpoch()
 	eventually(t, "serves the new log", func() bool { return serves(r, 1)() && r.Status().Epoch == "epoch-1" })
@@ -279,7 +277,7 @@ func TestAnotherLogReplacesWhatIsEnforced(t *testing.T) {
 
 func TestSubscribersSeeEachVersionWhenItIsVisibleAndBeforeItIsAcknowledged(t *testing.T) {
 	var cp fleettest.ControlPlane
-	r := start(t, replica.Config{Client: client(t, cp.Start(t), "x"), AckEvery: time.Millisecond})
+	r := start(t, replica.Config{Client: client(t, cp.Start(t)), AckEvery: time.Millisecond})
 	eventually(t, "serves", serves(r, 1))
 	var mu sync.Mutex
 	var seen []uint64
@@ -316,7 +314,7 @@ func TestSubscribersSeeEachVersionWhenItIsVisibleAndBeforeItIsAcknowledged(t *te
 
 func TestTheFirstChangeAfterAQuietTimeIsAcknowledgedAtOnceAndManyTogether(t *testing.T) {
 	var cp fleettest.ControlPlane
-	start(t, replica.Config{Client: client(t, cp.Start(t), "x"), AckEvery: 300 * time.Millisecond})
+	start(t, replica.Config{Client: client(t, cp.Start(t)), AckEvery: 300 * time.Millisecond})
 	cp.WaitAcked(t, 1)
 	time.Sleep(350 * time.Millisecond) // a quiet time is what this is about
 	before := time.Now()
@@ -338,7 +336,7 @@ func TestTheFirstChangeAfterAQuietTimeIsAcknowledgedAtOnceAndManyTogether(t *tes
 func TestAControlPlaneThatFallsSilentIsLeftForAnother(t *testing.T) {
 	var silent, other fleettest.ControlPlane
 	silent.SetSilent(true)
-	c, err := replica.NewClient([]string{silent.Start(t), other.Start(t)}, "x", nil)
+	c, err := replica.NewClient([]string{silent.Start(t), other.Start(t)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +350,7 @@ func TestAControlPlaneThatFallsSilentIsLeftForAnother(t *testing.T) {
 func TestCredentialsAreKeptUntilTheirConnectorChanges(t *testing.T) {
 	var cp fleettest.ControlPlane
 	cp.Set(connector("github", "http://a"), connector("jira", "http://b"))
-	r := replica.New(replica.Config{Client: client(t, cp.Start(t), "x"), Logger: quiet})
+	r := replica.New(replica.Config{Client: client(t, cp.Start(t)), Logger: quiet})
 	creds := r.Credentials()
 	defer creds.Close()
 	run(t, r)
@@ -400,7 +398,7 @@ func TestCredentialsOutliveTheControlPlaneButNotTheirTime(t *testing.T) {
 		}
 		return &fleetv1.IssueCredentialResponse{HeaderName: "X-Key", HeaderValue: "v", ExpiresAt: timestamppb.New(base.Add(30 * time.Minute))}, nil
 	}
-	r := replica.New(replica.Config{Client: client(t, cp.Start(t), "x"), Logger: quiet, Now: now})
+	r := replica.New(replica.Config{Client: client(t, cp.Start(t)), Logger: quiet, Now: now})
 	creds := r.Credentials()
 	defer creds.Close()
 	if _, err := creds.Get(t.Context(), "github", "", "t"); err != nil {
@@ -431,7 +429,7 @@ func TestManyCallsAskForACredentialOnce(t *testing.T) {
 		<-gate
 		return &fleetv1.IssueCredentialResponse{HeaderName: "X-Key", HeaderValue: "v", ExpiresAt: timestamppb.New(time.Now().Add(time.Minute))}, nil
 	}
-	creds := replica.New(replica.Config{Client: client(t, cp.Start(t), "x"), Logger: quiet}).Credentials()
+	creds := replica.New(replica.Config{Client: client(t, cp.Start(t)), Logger: quiet}).Credentials()
 	defer creds.Close()
 	var wg sync.WaitGroup
 	for range 20 {
@@ -458,7 +456,7 @@ func TestTheSpoolIsDeliveredThroughTheClient(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.Deliver(ctx, client(t, cp.Start(t), "x").DeliverAudit) }()
+	go func() { done <- s.Deliver(ctx, client(t, cp.Start(t)).DeliverAudit) }()
 	for range 3 {
 		if err := s.Append(&auditv1.AuditRecord{Phase: auditv1.Phase_PHASE_REFUSED}); err != nil {
 			t.Fatal(err)
@@ -477,7 +475,7 @@ func TestTheSpoolIsDeliveredThroughTheClient(t *testing.T) {
 
 func BenchmarkUsable(b *testing.B) {
 	var cp fleettest.ControlPlane
-	c, err := replica.NewClient([]string{cp.Start(b)}, "x", nil)
+	c, err := replica.NewClient([]string{cp.Start(b)}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

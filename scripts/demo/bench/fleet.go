@@ -44,16 +44,14 @@ func (l *lab) startFleet(ctx context.Context, n int) (*fleet, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &fleet{cancel: cancel, n: n, ready: make(chan error, n), failed: make(chan error, n)}
 	url, admin := l.installation.AdminURL()
-	tokens := adminv1connect.NewTokenServiceClient(admin, url)
+	proxies := adminv1connect.NewProxyServiceClient(admin, url)
 	for i := range n {
-		created, err := tokens.CreateToken(ctx, connect.NewRequest(&adminv1.CreateTokenRequest{
-			Kind: adminv1.TokenKind_TOKEN_KIND_PROXY, Name: fmt.Sprintf("replica-%d", i+1), Region: region,
-		}))
+		invited, err := proxies.InviteProxy(ctx, connect.NewRequest(&adminv1.InviteProxyRequest{Name: fmt.Sprintf("replica-%d", i+1), Region: region}))
 		if err != nil {
 			f.close()
-			return nil, fmt.Errorf("make a token for a replica: %w", err)
+			return nil, fmt.Errorf("invite a replica: %w", err)
 		}
-		r := &replica{fleet: f, base: l.installation.FleetURL(), token: created.Msg.GetToken()}
+		r := &replica{fleet: f, base: l.installation.FleetURL(), invitation: invited.Msg.GetToken()}
 		f.group.Go(func() {
 			if err := r.follow(ctx); err != nil && ctx.Err() == nil {
 				err = fmt.Errorf("replica %d: %w", i+1, err)
@@ -126,25 +124,29 @@ func (f *fleet) last(ctx context.Context) (time.Time, error) {
 
 // replica is one table that is kept current.
 type replica struct {
-	fleet       *fleet
-	base, token string
-	entries     []*fleetv1.Entry // of a snapshot that is coming
-	table       *policy.Table
-	told        *watch // that has this replica's refusal
+	fleet      *fleet
+	base       string
+	invitation string
+	entries    []*fleetv1.Entry // of a snapshot that is coming
+	table      *policy.Table
+	told       *watch // that has this replica's refusal
 }
 
 // follow takes in what one Sync stream brings until it ends.
 func (r *replica) follow(ctx context.Context) error {
+	identity, err := join(ctx, r.base, r.invitation)
+	if err != nil {
+		return err
+	}
 	var http2 http.Protocols
-	http2.SetUnencryptedHTTP2(true)
-	transport := &http.Transport{Protocols: &http2}
+	http2.SetHTTP2(true)
+	transport := &http.Transport{Protocols: &http2, TLSClientConfig: identity}
 	defer transport.CloseIdleConnections()
 	stream := fleetv1connect.NewFleetServiceClient(&http.Client{Transport: transport}, r.base).Sync(ctx)
 	defer func() {
 		_ = stream.CloseRequest()
 		_ = stream.CloseResponse()
 	}()
-	stream.RequestHeader().Set("Authorization", "Bearer "+r.token)
 	hello := &fleetv1.Hello{Build: "bench", FeatureLevel: 1}
 	if err := stream.Send(&fleetv1.SyncRequest{Message: &fleetv1.SyncRequest_Hello{Hello: hello}}); err != nil {
 		return fmt.Errorf("open the stream: %w", err)

@@ -314,12 +314,12 @@ func (p *plane) grant(ctx context.Context, n int) error {
 // timeProxy starts a proxy and tells how long it took until it was ready, and the most memory that it had, in MiB.
 func (p *plane) timeProxy(ctx context.Context) (seconds, peak float64, err error) {
 	file := p.run.folder("proxy-" + p.name + ".token")
-	if _, err := p.admin.KeptToken(ctx, file, "proxy", "--name", "bench", "--region", "us-east"); err != nil {
+	if err := p.admin.Invite(ctx, file, "bench", "us-east"); err != nil {
 		return 0, 0, err
 	}
 	began := time.Now()
-	proxy, err := quickstart.Start(p.run.dir, "proxy-"+p.name, p.run.Proxy, "serve", "--name", "bench", "--region", "us-east", "--control-plane", "http://"+p.addrs["fleet"],
-		"--token-file", file, "--listen", p.addrs["proxy"], "--public-url", "http://"+p.addrs["proxy"], "--data-dir", p.run.folder("proxy-"+p.name))
+	proxy, err := quickstart.Start(p.run.dir, "proxy-"+p.name, p.run.Proxy, "serve", "--name", "bench", "--region", "us-east", "--control-plane", "https://"+p.addrs["fleet"],
+		"--invitation-file", file, "--listen", p.addrs["proxy"], "--public-url", "http://"+p.addrs["proxy"], "--data-dir", p.run.folder("proxy-"+p.name))
 	if err != nil {
 		return 0, 0, err
 	}

@@ -120,6 +120,15 @@ func (a *Admin) KeptToken(ctx context.Context, file string, args ...string) (str
 	return token, nil
 }
 
+// Invite keeps an invitation for a proxy in a file, made at the first time.
+func (a *Admin) Invite(ctx context.Context, file, name, region string) error {
+	if _, err := os.Stat(file); err == nil {
+		return nil
+	}
+	_, err := a.Run(ctx, "proxies", "invite", name, "--region", region, "--out", file)
+	return err
+}
+
 // Apply writes resources to a file and applies it.
 func (a *Admin) Apply(ctx context.Context, dir, name string, text []byte) error {
 	path := filepath.Join(dir, "policy", strings.ReplaceAll(name, "/", "-"))

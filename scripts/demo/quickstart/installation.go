@@ -95,7 +95,7 @@ func (i *Installation) MCPURL(region string) string { return i.s.mcpURL(region) 
 func (i *Installation) SCIM() (url, token string) { return i.s.scimURL(), i.s.scimToken }
 
 // FleetURL is what proxies connect to.
-func (i *Installation) FleetURL() string { return "http://" + i.s.addrs["fleet"] }
+func (i *Installation) FleetURL() string { return "https://" + i.s.addrs["fleet"] }
 
 // AdminURL is the admin API's, and the client sends the admin's token.
 func (i *Installation) AdminURL() (url string, client *http.Client) {

@@ -177,13 +177,13 @@ func (s *system) startProxies(ctx context.Context) error {
 
 func (s *system) startProxy(ctx context.Context, region string, flags ...string) error {
 	name := ProxyOf(region)
-	file := filepath.Join(s.dir, name+".token")
-	if _, err := s.admin.KeptToken(ctx, file, "proxy", "--name", name, "--region", region); err != nil {
+	file := filepath.Join(s.dir, name+".invitation")
+	if err := s.admin.Invite(ctx, file, name, region); err != nil {
 		return err
 	}
 	args := []string{
-		"serve", "--name", name, "--region", region, "--control-plane", "http://" + s.addrs["fleet"],
-		"--token-file", file, "--listen", s.addrs[region], "--public-url", "http://" + s.addrs[region], "--data-dir", filepath.Join(s.dir, name),
+		"serve", "--name", name, "--region", region, "--control-plane", "https://" + s.addrs["fleet"],
+		"--invitation-file", file, "--listen", s.addrs[region], "--public-url", "http://" + s.addrs[region], "--data-dir", filepath.Join(s.dir, name),
 	}
 	p, err := s.start(name, s.bin.proxy, append(args, flags...)...)
 	if err != nil {
@@ -276,7 +276,7 @@ func (s *system) loadGrants(ctx context.Context) error {
 func (s *system) writeEnv() error {
 	values := map[string]string{
 		KeySCIMURL: s.scimURL(), KeySCIMToken: s.scimToken,
-		KeyAdminURL: s.admin.URL, KeyAdminToken: s.admin.Token, KeyFleetURL: "http://" + s.addrs["fleet"],
+		KeyAdminURL: s.admin.URL, KeyAdminToken: s.admin.Token, KeyFleetURL: "https://" + s.addrs["fleet"],
 		KeyIssuer:    s.issuer,
 		KeyMCPUSEast: s.mcpURL(usEast), KeyMCPEUWest: s.mcpURL(euWest),
 		KeyNATSURL: (&url.URL{Scheme: "nats", Host: s.addrs["nats"]}).String(),

@@ -114,6 +114,9 @@ func (p *Plane) Token(kind eventv1.TokenKind, name string) (id uuid.UUID, token 
 		issue.Region = "us-east"
 	}
 	p.Do(issue)
+	if kind == eventv1.TokenKind_TOKEN_KIND_PROXY {
+		p.Do(core.JoinProxy{ID: id, KeySHA256: sum[:]})
+	}
 	return id, token
 }
 

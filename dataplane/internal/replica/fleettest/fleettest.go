@@ -31,8 +31,8 @@ import (
 type ControlPlane struct {
 	fleetv1connect.UnimplementedFleetServiceHandler
 
-	// Token that proxies must show. Empty: any.
-	Token string
+	// Revoked refuses the proxy.
+	Revoked bool
 	// Proxy and Region that Welcome names. Default: "proxy" and "test".
 	Proxy, Region string
 	// Lease and Heartbeat. Default: one minute, 50 ms.
@@ -246,7 +246,7 @@ func (c *ControlPlane) Sent(kind string) int {
 
 // Sync serves one proxy.
 func (c *ControlPlane) Sync(ctx context.Context, stream *connect.BidiStream[fleetv1.SyncRequest, fleetv1.SyncResponse]) error {
-	if err := c.authorize(stream.RequestHeader()); err != nil {
+	if err := c.authorize(); err != nil {
 		return err
 	}
 	first, err := stream.Receive()
@@ -293,16 +293,16 @@ func or(s, other string) string {
 	return s
 }
 
-// SetToken changes which token proxies must show.
-func (c *ControlPlane) SetToken(token string) {
+// Revoke refuses the proxy from now on.
+func (c *ControlPlane) Revoke() {
 	defer c.lock()()
-	c.Token = token
+	c.Revoked = true
 }
 
-func (c *ControlPlane) authorize(h http.Header) error {
+func (c *ControlPlane) authorize() error {
 	defer c.lock()()
-	if c.Token != "" && h.Get("Authorization") != "Bearer "+c.Token {
-		return connect.NewError(connect.CodeUnauthenticated, errors.New("a proxy's token is needed"))
+	if c.Revoked {
+		return connect.NewError(connect.CodeUnauthenticated, errors.New("the proxy was revoked"))
 	}
 	return nil
 }
@@ -421,7 +421,7 @@ func (c *ControlPlane) snapshot() []*fleetv1.SyncResponse {
 
 // IssueCredential answers with Credential.
 func (c *ControlPlane) IssueCredential(_ context.Context, req *connect.Request[fleetv1.IssueCredentialRequest]) (*connect.Response[fleetv1.IssueCredentialResponse], error) {
-	if err := c.authorize(req.Header()); err != nil {
+	if err := c.authorize(); err != nil {
 		return nil, err
 	}
 	unlock := c.lock()
@@ -447,7 +447,7 @@ func (c *ControlPlane) Issued() int {
 
 // DeliverAudit stores records as the control plane does: each once, in order, none left out.
 func (c *ControlPlane) DeliverAudit(_ context.Context, req *connect.Request[fleetv1.DeliverAuditRequest]) (*connect.Response[fleetv1.DeliverAuditResponse], error) {
-	if err := c.authorize(req.Header()); err != nil {
+	if err := c.authorize(); err != nil {
 		return nil, err
 	}
 	defer c.lock()()

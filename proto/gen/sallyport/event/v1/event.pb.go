@@ -210,6 +210,7 @@ type Event struct {
 	//	*Event_BreakGlassOpened
 	//	*Event_ServiceKeyAdded
 	//	*Event_ServiceKeyRemoved
+	//	*Event_ProxyJoined
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -679,6 +680,15 @@ func (x *Event) GetServiceKeyRemoved() *ServiceKeyRemoved {
 	return nil
 }
 
+func (x *Event) GetProxyJoined() *ProxyJoined {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ProxyJoined); ok {
+			return x.ProxyJoined
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -851,6 +861,10 @@ type Event_ServiceKeyRemoved struct {
 	ServiceKeyRemoved *ServiceKeyRemoved `protobuf:"bytes,126,opt,name=service_key_removed,json=serviceKeyRemoved,proto3,oneof"`
 }
 
+type Event_ProxyJoined struct {
+	ProxyJoined *ProxyJoined `protobuf:"bytes,140,opt,name=proxy_joined,json=proxyJoined,proto3,oneof"`
+}
+
 func (*Event_LogStarted) isEvent_Body() {}
 
 func (*Event_FeatureLevelRaised) isEvent_Body() {}
@@ -934,6 +948,8 @@ func (*Event_BreakGlassOpened) isEvent_Body() {}
 func (*Event_ServiceKeyAdded) isEvent_Body() {}
 
 func (*Event_ServiceKeyRemoved) isEvent_Body() {}
+
+func (*Event_ProxyJoined) isEvent_Body() {}
 
 // Actor is who caused an event: a token or the system, by opaque id.
 type Actor struct {
@@ -2556,12 +2572,66 @@ func (x *TokenRevoked) GetTokenId() string {
 	return ""
 }
 
+// ProxyJoined says that a proxy exchanged its invitation, which is of no use any more, for a certificate that names the token.
+type ProxyJoined struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	TokenId string                 `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// SHA-256 of the public key (SubjectPublicKeyInfo) that it joined with.
+	KeySha256     []byte `protobuf:"bytes,2,opt,name=key_sha256,json=keySha256,proto3" json:"key_sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProxyJoined) Reset() {
+	*x = ProxyJoined{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProxyJoined) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProxyJoined) ProtoMessage() {}
+
+func (x *ProxyJoined) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProxyJoined.ProtoReflect.Descriptor instead.
+func (*ProxyJoined) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ProxyJoined) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+func (x *ProxyJoined) GetKeySha256() []byte {
+	if x != nil {
+		return x.KeySha256
+	}
+	return nil
+}
+
 // Token is a bearer token of SCIM, the admin API or a proxy.
 type Token struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Kind  TokenKind              `protobuf:"varint,2,opt,name=kind,proto3,enum=sallyport.event.v1.TokenKind" json:"kind,omitempty"`
-	// SHA-256 of the token's secret part.
+	// SHA-256 of the token's secret part. A proxy's is an invitation; what stays of it is who the proxy is.
 	Sha256 []byte `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	// What an admin calls it. For a proxy: the proxy's name.
 	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
@@ -2579,7 +2649,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2591,7 +2661,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2604,7 +2674,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Token) GetId() string {
@@ -2673,7 +2743,7 @@ type AdminDirectoryNamed struct {
 
 func (x *AdminDirectoryNamed) Reset() {
 	*x = AdminDirectoryNamed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +2755,7 @@ func (x *AdminDirectoryNamed) String() string {
 func (*AdminDirectoryNamed) ProtoMessage() {}
 
 func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +2768,7 @@ func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminDirectoryNamed.ProtoReflect.Descriptor instead.
 func (*AdminDirectoryNamed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AdminDirectoryNamed) GetDirectoryId() string {
@@ -2719,7 +2789,7 @@ type GroupRoleSet struct {
 
 func (x *GroupRoleSet) Reset() {
 	*x = GroupRoleSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2731,7 +2801,7 @@ func (x *GroupRoleSet) String() string {
 func (*GroupRoleSet) ProtoMessage() {}
 
 func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2744,7 +2814,7 @@ func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupRoleSet.ProtoReflect.Descriptor instead.
 func (*GroupRoleSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GroupRoleSet) GetGroupId() string {
@@ -2772,7 +2842,7 @@ type ServiceKeyAdded struct {
 
 func (x *ServiceKeyAdded) Reset() {
 	*x = ServiceKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2784,7 +2854,7 @@ func (x *ServiceKeyAdded) String() string {
 func (*ServiceKeyAdded) ProtoMessage() {}
 
 func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2797,7 +2867,7 @@ func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyAdded.ProtoReflect.Descriptor instead.
 func (*ServiceKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ServiceKeyAdded) GetUserId() string {
@@ -2825,7 +2895,7 @@ type ServiceKeyRemoved struct {
 
 func (x *ServiceKeyRemoved) Reset() {
 	*x = ServiceKeyRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2837,7 +2907,7 @@ func (x *ServiceKeyRemoved) String() string {
 func (*ServiceKeyRemoved) ProtoMessage() {}
 
 func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2850,7 +2920,7 @@ func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyRemoved.ProtoReflect.Descriptor instead.
 func (*ServiceKeyRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ServiceKeyRemoved) GetUserId() string {
@@ -2882,7 +2952,7 @@ type ServiceKey struct {
 
 func (x *ServiceKey) Reset() {
 	*x = ServiceKey{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +2964,7 @@ func (x *ServiceKey) String() string {
 func (*ServiceKey) ProtoMessage() {}
 
 func (x *ServiceKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2907,7 +2977,7 @@ func (x *ServiceKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKey.ProtoReflect.Descriptor instead.
 func (*ServiceKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ServiceKey) GetId() string {
@@ -2947,7 +3017,7 @@ type BreakGlassOpened struct {
 
 func (x *BreakGlassOpened) Reset() {
 	*x = BreakGlassOpened{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2959,7 +3029,7 @@ func (x *BreakGlassOpened) String() string {
 func (*BreakGlassOpened) ProtoMessage() {}
 
 func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2972,7 +3042,7 @@ func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BreakGlassOpened.ProtoReflect.Descriptor instead.
 func (*BreakGlassOpened) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *BreakGlassOpened) GetTokenId() string {
@@ -3006,7 +3076,7 @@ type SigningKeyAdded struct {
 
 func (x *SigningKeyAdded) Reset() {
 	*x = SigningKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3018,7 +3088,7 @@ func (x *SigningKeyAdded) String() string {
 func (*SigningKeyAdded) ProtoMessage() {}
 
 func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3031,7 +3101,7 @@ func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyAdded.ProtoReflect.Descriptor instead.
 func (*SigningKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SigningKeyAdded) GetKey() *v1.SigningKey {
@@ -3051,7 +3121,7 @@ type SigningKeyRetired struct {
 
 func (x *SigningKeyRetired) Reset() {
 	*x = SigningKeyRetired{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3063,7 +3133,7 @@ func (x *SigningKeyRetired) String() string {
 func (*SigningKeyRetired) ProtoMessage() {}
 
 func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3076,7 +3146,7 @@ func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyRetired.ProtoReflect.Descriptor instead.
 func (*SigningKeyRetired) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SigningKeyRetired) GetKeyId() string {
@@ -3099,7 +3169,7 @@ type SessionRevoked struct {
 
 func (x *SessionRevoked) Reset() {
 	*x = SessionRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3111,7 +3181,7 @@ func (x *SessionRevoked) String() string {
 func (*SessionRevoked) ProtoMessage() {}
 
 func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3124,7 +3194,7 @@ func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevoked.ProtoReflect.Descriptor instead.
 func (*SessionRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SessionRevoked) GetSessionId() string {
@@ -3151,7 +3221,7 @@ type SessionRevocationsForgotten struct {
 
 func (x *SessionRevocationsForgotten) Reset() {
 	*x = SessionRevocationsForgotten{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3163,7 +3233,7 @@ func (x *SessionRevocationsForgotten) String() string {
 func (*SessionRevocationsForgotten) ProtoMessage() {}
 
 func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3176,7 +3246,7 @@ func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevocationsForgotten.ProtoReflect.Descriptor instead.
 func (*SessionRevocationsForgotten) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SessionRevocationsForgotten) GetAt() *timestamppb.Timestamp {
@@ -3197,7 +3267,7 @@ type ClientSessionsRevoked struct {
 
 func (x *ClientSessionsRevoked) Reset() {
 	*x = ClientSessionsRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3279,7 @@ func (x *ClientSessionsRevoked) String() string {
 func (*ClientSessionsRevoked) ProtoMessage() {}
 
 func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3292,7 @@ func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessionsRevoked.ProtoReflect.Descriptor instead.
 func (*ClientSessionsRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ClientSessionsRevoked) GetClientId() string {
@@ -3249,7 +3319,7 @@ type ClientSet struct {
 
 func (x *ClientSet) Reset() {
 	*x = ClientSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +3331,7 @@ func (x *ClientSet) String() string {
 func (*ClientSet) ProtoMessage() {}
 
 func (x *ClientSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +3344,7 @@ func (x *ClientSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSet.ProtoReflect.Descriptor instead.
 func (*ClientSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ClientSet) GetClient() *v1.Client {
@@ -3294,7 +3364,7 @@ type ClientRemoved struct {
 
 func (x *ClientRemoved) Reset() {
 	*x = ClientRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3306,7 +3376,7 @@ func (x *ClientRemoved) String() string {
 func (*ClientRemoved) ProtoMessage() {}
 
 func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3319,7 +3389,7 @@ func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRemoved.ProtoReflect.Descriptor instead.
 func (*ClientRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ClientRemoved) GetClientId() string {
@@ -3339,7 +3409,7 @@ type AuthorizationPolicySet struct {
 
 func (x *AuthorizationPolicySet) Reset() {
 	*x = AuthorizationPolicySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3351,7 +3421,7 @@ func (x *AuthorizationPolicySet) String() string {
 func (*AuthorizationPolicySet) ProtoMessage() {}
 
 func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3364,7 +3434,7 @@ func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationPolicySet.ProtoReflect.Descriptor instead.
 func (*AuthorizationPolicySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AuthorizationPolicySet) GetPolicy() *v1.AuthorizationPolicy {
@@ -3378,7 +3448,7 @@ var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\"\xdf\x1c\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\"\xa6\x1d\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -3432,7 +3502,8 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x0egroup_role_set\x18y \x01(\v2 .sallyport.event.v1.GroupRoleSetH\x00R\fgroupRoleSet\x12T\n" +
 	"\x12break_glass_opened\x18z \x01(\v2$.sallyport.event.v1.BreakGlassOpenedH\x00R\x10breakGlassOpened\x12Q\n" +
 	"\x11service_key_added\x18} \x01(\v2#.sallyport.event.v1.ServiceKeyAddedH\x00R\x0fserviceKeyAdded\x12W\n" +
-	"\x13service_key_removed\x18~ \x01(\v2%.sallyport.event.v1.ServiceKeyRemovedH\x00R\x11serviceKeyRemovedB\x06\n" +
+	"\x13service_key_removed\x18~ \x01(\v2%.sallyport.event.v1.ServiceKeyRemovedH\x00R\x11serviceKeyRemoved\x12E\n" +
+	"\fproxy_joined\x18\x8c\x01 \x01(\v2\x1f.sallyport.event.v1.ProxyJoinedH\x00R\vproxyJoinedB\x06\n" +
 	"\x04body\"y\n" +
 	"\x05Actor\x121\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.sallyport.event.v1.ActorKindR\x04kind\x12\x0e\n" +
@@ -3536,7 +3607,11 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\")\n" +
 	"\fTokenRevoked\x12\x19\n" +
-	"\btoken_id\x18\x01 \x01(\tR\atokenId\"\x9b\x02\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\"G\n" +
+	"\vProxyJoined\x12\x19\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x1d\n" +
+	"\n" +
+	"key_sha256\x18\x02 \x01(\fR\tkeySha256\"\x9b\x02\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1d.sallyport.event.v1.TokenKindR\x04kind\x12\x16\n" +
@@ -3617,7 +3692,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                      // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                      // 1: sallyport.event.v1.TokenKind
@@ -3653,34 +3728,35 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*TokenIssued)(nil),                 // 31: sallyport.event.v1.TokenIssued
 	(*TokenExpirySet)(nil),              // 32: sallyport.event.v1.TokenExpirySet
 	(*TokenRevoked)(nil),                // 33: sallyport.event.v1.TokenRevoked
-	(*Token)(nil),                       // 34: sallyport.event.v1.Token
-	(*AdminDirectoryNamed)(nil),         // 35: sallyport.event.v1.AdminDirectoryNamed
-	(*GroupRoleSet)(nil),                // 36: sallyport.event.v1.GroupRoleSet
-	(*ServiceKeyAdded)(nil),             // 37: sallyport.event.v1.ServiceKeyAdded
-	(*ServiceKeyRemoved)(nil),           // 38: sallyport.event.v1.ServiceKeyRemoved
-	(*ServiceKey)(nil),                  // 39: sallyport.event.v1.ServiceKey
-	(*BreakGlassOpened)(nil),            // 40: sallyport.event.v1.BreakGlassOpened
-	(*SigningKeyAdded)(nil),             // 41: sallyport.event.v1.SigningKeyAdded
-	(*SigningKeyRetired)(nil),           // 42: sallyport.event.v1.SigningKeyRetired
-	(*SessionRevoked)(nil),              // 43: sallyport.event.v1.SessionRevoked
-	(*SessionRevocationsForgotten)(nil), // 44: sallyport.event.v1.SessionRevocationsForgotten
-	(*ClientSessionsRevoked)(nil),       // 45: sallyport.event.v1.ClientSessionsRevoked
-	(*ClientSet)(nil),                   // 46: sallyport.event.v1.ClientSet
-	(*ClientRemoved)(nil),               // 47: sallyport.event.v1.ClientRemoved
-	(*AuthorizationPolicySet)(nil),      // 48: sallyport.event.v1.AuthorizationPolicySet
-	(*timestamppb.Timestamp)(nil),       // 49: google.protobuf.Timestamp
-	(v1.Role)(0),                        // 50: sallyport.policy.v1.Role
-	(*v1.Directory)(nil),                // 51: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),                // 52: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                     // 53: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                     // 54: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                    // 55: sallyport.policy.v1.Block
-	(*v1.SigningKey)(nil),               // 56: sallyport.policy.v1.SigningKey
-	(*v1.Client)(nil),                   // 57: sallyport.policy.v1.Client
-	(*v1.AuthorizationPolicy)(nil),      // 58: sallyport.policy.v1.AuthorizationPolicy
+	(*ProxyJoined)(nil),                 // 34: sallyport.event.v1.ProxyJoined
+	(*Token)(nil),                       // 35: sallyport.event.v1.Token
+	(*AdminDirectoryNamed)(nil),         // 36: sallyport.event.v1.AdminDirectoryNamed
+	(*GroupRoleSet)(nil),                // 37: sallyport.event.v1.GroupRoleSet
+	(*ServiceKeyAdded)(nil),             // 38: sallyport.event.v1.ServiceKeyAdded
+	(*ServiceKeyRemoved)(nil),           // 39: sallyport.event.v1.ServiceKeyRemoved
+	(*ServiceKey)(nil),                  // 40: sallyport.event.v1.ServiceKey
+	(*BreakGlassOpened)(nil),            // 41: sallyport.event.v1.BreakGlassOpened
+	(*SigningKeyAdded)(nil),             // 42: sallyport.event.v1.SigningKeyAdded
+	(*SigningKeyRetired)(nil),           // 43: sallyport.event.v1.SigningKeyRetired
+	(*SessionRevoked)(nil),              // 44: sallyport.event.v1.SessionRevoked
+	(*SessionRevocationsForgotten)(nil), // 45: sallyport.event.v1.SessionRevocationsForgotten
+	(*ClientSessionsRevoked)(nil),       // 46: sallyport.event.v1.ClientSessionsRevoked
+	(*ClientSet)(nil),                   // 47: sallyport.event.v1.ClientSet
+	(*ClientRemoved)(nil),               // 48: sallyport.event.v1.ClientRemoved
+	(*AuthorizationPolicySet)(nil),      // 49: sallyport.event.v1.AuthorizationPolicySet
+	(*timestamppb.Timestamp)(nil),       // 50: google.protobuf.Timestamp
+	(v1.Role)(0),                        // 51: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),                // 52: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),                // 53: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                     // 54: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                     // 55: sallyport.policy.v1.Rule
+	(*v1.Block)(nil),                    // 56: sallyport.policy.v1.Block
+	(*v1.SigningKey)(nil),               // 57: sallyport.policy.v1.SigningKey
+	(*v1.Client)(nil),                   // 58: sallyport.policy.v1.Client
+	(*v1.AuthorizationPolicy)(nil),      // 59: sallyport.policy.v1.AuthorizationPolicy
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	49, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	50, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -3712,47 +3788,48 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	31, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
 	33, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
 	32, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
-	41, // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
-	42, // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
-	43, // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
-	44, // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
-	45, // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
-	46, // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
-	47, // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
-	48, // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
-	35, // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
-	36, // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
-	40, // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
-	37, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
-	38, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
-	0,  // 45: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	50, // 46: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
-	51, // 47: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	49, // 48: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	49, // 49: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	52, // 50: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	53, // 51: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	54, // 52: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	55, // 53: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	34, // 54: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	49, // 55: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 56: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	49, // 57: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	50, // 58: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	50, // 59: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
-	39, // 60: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
-	49, // 61: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
-	56, // 62: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
-	49, // 63: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
-	49, // 64: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
-	49, // 65: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	57, // 66: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
-	58, // 67: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
-	68, // [68:68] is the sub-list for method output_type
-	68, // [68:68] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	42, // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
+	43, // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
+	44, // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
+	45, // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
+	46, // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
+	47, // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
+	48, // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
+	49, // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
+	36, // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
+	37, // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
+	41, // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
+	38, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
+	39, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
+	34, // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
+	0,  // 46: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	51, // 47: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	52, // 48: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	50, // 49: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	50, // 50: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	53, // 51: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	54, // 52: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	55, // 53: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	56, // 54: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	35, // 55: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	50, // 56: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 57: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	50, // 58: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	51, // 59: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	51, // 60: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	40, // 61: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
+	50, // 62: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
+	57, // 63: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
+	50, // 64: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
+	50, // 65: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
+	50, // 66: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	58, // 67: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
+	59, // 68: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	69, // [69:69] is the sub-list for method output_type
+	69, // [69:69] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -3803,6 +3880,7 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_BreakGlassOpened)(nil),
 		(*Event_ServiceKeyAdded)(nil),
 		(*Event_ServiceKeyRemoved)(nil),
+		(*Event_ProxyJoined)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3810,7 +3888,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   47,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
