@@ -1,9 +1,12 @@
 package policy
 
 import (
+	"slices"
+	"strconv"
 	"sync/atomic"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
 // access is what a set of groups may do on a connector, as of the connector's number `at`.
@@ -19,14 +22,15 @@ type verdict struct {
 	// The verdict holds for the tool of this number, while the connector and the groups are at these.
 	tool         uint32
 	at, groupsAt uint64
-	// open: conditions have a say. Otherwise decision holds whatever the arguments.
+	// open: conditions, or the time, have a say. Otherwise decision holds whatever is asked.
 	open     bool
 	decision ruling
 	set      *groupSet
 	names    []string // the set's
-	// denies are tried first, then allows. The last of allows may be without a condition.
-	denies []ruleOf
-	allows []ruleOf
+	// denies are tried first, then allows, of which the most permissive come first, then what is required beside.
+	denies   []ruleOf
+	allows   []ruleOf
+	requires []ruleOf
 }
 
 // ruling is a verdict with the rule that it rests on, if any.
@@ -35,13 +39,28 @@ type ruling struct {
 	failed bool
 	place  int
 	group  string
+	set    string
+	duties *Duties // nil: nothing need be done before
 }
 
 // ruleOf is a rule with its group's name.
 type ruleOf struct {
 	*rule
 	group string
+	// How permissive an allow is, and how sure a confirmation must be.
+	tier      tier
+	assurance policyv1.ConfirmationAssurance
 }
+
+// tier is what an allow asks for: less comes first.
+type tier uint8
+
+const (
+	atOnce tier = iota
+	afterClient
+	afterBrowser
+	afterReview
+)
 
 var nothingAllows = ruling{reason: auditv1.Reason_REASON_NOTHING_ALLOWS}
 
@@ -61,7 +80,7 @@ func (s *state) verdict(m *memberSet, c *connector, tool *pinnedTool) *verdict {
 	if v == nil {
 		v = newVerdict(set, c, tool)
 		a.tools[tool.place].Store(v)
-		s.memory.hold(set, 176+32*(len(v.denies)+len(v.allows)))
+		s.memory.hold(set, 216+40*(len(v.denies)+len(v.allows)+len(v.requires)))
 	}
 	if held == nil || held.at != c.at || held.groupsAt != s.groupsAt { // the first that asks keeps the place while it can
 		near.Store(v)
@@ -70,82 +89,220 @@ func (s *state) verdict(m *memberSet, c *connector, tool *pinnedTool) *verdict {
 }
 
 // newVerdict collects the rules that match a tool. A deny that is certain to match makes all others idle;
-// behind an allow that is certain to match no other allow is looked at.
+// behind an allow that is certain to match none is looked at that asks for more.
 func newVerdict(set *groupSet, c *connector, tool *pinnedTool) *verdict {
 	v := &verdict{tool: tool.number, at: c.at, groupsAt: set.at, decision: nothingAllows, set: set, names: set.names}
-	certain := false
 	for r := range rulesOf(set, c) {
-		if !r.globs.match(tool.name) {
+		if !r.covers(tool) {
 			continue
 		}
-		switch always, never := r.certain(); {
+		always, never := r.certain()
+		r.weigh(tool)
+		switch {
 		case never:
-		case r.deny && always:
-			v.decision, v.denies, v.allows = r.ruling(auditv1.Reason_REASON_RULE_DENIED), nil, nil
+		case r.effect == denies && always:
+			v.decision, v.denies, v.allows, v.requires = r.ruling(auditv1.Reason_REASON_RULE_DENIED), nil, nil, nil
 			return v
-		case r.deny:
+		case r.effect == denies:
 			v.denies = append(v.denies, r)
-		case certain:
-		case always:
-			v.allows, certain = []ruleOf{r}, true
+		case r.effect == requires:
+			v.requires = append(v.requires, r)
 		default:
 			v.allows = append(v.allows, r)
 		}
 	}
-	switch {
-	case len(v.allows) == 0 && len(v.denies) == 0:
-	case certain && len(v.denies) == 0:
-		v.decision, v.allows = v.allows[0].ruling(auditv1.Reason_REASON_RULE_ALLOWED), nil
-	default:
-		v.open = true
+	v.trim()
+	if len(v.allows) == 0 && len(v.denies) == 0 {
+		v.requires = nil
+		return v
 	}
+	if v.constant() {
+		v.decision = v.on(&facts{}, &Request{})
+		v.allows, v.requires = nil, nil
+		return v
+	}
+	v.open = true
 	return v
 }
 
-// listed tells whether some arguments may be allowed, as far as can be told without them.
-func (v *verdict) listed() bool {
-	if v.open {
-		return len(v.allows) > 0
+// trim orders allows and drops those that cannot count.
+func (v *verdict) trim() {
+	slices.SortStableFunc(v.allows, func(a, b ruleOf) int { return int(a.tier) - int(b.tier) })
+	for _, r := range v.allows {
+		always, _ := r.certain()
+		switch {
+		case !always:
+			continue
+		case r.tier == afterReview: // others that do are alternatives to it
+			return
+		}
+		less := slices.IndexFunc(v.allows, func(other ruleOf) bool { return other.tier == r.tier })
+		v.allows = append(v.allows[:less], r)
+		return
 	}
-	return v.decision.reason == auditv1.Reason_REASON_RULE_ALLOWED
 }
 
-// on decides an open verdict on arguments.
-func (v *verdict) on(a values) ruling {
+// constant tells whether all rules that are left are certain to match.
+func (v *verdict) constant() bool {
+	for _, r := range slices.Concat(v.denies, v.allows, v.requires) {
+		if always, _ := r.certain(); !always {
+			return false
+		}
+	}
+	return true
+}
+
+// listed tells whether some arguments may be allowed, as far as can be told without them and without approvals: not
+// if a deny is certain to match, or each allow certain not to.
+func (v *verdict) listed(f *facts, q *Request) bool {
+	if !v.open {
+		return v.decision.reason == auditv1.Reason_REASON_RULE_ALLOWED
+	}
+	for i := range v.denies {
+		if is := v.denies[i].without(f, q); is == surely || is == surelyFails {
+			return false
+		}
+	}
+	for i := range v.allows {
+		if is := v.allows[i].without(f, q); is == surely || is == perhaps {
+			return true
+		}
+	}
+	return false
+}
+
+// on decides an open verdict. A deny and a require that cannot be evaluated count as matching, an allow does not.
+func (v *verdict) on(f *facts, q *Request) ruling {
 	for i := range v.denies {
 		r := &v.denies[i]
-		if matched, err := r.matches(a); matched || err != nil { // a deny that cannot be evaluated counts
+		if matched, err := r.matches(f, q); matched || err != nil {
 			out := r.ruling(auditv1.Reason_REASON_RULE_DENIED)
 			out.failed = err != nil
 			return out
 		}
 	}
+	var by *ruleOf // the first of the most permissive allows that match
+	var step Step
 	for i := range v.allows {
 		r := &v.allows[i]
-		if matched, err := r.matches(a); matched && err == nil {
-			return r.ruling(auditv1.Reason_REASON_RULE_ALLOWED)
+		if by != nil && (r.tier > by.tier || r.tier != afterReview) {
+			break
+		}
+		if matched, err := r.matches(f, q); !matched || err != nil {
+			continue
+		}
+		if by == nil {
+			by = r
+		}
+		if r.tier == afterReview {
+			step = append(step, *r.approval)
 		}
 	}
-	return nothingAllows
+	if by == nil {
+		return nothingAllows
+	}
+	out := by.ruling(auditv1.Reason_REASON_RULE_ALLOWED)
+	switch {
+	case step != nil:
+		out.duty(by).Steps = append(out.duties.Steps, step)
+	case by.tier != atOnce:
+		out.duty(by).Confirm = by.assurance
+	}
+	for i := range v.requires {
+		r := &v.requires[i]
+		if matched, err := r.matches(f, q); !matched && err == nil {
+			continue
+		}
+		if d := out.duty(r); r.tier == afterReview {
+			d.Steps = append(d.Steps, Step{*r.approval})
+		} else {
+			d.Confirm = max(d.Confirm, r.assurance)
+		}
+	}
+	if out.duties != nil {
+		out.duties.settle()
+	}
+	return out
+}
+
+// duty notes that a rule asks for something.
+func (r *ruling) duty(by *ruleOf) *Duties {
+	if r.duties == nil {
+		r.duties = &Duties{}
+	}
+	r.duties.Because = append(r.duties.Because, by.name())
+	return r.duties
 }
 
 func (r *ruleOf) ruling(reason auditv1.Reason) ruling {
-	return ruling{reason: reason, place: r.place, group: r.group}
+	return ruling{reason: reason, place: r.place, group: r.group, set: r.wire.GetRuleSet()}
 }
 
-func (r *rule) matches(a values) (bool, error) {
+// name says which rule it is, for people.
+func (r *ruleOf) name() string { return ruleName(r.place, r.wire.GetRuleSet(), r.group) }
+
+func ruleName(place int, set, group string) string {
+	if set != "" {
+		return "rule " + strconv.Itoa(place) + " of rule set " + set + ", by " + group + ","
+	}
+	return "rule " + strconv.Itoa(place) + " of " + group
+}
+
+// covers tells whether a rule is about a tool. What cannot be told counts for a rule that takes away, not for one that gives.
+func (r *rule) covers(tool *pinnedTool) bool {
+	if !r.globs.match(tool.name) {
+		return false
+	}
+	matched, known := fits(r.wire.GetHints(), tool)
+	return matched || !known && r.effect != allows
+}
+
+// weigh says what a rule asks for of calls of a tool.
+func (r *ruleOf) weigh(tool *pinnedTool) {
+	switch r.duty() {
+	case policyv1.Duty_DUTY_CONFIRM:
+		r.assurance, r.tier = assuranceOf(r.wire.GetAssurance(), tool), afterClient
+		if r.assurance == policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER {
+			r.tier = afterBrowser
+		}
+	case policyv1.Duty_DUTY_REVIEW:
+		r.tier = afterReview
+	}
+}
+
+func (r *rule) matches(f *facts, q *Request) (bool, error) {
+	if r.until != 0 && r.ended(q.Now) {
+		return false, nil
+	}
 	if r.when == nil {
 		return true, nil
 	}
-	return r.when.holds(a)
+	return r.when.holds(f, q)
 }
 
-// certain tells whether a rule matches, or does not, whatever the arguments.
-func (r *rule) certain() (always, never bool) {
-	if r.when == nil {
-		return true, false
+// without says whether a rule matches whatever the arguments are; of a request that is not there yet, whatever it is.
+func (r *rule) without(f *facts, q *Request) outcome {
+	if r.until != 0 && r.ended(q.Now) {
+		return surelyNot
 	}
-	return r.when.certain()
+	if r.when == nil {
+		return surely
+	}
+	unknown := argsRoot
+	if q.From == nil {
+		unknown |= requestRoot
+	}
+	return r.when.without(f, q, unknown)
+}
+
+// certain tells whether a rule matches, or does not, whatever is asked and whenever.
+func (r *rule) certain() (always, never bool) {
+	if r.when != nil {
+		always, never = r.when.certain()
+	} else {
+		always = true
+	}
+	return always && r.until == 0, never
 }
 
 // rulesOf goes through the rules of all groups of a set on a connector: by group, in their order.
@@ -157,7 +314,7 @@ func rulesOf(set *groupSet, c *connector) func(func(ruleOf) bool) {
 				continue
 			}
 			for _, r := range g.rules {
-				if !yield(ruleOf{r, of.name}) {
+				if !yield(ruleOf{rule: r, group: of.name}) {
 					return
 				}
 			}

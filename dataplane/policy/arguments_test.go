@@ -65,7 +65,7 @@ func TestANumberIsOneValueHoweverItIsWritten(t *testing.T) {
 			t.Errorf("%s: %v", c.args, err)
 			continue
 		}
-		holds, err := newCondition(c.condition).holds(a.values)
+		holds, err := newCondition(c.condition).holds(&facts{args: a.values}, &Request{})
 		if holds != c.holds || (err != nil) != c.failed {
 			t.Errorf("%s on %s: %v, %v", c.condition, c.args, holds, err)
 		}
@@ -142,11 +142,11 @@ func TestConstantConditionsAreCertainInLists(t *testing.T) {
 		`false`: false, `1 > 2`: false, `false && args.x`: false, `true`: true, `has(args.branch)`: true, `args.branch == "x"`: true,
 	} {
 		table := compile(t, user(ann, 1), groupEntry(1, "g"), grantOf(1, when(allow("push_files"), condition)))
-		if got := len(table.List(ann, "", "github", "us", now)) == 1; got != listed {
+		if got := len(table.List(Request{Person: ann, Connector: "github", Region: "us", Now: now})) == 1; got != listed {
 			t.Errorf("allowed when %s: listed %v", condition, got)
 		}
 		table = compile(t, user(ann, 1), groupEntry(1, "g"), grantOf(1, allow("push_files"), when(deny("*"), condition)))
-		if got, want := len(table.List(ann, "", "github", "us", now)) == 1, condition != `true`; got != want {
+		if got, want := len(table.List(Request{Person: ann, Connector: "github", Region: "us", Now: now})) == 1, condition != `true`; got != want {
 			t.Errorf("denied when %s: listed %v", condition, got)
 		}
 	}

@@ -24,8 +24,8 @@ func (t *Table) Basis(r Request, d Decision) Basis {
 	if !d.Allowed || d.Version != s.version || p == nil || tool == nil {
 		return Basis{}
 	}
-	for b, rule := range s.bases(p, c, tool) {
-		if rule.group == d.Group && rule.place == d.Rule {
+	for b, rule := range s.bases(&facts{person: p, connector: c, tool: tool}) {
+		if rule.group == d.Group && rule.place == d.Rule && rule.wire.GetRuleSet() == d.RuleSet {
 			return b
 		}
 	}
@@ -33,10 +33,19 @@ func (t *Table) Basis(r Request, d Decision) Basis {
 }
 
 // stand decides by what an earlier verdict rested on: it holds while the rule that allowed is there for the person, word for word, and
-// what could deny is the same. Any doubt denies.
-func (s *state) stand(p *person, c *connector, tool *pinnedTool, b Basis) ruling {
-	for have, rule := range s.bases(p, c, tool) {
-		if have == b {
+// what could deny or require something is the same, and none of these says otherwise whatever the arguments were. Any doubt
+// denies.
+func (s *state) stand(f facts, r Request) ruling {
+	for rule := range rulesOf(s.resolve(f.person.members), f.connector) {
+		if rule.effect != denies || !rule.covers(f.tool) {
+			continue
+		}
+		if is := rule.without(&f, &r); is == surely || is == surelyFails {
+			return rule.ruling(auditv1.Reason_REASON_RULE_DENIED)
+		}
+	}
+	for have, rule := range s.bases(&f) {
+		if is := rule.without(&f, &r); have == r.Basis && (is == surely || is == perhaps) {
 			return rule.ruling(auditv1.Reason_REASON_RULE_ALLOWED)
 		}
 	}
@@ -44,22 +53,22 @@ func (s *state) stand(p *person, c *connector, tool *pinnedTool, b Basis) ruling
 }
 
 // bases goes through the rules that may allow a tool to a person, each with the basis that a verdict by it has.
-func (s *state) bases(p *person, c *connector, tool *pinnedTool) func(func(Basis, ruleOf) bool) {
+func (s *state) bases(f *facts) func(func(Basis, ruleOf) bool) {
 	return func(yield func(Basis, ruleOf) bool) {
-		set := s.resolve(p.members)
+		set := s.resolve(f.person.members)
 		var others [][]byte
-		for r := range rulesOf(set, c) {
-			if (r.deny || len(r.wire.GetAllow()) == 0) && r.globs.match(tool.name) {
-				others = append(others, r.digest(c))
+		for r := range rulesOf(set, f.connector) {
+			if r.effect != allows && r.covers(f.tool) {
+				others = append(others, r.digest(f.connector))
 			}
 		}
 		slices.SortFunc(others, bytes.Compare)
-		for r := range rulesOf(set, c) {
-			if r.deny || len(r.wire.GetAllow()) == 0 || !r.globs.match(tool.name) {
+		for r := range rulesOf(set, f.connector) {
+			if r.effect != allows || !r.covers(f.tool) {
 				continue
 			}
 			h := sha256.New()
-			h.Write(r.digest(c))
+			h.Write(r.digest(f.connector))
 			for _, other := range others {
 				h.Write(other)
 			}
@@ -72,12 +81,17 @@ func (s *state) bases(p *person, c *connector, tool *pinnedTool) func(func(Basis
 	}
 }
 
-// digest is that of a rule's own words, and of the group that it is granted to: not of its place among others.
+// digest is that of a rule's own words, and of the group that it is granted to: not of its place among others, nor of its end.
 func (r *ruleOf) digest(c *connector) []byte {
 	h := sha256.New()
 	writeText(h, c.id)
 	writeText(h, r.group)
-	words, err := proto.MarshalOptions{Deterministic: true}.Marshal(r.wire)
+	wire := r.wire
+	if wire.GetUntil() != nil {
+		wire = proto.CloneOf(wire)
+		wire.Until = nil
+	}
+	words, err := proto.MarshalOptions{Deterministic: true}.Marshal(wire)
 	if err != nil { // it came by the wire
 		return nil
 	}

@@ -127,16 +127,3 @@ func (b *blocked) stands(against target, now time.Time) bool {
 	}
 	return false
 }
-
-// NextBoundary is the next time after now at which time alone changes a verdict: a block's end. Not ok:
-// there is none.
-func (t *Table) NextBoundary(now time.Time) (at time.Time, ok bool) {
-	s := t.state()
-	s.blocks.each(func(b *block) bool {
-		if !b.until.IsZero() && b.stands(now) && (!ok || b.until.Before(at)) {
-			at, ok = b.until, true
-		}
-		return true
-	})
-	return at, ok
-}

@@ -21,13 +21,19 @@ import (
 // matches: each property that it reads must be in the tool's input schema and required there, or be asked
 // for by has() first. Without tools only the rule itself is checked.
 func Check(r *policyv1.Rule, tools []*policyv1.Tool) error {
-	if (len(r.GetAllow()) > 0) == (len(r.GetDeny()) > 0) {
-		return errors.New("a rule names tools under exactly one of allow and deny")
+	if err := checkEffect(r); err != nil {
+		return err
 	}
-	globs := slices.Concat(r.GetAllow(), r.GetDeny())
+	when := newCondition(r.GetWhen())
+	if r.GetWhen() != "" {
+		if err := when.compiled().failed; err != nil {
+			return fmt.Errorf("the rule that %s: %w", said(r), err)
+		}
+	}
+	globs := globsOf(r)
 	for _, g := range globs {
 		if labelled(g) {
-			if err := checkLabelled(g, r.GetWhen()); err != nil {
+			if err := checkLabelled(g, r, when); err != nil {
 				return err
 			}
 			continue
@@ -39,11 +45,14 @@ func Check(r *policyv1.Rule, tools []*policyv1.Tool) error {
 	if r.GetWhen() == "" {
 		return nil
 	}
-	if err := newCondition(r.GetWhen()).compiled().failed; err != nil {
+	if err := checkAgainst(r.GetWhen(), nil); err != nil {
 		return fmt.Errorf("the rule that %s: %w", said(r), err)
 	}
 	for _, t := range tools {
 		if t.GetKind() > policyv1.Kind_KIND_TOOL || !matchAny(globs, t.GetName()) {
+			continue
+		}
+		if matched, known := fits(r.GetHints(), newTool("", t)); known && !matched {
 			continue
 		}
 		if err := checkAgainst(r.GetWhen(), t); err != nil {
@@ -53,47 +62,98 @@ func Check(r *policyv1.Rule, tools []*policyv1.Tool) error {
 	return nil
 }
 
+// checkEffect refuses a rule that does not do exactly one thing, or says of it what belongs to another.
+func checkEffect(r *policyv1.Rule) error {
+	allow, deny, require := len(r.GetAllow()) > 0, len(r.GetDeny()) > 0, r.GetRequire() != 0
+	switch {
+	case !allow && !deny && !require, allow && deny, allow && require, deny && require, (len(r.GetTools()) > 0) != require:
+		return errors.New("a rule does exactly one of these: it names tools under allow, or under deny, or says what to require of those under tools")
+	case r.GetRuleSet() != "":
+		return errors.New("a rule does not say which rule set it is from")
+	case r.GetAfter() != 0 && !allow:
+		return fmt.Errorf("the rule that %s says after, which is for rules that allow", said(r))
+	case dutyOf(r) > policyv1.Duty_DUTY_REVIEW, r.GetAssurance() > policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER:
+		return fmt.Errorf("the rule that %s asks for what this build does not know: upgrade it", said(r))
+	case r.GetAssurance() != 0 && dutyOf(r) != policyv1.Duty_DUTY_CONFIRM:
+		return fmt.Errorf("the rule that %s says assurance, which is for confirmations", said(r))
+	case (r.GetReview() != nil) != (dutyOf(r) == policyv1.Duty_DUTY_REVIEW):
+		return fmt.Errorf("the rule that %s: a review, and nothing else, names its approvers under review", said(r))
+	case r.GetReview() != nil && len(r.GetReview().GetApprovers()) == 0:
+		return fmt.Errorf("the rule that %s names nobody who may approve", said(r))
+	case r.GetReview().GetApprovals() > maxApprovals:
+		return fmt.Errorf("the rule that %s asks for more than %d approvals", said(r), maxApprovals)
+	case r.GetUntil() != nil && !r.GetUntil().IsValid():
+		return fmt.Errorf("the rule that %s ends at no time", said(r))
+	}
+	return nil
+}
+
+// maxApprovals bounds how many people must approve.
+const maxApprovals = 10
+
+// dutyOf is what a rule asks for, whether it allows or requires.
+func dutyOf(r *policyv1.Rule) policyv1.Duty { return max(r.GetAfter(), r.GetRequire()) }
+
+// globsOf are those of a rule, whatever it does.
+func globsOf(r *policyv1.Rule) []string {
+	return slices.Concat(r.GetAllow(), r.GetDeny(), r.GetTools())
+}
+
 // checkLabelled refuses a glob of prompts or resources that is wrong.
-func checkLabelled(glob, when string) error {
+func checkLabelled(glob string, r *policyv1.Rule, when *condition) error {
 	switch _, rest := KindOf(glob); {
 	case strings.HasPrefix(glob, templateWord):
 		return fmt.Errorf("%q: templates are listed as the URIs are allowed that they make, by globs that begin with resource:…", clip(glob))
 	case rest == "" || len(rest) > maxName || strings.ContainsFunc(rest, unicode.IsControl):
 		return fmt.Errorf("%q is no glob: prompt: and a prompt's name, or resource: and a URI, with * for any run and ? for one", clip(glob))
-	case when != "":
-		return fmt.Errorf("a condition reads a tool's arguments: give %q a rule of its own, without when", clip(glob))
+	case when.roots&(argsRoot|toolRoot) != 0:
+		return fmt.Errorf("the condition reads a tool, or its arguments: give %q a rule of its own, whose condition does not", clip(glob))
+	case r.GetHints() != nil:
+		return fmt.Errorf("hints are those of tools: give %q a rule of its own, without them", clip(glob))
 	}
 	return nil
 }
 
 // said names a rule by what it does.
 func said(r *policyv1.Rule) string {
-	if len(r.GetDeny()) > 0 {
-		return "denies " + clip(strings.Join(r.GetDeny(), ", "))
+	names := clip(strings.Join(globsOf(r), ", "))
+	switch {
+	case len(r.GetDeny()) > 0:
+		return "denies " + names
+	case r.GetRequire() != 0:
+		return "requires something of " + names
 	}
-	return "allows " + clip(strings.Join(r.GetAllow(), ", "))
+	return "allows " + names
 }
 
 func isToolRune(c rune) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-' || c == '.'
 }
 
-// checkAgainst type-checks a condition against one tool's schema.
+// checkAgainst type-checks a condition against one tool's schema. Nil: against all but arguments.
 func checkAgainst(when string, t *policyv1.Tool) error {
-	schema, err := readSchema(t)
-	if err != nil {
-		return err
-	}
-	args, err := shapeOf(schema)
-	if err != nil {
-		return err
-	}
 	base, err := types.NewRegistry()
 	if err != nil {
 		return fmt.Errorf("making a type registry: %w", err)
 	}
 	p := &schemaTypes{Registry: base, objects: map[string]*shape{}, names: map[*shape]string{}}
-	env, err := cel.NewEnv(append(limits(), cel.CustomTypeProvider(p), cel.Variable("args", p.object(args)))...)
+	args := types.NewMapType(types.StringType, types.DynType)
+	if t != nil {
+		schema, err := readSchema(t)
+		if err != nil {
+			return err
+		}
+		shape, err := shapeOf(schema)
+		if err != nil {
+			return err
+		}
+		args = p.object(shape)
+	}
+	options := append(limits(), cel.CustomTypeProvider(p), cel.Variable("args", args))
+	for name, shape := range ownShapes {
+		options = append(options, cel.Variable(name, p.object(shape)))
+	}
+	env, err := cel.NewEnv(options...)
 	if err != nil {
 		return fmt.Errorf("making the condition's environment: %w", err)
 	}
@@ -111,6 +171,11 @@ func advice(issues *cel.Issues) string {
 	text := issues.Err().Error()
 	if strings.Contains(text, "(double, int)") || strings.Contains(text, "(int, double)") {
 		return " (a property of type number is compared with 5.0, one of type integer with 5)"
+	}
+	for name, shape := range ownShapes {
+		if strings.Contains(text, "undefined field") && strings.Contains(firstLine(issues.Err()), name+".") {
+			return fmt.Sprintf(" (%s has %s)", name, shape.fieldsOf())
+		}
 	}
 	return ""
 }
@@ -146,6 +211,8 @@ func (p *schemaTypes) typeOf(s *shape, depth int) *types.Type {
 		return types.IntType
 	case number:
 		return types.DoubleType
+	case instant:
+		return types.TimestampType
 	case array:
 		return types.NewListType(p.typeOf(s.items, depth+1))
 	case object:
@@ -179,6 +246,9 @@ func (p *schemaTypes) FindStructFieldType(name, field string) (*types.FieldType,
 	o := p.objects[name]
 	if o == nil {
 		return p.Registry.FindStructFieldType(name, field)
+	}
+	if o.closed && o.fields[field] == nil {
+		return nil, false
 	}
 	return &types.FieldType{Type: p.typeOf(o.fields[field], 0)}, true
 }
@@ -263,7 +333,9 @@ func (w *reads) read(s celast.SelectExpr, guards []string) {
 		return
 	}
 	why := "may be omitted"
-	if _, named := o.known[s.FieldName()]; !named {
+	if _, named := o.known[s.FieldName()]; o.closed {
+		why = "is not always there"
+	} else if !named {
 		why = "is not in the tool's schema"
 	}
 	w.failed = fmt.Errorf("the condition reads %s, which %s: ask first, as in has(%s) && …", path, why, path)

@@ -6,12 +6,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"cel.dev/cel-go/cel"
 	celast "cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/ext"
 	"cel.dev/cel-go/interpreter"
 )
 
@@ -26,9 +28,15 @@ type condition struct {
 
 	once    sync.Once
 	program cel.Program
+	partial cel.Program // evaluates with what is unknown left out
 	failed  error
-	// always and never: what it gives is known without arguments.
+	// always and never: what it gives is known without knowing anything.
 	always, never bool
+	// What it reads.
+	roots      roots
+	attributes []string
+	// tick is how often time alone may change what it gives; zero: never.
+	tick time.Duration
 }
 
 // notUnderstood stands for what a rule says that this build does not know.
@@ -40,15 +48,20 @@ var notUnderstood = func() *condition {
 
 func newCondition(text string) *condition { return &condition{text: text} }
 
-// environment is the one in which conditions run: `args` is what the call says. Types are checked when a
-// rule is written, against each tool; here they are dynamic.
+// mayMention tells whether a condition may read a variable, without compiling it.
+func (c *condition) mayMention(name string) bool { return strings.Contains(c.text, name) }
+
+// environment is the one in which conditions run. Types are checked when a rule is written, against each tool; here
+// they are dynamic.
 var environment = sync.OnceValues(func() (*cel.Env, error) {
-	return cel.NewEnv(append(limits(), cel.Variable("args", cel.MapType(cel.StringType, cel.DynType)))...)
+	object := cel.MapType(cel.StringType, cel.DynType)
+	return cel.NewEnv(append(limits(), cel.Variable("args", object), cel.Variable("user", object), cel.Variable("tool", object),
+		cel.Variable("connector", object), cel.Variable("request", object))...)
 })
 
 func limits() []cel.EnvOption {
 	return []cel.EnvOption{
-		cel.CrossTypeNumericComparisons(true), cel.EnableIdentifierEscapeSyntax(),
+		cel.CrossTypeNumericComparisons(true), cel.EnableIdentifierEscapeSyntax(), ext.Network(),
 		cel.ParserRecursionLimit(64), cel.ParserExpressionSizeLimit(4096),
 	}
 }
@@ -70,6 +83,13 @@ func (c *condition) compiled() *condition {
 			c.failed = fmt.Errorf("the condition is of type %s, it must be true or false", out)
 			return
 		}
+		r := &reading{}
+		r.expression(ast.NativeRep().Expr(), nil)
+		c.roots, c.attributes, c.tick = r.roots, r.named(), r.tick
+		if r.failed != nil {
+			c.failed = r.failed
+			return
+		}
 		options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
 		if !bounded(ast.NativeRep().Expr()) { // to count the work costs more than a simple condition does
 			options = append(options, cel.CostLimit(costLimit))
@@ -83,13 +103,14 @@ func (c *condition) compiled() *condition {
 	return c
 }
 
-// judge evaluates the condition with unknown arguments: what it gives then, it gives for all.
+// judge evaluates the condition with all of it unknown: what it gives then, it gives always.
 func (c *condition) judge(env *cel.Env, ast *cel.Ast) {
 	program, err := env.Program(ast, cel.EvalOptions(cel.OptPartialEval), cel.CostLimit(costLimit))
 	if err != nil {
 		return
 	}
-	unknown, err := cel.PartialVars(map[string]any{}, cel.AttributePattern("args"))
+	c.partial = program
+	unknown, err := cel.PartialVars(map[string]any{}, unknowns(allRoots)...)
 	if err != nil {
 		return
 	}
@@ -99,7 +120,7 @@ func (c *condition) judge(env *cel.Env, ast *cel.Ast) {
 	}
 }
 
-// certain tells whether the condition holds, or does not, whatever the arguments.
+// certain tells whether the condition holds, or does not, whatever is asked.
 func (c *condition) certain() (always, never bool) {
 	c.compiled()
 	return c.always, c.never
@@ -107,11 +128,18 @@ func (c *condition) certain() (always, never bool) {
 
 // holds evaluates the condition. An error is a condition that cannot be evaluated: a value that is not
 // there or of another type, or more work than the limit.
-func (c *condition) holds(args values) (bool, error) {
+func (c *condition) holds(f *facts, r *Request) (bool, error) {
 	if c.compiled().failed != nil {
 		return false, c.failed
 	}
-	out, _, err := c.program.Eval(args)
+	if c.roots&^argsRoot == 0 {
+		return c.evaluate(f.args)
+	}
+	return c.evaluate(f.with(r))
+}
+
+func (c *condition) evaluate(on interpreter.Activation) (bool, error) {
+	out, _, err := c.program.Eval(on)
 	if err != nil {
 		return false, evaluationError(err)
 	}
@@ -120,6 +148,48 @@ func (c *condition) holds(args values) (bool, error) {
 		return false, errors.New("the condition is not true or false")
 	}
 	return bool(value), nil
+}
+
+// outcome is what can be said of a condition where something is unknown.
+type outcome uint8
+
+const (
+	perhaps outcome = iota
+	surely
+	surelyNot
+	surelyFails
+)
+
+// without says what the condition gives whatever the unknown variables are.
+func (c *condition) without(f *facts, r *Request, unknown roots) outcome {
+	switch c.compiled(); {
+	case c.failed != nil:
+		return surelyFails
+	case c.always:
+		return surely
+	case c.never:
+		return surelyNot
+	case c.roots&^unknown == 0 || c.partial == nil:
+		return perhaps
+	}
+	vars, err := cel.PartialVars(f.with(r), unknowns(unknown)...)
+	if err != nil {
+		return perhaps
+	}
+	out, _, err := c.partial.Eval(vars)
+	if err != nil {
+		if strings.Contains(err.Error(), "cost limit") { // less may be looked at where more is known
+			return perhaps
+		}
+		return surelyFails
+	}
+	switch value, ok := out.(types.Bool); {
+	case !ok:
+		return perhaps
+	case bool(value):
+		return surely
+	}
+	return surelyNot
 }
 
 // bounded tells whether an expression's work is bounded by its own size and that of what it reads: it has
@@ -158,24 +228,9 @@ func evaluationError(err error) error {
 	text := err.Error()
 	switch {
 	case strings.Contains(text, "no such key"):
-		return errors.New("the condition reads an argument that is not there")
+		return errors.New("the condition reads what is not there")
 	case strings.Contains(text, "cost limit"):
 		return errors.New("the condition takes more work than its limit")
 	}
-	return errors.New("the condition cannot be evaluated on these arguments")
+	return errors.New("the condition cannot be evaluated on what is given")
 }
-
-// values are decoded arguments. They are what gives a condition its one variable; a map goes into an
-// interface without an allocation.
-type values map[string]any
-
-// ResolveName returns a variable's value.
-func (v values) ResolveName(name string) (any, bool) {
-	if name == "args" {
-		return map[string]any(v), true
-	}
-	return nil, false
-}
-
-// Parent is nil: there are no other variables.
-func (values) Parent() interpreter.Activation { return nil }

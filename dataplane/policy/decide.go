@@ -1,8 +1,6 @@
 package policy
 
 import (
-	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -19,12 +17,27 @@ type Request struct {
 	Tool string
 	// Region of the proxy that asks. Empty: any, and no block on a region stands against it.
 	Region string
+	// From is where the request comes from. Nil: it is not there yet, which lists take for whatever it may be; a condition
+	// that is decided finds nothing in it.
+	From *Origin
 	// Arguments that Table.Arguments made for this connector and tool, or NoArguments. Others, such as the
 	// zero value that an error of Table.Arguments leaves, are denied unless another reason comes first.
 	Arguments Arguments
 	// Basis, where it is not zero, stands in place of Arguments: of a call that was allowed before.
 	Basis Basis
 	Now   time.Time
+	// Confirmed is how sure it is that the person said yes to this very call. Zero: they were not asked.
+	Confirmed policyv1.ConfirmationAssurance
+	// Reviewed is what was approved of this very call: Duties.Review of then. Empty: nothing.
+	Reviewed string
+}
+
+// Origin is where a request comes from, and how its person was authenticated: the claims acr, amr and auth_time of the token.
+type Origin struct {
+	Address  string
+	ACR      string
+	AMR      []string
+	AuthTime time.Time // zero: the token does not say
 }
 
 // Decision is a verdict and what it rests on.
@@ -34,8 +47,13 @@ type Decision struct {
 	// Group and Rule name the rule that decided, by its grant's group and its place from 1; zero: none did.
 	Group string
 	Rule  int
+	// RuleSet is where the rule stands, if not in the grant itself.
+	RuleSet string
 	// Failed: the rule is a deny whose condition could not be evaluated.
 	Failed bool
+	// Duties are what the rules ask for before the call, whether or not it was done; nil: nothing. They are the table's: do not
+	// change them. Where the reason is that something is required, one of them was not done.
+	Duties *Duties
 	// Version is that of the table.
 	Version uint64
 	// Groups are the names of all groups that counted, sorted. The slice is the table's: do not change it.
@@ -83,18 +101,25 @@ func (s *state) decide(r *Request, d *Decision) {
 	}
 	v := s.verdict(p.members, c, tool)
 	d.Groups = v.names
+	f := facts{args: r.Arguments.values, person: p, groups: v.names, tool: tool, connector: c}
 	if r.Basis != (Basis{}) {
-		d.rule(s.stand(p, c, tool, r.Basis))
+		ruling := s.stand(f, *r)
+		d.rule(&ruling, r)
 		return
 	}
 	given := tool.kind != policyv1.Kind_KIND_TOOL || r.Arguments.of(r.Connector, r.Tool)
+	if given && !v.open {
+		d.rule(&v.decision, r)
+		return
+	}
 	switch {
-	case !given && v.listed():
+	case given:
+		ruling := v.on(&f, r)
+		d.rule(&ruling, r)
+	case v.listed(&f, r):
 		d.Reason, d.problem = auditv1.Reason_REASON_ARGUMENTS_INVALID, r.Arguments.failed
-	case v.open && given:
-		d.rule(v.on(r.Arguments.values))
 	default:
-		d.rule(v.decision)
+		d.rule(&v.decision, r)
 	}
 }
 
@@ -106,21 +131,33 @@ func (c *connector) unpinned(label string) *pinnedTool {
 	return &pinnedTool{connector: c.id, kind: policyv1.Kind_KIND_RESOURCE, name: label, place: -1}
 }
 
-func (d *Decision) rule(r ruling) {
-	d.Allowed = r.reason == auditv1.Reason_REASON_RULE_ALLOWED
-	d.Reason, d.Group, d.Rule, d.Failed = r.reason, r.group, r.place, r.failed
+// rule makes a ruling the decision on a request: an allow holds if what it asks for was done.
+func (d *Decision) rule(by *ruling, r *Request) {
+	d.Allowed = by.reason == auditv1.Reason_REASON_RULE_ALLOWED
+	d.Reason, d.Group, d.Rule, d.RuleSet, d.Failed, d.Duties = by.reason, by.group, by.place, by.set, by.failed, by.duties
+	switch {
+	case !d.Allowed || by.duties == nil:
+	case !by.duties.confirmed(r.Confirmed):
+		d.Allowed, d.Reason = false, auditv1.Reason_REASON_CONFIRM_REQUIRED
+	case by.duties.Review() != "" && r.Reviewed != by.duties.Review():
+		d.Allowed, d.Reason = false, auditv1.Reason_REASON_REVIEW_REQUIRED
+	}
 }
 
 // Text says the verdict for people.
 func (d Decision) Text() string {
 	switch d.Reason {
 	case auditv1.Reason_REASON_RULE_ALLOWED:
-		return "rule " + strconv.Itoa(d.Rule) + " of " + d.Group + " allows it"
+		return ruleName(d.Rule, d.RuleSet, d.Group) + " allows it"
 	case auditv1.Reason_REASON_RULE_DENIED:
 		if d.Failed {
-			return fmt.Sprintf("rule %d of %s denies it: its condition could not be evaluated, which counts as matching", d.Rule, d.Group)
+			return ruleName(d.Rule, d.RuleSet, d.Group) + " denies it: its condition could not be evaluated, which counts as matching"
 		}
-		return fmt.Sprintf("rule %d of %s denies it", d.Rule, d.Group)
+		return ruleName(d.Rule, d.RuleSet, d.Group) + " denies it"
+	case auditv1.Reason_REASON_CONFIRM_REQUIRED:
+		return "it is allowed once the person has confirmed this very call, as is asked for by " + d.Duties.because()
+	case auditv1.Reason_REASON_REVIEW_REQUIRED:
+		return "it is allowed once this very call has been approved, as is asked for by " + d.Duties.because()
 	case auditv1.Reason_REASON_NOTHING_ALLOWS:
 		return "no rule allows it"
 	case auditv1.Reason_REASON_BLOCKED:

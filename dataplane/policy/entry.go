@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
@@ -19,6 +20,8 @@ type edit struct {
 	owner  *owner
 	table  *Table
 	effect Effect
+	// endsChanged: the ends of rules are not those of the state before.
+	endsChanged bool
 }
 
 func (t *Table) edit(from *state) *edit {
@@ -68,6 +71,8 @@ func (e *edit) put(entry *fleetv1.Entry) error {
 	case *fleetv1.Entry_RevokedClient:
 		e.putCutClient(v.RevokedClient, h)
 		return nil
+	case *fleetv1.Entry_PrincipalGrant:
+		return e.putPrincipalGrant(v.PrincipalGrant, h)
 	}
 	return errors.New("an entry is of a kind that this build does not know: upgrade it")
 }
@@ -104,6 +109,8 @@ func (e *edit) remove(k *fleetv1.EntryKey) error {
 		found = e.removeEndedSession(id)
 	case *fleetv1.EntryKey_RevokedClient:
 		found = e.removeCutClient(key.RevokedClient)
+	case *fleetv1.EntryKey_PrincipalGrant:
+		found = e.removePrincipalGrant(key.PrincipalGrant)
 	}
 	if !found {
 		return errors.New("an entry that is to be removed is not there")
@@ -116,18 +123,29 @@ func (e *edit) putUser(u *fleetv1.User, h Digest) error {
 	if err != nil {
 		return fmt.Errorf("a user's id: %w", err)
 	}
+	attributes, err := e.table.shared.attributesOf(u.GetAttributes())
+	if err != nil {
+		return err
+	}
 	e.removeUser(id)
+	directory := e.table.shared.text(u.GetDirectory())
+	groups := e.implied(id, directory, u.GetService(), u.GetGroups())
 	p := &person{
-		id: id, directory: e.table.shared.text(u.GetDirectory()), sub: u.GetSubject(), active: u.GetActive(), service: u.GetService(),
-		generation: u.GetGeneration(), validAfter: u.GetValidAfterMs(), members: e.table.shared.memberSet(u.GetGroups()), digest: h,
+		id: id, directory: directory, sub: u.GetSubject(), active: u.GetActive(), service: u.GetService(), attributes: attributes,
+		generation: u.GetGeneration(), validAfter: u.GetValidAfterMs(), members: e.table.shared.memberSet(groups), digest: h,
 	}
-	e.state.people.put(e.owner, p, func(q *person) bool { return q.id == id })
-	if p.sub != "" {
-		e.state.subjects.put(e.owner, subject{p}, func(q subject) bool { return q.id == id })
-	}
+	e.putPerson(p)
 	e.state.digest.add(h)
-	e.effect.People = append(e.effect.People, id)
 	return nil
+}
+
+// putPerson stores a person in place of the one of the same id.
+func (e *edit) putPerson(p *person) {
+	e.state.people.put(e.owner, p, func(q *person) bool { return q.id == p.id })
+	if p.sub != "" {
+		e.state.subjects.put(e.owner, subject{p}, func(q subject) bool { return q.id == p.id })
+	}
+	e.effect.People = append(e.effect.People, p.id)
 }
 
 func (e *edit) removeUser(id uuid.UUID) bool {
@@ -140,6 +158,7 @@ func (e *edit) removeUser(id uuid.UUID) bool {
 		e.state.subjects.remove(e.owner, subject{p}.hash(), func(q subject) bool { return q.person == p })
 	}
 	e.table.shared.release(p.members)
+	e.table.shared.releaseAttributes(p.attributes)
 	e.state.digest.remove(p.digest)
 	e.effect.People = append(e.effect.People, id)
 	return true
@@ -242,11 +261,20 @@ func (e *edit) removeCatalogue(id string) bool {
 
 func (e *edit) putGrant(g *fleetv1.Grant, h Digest) {
 	e.removeGrant(g.GetGroup(), g.GetConnector())
-	out := &grant{group: g.GetGroup(), digest: h}
-	for i, r := range g.GetRules() {
-		out.rules = append(out.rules, e.table.shared.rule(r, i+1))
+	e.grant(g.GetGroup(), g.GetConnector(), g.GetRules(), h)
+}
+
+// grant gives the group of a number rules on a connector, where it has none.
+func (e *edit) grant(group uint32, id string, rules []*policyv1.Rule, h Digest) {
+	out := &grant{group: group, digest: h}
+	places := map[string]int{} // rules of a rule set are counted by themselves
+	for _, wire := range rules {
+		places[wire.GetRuleSet()]++
+		r := e.table.shared.rule(wire, places[wire.GetRuleSet()])
+		out.rules = append(out.rules, r)
+		e.timed(r, 1)
 	}
-	c := e.change(g.GetConnector())
+	c := e.change(id)
 	c.grants.put(e.owner, out, func(q *grant) bool { return q.group == out.group })
 	e.state.digest.add(h)
 }
@@ -263,6 +291,7 @@ func (e *edit) removeGrant(group uint32, id string) bool {
 	c := e.change(id)
 	c.grants.remove(e.owner, g.hash(), func(q *grant) bool { return q == g })
 	for _, r := range g.rules {
+		e.timed(r, -1)
 		e.table.shared.releaseCondition(r.when)
 	}
 	e.state.digest.remove(g.digest)
@@ -331,13 +360,48 @@ func (e *edit) removeIssuer(url string) bool {
 type shared struct {
 	texts      map[string]string
 	members    map[string]*memberSet
+	attributes map[string]*attributes
 	conditions map[string]*condition
+	// ends are when rules end, Unix nanoseconds, with how many do.
+	ends map[int64]int
+	// implied are the groups that are none of a directory's, and people how many grants are to one person alone.
+	implied map[principal]*group
+	people  map[uuid.UUID]int
 	// How many connectors and tools were given a number.
 	connectors, tools uint32
 }
 
 func newShared() shared {
-	return shared{texts: map[string]string{}, members: map[string]*memberSet{}, conditions: map[string]*condition{}}
+	return shared{
+		texts: map[string]string{}, members: map[string]*memberSet{}, conditions: map[string]*condition{}, attributes: map[string]*attributes{},
+		ends: map[int64]int{}, implied: map[principal]*group{}, people: map[uuid.UUID]int{},
+	}
+}
+
+// attributesOf returns the one copy of what is held of a person.
+func (s *shared) attributesOf(wire []byte) (*attributes, error) {
+	if len(wire) == 0 {
+		return noAttributes, nil
+	}
+	a := s.attributes[string(wire)]
+	if a == nil {
+		var err error
+		if a, err = newAttributes(wire); err != nil {
+			return nil, err
+		}
+		s.attributes[a.text] = a
+	}
+	a.users++
+	return a, nil
+}
+
+func (s *shared) releaseAttributes(a *attributes) {
+	if a == noAttributes {
+		return
+	}
+	if a.users--; a.users == 0 {
+		delete(s.attributes, a.text)
+	}
 }
 
 // text returns the one copy of a text that stands in many entries and never goes: a directory's name.
@@ -377,21 +441,43 @@ func (s *shared) release(m *memberSet) {
 // rule makes a rule ready to be decided. One that this build does not wholly understand is one that cannot
 // be evaluated: as an allow it gives nothing, as anything else it denies.
 func (s *shared) rule(wire *policyv1.Rule, place int) *rule {
-	r := &rule{wire: wire, place: place, globs: newGlobs(wire.GetAllow())}
-	switch allows, denies := len(wire.GetAllow()) > 0, len(wire.GetDeny()) > 0; {
-	case allows && denies, !allows && !denies:
-		r.deny, r.globs, r.when = true, everything, notUnderstood
+	r := &rule{wire: wire, place: place, globs: newGlobs(globsOf(wire))}
+	switch allow, deny, require := len(wire.GetAllow()) > 0, len(wire.GetDeny()) > 0, wire.GetRequire() != 0 && len(wire.GetTools()) > 0; {
+	case allow && !deny && !require:
+	case deny && !allow && !require:
+		r.effect = denies
+	case require && !allow && !deny:
+		r.effect = requires
+	default:
+		r.effect, r.globs, r.when = denies, everything, notUnderstood
 		return r
-	case denies:
-		r.deny, r.globs = true, newGlobs(wire.GetDeny())
 	}
-	switch {
-	case len(wire.ProtoReflect().GetUnknown()) > 0:
-		r.when = notUnderstood
-	case wire.GetWhen() != "":
+	if !understood(wire) {
+		if r.when = notUnderstood; r.effect == requires { // whatever it is that must be done is not done
+			r.effect = denies
+		}
+		return r
+	}
+	if wire.GetUntil() != nil {
+		r.until = wire.GetUntil().AsTime().UnixNano()
+	}
+	if r.duty() == policyv1.Duty_DUTY_REVIEW {
+		r.approval = newApproval(wire.GetReview())
+	}
+	if wire.GetWhen() != "" {
 		r.when = s.condition(wire.GetWhen())
 	}
 	return r
+}
+
+// understood tells whether this build knows all that a rule says.
+func understood(r *policyv1.Rule) bool {
+	for _, m := range []proto.Message{r, r.GetHints(), r.GetReview()} {
+		if m.ProtoReflect().IsValid() && len(m.ProtoReflect().GetUnknown()) > 0 {
+			return false
+		}
+	}
+	return dutyOf(r) <= policyv1.Duty_DUTY_REVIEW && r.GetAssurance() <= policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER
 }
 
 // condition returns the one copy of a condition. It is compiled when it is first needed.

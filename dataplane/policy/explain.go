@@ -15,9 +15,11 @@ type Trace struct {
 	Group string
 	Index int // from 1
 	Rule  *policyv1.Rule
-	// OtherTool: the rule is about others.
-	OtherTool bool
-	Matched   bool
+	// RuleSet is where the rule stands, if not in the grant itself: Index is its place there.
+	RuleSet string
+	// OtherTool: the rule is about others. OtherHints: about tools with other annotations. Ended: it is over.
+	OtherTool, OtherHints, Ended bool
+	Matched                      bool
 	// Err is why the condition could not be evaluated.
 	Err error
 }
@@ -31,10 +33,23 @@ func (t *Table) Explain(r Request) Explanation {
 	if p == nil || c == nil {
 		return out
 	}
-	for rule := range rulesOf(s.resolve(p.members), c) {
-		trace := Trace{Group: rule.group, Index: rule.place, Rule: rule.wire, OtherTool: !rule.globs.match(r.Tool)}
-		if !trace.OtherTool {
-			trace.Matched, trace.Err = rule.matches(r.Arguments.values)
+	tool := c.tool(r.Tool)
+	if tool == nil {
+		tool = c.unpinned(r.Tool)
+	}
+	set := s.resolve(p.members)
+	f := facts{args: r.Arguments.values, person: p, groups: set.names, tool: tool, connector: c}
+	for rule := range rulesOf(set, c) {
+		trace := Trace{Group: rule.group, Index: rule.place, RuleSet: rule.wire.GetRuleSet(), Rule: rule.wire}
+		switch {
+		case tool == nil || !rule.globs.match(r.Tool):
+			trace.OtherTool = true
+		case !rule.covers(tool):
+			trace.OtherHints = true
+		case rule.ended(r.Now):
+			trace.Ended = true
+		default:
+			trace.Matched, trace.Err = rule.matches(&f, &r)
 		}
 		out.Rules = append(out.Rules, trace)
 	}

@@ -8,6 +8,7 @@ type Key struct {
 	number    uint32
 	id        [16]byte
 	connector string // or a block's or client's id, or an issuer's URL
+	everyone  string
 }
 
 const (
@@ -21,6 +22,7 @@ const (
 	authorityKey
 	endedSessionKey
 	cutClientKey
+	principalGrantKey
 )
 
 // KeyOf returns the key of an entry. A change replaces the entry of the same key.
@@ -46,6 +48,12 @@ func KeyOf(e *fleetv1.Entry) Key {
 		return idKeyOf(endedSessionKey, v.RevokedSession.GetId())
 	case *fleetv1.Entry_RevokedClient:
 		return Key{kind: cutClientKey, connector: v.RevokedClient.GetClientId()}
+	case *fleetv1.Entry_PrincipalGrant:
+		to, err := principalOf(v.PrincipalGrant.GetKey())
+		if err != nil {
+			return Key{}
+		}
+		return Key{kind: principalGrantKey, id: to.person, everyone: to.everyone, connector: v.PrincipalGrant.GetKey().GetConnector()}
 	}
 	return Key{}
 }
@@ -73,6 +81,12 @@ func (k Key) Wire() *fleetv1.EntryKey {
 		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_RevokedSession{RevokedSession: k.id[:]}}
 	case cutClientKey:
 		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_RevokedClient{RevokedClient: k.connector}}
+	case principalGrantKey:
+		key := &fleetv1.PrincipalGrantKey{Connector: k.connector, To: &fleetv1.PrincipalGrantKey_Person{Person: k.id[:]}}
+		if k.everyone != "" {
+			key.To = &fleetv1.PrincipalGrantKey_Everyone{Everyone: k.everyone}
+		}
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_PrincipalGrant{PrincipalGrant: key}}
 	}
 	return nil
 }

@@ -86,7 +86,7 @@ func TestListsHoldWhatIsAllowedOfTheirKind(t *testing.T) {
 	table := library(t, nil, allow("resource:doc://a/*", "prompt:*"), deny("resource:*/1"))
 	names := func(kind policyv1.Kind, connector string) string {
 		var all []string
-		for _, o := range table.Offers(kind, ann, "", connector, "", now) {
+		for _, o := range table.Offers(kind, Request{Person: ann, Connector: connector, Now: now}) {
 			all = append(all, o.Connector+" "+o.Name)
 		}
 		return strings.Join(all, ",")
@@ -102,7 +102,7 @@ func TestListsHoldWhatIsAllowedOfTheirKind(t *testing.T) {
 			t.Errorf("prompts: %q", got)
 		}
 	}
-	if tools := table.List(ann, "", "github", "", now); len(tools) != 0 {
+	if tools := table.List(Request{Person: ann, Connector: "github", Now: now}); len(tools) != 0 {
 		t.Errorf("tools: %v", tools)
 	}
 }
@@ -128,8 +128,13 @@ func TestGlobsOfPromptsAndResourcesAreChecked(t *testing.T) {
 			t.Errorf("%q: %v", glob, err)
 		}
 	}
-	if err := Check(when(allow("prompt:*"), "true"), nil); err == nil {
-		t.Error("a condition on prompts passed")
+	for condition, fine := range map[string]bool{"true": true, `user.directory == "okta"`: true, `has(args.x)`: false, `tool.readOnly`: false} {
+		if err := Check(when(allow("prompt:*"), condition), nil); (err == nil) != fine {
+			t.Errorf("a condition %q on prompts: %v", condition, err)
+		}
+	}
+	if err := Check(&policyv1.Rule{Allow: []string{"prompt:*"}, Hints: &policyv1.Hints{ReadOnly: new(true)}}, nil); err == nil {
+		t.Error("hints of prompts passed")
 	}
 }
 

@@ -19,40 +19,24 @@ type Tool struct {
 	pinned *pinnedTool
 }
 
-// List returns the tools of a connector that a person may use with some arguments, ascending by name: all
-// but those that a deny is certain to match, or no allow can match, and those that a block stands against.
-func (t *Table) List(person uuid.UUID, client, connector, region string, now time.Time) []Tool {
-	s := t.state()
-	return s.list(nil, &Request{Person: person, Client: client, Connector: connector, Region: region, Now: now}, policyv1.Kind_KIND_TOOL, false)
-}
+// List returns the tools that a request's person may use of its connector with some arguments, ascending by name: all
+// but those that a deny is certain to match, or no allow can match, and those that a block stands against. Without a
+// connector: of all of them, ascending by connector, without those that share their name at the endpoint of all
+// connectors with another. What else a request says (tool, arguments, approvals) is not looked at.
+func (t *Table) List(r Request) []Tool { return t.Offers(policyv1.Kind_KIND_TOOL, r) }
 
-// Offers returns what else than tools a person may use of a connector, as List does. Without a connector: of all of them,
-// ascending by connector.
-func (t *Table) Offers(kind policyv1.Kind, person uuid.UUID, client, connector, region string, now time.Time) []Tool {
+// Offers returns what of a kind a request's person may use, as List does.
+func (t *Table) Offers(kind policyv1.Kind, r Request) []Tool {
 	s := t.state()
-	ids := []string{connector}
-	if connector == "" {
-		ids = s.connectorIDs()
+	if r.Connector != "" {
+		return s.list(nil, &r, kind, false)
 	}
 	var all []Tool
-	for _, id := range ids {
-		all = s.list(all, &Request{Person: person, Client: client, Connector: id, Region: region, Now: now}, kind, false)
-	}
-	if connector == "" {
-		all = s.onlyShown(all)
-	}
-	return all
-}
-
-// ListAll returns the tools of all connectors that a person may use with some arguments, ascending by
-// connector, then by name, without those that share their name at the endpoint of all connectors with another.
-func (t *Table) ListAll(person uuid.UUID, client, region string, now time.Time) []Tool {
-	s := t.state()
-	var tools []Tool
 	for _, id := range s.connectorIDs() {
-		tools = s.list(tools, &Request{Person: person, Client: client, Connector: id, Region: region, Now: now}, policyv1.Kind_KIND_TOOL, false)
+		r.Connector = id
+		all = s.list(all, &r, kind, false)
 	}
-	return s.onlyShown(tools)
+	return s.onlyShown(all)
 }
 
 // onlyShown leaves out what shares its name with another.
@@ -64,11 +48,11 @@ func (s *state) onlyShown(all []Tool) []Tool {
 }
 
 // Connectors returns the ids of the connectors of which List would show something, ascending.
-func (t *Table) Connectors(person uuid.UUID, client, region string, now time.Time) []string {
+func (t *Table) Connectors(r Request) []string {
 	s := t.state()
 	var ids []string
 	for _, id := range s.connectorIDs() {
-		if len(s.list(nil, &Request{Person: person, Client: client, Connector: id, Region: region, Now: now}, policyv1.Kind_KIND_TOOL, true)) > 0 {
+		if r.Connector = id; len(s.list(nil, &r, policyv1.Kind_KIND_TOOL, true)) > 0 {
 			ids = append(ids, id)
 		}
 	}
@@ -89,8 +73,10 @@ func (s *state) list(tools []Tool, r *Request, kind policyv1.Kind, one bool) []T
 	if s.broken || p == nil || !p.active || !c.offered(r.Region) {
 		return tools
 	}
+	f := facts{person: p, connector: c}
 	for _, tool := range c.catalogue.of(kind) {
-		if !s.verdict(p.members, c, tool).listed() {
+		v := s.verdict(p.members, c, tool)
+		if f.tool, f.groups = tool, v.names; !v.listed(&f, r) {
 			continue
 		}
 		if r.Tool = tool.name; s.blocked.stand(r) {
@@ -110,14 +96,16 @@ func (s *state) list(tools []Tool, r *Request, kind policyv1.Kind, one bool) []T
 type ListKey struct {
 	members                *memberSet
 	groupsAt, connectorsAt uint64
+	end                    int64 // of a rule, at which the list may change
 }
 
-// ListKey returns the key of a person's lists. Not ok: there is none, since blocks stand, which may be against one person alone.
-func (t *Table) ListKey(person uuid.UUID) (ListKey, bool) {
+// ListKey returns the key of a person's lists at a time. Not ok: there is none, since blocks stand, which may be against one person
+// alone, or rules have conditions on the person or the request.
+func (t *Table) ListKey(person uuid.UUID, now time.Time) (ListKey, bool) {
 	s := t.state()
 	p := s.person(person)
-	if s.broken || p == nil || !p.active || s.blocks.size > 0 {
+	if s.broken || p == nil || !p.active || s.blocks.size > 0 || s.personal > 0 {
 		return ListKey{}, false
 	}
-	return ListKey{p.members, s.groupsAt, s.connectorsAt}, true
+	return ListKey{p.members, s.groupsAt, s.connectorsAt, s.clock.next(now)}, true
 }

@@ -13,7 +13,7 @@ func TestAListsKeyChangesWithTheList(t *testing.T) {
 	table := compile(t, user(ann, 1), user(bob, 1), groupEntry(1, "okta/A"), groupEntry(2, "okta/B"), grantOf(1, allow("read_file")))
 	key := func() ListKey {
 		t.Helper()
-		k, ok := table.ListKey(ann)
+		k, ok := table.ListKey(ann, now)
 		if !ok {
 			t.Fatal("there is no key")
 		}
@@ -32,7 +32,7 @@ func TestAListsKeyChangesWithTheList(t *testing.T) {
 		version++
 	}
 	first := key()
-	if other, ok := table.ListKey(bob); !ok || other != first {
+	if other, ok := table.ListKey(bob, now); !ok || other != first {
 		t.Error("who is in the same groups has another key")
 	}
 	apply(user(bob, 1, 2))
@@ -58,7 +58,7 @@ func TestAListsKeyChangesWithTheList(t *testing.T) {
 		t.Fatal(err)
 	}
 	table.now.Store(&e.state)
-	if _, ok := table.ListKey(ann); ok {
+	if _, ok := table.ListKey(ann, now); ok {
 		t.Error("there is a key while a block stands")
 	}
 }

@@ -52,7 +52,7 @@ func TestEachNameThatIsShownMeansTheToolThatItIsShownFor(t *testing.T) {
 		if err != nil {
 			r.Fatal(err)
 		}
-		all := table.ListAll(ann, "", "", now)
+		all := table.List(Request{Person: ann, Now: now})
 		if len(all) != count {
 			r.Fatalf("%d tools of %d are shown", len(all), count)
 		}

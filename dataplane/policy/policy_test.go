@@ -129,7 +129,7 @@ func TestEmptyTablesDeny(t *testing.T) {
 		if d := table.Decide(Request{Person: ann, Connector: "github", Tool: "read_file", Now: now}); d.Allowed {
 			t.Fatalf("the %s table allows", name)
 		}
-		if tools := table.ListAll(ann, "", "us", now); len(tools) != 0 {
+		if tools := table.List(Request{Person: ann, Region: "us", Now: now}); len(tools) != 0 {
 			t.Fatalf("the %s table lists %v", name, tools)
 		}
 	}
@@ -167,7 +167,7 @@ func TestBlockBeatsEverything(t *testing.T) {
 			if d := table.Decide(r); d.Allowed || d.Reason != auditv1.Reason_REASON_BLOCKED {
 				t.Fatalf("got %+v", d)
 			}
-			for _, listed := range table.List(ann, "agent", "github", "us", now) {
+			for _, listed := range table.List(Request{Person: ann, Client: "agent", Connector: "github", Region: "us", Now: now}) {
 				if listed.Name == "read_file" {
 					t.Fatal("a blocked tool is listed")
 				}

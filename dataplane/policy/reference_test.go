@@ -1,9 +1,16 @@
 package policy
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
@@ -12,19 +19,29 @@ import (
 
 // world is a random policy, kept as plainly as can be.
 type world struct {
-	direct  []uint32
-	parents map[uint32][]uint32
-	rules   map[uint32][]*policyv1.Rule
-	blocks  []*policyv1.Block
+	direct     []uint32
+	parents    map[uint32][]uint32
+	rules      map[uint32][]*policyv1.Rule // of groups; 6: everyone's, 7: ann's own
+	blocks     []*policyv1.Block
+	department string
 }
+
+const (
+	ofEveryone = 6
+	ofAnn      = 7
+)
 
 var (
 	someTools      = []string{"delete_branch", "push_files", "read_file"}
 	someGlobs      = []string{"*", "read_*", "push_files", "*_branch", "????_file", "nothing"}
-	someConditions = []string{"", `has(args.branch) && args.branch == "x"`, `args.branch == "x"`, `true`, `false`}
-	someArguments  = map[string][]string{
+	someConditions = []string{
+		"", `has(args.branch) && args.branch == "x"`, `args.branch == "x"`, `true`, `false`, `has(user.department) && user.department == "Sales"`,
+		`user.department == "Sales"`, `request.region == "us" && has(args.branch)`, `tool.readOnly`, `request.time.getHours() < 9`, `"g3" in user.groups || args.branch == "x"`,
+	}
+	someArguments = map[string][]string{
 		"delete_branch": {`{"branch":"x"}`, `{"branch":"y"}`}, "push_files": {`{}`, `{"branch":"x"}`, `{"branch":"y"}`}, "read_file": {`{"path":"p"}`},
 	}
+	someRegions = []string{"us", "eu"}
 )
 
 func randomWorld(t *rapid.T) *world {
@@ -32,32 +49,79 @@ func randomWorld(t *rapid.T) *world {
 	number := rapid.Uint32Range(1, 5)
 	w.direct = rapid.SliceOfNDistinct(number, 0, 3, rapid.ID[uint32]).Draw(t, "direct")
 	slices.Sort(w.direct)
-	for no := uint32(1); no <= 5; no++ {
-		w.parents[no] = rapid.SliceOfNDistinct(number, 0, 2, rapid.ID[uint32]).Draw(t, "parents")
+	for no := uint32(1); no <= ofAnn; no++ {
+		if no <= 5 {
+			w.parents[no] = rapid.SliceOfNDistinct(number, 0, 2, rapid.ID[uint32]).Draw(t, "parents")
+		}
 		for range rapid.IntRange(0, 3).Draw(t, "rules") {
-			globs := rapid.SliceOfN(rapid.SampledFrom(someGlobs), 1, 2).Draw(t, "globs")
-			r := &policyv1.Rule{When: rapid.SampledFrom(someConditions).Draw(t, "when")}
-			if rapid.Bool().Draw(t, "deny") {
-				r.Deny = globs
-			} else {
-				r.Allow = globs
-			}
-			w.rules[no] = append(w.rules[no], r)
+			w.rules[no] = append(w.rules[no], randomRule(t))
 		}
 	}
 	if rapid.IntRange(0, 9).Draw(t, "block") == 0 {
 		w.blocks = append(w.blocks, &policyv1.Block{Id: "b", Target: &policyv1.Block_Tool{Tool: &policyv1.ConnectorTool{Connector: "github", Tool: "read_file"}}})
 	}
+	w.department = rapid.SampledFrom([]string{"", "Sales", "Legal"}).Draw(t, "department")
 	return w
 }
 
+func randomRule(t *rapid.T) *policyv1.Rule {
+	globs := rapid.SliceOfN(rapid.SampledFrom(someGlobs), 1, 2).Draw(t, "globs")
+	duty := rapid.SampledFrom([]policyv1.Duty{0, 0, confirm, review}).Draw(t, "duty")
+	r := &policyv1.Rule{When: rapid.SampledFrom(someConditions).Draw(t, "when")}
+	switch effect := rapid.IntRange(0, 3).Draw(t, "effect"); {
+	case effect == 0:
+		r.Deny = globs
+	case effect == 1 && duty != 0:
+		r.Require, r.Tools = duty, globs
+	default:
+		r.Allow, r.After = globs, duty
+	}
+	switch dutyOf(r) {
+	case confirm:
+		r.Assurance = rapid.SampledFrom([]policyv1.ConfirmationAssurance{0, client, browser}).Draw(t, "assurance")
+	case review:
+		r.Review = &policyv1.Review{Approvers: []string{rapid.SampledFrom([]string{"a", "b"}).Draw(t, "approvers")}}
+	}
+	if rapid.IntRange(0, 3).Draw(t, "hinted") == 0 {
+		r.Hints = &policyv1.Hints{ReadOnly: new(rapid.Bool().Draw(t, "readOnly"))}
+	}
+	switch rapid.IntRange(0, 5).Draw(t, "until") {
+	case 0:
+		r.Until = timestamppb.New(now)
+	case 1:
+		r.Until = timestamppb.New(now.Add(time.Second))
+	}
+	return r
+}
+
+// referenceTools are those of github, of which one says that it only reads.
+func referenceTools() []*policyv1.Tool {
+	return []*policyv1.Tool{
+		tool("delete_branch", `"branch":{"type":"string"}`, `"branch"`), tool("push_files", `"branch":{"type":"string"}`, ``),
+		{Name: "read_file", Definition: []byte(`{"name":"read_file","inputSchema":{"type":"object","properties":{"path":{"type":"string"}},"required":["path"]},"annotations":{"readOnlyHint":true}}`)},
+	}
+}
+
 func (w *world) entries() []*fleetv1.Entry {
-	entries := slices.Concat(github(), []*fleetv1.Entry{user(ann, w.direct...)})
+	u := user(ann, w.direct...)
+	if w.department != "" {
+		u.GetUser().Attributes = []byte(`{"department":"` + w.department + `"}`)
+	}
+	entries := []*fleetv1.Entry{
+		{Value: &fleetv1.Entry_Connector{Connector: &policyv1.Connector{Id: "github", Url: "https://up.example"}}},
+		{Value: &fleetv1.Entry_Catalogue{Catalogue: &fleetv1.Catalogue{Connector: "github", Tools: referenceTools()}}}, u,
+	}
 	for no := uint32(1); no <= 5; no++ {
-		entries = append(entries, groupEntry(no, "g", w.parents[no]...))
+		entries = append(entries, groupEntry(no, fmt.Sprintf("g%d", no), w.parents[no]...))
 		if len(w.rules[no]) > 0 {
 			entries = append(entries, grantOf(no, w.rules[no]...))
 		}
+	}
+	if len(w.rules[ofEveryone]) > 0 {
+		entries = append(entries, principalGrant(uuid.Nil, "*", w.rules[ofEveryone]...))
+	}
+	if len(w.rules[ofAnn]) > 0 {
+		entries = append(entries, principalGrant(ann, "", w.rules[ofAnn]...))
 	}
 	for _, b := range w.blocks {
 		entries = append(entries, blockEntry(b))
@@ -73,9 +137,16 @@ func (w *world) table(t *rapid.T) *Table {
 	return table
 }
 
+// judgement is a verdict: whether it is allowed, and what must be done before.
+type judgement struct {
+	allowed bool
+	confirm policyv1.ConfirmationAssurance
+	steps   string
+}
+
 // reference is the verdict as DESIGN states it, made slowly and from nothing: every rule of every group that
 // can be reached, each condition evaluated.
-func (w *world) reference(t *rapid.T, tool string, a Arguments) bool {
+func (w *world) reference(tool, region string, a Arguments) judgement {
 	reached := map[uint32]bool{}
 	for changed := true; changed; {
 		changed = false
@@ -89,29 +160,94 @@ func (w *world) reference(t *rapid.T, tool string, a Arguments) bool {
 			}
 		}
 	}
-	if len(w.blocks) > 0 && tool == "read_file" {
-		return false
+	var names []string
+	for no := range reached {
+		names = append(names, fmt.Sprintf("g%d", no))
 	}
-	allowed := false
+	reached[ofEveryone], reached[ofAnn] = true, true
+	if len(w.blocks) > 0 && tool == "read_file" {
+		return judgement{}
+	}
+	readOnly := tool == "read_file"
+	p := &person{id: ann, directory: "okta", attributes: noAttributes}
+	if w.department != "" {
+		p.attributes = &attributes{values: map[string]any{"department": w.department}}
+	}
+	var pinned *pinnedTool
+	for _, t := range referenceTools() {
+		if t.GetName() == tool {
+			pinned = newTool("github", t)
+		}
+	}
+	f := &facts{args: a.values, person: p, groups: names, tool: pinned, connector: &connector{id: "github"}}
+	best, atBest, required := 4, []*policyv1.Rule{}, []*policyv1.Rule{}
 	for no := range reached {
 		for _, r := range w.rules[no] {
-			if !slices.ContainsFunc(slices.Concat(r.GetAllow(), r.GetDeny()), func(g string) bool { return slowGlob(g, tool) }) {
+			if !slices.ContainsFunc(slices.Concat(r.GetAllow(), r.GetDeny(), r.GetTools()), func(g string) bool { return slowGlob(g, tool) }) {
+				continue
+			}
+			if r.GetHints() != nil && r.GetHints().GetReadOnly() != readOnly || r.GetUntil() != nil && !now.Before(r.GetUntil().AsTime()) {
 				continue
 			}
 			holds, failed := true, false
 			if r.GetWhen() != "" {
 				var err error
-				if holds, err = newCondition(r.GetWhen()).holds(a.values); err != nil {
+				if holds, err = newCondition(r.GetWhen()).holds(f, &Request{Region: region, From: &Origin{}, Now: now}); err != nil {
 					holds, failed = false, true
 				}
 			}
-			if len(r.GetDeny()) > 0 && (holds || failed) {
-				return false
+			permissive := 0
+			switch {
+			case r.GetAfter() == review:
+				permissive = 3
+			case r.GetAfter() == confirm:
+				permissive = int(slowAssurance(r, readOnly))
 			}
-			allowed = allowed || len(r.GetAllow()) > 0 && holds
+			switch {
+			case len(r.GetDeny()) > 0 && (holds || failed):
+				return judgement{}
+			case len(r.GetTools()) > 0 && (holds || failed):
+				required = append(required, r)
+			case len(r.GetAllow()) > 0 && holds && permissive < best:
+				best, atBest = permissive, []*policyv1.Rule{r}
+			case len(r.GetAllow()) > 0 && holds && permissive == best:
+				atBest = append(atBest, r)
+			}
 		}
 	}
-	return allowed
+	if best == 4 {
+		return judgement{}
+	}
+	out, steps := judgement{allowed: true}, map[string]bool{}
+	var alternatives []string
+	for _, r := range atBest {
+		switch r.GetAfter() {
+		case confirm:
+			out.confirm = slowAssurance(r, readOnly)
+		case review:
+			alternatives = append(alternatives, r.GetReview().GetApprovers()[0])
+		}
+	}
+	if alternatives != nil {
+		slices.Sort(alternatives)
+		steps[strings.Join(slices.Compact(alternatives), "|")] = true
+	}
+	for _, r := range required {
+		if r.GetRequire() == confirm {
+			out.confirm = max(out.confirm, slowAssurance(r, readOnly))
+		} else {
+			steps[r.GetReview().GetApprovers()[0]] = true
+		}
+	}
+	out.steps = strings.Join(slices.Sorted(maps.Keys(steps)), " & ")
+	return out
+}
+
+func slowAssurance(r *policyv1.Rule, readOnly bool) policyv1.ConfirmationAssurance {
+	if r.GetAssurance() == 0 && readOnly {
+		return client
+	}
+	return cmp.Or(r.GetAssurance(), browser)
 }
 
 // slowGlob tries every way in which a star can match.
@@ -125,22 +261,48 @@ func slowGlob(glob, name string) bool {
 	return name != "" && (glob[0] == '?' || glob[0] == name[0]) && slowGlob(glob[1:], name[1:])
 }
 
-func decided(t *rapid.T, table *Table, tool string, raw string) (bool, Arguments) {
+// decided is the verdict of a table, as if nothing had been done that it asks for.
+func decided(t *rapid.T, table *Table, tool, region, raw string) (judgement, Request) {
 	a, err := table.Arguments("github", tool, []byte(raw))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return table.Decide(Request{Person: ann, Connector: "github", Tool: tool, Arguments: a, Now: now}).Allowed, a
+	r := Request{Person: ann, Connector: "github", Tool: tool, Region: region, From: &Origin{}, Arguments: a, Now: now}
+	d := table.Decide(r)
+	j := judgement{allowed: d.Allowed}
+	if d.Duties == nil || d.Reason == auditv1.Reason_REASON_RULE_DENIED || d.Reason == auditv1.Reason_REASON_NOTHING_ALLOWS {
+		return j, r
+	}
+	j.allowed, j.confirm = true, d.Duties.Confirm
+	var steps []string
+	for _, step := range d.Duties.Steps {
+		var alternatives []string
+		for _, a := range step {
+			alternatives = append(alternatives, a.Approvers...)
+		}
+		steps = append(steps, strings.Join(alternatives, "|"))
+	}
+	slices.Sort(steps)
+	j.steps = strings.Join(steps, " & ")
+	if d.Allowed {
+		t.Fatalf("what is asked for (%+v) was not done, and it is allowed", j)
+	}
+	r.Confirmed, r.Reviewed = d.Duties.Confirm, d.Duties.Review()
+	if done := table.Decide(r); !done.Allowed {
+		t.Fatalf("what is asked for (%+v) was done, and still %s", j, done.Text())
+	}
+	return j, r
 }
 
-// explained is what the traces of an explanation come to.
-func explained(table *Table, tool string, a Arguments) bool {
-	e := table.Explain(Request{Person: ann, Connector: "github", Tool: tool, Arguments: a, Now: now})
+// explained is what the traces of an explanation come to: whether it may be allowed at all.
+func explained(table *Table, r Request) bool {
+	e := table.Explain(r)
 	allowed, denied := false, e.Reason == auditv1.Reason_REASON_BLOCKED
 	for _, r := range e.Rules {
-		if len(r.Rule.GetDeny()) > 0 {
+		switch {
+		case len(r.Rule.GetDeny()) > 0:
 			denied = denied || r.Matched || r.Err != nil
-		} else {
+		case len(r.Rule.GetAllow()) > 0:
 			allowed = allowed || r.Matched && r.Err == nil
 		}
 	}
@@ -152,20 +314,24 @@ func TestTableDecidesAsTheReferenceDoes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := randomWorld(t)
 		table := w.table(t)
-		listed := map[string]bool{}
-		for _, tool := range table.List(ann, "", "github", "", now) {
+		region := rapid.SampledFrom(someRegions).Draw(t, "region")
+		listed, early := map[string]bool{}, map[string]bool{}
+		for _, tool := range table.List(Request{Person: ann, Connector: "github", Region: region, From: &Origin{}, Now: now}) {
 			listed[tool.Name] = true
+		}
+		for _, tool := range table.List(Request{Person: ann, Connector: "github", Now: now}) {
+			early[tool.Name] = true
 		}
 		for _, tool := range someTools {
 			for _, raw := range someArguments[tool] {
-				got, a := decided(t, table, tool, raw)
-				if want := w.reference(t, tool, a); got != want {
-					t.Fatalf("%s %s: got %v, the reference says %v", tool, raw, got, want)
+				got, r := decided(t, table, tool, region, raw)
+				if want := w.reference(tool, region, r.Arguments); got != want {
+					t.Fatalf("%s %s: got %+v, the reference says %+v", tool, raw, got, want)
 				}
-				if explained(table, tool, a) != got {
-					t.Fatalf("%s %s: decided %v, and the explanation's rules come to the contrary", tool, raw, got)
+				if explained(table, r) != got.allowed {
+					t.Fatalf("%s %s: decided %+v, and the explanation's rules come to the contrary", tool, raw, got)
 				}
-				if got && !listed[tool] {
+				if got.allowed && (!listed[tool] || !early[tool]) {
 					t.Fatalf("%s %s is allowed, and the tool is not listed", tool, raw)
 				}
 			}
@@ -173,11 +339,21 @@ func TestTableDecidesAsTheReferenceDoes(t *testing.T) {
 	})
 }
 
-// TestVerdictsAreMonotonous: to remove an allow never widens access, to remove a deny never narrows it.
+// TestVerdictsAreMonotonous: to remove an allow never widens access, to remove a deny or what is required never narrows it. Access
+// is as narrow as the most that is asked for: nothing, a confirmation in the client, one in the browser, a review, never.
 func TestVerdictsAreMonotonous(t *testing.T) {
+	narrow := func(j judgement) int {
+		switch {
+		case !j.allowed:
+			return 4
+		case j.steps != "":
+			return 3
+		}
+		return int(j.confirm)
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		w := randomWorld(t)
-		no := rapid.Uint32Range(1, 5).Draw(t, "group")
+		no := rapid.Uint32Range(1, ofAnn).Draw(t, "group")
 		if len(w.rules[no]) == 0 {
 			return
 		}
@@ -188,10 +364,10 @@ func TestVerdictsAreMonotonous(t *testing.T) {
 		after := w.table(t)
 		for _, tool := range someTools {
 			for _, raw := range someArguments[tool] {
-				was, _ := decided(t, before, tool, raw)
-				is, _ := decided(t, after, tool, raw)
-				if len(removed.GetAllow()) > 0 && is && !was || len(removed.GetDeny()) > 0 && was && !is {
-					t.Fatalf("without %v the verdict on %s %s went from %v to %v", removed, tool, raw, was, is)
+				was, _ := decided(t, before, tool, "us", raw)
+				is, _ := decided(t, after, tool, "us", raw)
+				if len(removed.GetAllow()) > 0 && narrow(is) < narrow(was) || len(removed.GetAllow()) == 0 && narrow(is) > narrow(was) {
+					t.Fatalf("without %v the verdict on %s %s went from %+v to %+v", removed, tool, raw, was, is)
 				}
 			}
 		}
@@ -215,9 +391,9 @@ func TestDeltasLeadToTheTableThatASnapshotMakes(t *testing.T) {
 			}
 			for _, tool := range someTools {
 				for _, raw := range someArguments[tool] {
-					got, _ := decided(t, table, tool, raw)
-					if is, _ := decided(t, want, tool, raw); got != is {
-						t.Fatalf("%s %s: %v after the delta, %v after the snapshot", tool, raw, got, is)
+					got, _ := decided(t, table, tool, "us", raw)
+					if is, _ := decided(t, want, tool, "us", raw); got != is {
+						t.Fatalf("%s %s: %+v after the delta, %+v after the snapshot", tool, raw, got, is)
 					}
 				}
 			}
@@ -246,7 +422,7 @@ func FuzzCondition(f *testing.F) {
 			return
 		}
 		if values, err := decodeObject([]byte(raw)); err == nil {
-			_, _ = newCondition(text).holds(values)
+			_, _ = newCondition(text).holds(&facts{args: values}, &Request{})
 		}
 	})
 }

@@ -70,7 +70,9 @@ func (s *state) newSet(m *memberSet) *groupSet {
 		}
 		seen[number] = true
 		out.groups = append(out.groups, g)
-		out.names = append(out.names, g.name)
+		if !g.implied {
+			out.names = append(out.names, g.name)
+		}
 		todo = append(todo, g.parents...)
 	}
 	slices.SortFunc(out.groups, func(a, b *group) int { return int(int64(a.number) - int64(b.number)) })

@@ -18,6 +18,7 @@ const (
 	number
 	array
 	object
+	instant // a point in time; no JSON value is one
 )
 
 var kinds = map[string]kind{"string": text, "boolean": boolean, "integer": integer, "number": number, "array": array, "object": object}
@@ -31,6 +32,7 @@ type shape struct {
 	required map[string]bool
 	items    *shape // of each element
 	rest     *shape // of each property that is not named
+	closed   bool   // there are no others than fields: it is none of a schema
 
 	// also are schemas that may count for the same value, by allOf and the like. What they say is used for
 	// the names that arguments may have, not for types: known are the fields of them all, each is of elements.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"sort"
+	"time"
 
 	"github.com/google/uuid"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
@@ -30,6 +31,9 @@ type state struct {
 	cut         trie[*cutClient]
 	blocks      trie[*block]
 	blocked     blocked
+	clock       clock
+	// personal is how many rules may show one person another list than the next one in the same groups.
+	personal int
 
 	// connectorsAt changes whenever a connector, its catalogue or its grants do.
 	connectorsAt uint64
@@ -42,6 +46,7 @@ type state struct {
 type person struct {
 	id         uuid.UUID
 	members    *memberSet
+	attributes *attributes
 	active     bool
 	service    bool
 	generation uint64
@@ -71,6 +76,8 @@ type group struct {
 	number  uint32
 	name    string
 	parents []uint32
+	// implied: it is none of a directory's, but one person, or everyone, to whom grants are.
+	implied bool
 	digest  Digest
 }
 
@@ -132,12 +139,28 @@ func (g *grant) hash() uint64 { return hashOf(g.group) }
 
 // rule is one line of a grant, ready to be decided.
 type rule struct {
-	wire  *policyv1.Rule
-	deny  bool
-	globs globs
-	when  *condition // nil: always
-	place int        // in its grant, from 1
+	wire   *policyv1.Rule
+	effect effect
+	globs  globs
+	when   *condition // nil: always
+	until  int64      // Unix nanoseconds; zero: for good
+	place  int        // in its grant or its rule set, from 1
+	// approval is who must approve, of a rule that asks for a review.
+	approval *Approval
 }
+
+// effect is what a rule does.
+type effect uint8
+
+const (
+	allows effect = iota
+	denies
+	requires
+)
+
+func (r *rule) duty() policyv1.Duty { return dutyOf(r.wire) }
+
+func (r *rule) ended(now time.Time) bool { return r.until != 0 && now.UnixNano() >= r.until }
 
 type issuer struct {
 	url    string

@@ -78,6 +78,7 @@ func (b *Builder) Put(entries iter.Seq[*fleetv1.Entry]) error {
 // Table ends the building: that was all there is at a version.
 func (b *Builder) Table(version uint64) *Table {
 	b.edit.state.version = version
+	b.edit.settle()
 	b.table.now.Store(&b.edit.state)
 	return b.table
 }
@@ -93,6 +94,7 @@ func (t *Table) Apply(d *fleetv1.Delta) (Effect, error) {
 		t.now.Store(&state{version: before.version, broken: true})
 		return Effect{Everybody: true}, fmt.Errorf("applying the change to version %d: %w", d.GetVersion(), err)
 	}
+	e.settle()
 	t.now.Store(&e.state)
 	return e.effect, nil
 }

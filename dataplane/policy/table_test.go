@@ -68,7 +68,7 @@ func TestReadersSeeADeltaWholeOrNotAtAll(t *testing.T) {
 					return
 				}
 				last = d.Version
-				if len(table.List(ann, "agent", "github", "us", now)) != 1 {
+				if len(table.List(Request{Person: ann, Client: "agent", Connector: "github", Region: "us", Now: now})) != 1 {
 					t.Error("the list is not of one state")
 					return
 				}
@@ -148,14 +148,14 @@ func TestConnectorIsOfferedInItsRegionsOnly(t *testing.T) {
 	if d := table.Decide(r); d.Allowed || d.Reason != auditv1.Reason_REASON_TOOL_UNKNOWN {
 		t.Fatalf("got %+v", d)
 	}
-	if ids := table.Connectors(ann, "agent", "us", now); len(ids) != 0 {
+	if ids := table.Connectors(Request{Person: ann, Client: "agent", Region: "us", Now: now}); len(ids) != 0 {
 		t.Fatalf("lists %v", ids)
 	}
 	r.Region = "eu"
 	if d := table.Decide(r); !d.Allowed {
 		t.Fatalf("got %+v", d)
 	}
-	if ids := table.Connectors(ann, "agent", "eu", now); !slices.Equal(ids, []string{"github"}) {
+	if ids := table.Connectors(Request{Person: ann, Client: "agent", Region: "eu", Now: now}); !slices.Equal(ids, []string{"github"}) {
 		t.Fatalf("lists %v", ids)
 	}
 }

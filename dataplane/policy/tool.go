@@ -72,22 +72,8 @@ type pinnedTool struct {
 	ready  *inputSchema
 	failed error
 
-	hintOnce   sync.Once
-	repeatable bool
-}
-
-// Repeatable tells whether a tool's pinned definition says that a call of it changes nothing, or no more when it is made again.
-func (t *Table) Repeatable(connector, tool string) bool {
-	p := t.state().connector(connector).tool(tool)
-	if p == nil {
-		return false
-	}
-	p.hintOnce.Do(func() {
-		values, err := decodeObject(p.definition)
-		hints, _ := values["annotations"].(map[string]any)
-		p.repeatable = err == nil && (hints["readOnlyHint"] == true || hints["idempotentHint"] == true)
-	})
-	return p.repeatable
+	annotationsOnce sync.Once
+	annotations     annotations
 }
 
 // inputSchema is what arguments are held against.

@@ -137,6 +137,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewClientServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewSessionServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewProxyServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewRuleSetServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
@@ -146,6 +147,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.ProxyServiceName,
 		adminv1connect.ServiceAccountServiceName, adminv1connect.SignalServiceName,
 		adminv1connect.SignInServiceName, adminv1connect.ClientServiceName, adminv1connect.SessionServiceName,
+		adminv1connect.RuleSetServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

@@ -32,18 +32,33 @@ func (a *api) Explain(_ context.Context, req *connect.Request[adminv1.ExplainReq
 		res.Decision.Text = err.Error()
 		return connect.NewResponse(res), nil //nolint:nilerr // arguments that are refused are a verdict, not a failure
 	}
-	e := table.Explain(policy.Request{
-		Person: u.ID, Connector: req.Msg.GetConnector(), Tool: req.Msg.GetTool(), Region: req.Msg.GetRegion(), Arguments: arguments, Now: a.Now(),
-	})
+	e := table.Explain(a.asked(u, req.Msg, arguments))
 	if e.Allowed {
 		res.Decision.Verdict = auditv1.Verdict_VERDICT_ALLOWED
 	}
 	res.Decision.Reason, res.Decision.Group, res.Decision.Rule, res.Decision.Text = e.Reason, e.Group, uint32(e.Rule), e.Text()
+	res.Decision.RuleSet = e.RuleSet
 	res.Groups = groupsThatCount(s, u, e.Groups)
 	for _, t := range e.Rules {
 		res.Rules = append(res.Rules, ruleTrace(t))
 	}
 	return connect.NewResponse(res), nil
+}
+
+// asked is the request that an explanation is of.
+func (a *api) asked(u *core.User, req *adminv1.ExplainRequest, arguments policy.Arguments) policy.Request {
+	from := &policy.Origin{Address: req.GetAddress(), ACR: req.GetAcr(), AMR: req.GetAmr()}
+	if req.GetAuthTime() != nil {
+		from.AuthTime = req.GetAuthTime().AsTime()
+	}
+	r := policy.Request{
+		Person: u.ID, Connector: req.GetConnector(), Tool: req.GetTool(), Client: req.GetClient(), Region: req.GetRegion(), From: from,
+		Arguments: arguments, Now: a.Now(),
+	}
+	if req.GetAt() != nil {
+		r.Now = req.GetAt().AsTime()
+	}
+	return r
 }
 
 // groupsThatCount names the groups of a verdict with their ids.
@@ -60,13 +75,22 @@ func groupsThatCount(s *core.State, u *core.User, names []string) []*adminv1.Gro
 }
 
 func ruleTrace(t policy.Trace) *adminv1.RuleTrace {
-	out := &adminv1.RuleTrace{Group: t.Group, Rule: uint32(t.Index), Effect: "allow", Tools: t.Rule.GetAllow(), When: t.Rule.GetWhen()}
-	if len(t.Rule.GetDeny()) > 0 {
+	out := &adminv1.RuleTrace{
+		Group: t.Group, Rule: uint32(t.Index), RuleSet: t.RuleSet, Effect: "allow", Tools: t.Rule.GetAllow(), When: t.Rule.GetWhen(), Duty: t.Rule.GetAfter(),
+	}
+	switch {
+	case len(t.Rule.GetDeny()) > 0:
 		out.Effect, out.Tools = "deny", t.Rule.GetDeny()
+	case t.Rule.GetRequire() != 0:
+		out.Effect, out.Tools, out.Duty = "require", t.Rule.GetTools(), t.Rule.GetRequire()
 	}
 	switch {
 	case t.OtherTool:
 		out.Result = adminv1.RuleResult_RULE_RESULT_OTHER_TOOL
+	case t.OtherHints:
+		out.Result = adminv1.RuleResult_RULE_RESULT_OTHER_HINTS
+	case t.Ended:
+		out.Result = adminv1.RuleResult_RULE_RESULT_ENDED
 	case t.Err != nil:
 		out.Result, out.Text = adminv1.RuleResult_RULE_RESULT_CONDITION_FAILED, t.Err.Error()
 	case t.Matched:

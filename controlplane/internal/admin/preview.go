@@ -99,7 +99,7 @@ func moves(s *core.State, g *core.Group, change adminv1.MemberChange, named map[
 	}
 }
 
-// preview compares tools. People in the same groups have the same, save for blocks that name them.
+// preview compares tools. People in the same groups have the same, save for what is said of them alone and what conditions read.
 type preview struct {
 	*api
 	state *core.State
@@ -133,6 +133,11 @@ func (p *preview) key(u *core.User, in bool) string {
 			fmt.Fprint(&b, " ", g.No)
 		}
 	}
+	b.Write(p.state.AttributesOf(u))
+	for range p.state.GrantsOf(core.Grantee{Person: u.ID}) {
+		fmt.Fprint(&b, " ", u.ID)
+	}
+	fmt.Fprint(&b, " ", u.Directory)
 	for block := range p.state.Blocks() {
 		if block.GetPersonId() == u.ID.String() {
 			fmt.Fprint(&b, " ", u.ID)
@@ -147,7 +152,7 @@ func (p *preview) tools(u *core.User, entries iter.Seq[*fleetv1.Entry]) ([]polic
 	if err != nil {
 		return nil, fmt.Errorf("compiling one person's table: %w", err)
 	}
-	return table.ListAll(u.ID, "", "", p.Now()), nil
+	return table.List(policy.Request{Person: u.ID, Now: p.Now()}), nil
 }
 
 // without are the tools that others lack.

@@ -151,7 +151,7 @@ func TestAPreviewSaysWhatTheChangeThenDoes(t *testing.T) {
 		enginetest.Must(t, err)
 		all := map[string][]string{}
 		for _, u := range people {
-			for _, tool := range table.ListAll(u.ID, "", "", time.Now()) {
+			for _, tool := range table.List(policy.Request{Person: u.ID, Now: time.Now()}) {
 				all[u.ID.String()] = append(all[u.ID.String()], tool.Connector+"/"+tool.Name)
 			}
 			slices.Sort(all[u.ID.String()])
@@ -243,7 +243,7 @@ func TestAGrantNamesGroupsOfAnyDirectory(t *testing.T) {
 	enginetest.Must(t, err)
 	for group, u := range people {
 		want := group == "okta/Engineers" || group == "entra/Sales"
-		if got := len(table.ListAll(u.ID, "", "", time.Now())) > 0; got != want {
+		if got := len(table.List(policy.Request{Person: u.ID, Now: time.Now()})) > 0; got != want {
 			t.Errorf("somebody of %s may use the connector: %v", group, got)
 		}
 	}

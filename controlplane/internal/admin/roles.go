@@ -51,6 +51,9 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.PolicyServiceListBlocksProcedure:  viewer,
 	adminv1connect.PolicyServiceExplainProcedure:     viewer,
 
+	adminv1connect.RuleSetServiceListRuleSetsProcedure:  viewer,
+	adminv1connect.RuleSetServiceRemoveRuleSetProcedure: admin,
+
 	adminv1connect.FleetAdminServiceListProxiesProcedure: viewer,
 	adminv1connect.FleetAdminServiceGetReceiptProcedure:  viewer,
 

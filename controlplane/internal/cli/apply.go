@@ -23,7 +23,7 @@ import (
 // maxPolicyFile bounds a file of resources.
 const maxPolicyFile = 4 << 20
 
-// resource is one YAML document: a connector or a grant.
+// resource is one YAML document: a connector, a rule set or a grant.
 type resource struct {
 	Kind string `yaml:"kind"`
 
@@ -48,22 +48,26 @@ type resource struct {
 	AllowedRanges []string `yaml:"allowedRanges"`
 
 	// Grant.
-	Group     string `yaml:"group"`
-	Connector string `yaml:"connector"`
-	Rules     []rule `yaml:"rules"`
-}
+	Group          string   `yaml:"group"`
+	Person         string   `yaml:"person"`
+	Everyone       string   `yaml:"everyone"`
+	ServiceAccount string   `yaml:"serviceAccount"`
+	Connector      string   `yaml:"connector"`
+	RuleSets       []string `yaml:"ruleSets"`
+	Until          string   `yaml:"until"`
 
-type rule struct {
-	Allow []string `yaml:"allow"`
-	Deny  []string `yaml:"deny"`
-	When  string   `yaml:"when"`
+	// RuleSet.
+	Name string `yaml:"name"`
+
+	// Both.
+	Rules []rule `yaml:"rules"`
 }
 
 func applyCommand(o *options) *cobra.Command {
 	var files []string
 	var dryRun bool
 	c := &cobra.Command{
-		Use: "apply -f FILE|DIR", Short: "Create or replace connectors and grants from YAML files, all or none",
+		Use: "apply -f FILE|DIR", Short: "Create or replace connectors, rule sets and grants from YAML files, all or none",
 		Example: "  sallyport apply -f policy/\n  sallyport apply -f grants.yaml --dry-run",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -146,29 +150,58 @@ func readDocuments(name string, r io.Reader, req *adminv1.ApplyRequest) error {
 	}
 }
 
+// others tells whether a document of one kind says what belongs to another.
+func (d *resource) others() error {
+	connector := d.ID != "" || d.URL != "" || d.Title != "" || d.Regions != nil || d.Auth.Type != "" || d.Auth.Header != "" || d.Timeout != "" ||
+		d.IdleTimeout != "" || d.Transport != "" || d.Consent != nil || d.Retries != nil || d.Breaker != nil ||
+		d.AllowedRanges != nil
+	grant := d.Group != "" || d.Person != "" || d.Everyone != "" || d.ServiceAccount != "" || d.Connector != "" || d.RuleSets != nil || d.Until != ""
+	switch {
+	case d.Kind == "Connector" && (grant || d.Name != "" || d.Rules != nil):
+		return errors.New("a Connector has no name, rules, nor anybody to whom it is")
+	case d.Kind == "Grant" && (connector || d.Name != ""):
+		return errors.New("a Grant has one of group, person, serviceAccount and everyone, and connector, rules, ruleSets and until only")
+	case d.Kind == "RuleSet" && (connector || grant):
+		return errors.New("a RuleSet has name and rules only")
+	}
+	return nil
+}
+
 func (d *resource) addTo(req *adminv1.ApplyRequest) error {
+	if err := d.others(); err != nil {
+		return err
+	}
 	switch d.Kind {
 	case "Connector":
-		if d.Group != "" || d.Connector != "" || d.Rules != nil {
-			return errors.New("a Connector has no group, connector or rules")
-		}
 		c, err := d.connector()
 		if err != nil {
 			return err
 		}
 		req.Connectors = append(req.Connectors, c)
 	case "Grant":
-		if d.ID != "" || d.URL != "" || d.Title != "" || d.Regions != nil || d.Timeout != "" || d.IdleTimeout != "" || d.Transport != "" ||
-			d.Consent != nil || d.Retries != nil || d.Breaker != nil || d.AllowedRanges != nil {
-			return errors.New("a Grant has group, connector and rules only")
+		g := &adminv1.Grant{Group: d.Group, Person: d.Person, Everyone: d.Everyone, Connector: d.Connector, RuleSets: d.RuleSets}
+		if d.ServiceAccount != "" {
+			if d.Person != "" {
+				return errors.New("a Grant is to one of group, person, serviceAccount and everyone")
+			}
+			g.Person = "service/" + d.ServiceAccount
 		}
-		g := &adminv1.Grant{Group: d.Group, Connector: d.Connector}
-		for _, r := range d.Rules {
-			g.Rules = append(g.Rules, &policyv1.Rule{Allow: r.Allow, Deny: r.Deny, When: r.When})
+		var err error
+		if g.Rules, err = rulesOf(d.Rules); err != nil {
+			return err
+		}
+		if g.Until, err = instant("until", d.Until); err != nil {
+			return err
 		}
 		req.Grants = append(req.Grants, g)
+	case "RuleSet":
+		rules, err := rulesOf(d.Rules)
+		if err != nil {
+			return err
+		}
+		req.RuleSets = append(req.RuleSets, &policyv1.RuleSet{Name: d.Name, Rules: rules})
 	default:
-		return fmt.Errorf("kind is Connector or Grant, not %q", d.Kind)
+		return fmt.Errorf("kind is Connector, RuleSet or Grant, not %q", d.Kind)
 	}
 	return nil
 }

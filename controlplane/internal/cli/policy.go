@@ -19,35 +19,62 @@ func grantsCommand(o *options) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.ListGrants,
 				&adminv1.ListGrantsRequest{}, func(r *adminv1.ListGrantsResponse) table {
-					t := table{head: []string{"GROUP", "CONNECTOR", "RULE", "EFFECT", "TOOLS", "WHEN"}}
+					t := table{head: []string{"TO", "CONNECTOR", "RULE", "EFFECT", "TOOLS", "LIMITED TO"}}
 					for _, g := range r.GetGrants() {
-						group := g.GetGroup()
-						if g.GetDangling() {
-							group += " (gone: gives nothing)"
-						}
+						to := grantedTo(g)
 						for i, rule := range g.GetRules() {
-							effect, tools := "allow", rule.GetAllow()
-							if len(rule.GetDeny()) > 0 {
-								effect, tools = "deny", rule.GetDeny()
-							}
-							t.rows = append(t.rows, []string{group, g.GetConnector(), fmt.Sprint(i + 1), effect, cut(strings.Join(tools, ", "), 60), dash(cut(rule.GetWhen(), 60))})
+							effect, tools := effectOf(rule)
+							t.rows = append(t.rows, []string{to, g.GetConnector(), fmt.Sprint(i + 1), effect, cut(strings.Join(tools, ", "), 60), dash(cut(limitsOf(rule), 60))})
+						}
+						for _, set := range g.GetRuleSets() {
+							t.rows = append(t.rows, []string{to, g.GetConnector(), "-", "rule set " + set, "-", "-"})
 						}
 					}
 					return t
 				})
 		},
 	}
+	var person, everyone string
 	remove := &cobra.Command{
-		Use: "remove GROUP CONNECTOR", Short: "Take a group's rules on a connector away", Args: cobra.ExactArgs(2),
-		Example: "  sallyport grants remove 'okta/Junior Engineers' github",
+		Use: "remove [GROUP] CONNECTOR", Short: "Take the rules of a group, a person or everyone on a connector away", Args: cobra.RangeArgs(1, 2),
+		Example: "  sallyport grants remove 'okta/Junior Engineers' github\n  sallyport grants remove --person ann@example.com github\n  sallyport grants remove --everyone okta github",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if (len(args) == 2) == (person != "" || everyone != "") || person != "" && everyone != "" {
+				return usage("say whose grant it is by one of GROUP, --person and --everyone")
+			}
+			req := &adminv1.RemoveGrantRequest{Person: person, Everyone: everyone, Connector: args[len(args)-1]}
+			if len(args) == 2 {
+				req.Group = args[0]
+			}
 			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.RemoveGrant,
-				&adminv1.RemoveGrantRequest{Group: args[0], Connector: args[1]}, func(r *adminv1.RemoveGrantResponse) table {
+				req, func(r *adminv1.RemoveGrantResponse) table {
 					return line("the grant is removed at version %d", r.GetVersion())
 				})
 		},
 	}
-	return parent("grants", "What groups may do on connectors", list, remove)
+	remove.Flags().StringVar(&person, "person", "", "a user, by id or name")
+	remove.Flags().StringVar(&everyone, "everyone", "", "a directory, or * for all of them")
+	return parent("grants", "What people may do on connectors", list, remove)
+}
+
+// grantedTo says to whom a grant is, and what is special about it.
+func grantedTo(g *adminv1.Grant) string {
+	to := g.GetGroup()
+	switch {
+	case g.GetPerson() != "":
+		to = "person " + g.GetPerson()
+	case g.GetEveryone() == "*":
+		to = "everyone"
+	case g.GetEveryone() != "":
+		to = "everyone of " + g.GetEveryone()
+	}
+	if g.GetUntil() != nil {
+		to += " (until " + when(g.GetUntil()) + ")"
+	}
+	if g.GetDangling() {
+		to += " (gone: gives nothing)"
+	}
+	return to
 }
 
 func blocksCommand(o *options) *cobra.Command {
@@ -140,18 +167,29 @@ func blockTarget(b *policyv1.Block) string {
 }
 
 func explainCommand(o *options) *cobra.Command {
-	var arguments, region string
+	var arguments, at string
+	req := &adminv1.ExplainRequest{}
 	c := &cobra.Command{
 		Use: "explain PERSON CONNECTOR TOOL", Short: "Say why a person may call a tool with these arguments, or why not, by the code that proxies run",
 		Example: "  sallyport explain ann@example.com github push_files --args '{\"branch\":\"main\"}'",
 		Args:    cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.Explain,
-				&adminv1.ExplainRequest{Person: args[0], Connector: args[1], Tool: args[2], Arguments: []byte(arguments), Region: region}, explanation)
+			var err error
+			if req.At, err = instant("--at", at); err != nil {
+				return usage("%w", err)
+			}
+			req.Person, req.Connector, req.Tool, req.Arguments = args[0], args[1], args[2], []byte(arguments)
+			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.Explain, req, explanation)
 		},
 	}
-	c.Flags().StringVar(&arguments, "args", "{}", "the tool's arguments, a JSON object")
-	c.Flags().StringVar(&region, "region", "", "the region whose proxies are asked (default: any)")
+	f := c.Flags()
+	f.StringVar(&arguments, "args", "{}", "the tool's arguments, a JSON object")
+	f.StringVar(&req.Region, "region", "", "the region whose proxies are asked (default: any)")
+	f.StringVar(&at, "at", "", "when the call is made, as 2027-01-31T18:00:00Z (default: now)")
+	f.StringVar(&req.Client, "client", "", "the OAuth client that makes it")
+	f.StringVar(&req.Address, "address", "", "the address that it comes from")
+	f.StringVar(&req.Acr, "acr", "", "how the person was authenticated: the claim acr")
+	f.StringSliceVar(&req.Amr, "amr", nil, "and the claim amr")
 	return c
 }
 
@@ -168,7 +206,15 @@ func explanation(r *adminv1.ExplainResponse) table {
 	}
 	fmt.Fprintf(&b, "groups: %s\n", dash(strings.Join(groups, ", ")))
 	for _, rule := range r.GetRules() {
-		fmt.Fprintf(&b, "  %s rule %d, %s %s", printable(rule.GetGroup()), rule.GetRule(), rule.GetEffect(), printable(strings.Join(rule.GetTools(), ", ")))
+		fmt.Fprintf(&b, "  %s", printable(rule.GetGroup()))
+		if rule.GetRuleSet() != "" {
+			fmt.Fprintf(&b, ", rule set %s,", printable(rule.GetRuleSet()))
+		}
+		fmt.Fprintf(&b, " rule %d, %s", rule.GetRule(), rule.GetEffect())
+		if rule.GetDuty() != 0 {
+			fmt.Fprintf(&b, " %s", lower(rule.GetDuty(), "DUTY_"))
+		}
+		fmt.Fprintf(&b, " %s", printable(strings.Join(rule.GetTools(), ", ")))
 		if rule.GetWhen() != "" {
 			fmt.Fprintf(&b, " when %s", printable(rule.GetWhen()))
 		}

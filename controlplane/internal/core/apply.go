@@ -105,18 +105,13 @@ func (s *State) applyPolicy(rec Record) error {
 	case *eventv1.Event_ConnectorSecretSet:
 		return s.changeConnector(b.ConnectorSecretSet.GetConnectorId(), func(c *Connector) { c.SecretID = b.ConnectorSecretSet.GetSecretId() })
 	case *eventv1.Event_GrantApplied:
-		id, err := uuid.Parse(b.GrantApplied.GetGroupId())
-		if err != nil {
-			return err
-		}
-		g := &Grant{GroupID: id, Connector: b.GrantApplied.GetConnectorId(), Rules: b.GrantApplied.GetRules()}
-		s.grants.Set(g.key(), g)
+		return s.applyGrant(b.GrantApplied)
 	case *eventv1.Event_GrantRemoved:
-		id, err := uuid.Parse(b.GrantRemoved.GetGroupId())
-		if err != nil {
-			return err
-		}
-		s.grants.Delete(newGrantKey(id, b.GrantRemoved.GetConnectorId()))
+		return s.applyGrantRemoved(b.GrantRemoved)
+	case *eventv1.Event_RuleSetSet:
+		s.putRuleSet(b.RuleSetSet.GetRuleSet().GetName(), b.RuleSetSet.GetRuleSet())
+	case *eventv1.Event_RuleSetRemoved:
+		s.putRuleSet(b.RuleSetRemoved.GetName(), nil)
 	case *eventv1.Event_BlockPlaced:
 		s.blocks.Set(b.BlockPlaced.GetBlock().GetId(), b.BlockPlaced.GetBlock())
 	case *eventv1.Event_BlockLifted:

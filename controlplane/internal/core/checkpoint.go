@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
@@ -27,6 +28,7 @@ type checkpointHead struct {
 	Directories         [][]byte
 	Blocks              [][]byte
 	Connectors          []checkpointConnector
+	RuleSets            [][]byte
 	Grants              []checkpointGrant
 	Tokens              []checkpointToken
 	Authorization       checkpointAuthorization
@@ -55,9 +57,11 @@ type checkpointConnector struct {
 }
 
 type checkpointGrant struct {
-	Group     uuid.UUID
+	To        Grantee
 	Connector string
 	Rules     [][]byte
+	RuleSets  []string
+	Until     int64 // Unix nanoseconds; zero: it has no end
 }
 
 type checkpointToken struct {
@@ -127,8 +131,14 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 		}
 		head.Connectors = append(head.Connectors, out)
 	}
+	for set := range s.RuleSets() {
+		head.RuleSets = append(head.RuleSets, marshal(set))
+	}
 	for g := range s.Grants() {
-		out := checkpointGrant{Group: g.GroupID, Connector: g.Connector}
+		out := checkpointGrant{To: g.To, Connector: g.Connector, RuleSets: g.RuleSets}
+		if !g.Until.IsZero() {
+			out.Until = g.Until.UnixNano()
+		}
 		for _, r := range g.Rules {
 			out.Rules = append(out.Rules, marshal(r))
 		}
@@ -260,13 +270,23 @@ func (s *State) restoreHead(head *checkpointHead) error {
 		}
 		s.connectors.Set(settings[0].GetId(), connector)
 	}
+	sets, err := unmarshalAll[policyv1.RuleSet](head.RuleSets)
+	if err != nil {
+		return err
+	}
+	for _, set := range sets {
+		s.putRuleSet(set.GetName(), set)
+	}
 	for _, g := range head.Grants {
 		rules, err := unmarshalAll[policyv1.Rule](g.Rules)
 		if err != nil {
 			return err
 		}
-		grant := &Grant{GroupID: g.Group, Connector: g.Connector, Rules: rules}
-		s.grants.Set(grant.key(), grant)
+		grant := &Grant{To: g.To, Connector: g.Connector, Rules: rules, RuleSets: g.RuleSets}
+		if g.Until != 0 {
+			grant.Until = time.Unix(0, g.Until).UTC()
+		}
+		s.putGrant(grant.key(), grant)
 	}
 	for _, t := range head.Tokens {
 		token := t.Token

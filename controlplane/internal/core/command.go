@@ -88,6 +88,7 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"PinCatalogue":       decode[PinCatalogue],
 	"SetConnectorSecret": decode[SetConnectorSecret],
 	"RemoveGrant":        decode[RemoveGrant],
+	"RemoveRuleSet":      decode[RemoveRuleSet],
 	"PlaceBlock":         decode[PlaceBlock],
 	"LiftBlock":          decode[LiftBlock],
 	"IssueToken":         decode[IssueToken],

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -89,10 +90,12 @@ func (c PinCatalogue) decide(s *State, env Env) ([]*eventv1.Event, error) {
 		return nil, err
 	}
 	for g := range s.GrantsOn(c.Connector) {
-		for i, rule := range g.Rules {
-			if err := policy.Check(rule, tools); err != nil {
-				return nil, refuse(FailedPrecondition, "rule %d of the grant of %s on %s does not fit these tools: %v; change the rule first",
-					i+1, s.GrantGroupName(g), c.Connector, err)
+		if err := s.fits(g.Rules, tools, "the grant of %s on %s", s.GranteeName(g.To), c.Connector); err != nil {
+			return nil, err
+		}
+		for _, name := range g.RuleSets {
+			if err := s.fits(s.RuleSet(name).GetRules(), tools, "rule set %s, which the grant of %s on %s refers to,", name, s.GranteeName(g.To), c.Connector); err != nil {
+				return nil, err
 			}
 		}
 	}
@@ -102,6 +105,16 @@ func (c PinCatalogue) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	return env.events(&eventv1.Event{Body: &eventv1.Event_CataloguePinned{CataloguePinned: &eventv1.CataloguePinned{
 		ConnectorId: c.Connector, Tools: tools,
 	}}}), nil
+}
+
+// fits refuses rules that do not fit tools that are to be pinned.
+func (s *State) fits(rules []*policyv1.Rule, tools []*policyv1.Tool, of string, args ...any) error {
+	for i, rule := range rules {
+		if err := policy.Check(rule, tools); err != nil {
+			return refuse(FailedPrecondition, "rule %d of %s does not fit these tools: %v; change the rule first", i+1, fmt.Sprintf(of, args...), err)
+		}
+	}
+	return nil
 }
 
 func checkTools(tools []*policyv1.Tool) error {
@@ -183,6 +196,6 @@ func (s *State) applyConnectorRetired(id string) {
 		gone = append(gone, g.key())
 	}
 	for _, key := range gone {
-		s.grants.Delete(key)
+		s.putGrant(key, nil)
 	}
 }

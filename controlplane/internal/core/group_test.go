@@ -86,7 +86,7 @@ func TestDeletedGroupLeavesADanglingGrantThatASecondOfItsNameDoesNotInherit(t *t
 	w.must(NewApplyPolicy([]*policyv1.Connector{{Id: "github", Url: "https://mcp.example"}},
 		[]GrantSpec{NewGrantSpec(g.ID, "github", []*policyv1.Rule{{Allow: []string{"*"}}})}))
 	w.must(DeleteGroup{Directory: "okta", ID: g.ID})
-	if w.state.Grant(g.ID, "github") == nil {
+	if w.state.Grant(Grantee{Group: g.ID}, "github") == nil {
 		t.Fatal("the grant is gone, so that nobody is told")
 	}
 	second := w.group("Engineers", ann)
@@ -105,7 +105,7 @@ func TestRenameKeepsTheGrantsBinding(t *testing.T) {
 		[]GrantSpec{NewGrantSpec(g.ID, "github", []*policyv1.Rule{{Allow: []string{"*"}}})}))
 	name := "Builders"
 	w.must(UpdateGroup{Directory: "okta", ID: g.ID, DisplayName: &name})
-	want(t, "shown as", w.state.GrantGroupName(w.state.Grant(g.ID, "github")), "okta/Builders")
+	want(t, "shown as", w.state.GranteeName(Grantee{Group: g.ID}), "okta/Builders")
 	if found := slices.Collect(w.state.GroupsByName("okta", "engineers")); len(found) != 0 {
 		t.Fatalf("the old name still finds %v", found)
 	}

@@ -60,7 +60,7 @@ func TestRetiredConnectorTakesItsGrantsWithIt(t *testing.T) {
 	w.must(apply)
 	w.must(RetireConnector{ID: "github"})
 	w.must(NewApplyPolicy([]*policyv1.Connector{github()}, nil))
-	if w.state.Grant(g.ID, "github") != nil {
+	if w.state.Grant(Grantee{Group: g.ID}, "github") != nil {
 		t.Fatal("a connector of the same id came back with its old grants")
 	}
 }

@@ -48,7 +48,7 @@ func randomCommand(t *rapid.T, w *world) Command {
 		name := rapid.SampledFrom(names).Draw(t, "name")
 		return Profile{UserName: name, ExternalID: "00u" + name, DisplayName: rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "display")}
 	}
-	switch rapid.IntRange(0, 34).Draw(t, "command") {
+	switch rapid.IntRange(0, 36).Draw(t, "command") {
 	case 0, 1:
 		return CreateUser{Directory: "okta", Profile: profile(), Active: rapid.Bool().Draw(t, "active")}
 	case 2, 3:
@@ -143,9 +143,35 @@ func randomCommand(t *rapid.T, w *world) Command {
 			revoke.ID = token.ID
 		}
 		return revoke
+	case 34:
+		return randomPolicy(t, w, user(), group(), connector())
+	case 35:
+		return RemoveRuleSet{Name: "readers"}
 	default:
 		return RevokeSessions{ID: user()}
 	}
+}
+
+// randomPolicy draws grants of each kind, and rule sets, whose conditions read people's attributes.
+func randomPolicy(t *rapid.T, w *world, user, group uuid.UUID, connector string) Command {
+	rules := func() []*policyv1.Rule {
+		return []*policyv1.Rule{{Allow: []string{"*"}, When: rapid.SampledFrom([]string{"", `has(user.displayName)`, `has(user.email) && user.userName == "ann"`}).Draw(t, "when")}}
+	}
+	if rapid.Bool().Draw(t, "set") {
+		return NewApplyPolicy(nil, nil).WithRuleSets([]*policyv1.RuleSet{{Name: "readers", Rules: rules()}})
+	}
+	to := rapid.SampledFrom([]Grantee{{Person: user}, {Group: group}, {Everyone: "okta"}, {Everyone: Everyone}}).Draw(t, "to")
+	if rapid.IntRange(0, 3).Draw(t, "remove") == 0 {
+		return RemoveGrant{To: to, Connector: connector}
+	}
+	spec := NewGrantTo(to, connector, rules())
+	if rapid.Bool().Draw(t, "until") {
+		spec.Until = w.now.Add(time.Hour)
+	}
+	if w.state.RuleSet("readers") != nil {
+		spec.RuleSets = []string{"readers"}
+	}
+	return NewApplyPolicy([]*policyv1.Connector{{Id: connector, Url: "https://up.example"}}, []GrantSpec{spec})
 }
 
 // entriesOf is what a region's proxies enforce, by key.

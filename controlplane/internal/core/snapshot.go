@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"iter"
 	"slices"
 
@@ -50,8 +51,8 @@ func (s *State) otherKeys() iter.Seq[entryKey] {
 		})
 		s.groups.Scan(func(no uint32, _ *Group) bool { return put(entryKey{kind: groupEntry, no: no}) })
 		s.grants.Scan(func(_ grantKey, g *Grant) bool {
-			group := s.Group(g.GroupID)
-			return group == nil || put(entryKey{kind: grantEntry, no: group.No, text: g.Connector})
+			key, ok := s.grantEntryKey(g.To, g.Connector)
+			return !ok || put(key)
 		})
 	}
 }
@@ -96,6 +97,9 @@ func (s *State) entriesOf(u *fleetv1.User, region string) iter.Seq[*fleetv1.Entr
 			if (key.kind == groupEntry || key.kind == grantEntry) && !groups[key.no] {
 				continue
 			}
+			if key.kind == principalEntry && key.id != uuid.Nil && !bytes.Equal(key.id[:], u.GetId()) {
+				continue
+			}
 			if e := s.entry(key, region); e != nil && !yield(e) {
 				return
 			}
@@ -117,14 +121,36 @@ const (
 	authorizationServerEntry
 	revokedSessionEntry
 	revokedClientEntry
+	principalEntry
 )
 
-// entryKey names an entry: a user and a session by id, a group by number, a grant by group and connector, the rest by text.
+// entryKey names an entry: a user by id, a group by number, a grant by group and connector, or by person, or whose people everyone
+// is, and connector; the rest by text.
 type entryKey struct {
-	kind entryKind
-	no   uint32
-	text string
-	id   uuid.UUID
+	kind     entryKind
+	no       uint32
+	text     string
+	id       uuid.UUID
+	everyone string
+}
+
+// grantEntryKey names the entry of a grant. Not ok: the group is gone, and there is none.
+func (s *State) grantEntryKey(to Grantee, connector string) (entryKey, bool) {
+	if to.Group == uuid.Nil {
+		return entryKey{kind: principalEntry, id: to.Person, everyone: to.Everyone, text: connector}, true
+	}
+	group := s.Group(to.Group)
+	if group == nil {
+		return entryKey{}, false
+	}
+	return entryKey{kind: grantEntry, no: group.No, text: connector}, true
+}
+
+func (k entryKey) principal() *fleetv1.PrincipalGrantKey {
+	if k.everyone != "" {
+		return &fleetv1.PrincipalGrantKey{Connector: k.text, To: &fleetv1.PrincipalGrantKey_Everyone{Everyone: k.everyone}}
+	}
+	return &fleetv1.PrincipalGrantKey{Connector: k.text, To: &fleetv1.PrincipalGrantKey_Person{Person: k.id[:]}}
 }
 
 func (k entryKey) wire() *fleetv1.EntryKey {
@@ -147,6 +173,8 @@ func (k entryKey) wire() *fleetv1.EntryKey {
 		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_RevokedSession{RevokedSession: k.id[:]}}
 	case revokedClientEntry:
 		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_RevokedClient{RevokedClient: k.text}}
+	case principalEntry:
+		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_PrincipalGrant{PrincipalGrant: k.principal()}}
 	default:
 		return &fleetv1.EntryKey{Key: &fleetv1.EntryKey_User{User: k.id[:]}}
 	}
@@ -178,7 +206,15 @@ func (s *State) entry(k entryKey, region string) *fleetv1.Entry {
 			}}}
 		}
 	case grantEntry:
-		return s.grantEntry(k, region)
+		if group, ok := s.groups.Get(k.no); ok {
+			if rules := s.servedRules(Grantee{Group: group.ID}, k.text, region); rules != nil {
+				return &fleetv1.Entry{Value: &fleetv1.Entry_Grant{Grant: &fleetv1.Grant{Group: k.no, Connector: k.text, Rules: rules}}}
+			}
+		}
+	case principalEntry:
+		if rules := s.servedRules(Grantee{Person: k.id, Everyone: k.everyone}, k.text, region); rules != nil {
+			return &fleetv1.Entry{Value: &fleetv1.Entry_PrincipalGrant{PrincipalGrant: &fleetv1.PrincipalGrant{Key: k.principal(), Rules: rules}}}
+		}
 	case userEntry:
 		if u := s.User(k.id); u != nil {
 			return &fleetv1.Entry{Value: &fleetv1.Entry_User{User: s.wireUser(u)}}
@@ -189,22 +225,18 @@ func (s *State) entry(k entryKey, region string) *fleetv1.Entry {
 	return nil
 }
 
-func (s *State) grantEntry(k entryKey, region string) *fleetv1.Entry {
-	group, ok := s.groups.Get(k.no)
-	if !ok {
+// servedRules are the rules of a grant that a region's proxies enforce, or nil.
+func (s *State) servedRules(to Grantee, id, region string) []*policyv1.Rule {
+	grant, connector := s.Grant(to, id), s.Connector(id)
+	if grant == nil || s.Dangling(to) || connector == nil || !connector.servedIn(region) {
 		return nil
 	}
-	grant := s.Grant(group.ID, k.text)
-	connector := s.Connector(k.text)
-	if grant == nil || connector == nil || !connector.servedIn(region) {
-		return nil
-	}
-	return &fleetv1.Entry{Value: &fleetv1.Entry_Grant{Grant: &fleetv1.Grant{Group: k.no, Connector: k.text, Rules: grant.Rules}}}
+	return s.wireRules(grant)
 }
 
 func (s *State) wireUser(u *User) *fleetv1.User {
 	wire := &fleetv1.User{
-		Id: u.ID[:], Active: u.Active, Generation: u.Generation, Directory: u.Directory, Subject: s.Subject(u), Service: u.Service(),
+		Id: u.ID[:], Active: u.Active, Generation: u.Generation, Directory: u.Directory, Subject: s.Subject(u), Service: u.Service(), Attributes: s.AttributesOf(u),
 	}
 	if u.ValidAfter != 0 {
 		wire.ValidAfterMs = u.ValidAfter.Time().UnixMilli()
@@ -250,6 +282,12 @@ func touched(prev, next *State, records []Record) []entryKey {
 	t := touch{prev: prev, next: next, seen: map[entryKey]bool{}}
 	for _, rec := range records {
 		t.event(rec.Event)
+	}
+	if !sameReads(prev, next) { // everyone's entry holds more attributes now, or fewer
+		next.users.Scan(func(_ uint32, u *User) bool {
+			t.key(entryKey{kind: userEntry, id: u.ID})
+			return true
+		})
 	}
 	return t.keys
 }
@@ -324,6 +362,7 @@ func (t *touch) event(ev *eventv1.Event) {
 		t.user(b.UserSessionsRevoked.GetUserId())
 	case *eventv1.Event_UserDeleted:
 		t.user(b.UserDeleted.GetUserId())
+		t.grantsOf(b.UserDeleted.GetUserId())
 	case *eventv1.Event_UserSubjectRebound:
 		t.user(b.UserSubjectRebound.GetUserId())
 	case *eventv1.Event_UserMembershipsConfirmed:
@@ -368,8 +407,26 @@ func (t *touch) groupDeleted(id string) {
 	for child := range t.prev.MemberGroups(g) {
 		t.key(entryKey{kind: groupEntry, no: child.No})
 	}
-	for grant := range t.prev.GrantsOf(parsed) {
+	for grant := range t.prev.GrantsOf(Grantee{Group: parsed}) {
 		t.key(entryKey{kind: grantEntry, no: g.No, text: grant.Connector})
+	}
+}
+
+// grantsOf touches the grants to a person alone.
+func (t *touch) grantsOf(person string) {
+	if id, err := uuid.Parse(person); err == nil {
+		for grant := range t.prev.GrantsOf(Grantee{Person: id}) {
+			t.grant(grant.To, grant.Connector)
+		}
+	}
+}
+
+// ruleSet touches the grants that refer to a rule set.
+func (t *touch) ruleSet(name string) {
+	for _, s := range []*State{t.prev, t.next} {
+		for g := range s.GrantsReferring(name) {
+			t.grant(g.To, g.Connector)
+		}
 	}
 }
 
@@ -382,9 +439,17 @@ func (t *touch) policy(ev *eventv1.Event) {
 	case *eventv1.Event_CataloguePinned:
 		t.key(entryKey{kind: catalogueEntry, text: b.CataloguePinned.GetConnectorId()})
 	case *eventv1.Event_GrantApplied:
-		t.grant(b.GrantApplied.GetGroupId(), b.GrantApplied.GetConnectorId())
+		if to, err := granteeOf(b.GrantApplied.GetGroupId(), b.GrantApplied.GetPersonId(), b.GrantApplied.GetEveryone()); err == nil {
+			t.grant(to, b.GrantApplied.GetConnectorId())
+		}
 	case *eventv1.Event_GrantRemoved:
-		t.grant(b.GrantRemoved.GetGroupId(), b.GrantRemoved.GetConnectorId())
+		if to, err := granteeOf(b.GrantRemoved.GetGroupId(), b.GrantRemoved.GetPersonId(), b.GrantRemoved.GetEveryone()); err == nil {
+			t.grant(to, b.GrantRemoved.GetConnectorId())
+		}
+	case *eventv1.Event_RuleSetSet:
+		t.ruleSet(b.RuleSetSet.GetRuleSet().GetName())
+	case *eventv1.Event_RuleSetRemoved:
+		t.ruleSet(b.RuleSetRemoved.GetName())
 	case *eventv1.Event_BlockPlaced:
 		t.key(entryKey{kind: blockEntry, text: b.BlockPlaced.GetBlock().GetId()})
 	case *eventv1.Event_BlockLifted:
@@ -400,19 +465,15 @@ func (t *touch) connector(id string) {
 	t.key(entryKey{kind: catalogueEntry, text: id})
 	for _, s := range []*State{t.prev, t.next} {
 		for g := range s.GrantsOn(id) {
-			t.grant(g.GroupID.String(), id)
+			t.grant(g.To, id)
 		}
 	}
 }
 
-func (t *touch) grant(group, connector string) {
-	parsed, err := uuid.Parse(group)
-	if err != nil {
-		return
-	}
+func (t *touch) grant(to Grantee, connector string) {
 	for _, s := range []*State{t.prev, t.next} {
-		if g := s.Group(parsed); g != nil {
-			t.key(entryKey{kind: grantEntry, no: g.No, text: connector})
+		if key, ok := s.grantEntryKey(to, connector); ok {
+			t.key(key)
 		}
 	}
 }

@@ -44,8 +44,11 @@ type State struct {
 
 	connectors btree.Map[string, *Connector]
 	grants     btree.Map[grantKey, *Grant]
-	blocks     btree.Map[string, *policyv1.Block]
-	tokens     btree.Map[string, *Token]
+	ruleSets   btree.Map[string, *policyv1.RuleSet]
+	// How many rules read an attribute of people.
+	reads  btree.Map[string, int]
+	blocks btree.Map[string, *policyv1.Block]
+	tokens btree.Map[string, *Token]
 	// Names of proxies that have a token: one token a proxy.
 	proxies btree.Map[string, string]
 	// Since when a region's sealing keys are those that they are, by region.
@@ -92,7 +95,7 @@ func (s *State) Fork() *State {
 		erasing: *s.erasing.Copy(), erased: *s.erased.Copy(), lastErasure: s.lastErasure,
 		members: s.members.fork(), memberOf: s.memberOf.fork(), held: s.held.fork(),
 		children: s.children.fork(), parents: s.parents.fork(),
-		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(),
+		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(), ruleSets: *s.ruleSets.Copy(), reads: *s.reads.Copy(),
 		blocks: *s.blocks.Copy(), tokens: *s.tokens.Copy(), proxies: *s.proxies.Copy(), sealing: *s.sealing.Copy(),
 		authorization:  s.authorization.fork(),
 		adminDirectory: s.adminDirectory, roles: *s.roles.Copy(), breakGlass: s.breakGlass,

@@ -49,9 +49,13 @@ func Subject(ev *eventv1.Event) string {
 	case *eventv1.Event_ConnectorSecretSet:
 		return subjectPrefix + "connector." + b.ConnectorSecretSet.GetConnectorId()
 	case *eventv1.Event_GrantApplied:
-		return subjectPrefix + "grant." + b.GrantApplied.GetGroupId()
+		return grantSubject(b.GrantApplied)
 	case *eventv1.Event_GrantRemoved:
-		return subjectPrefix + "grant." + b.GrantRemoved.GetGroupId()
+		return grantSubject(b.GrantRemoved)
+	case *eventv1.Event_RuleSetSet:
+		return subjectPrefix + "ruleset." + b.RuleSetSet.GetRuleSet().GetName()
+	case *eventv1.Event_RuleSetRemoved:
+		return subjectPrefix + "ruleset." + b.RuleSetRemoved.GetName()
 	case *eventv1.Event_BlockPlaced:
 		return subjectPrefix + "block." + b.BlockPlaced.GetBlock().GetId()
 	case *eventv1.Event_BlockLifted:
@@ -91,4 +95,16 @@ func authorizationSubject(ev *eventv1.Event) string {
 		return subjectPrefix + "authorization.server"
 	}
 	return subjectPrefix + "log." + "journal"
+}
+
+// grantSubject is where a grant lies: by the group or person that it is to.
+func grantSubject(b interface {
+	GetGroupId() string
+	GetPersonId() string
+}) string {
+	id := b.GetGroupId() + b.GetPersonId()
+	if id == "" {
+		id = "everyone"
+	}
+	return subjectPrefix + "grant." + id
 }

@@ -101,5 +101,5 @@ func (s *Server) verify(ctx context.Context, state *core.State, req *fleetv1.Iss
 // mayUse decides by the code that proxies run, over what they would be sent of this person.
 func (s *Server) mayUse(state *core.State, user *core.User, region, connector string) bool {
 	table, err := policy.Compile(state.Seq(), state.EntriesFor(user, region))
-	return err == nil && len(table.List(user.ID, "", connector, region, s.config.Now())) > 0
+	return err == nil && len(table.List(policy.Request{Person: user.ID, Connector: connector, Region: region, Now: s.config.Now()})) > 0
 }

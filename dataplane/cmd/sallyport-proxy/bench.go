@@ -15,6 +15,17 @@ func benchCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return decide.Run(cmd.Context(), cmd.OutOrStdout(), users) },
 	}
 	d.Flags().IntVar(&users, "users", users, "users in the snapshot")
-	c.AddCommand(d)
+	full := false
+	p := &cobra.Command{
+		Use: "policy", Short: "Nanoseconds and allocations per verdict of people with 500 rules", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if full {
+				return decide.RunPolicy(cmd.Context(), cmd.OutOrStdout(), 1_000_000, 1)
+			}
+			return decide.RunPolicy(cmd.Context(), cmd.OutOrStdout(), 100_000, 0.1)
+		},
+	}
+	p.Flags().BoolVar(&full, "full", false, "1,000,000 users, and not a tenth of them")
+	c.AddCommand(d, p)
 	return c
 }

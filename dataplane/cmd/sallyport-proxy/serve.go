@@ -28,7 +28,7 @@ import (
 )
 
 // featureLevel is the newest level of changes that this build understands.
-const featureLevel = 1
+const featureLevel = 2
 
 // serveConfig is what the flags of `serve` say.
 type serveConfig struct {

@@ -20,7 +20,8 @@ import (
 // was identified and the message read before.
 func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	t, basis, e := g.target(x)
-	ask := policy.Request{Person: x.ID, Client: x.ClientID, Connector: t.connector, Tool: t.label, Region: g.Region, Basis: basis, Now: g.Now()}
+	ask := x.asks(g.Region, t.connector, t.label, g.Now())
+	ask.Basis = basis
 	var params []mcp.ParamHeader
 	if e == nil {
 		params, e = g.params(r, x, t)
@@ -36,7 +37,7 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	}
 	// In flight before it is decided: a change from now on cuts it.
 	l, admitted := g.newLeg(r.Context(), &flight{
-		person: x.ID, client: x.ClientID, region: g.Region, session: x.session.ID, request: string(x.message.ID), caller: x.Caller, call: &ask,
+		person: x.ID, client: x.ClientID, from: &x.from, region: g.Region, session: x.session.ID, request: string(x.message.ID), caller: x.Caller, call: &ask,
 	})
 	held := false
 	defer func() {
@@ -128,7 +129,7 @@ func (g *Gateway) params(r *http.Request, x *exchange, t target) ([]mcp.ParamHea
 
 // shown tells whether the caller sees the tool in the list.
 func shown(table *policy.Table, ask policy.Request) bool {
-	tools := table.List(ask.Person, ask.Client, ask.Connector, ask.Region, ask.Now)
+	tools := table.List(ask)
 	return slices.ContainsFunc(tools, func(t policy.Tool) bool { return t.Name == ask.Tool })
 }
 

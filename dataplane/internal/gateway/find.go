@@ -82,7 +82,7 @@ func (g *Gateway) find(w http.ResponseWriter, r *http.Request, x *exchange) {
 		refuse(`"query" must hold words to look for, and "limit" be 1 to 50`)
 		return
 	}
-	found := search(x.table.ListAll(x.ID, x.ClientID, g.Region, g.Now()), words, int(limit))
+	found := search(x.table.List(x.asks(g.Region, "", "", g.Now())), words, int(limit))
 	mcp.WriteJSON(w, http.StatusOK, mcp.AppendFound(nil, x.message.ID, x.revision, mcp.AppendArray(nil, found)))
 }
 

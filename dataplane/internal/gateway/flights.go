@@ -30,6 +30,7 @@ type flight struct {
 	person  uuid.UUID
 	client  string
 	region  string
+	from    *policy.Origin
 	session string
 	request string // the raw id of the request
 	caller  identity.Caller
@@ -202,15 +203,7 @@ func (fs *flights) fingerprints(t *policy.Table, f *flight, now time.Time) (all 
 		var h maphash.Hash
 		h.SetSeed(fs.seed)
 		for _, kind := range l.kinds {
-			var offered []policy.Tool
-			switch {
-			case kind != policyv1.Kind_KIND_TOOL:
-				offered = t.Offers(kind, f.person, f.client, f.connector, f.region, now)
-			case f.connector != "":
-				offered = t.List(f.person, f.client, f.connector, f.region, now)
-			default:
-				offered = t.ListAll(f.person, f.client, f.region, now)
-			}
+			offered := t.Offers(kind, policy.Request{Person: f.person, Client: f.client, Connector: f.connector, Region: f.region, From: f.from, Now: now})
 			for _, one := range offered {
 				_, _ = h.WriteString(one.Connector)
 				_ = h.WriteByte(0)

@@ -31,13 +31,7 @@ var listings = map[string]listing{
 
 // offered are those of a kind that the caller may use at the endpoint.
 func (g *Gateway) offered(x *exchange, kind policyv1.Kind) []policy.Tool {
-	switch {
-	case kind != policyv1.Kind_KIND_TOOL:
-		return x.table.Offers(kind, x.ID, x.ClientID, x.connector, g.Region, g.Now())
-	case x.connector != "":
-		return x.table.List(x.ID, x.ClientID, x.connector, g.Region, g.Now())
-	}
-	return x.table.ListAll(x.ID, x.ClientID, g.Region, g.Now())
+	return x.table.Offers(kind, x.asks(g.Region, x.connector, "", g.Now()))
 }
 
 // list answers a list from the pinned catalogue: no upstream is asked.
@@ -50,7 +44,7 @@ func (g *Gateway) list(w http.ResponseWriter, x *exchange, l listing) {
 		}
 	}
 	// The same list is asked for again and again: by each agent of the person, and by all who are in the same groups.
-	key, same := x.table.ListKey(x.ID)
+	key, same := x.table.ListKey(x.ID, g.Now())
 	of := listKey{key, l.kind, x.connector}
 	if same && len(x.message.Cursor) == 0 {
 		if array := g.lists.get(of); array != nil {

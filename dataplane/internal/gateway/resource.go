@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
@@ -24,6 +25,12 @@ type caller struct {
 	resource  string
 	address   string
 	person    string // the id of whoever was let in
+	from      policy.Origin
+}
+
+// asks is what the caller asks of a connector, as the policy decides it.
+func (c *caller) asks(region, connector, label string, now time.Time) policy.Request {
+	return policy.Request{Person: c.ID, Client: c.ClientID, Region: region, Connector: connector, Tool: label, From: &c.from, Now: now}
 }
 
 // identify says who calls, or answers why nobody is let in and returns false.
@@ -46,6 +53,7 @@ func (g *Gateway) identify(w http.ResponseWriter, r *http.Request, connector str
 	}
 	if err == nil {
 		c.person = c.ID.String()
+		c.from = policy.Origin{Address: c.address, ACR: c.ACR, AMR: c.AMR, AuthTime: c.AuthTime}
 		return c, true
 	}
 	var failed *identity.Error

@@ -39,7 +39,7 @@ func (g *Gateway) listen(w http.ResponseWriter, r *http.Request, c *caller) {
 		g.resumed(w, r, t, number)
 		return
 	}
-	f := &flight{person: c.ID, client: c.ClientID, session: s.ID, connector: c.connector, changed: make(chan struct{}, 1)}
+	f := &flight{person: c.ID, client: c.ClientID, from: &c.from, session: s.ID, connector: c.connector, changed: make(chan struct{}, 1)}
 	heard, leave := g.watches.hear(s.ID)
 	defer leave()
 	g.stream(w, r, c, &subscription{flight: f, wanted: mcp.Filter{ToolsChanged: true, PromptsChanged: true, ResourcesChanged: true}, updates: heard})
@@ -70,7 +70,7 @@ func (g *Gateway) subscribe(w http.ResponseWriter, r *http.Request, x *exchange)
 		return
 	}
 	s := &subscription{id: x.message.ID, wanted: wanted, updates: make(chan string, updatesKept)}
-	s.flight = &flight{person: x.ID, client: x.ClientID, connector: x.connector, request: string(x.message.ID)}
+	s.flight = &flight{person: x.ID, client: x.ClientID, from: &x.from, connector: x.connector, request: string(x.message.ID)}
 	if wanted.ToolsChanged || wanted.PromptsChanged || wanted.ResourcesChanged {
 		s.flight.changed = make(chan struct{}, 1)
 	}

@@ -135,7 +135,7 @@ func (g *Gateway) subscribed(x *exchange, t target, up *upstream.Upstream, party
 	one := &watch{cancel: cancel, uris: map[string]string{t.name: x.message.Name}}
 	of[t.connector] = one
 	session := x.session.ID
-	f := &flight{person: x.ID, client: x.ClientID, session: session, region: g.Region, caller: x.Caller, connector: t.connector, cancel: cancel}
+	f := &flight{person: x.ID, client: x.ClientID, from: &x.from, session: session, region: g.Region, caller: x.Caller, connector: t.connector, cancel: cancel}
 	if !g.flights.enter(f) {
 		cancel(nil)
 		delete(of, t.connector)
@@ -181,7 +181,7 @@ func (g *Gateway) watchAll(x *exchange, uris []string, updates chan string) (gra
 		m := *x.message
 		m.Method, m.Name = mcp.MethodReadResource, uri
 		t := targetOf(x.caller, &m)
-		ask := policy.Request{Person: x.ID, Client: x.ClientID, Connector: t.connector, Tool: t.label, Region: g.Region, Now: g.Now()}
+		ask := x.asks(g.Region, t.connector, t.label, g.Now())
 		if !x.table.Decide(ask).Allowed {
 			continue
 		}
@@ -211,7 +211,7 @@ func (g *Gateway) watchOne(ctx context.Context, x *exchange, connector string, o
 	if err != nil {
 		return
 	}
-	f := &flight{person: x.ID, client: x.ClientID, region: g.Region, caller: x.Caller}
+	f := &flight{person: x.ID, client: x.ClientID, from: &x.from, region: g.Region, caller: x.Caller}
 	// An upstream of the session era has one stream of updates in a session, so that each stream of the agent's gets a session of its own.
 	party := g.party(x, settings, credential)
 	party.Session = uuid.NewString()
@@ -234,7 +234,7 @@ func (g *Gateway) follow(ctx context.Context, f *flight, connector string, up *u
 			if !watched || err != nil {
 				return
 			}
-			ask := policy.Request{Person: f.person, Client: f.client, Connector: connector, Tool: resourceLabel(uri), Region: g.Region, Now: g.Now()}
+			ask := policy.Request{Person: f.person, Client: f.client, From: f.from, Connector: connector, Tool: resourceLabel(uri), Region: g.Region, Now: g.Now()}
 			if table.Decide(ask).Allowed {
 				tell(exposed)
 			}

@@ -50,6 +50,10 @@ type Caller struct {
 	// Token is the SHA-256 of the access token: what to key by where the token itself must not lie.
 	Token            [32]byte
 	IssuedAt, Expiry time.Time
+	// How and when the person was authenticated, as far as the token says: its claims acr, amr and auth_time.
+	ACR      string
+	AMR      []string
+	AuthTime time.Time
 
 	own *own // nil: a token of another issuer
 }
@@ -233,7 +237,7 @@ func identify(table Table, issuer *fleetv1.Issuer, known *verified, d digest) (C
 	c := Caller{
 		Person: person, Issuer: known.issuer, Subject: known.subject,
 		ClientID: known.clientID, TokenID: known.tokenID, Session: known.session, Token: d,
-		IssuedAt: known.issuedAt, Expiry: known.expiry,
+		IssuedAt: known.issuedAt, Expiry: known.expiry, ACR: known.acr, AMR: known.amr, AuthTime: known.authTime,
 	}
 	kind := Kind(0)
 	switch {

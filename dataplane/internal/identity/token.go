@@ -35,6 +35,9 @@ type verified struct {
 	notBefore time.Time
 	expiry    time.Time
 	own       *own // nil: another issuer's
+	acr       string
+	amr       []string
+	authTime  time.Time
 }
 
 // claims is a token's payload as far as it is read.
@@ -50,6 +53,10 @@ type claims struct {
 	Azp       string   `json:"azp"`
 	Cid       string   `json:"cid"` // Okta
 	Appid     string   `json:"appid"`
+	// How the person was authenticated (RFC 9068, section 2.2.1).
+	ACR      string   `json:"acr"`
+	AMR      []string `json:"amr"`
+	AuthTime *seconds `json:"auth_time"`
 
 	// What only ID tokens, refresh tokens and logout tokens carry.
 	Nonce    json.RawMessage `json:"nonce"`
@@ -162,7 +169,7 @@ func (p *parsed) believe(k *key, payload []byte, claim string) (*verified, *Erro
 	if c.Expiry == nil || c.IssuedAt == nil {
 		return nil, fail(Malformed, errors.New("exp or iat is missing"))
 	}
-	if !c.Expiry.sane() || !c.IssuedAt.sane() || !c.NotBefore.sane() {
+	if !c.Expiry.sane() || !c.IssuedAt.sane() || !c.NotBefore.sane() || !c.AuthTime.sane() {
 		return nil, fail(Malformed, errors.New("a time out of range"))
 	}
 	subject, err := userClaim(payload, claim)
@@ -179,6 +186,7 @@ func (p *parsed) believe(k *key, payload []byte, claim string) (*verified, *Erro
 		key: k, issuer: c.Issuer, claim: claim, subject: subject, audience: c.Audience, clientID: client,
 		tokenID: c.ID, session: c.Session,
 		issuedAt: c.IssuedAt.time(), notBefore: c.NotBefore.time(), expiry: c.Expiry.time(),
+		acr: c.ACR, amr: c.AMR, authTime: c.AuthTime.time(),
 	}, nil
 }
 

@@ -38,7 +38,9 @@ type Figure struct {
 	Allocations int64   `json:"allocations"`
 	Reference   float64 `json:"reference"`
 	Ratio       float64 `json:"ratio"`
-	Load        string  `json:"load"`
+	// Scale is what part of the sizes that the name speaks of was measured; 0: it speaks of none.
+	Scale float64 `json:"scale,omitempty"`
+	Load  string  `json:"load"`
 }
 
 // Run prints decide_plain, decide_condition and decide_decode for a number of users.

@@ -259,16 +259,22 @@ const (
 	RuleResult_RULE_RESULT_OTHER_TOOL       RuleResult = 2
 	RuleResult_RULE_RESULT_CONDITION_FALSE  RuleResult = 3
 	RuleResult_RULE_RESULT_CONDITION_FAILED RuleResult = 4
+	// The tool's annotations are others.
+	RuleResult_RULE_RESULT_OTHER_HINTS RuleResult = 20
+	// Its end has come.
+	RuleResult_RULE_RESULT_ENDED RuleResult = 21
 )
 
 // Enum value maps for RuleResult.
 var (
 	RuleResult_name = map[int32]string{
-		0: "RULE_RESULT_UNSPECIFIED",
-		1: "RULE_RESULT_MATCHED",
-		2: "RULE_RESULT_OTHER_TOOL",
-		3: "RULE_RESULT_CONDITION_FALSE",
-		4: "RULE_RESULT_CONDITION_FAILED",
+		0:  "RULE_RESULT_UNSPECIFIED",
+		1:  "RULE_RESULT_MATCHED",
+		2:  "RULE_RESULT_OTHER_TOOL",
+		3:  "RULE_RESULT_CONDITION_FALSE",
+		4:  "RULE_RESULT_CONDITION_FAILED",
+		20: "RULE_RESULT_OTHER_HINTS",
+		21: "RULE_RESULT_ENDED",
 	}
 	RuleResult_value = map[string]int32{
 		"RULE_RESULT_UNSPECIFIED":      0,
@@ -276,6 +282,8 @@ var (
 		"RULE_RESULT_OTHER_TOOL":       2,
 		"RULE_RESULT_CONDITION_FALSE":  3,
 		"RULE_RESULT_CONDITION_FAILED": 4,
+		"RULE_RESULT_OTHER_HINTS":      20,
+		"RULE_RESULT_ENDED":            21,
 	}
 )
 
@@ -3627,7 +3635,7 @@ func (x *ApproveCatalogueResponse) GetPinnedTools() uint32 {
 	return 0
 }
 
-// Grant gives a group rules on a connector.
+// Grant gives rules on a connector to exactly one of a group, a person and everyone.
 type Grant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// With its directory: "okta/Senior Engineers".
@@ -3636,8 +3644,18 @@ type Grant struct {
 	Rules     []*v1.Rule `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
 	// Output: the id of the group that the grant is bound to.
 	GroupId string `protobuf:"bytes,4,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
-	// Output: the group is gone; the grant gives nothing.
-	Dangling      bool `protobuf:"varint,5,opt,name=dangling,proto3" json:"dangling,omitempty"`
+	// Output: the group or the person is gone; the grant gives nothing.
+	Dangling bool `protobuf:"varint,5,opt,name=dangling,proto3" json:"dangling,omitempty"`
+	// An id, a user name or "directory/user name".
+	Person string `protobuf:"bytes,20,opt,name=person,proto3" json:"person,omitempty"`
+	// A directory's id; "*": everyone of every directory.
+	Everyone string `protobuf:"bytes,21,opt,name=everyone,proto3" json:"everyone,omitempty"`
+	// Names of rule sets, whose rules count beside the grant's own.
+	RuleSets []string `protobuf:"bytes,22,rep,name=rule_sets,json=ruleSets,proto3" json:"rule_sets,omitempty"`
+	// When the grant ends. Absent: it does not.
+	Until *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=until,proto3" json:"until,omitempty"`
+	// Output: the id of the person that the grant is bound to.
+	PersonId      string `protobuf:"bytes,24,opt,name=person_id,json=personId,proto3" json:"person_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3707,10 +3725,46 @@ func (x *Grant) GetDangling() bool {
 	return false
 }
 
+func (x *Grant) GetPerson() string {
+	if x != nil {
+		return x.Person
+	}
+	return ""
+}
+
+func (x *Grant) GetEveryone() string {
+	if x != nil {
+		return x.Everyone
+	}
+	return ""
+}
+
+func (x *Grant) GetRuleSets() []string {
+	if x != nil {
+		return x.RuleSets
+	}
+	return nil
+}
+
+func (x *Grant) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *Grant) GetPersonId() string {
+	if x != nil {
+		return x.PersonId
+	}
+	return ""
+}
+
 type ApplyRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Connectors []*v1.Connector        `protobuf:"bytes,1,rep,name=connectors,proto3" json:"connectors,omitempty"`
 	Grants     []*Grant               `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`
+	RuleSets   []*v1.RuleSet          `protobuf:"bytes,20,rep,name=rule_sets,json=ruleSets,proto3" json:"rule_sets,omitempty"`
 	// Decide and answer, but change nothing.
 	DryRun        bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -3757,6 +3811,13 @@ func (x *ApplyRequest) GetConnectors() []*v1.Connector {
 func (x *ApplyRequest) GetGrants() []*Grant {
 	if x != nil {
 		return x.Grants
+	}
+	return nil
+}
+
+func (x *ApplyRequest) GetRuleSets() []*v1.RuleSet {
+	if x != nil {
+		return x.RuleSets
 	}
 	return nil
 }
@@ -3823,7 +3884,7 @@ func (x *ApplyResponse) GetChanges() []*AppliedChange {
 // AppliedChange is what Apply did to one resource.
 type AppliedChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "Connector" or "Grant".
+	// "Connector", "RuleSet" or "Grant".
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// A connector's id, or "group → connector".
 	Name          string        `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
@@ -3966,8 +4027,12 @@ func (x *ListGrantsResponse) GetGrants() []*Grant {
 type RemoveGrantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "directory/name" of a group, or its id.
-	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
-	Connector     string `protobuf:"bytes,2,opt,name=connector,proto3" json:"connector,omitempty"`
+	Group     string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Connector string `protobuf:"bytes,2,opt,name=connector,proto3" json:"connector,omitempty"`
+	// Or a person: an id, a user name or "directory/user name".
+	Person string `protobuf:"bytes,20,opt,name=person,proto3" json:"person,omitempty"`
+	// Or a directory's id; "*": everyone of every directory.
+	Everyone      string `protobuf:"bytes,21,opt,name=everyone,proto3" json:"everyone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4012,6 +4077,20 @@ func (x *RemoveGrantRequest) GetGroup() string {
 func (x *RemoveGrantRequest) GetConnector() string {
 	if x != nil {
 		return x.Connector
+	}
+	return ""
+}
+
+func (x *RemoveGrantRequest) GetPerson() string {
+	if x != nil {
+		return x.Person
+	}
+	return ""
+}
+
+func (x *RemoveGrantRequest) GetEveryone() string {
+	if x != nil {
+		return x.Everyone
 	}
 	return ""
 }
@@ -4334,7 +4413,15 @@ type ExplainRequest struct {
 	// A JSON object. Default: {}.
 	Arguments []byte `protobuf:"bytes,4,opt,name=arguments,proto3" json:"arguments,omitempty"`
 	// The region whose proxies are asked. Empty: any.
-	Region        string `protobuf:"bytes,5,opt,name=region,proto3" json:"region,omitempty"`
+	Region string `protobuf:"bytes,5,opt,name=region,proto3" json:"region,omitempty"`
+	// As conditions see the request: when it is (absent: now), from which OAuth client and address, and how its person was
+	// authenticated (the claims acr, amr and auth_time).
+	At            *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=at,proto3" json:"at,omitempty"`
+	Client        string                 `protobuf:"bytes,21,opt,name=client,proto3" json:"client,omitempty"`
+	Address       string                 `protobuf:"bytes,22,opt,name=address,proto3" json:"address,omitempty"`
+	Acr           string                 `protobuf:"bytes,23,opt,name=acr,proto3" json:"acr,omitempty"`
+	Amr           []string               `protobuf:"bytes,24,rep,name=amr,proto3" json:"amr,omitempty"`
+	AuthTime      *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=auth_time,json=authTime,proto3" json:"auth_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4402,6 +4489,48 @@ func (x *ExplainRequest) GetRegion() string {
 		return x.Region
 	}
 	return ""
+}
+
+func (x *ExplainRequest) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *ExplainRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetAcr() string {
+	if x != nil {
+		return x.Acr
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetAmr() []string {
+	if x != nil {
+		return x.Amr
+	}
+	return nil
+}
+
+func (x *ExplainRequest) GetAuthTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AuthTime
+	}
+	return nil
 }
 
 type ExplainResponse struct {
@@ -4481,13 +4610,17 @@ type RuleTrace struct {
 	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// The rule's place in its grant, from 1.
 	Rule uint32 `protobuf:"varint,2,opt,name=rule,proto3" json:"rule,omitempty"`
-	// "allow" or "deny".
+	// "allow", "deny" or "require".
 	Effect string     `protobuf:"bytes,3,opt,name=effect,proto3" json:"effect,omitempty"`
 	Tools  []string   `protobuf:"bytes,4,rep,name=tools,proto3" json:"tools,omitempty"`
 	When   string     `protobuf:"bytes,5,opt,name=when,proto3" json:"when,omitempty"`
 	Result RuleResult `protobuf:"varint,6,opt,name=result,proto3,enum=sallyport.admin.v1.RuleResult" json:"result,omitempty"`
 	// Why, for people.
-	Text          string `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`
+	Text string `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`
+	// The rule set that the rule is from, and its place is in it. Empty: the grant's own.
+	RuleSet string `protobuf:"bytes,20,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
+	// What the rule asks for: of an allow, after; of a require, require.
+	Duty          v1.Duty `protobuf:"varint,21,opt,name=duty,proto3,enum=sallyport.policy.v1.Duty" json:"duty,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4569,6 +4702,20 @@ func (x *RuleTrace) GetText() string {
 		return x.Text
 	}
 	return ""
+}
+
+func (x *RuleTrace) GetRuleSet() string {
+	if x != nil {
+		return x.RuleSet
+	}
+	return ""
+}
+
+func (x *RuleTrace) GetDuty() v1.Duty {
+	if x != nil {
+		return x.Duty
+	}
+	return v1.Duty(0)
 }
 
 type ListProxiesRequest struct {
@@ -6057,18 +6204,26 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"!approve_catalogue.digest_or_tools\x12Peither the digest of what DiscoverCatalogue showed or the definitions themselves\x1a-(this.digest != '') != (size(this.tools) > 0)\"W\n" +
 	"\x18ApproveCatalogueResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12!\n" +
-	"\fpinned_tools\x18\x02 \x01(\rR\vpinnedTools\"\xc2\x01\n" +
-	"\x05Grant\x12\x1d\n" +
-	"\x05group\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x03R\x05group\x12%\n" +
-	"\tconnector\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tconnector\x12<\n" +
-	"\x05rules\x18\x03 \x03(\v2\x19.sallyport.policy.v1.RuleB\v\xbaH\b\x92\x01\x05\b\x01\x10\xf4\x03R\x05rules\x12\x19\n" +
+	"\fpinned_tools\x18\x02 \x01(\rR\vpinnedTools\"\x9c\x04\n" +
+	"\x05Grant\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12%\n" +
+	"\tconnector\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tconnector\x12:\n" +
+	"\x05rules\x18\x03 \x03(\v2\x19.sallyport.policy.v1.RuleB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03R\x05rules\x12\x19\n" +
 	"\bgroup_id\x18\x04 \x01(\tR\agroupId\x12\x1a\n" +
-	"\bdangling\x18\x05 \x01(\bR\bdangling\"\x9a\x01\n" +
+	"\bdangling\x18\x05 \x01(\bR\bdangling\x12\x16\n" +
+	"\x06person\x18\x14 \x01(\tR\x06person\x12\x1a\n" +
+	"\beveryone\x18\x15 \x01(\tR\beveryone\x12'\n" +
+	"\trule_sets\x18\x16 \x03(\tB\n" +
+	"\xbaH\a\x92\x01\x04\x10\x14\x18\x01R\bruleSets\x120\n" +
+	"\x05until\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1b\n" +
+	"\tperson_id\x18\x18 \x01(\tR\bpersonId:\xb6\x01\xbaH\xb2\x01\x1a\xaf\x01\n" +
+	"\x11grant.one_grantee\x12;a grant is to exactly one of a group, a person and everyone\x1a](this.group != '' ? 1 : 0) + (this.person != '' ? 1 : 0) + (this.everyone != '' ? 1 : 0) == 1\"\xd5\x01\n" +
 	"\fApplyRequest\x12>\n" +
 	"\n" +
 	"connectors\x18\x01 \x03(\v2\x1e.sallyport.policy.v1.ConnectorR\n" +
 	"connectors\x121\n" +
-	"\x06grants\x18\x02 \x03(\v2\x19.sallyport.admin.v1.GrantR\x06grants\x12\x17\n" +
+	"\x06grants\x18\x02 \x03(\v2\x19.sallyport.admin.v1.GrantR\x06grants\x129\n" +
+	"\trule_sets\x18\x14 \x03(\v2\x1c.sallyport.policy.v1.RuleSetR\bruleSets\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"f\n" +
 	"\rApplyResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12;\n" +
@@ -6079,10 +6234,13 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x06action\x18\x03 \x01(\x0e2!.sallyport.admin.v1.AppliedActionR\x06action\"\x13\n" +
 	"\x11ListGrantsRequest\"G\n" +
 	"\x12ListGrantsResponse\x121\n" +
-	"\x06grants\x18\x01 \x03(\v2\x19.sallyport.admin.v1.GrantR\x06grants\"Z\n" +
-	"\x12RemoveGrantRequest\x12\x1d\n" +
-	"\x05group\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05group\x12%\n" +
-	"\tconnector\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tconnector\"/\n" +
+	"\x06grants\x18\x01 \x03(\v2\x19.sallyport.admin.v1.GrantR\x06grants\"\xc5\x02\n" +
+	"\x12RemoveGrantRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12%\n" +
+	"\tconnector\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tconnector\x12\x16\n" +
+	"\x06person\x18\x14 \x01(\tR\x06person\x12\x1a\n" +
+	"\beveryone\x18\x15 \x01(\tR\beveryone:\xbd\x01\xbaH\xb9\x01\x1a\xb6\x01\n" +
+	"\x18remove_grant.one_grantee\x12;a grant is to exactly one of a group, a person and everyone\x1a](this.group != '' ? 1 : 0) + (this.person != '' ? 1 : 0) + (this.everyone != '' ? 1 : 0) == 1\"/\n" +
 	"\x13RemoveGrantResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"M\n" +
 	"\x11PlaceBlockRequest\x128\n" +
@@ -6096,18 +6254,24 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"\x13\n" +
 	"\x11ListBlocksRequest\"H\n" +
 	"\x12ListBlocksResponse\x122\n" +
-	"\x06blocks\x18\x01 \x03(\v2\x1a.sallyport.policy.v1.BlockR\x06blocks\"\xb6\x01\n" +
+	"\x06blocks\x18\x01 \x03(\v2\x1a.sallyport.policy.v1.BlockR\x06blocks\"\xf1\x02\n" +
 	"\x0eExplainRequest\x12\x1f\n" +
 	"\x06person\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06person\x12%\n" +
 	"\tconnector\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tconnector\x12\x1b\n" +
 	"\x04tool\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04tool\x12'\n" +
 	"\targuments\x18\x04 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@R\targuments\x12\x16\n" +
-	"\x06region\x18\x05 \x01(\tR\x06region\"\xd0\x01\n" +
+	"\x06region\x18\x05 \x01(\tR\x06region\x12*\n" +
+	"\x02at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
+	"\x06client\x18\x15 \x01(\tR\x06client\x12\x18\n" +
+	"\aaddress\x18\x16 \x01(\tR\aaddress\x12\x10\n" +
+	"\x03acr\x18\x17 \x01(\tR\x03acr\x12\x10\n" +
+	"\x03amr\x18\x18 \x03(\tR\x03amr\x127\n" +
+	"\tauth_time\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\bauthTime\"\xd0\x01\n" +
 	"\x0fExplainResponse\x128\n" +
 	"\bdecision\x18\x01 \x01(\v2\x1c.sallyport.audit.v1.DecisionR\bdecision\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x124\n" +
 	"\x06groups\x18\x03 \x03(\v2\x1c.sallyport.admin.v1.GroupRefR\x06groups\x123\n" +
-	"\x05rules\x18\x04 \x03(\v2\x1d.sallyport.admin.v1.RuleTraceR\x05rules\"\xc3\x01\n" +
+	"\x05rules\x18\x04 \x03(\v2\x1d.sallyport.admin.v1.RuleTraceR\x05rules\"\x8d\x02\n" +
 	"\tRuleTrace\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\rR\x04rule\x12\x16\n" +
@@ -6115,7 +6279,9 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x05tools\x18\x04 \x03(\tR\x05tools\x12\x12\n" +
 	"\x04when\x18\x05 \x01(\tR\x04when\x126\n" +
 	"\x06result\x18\x06 \x01(\x0e2\x1e.sallyport.admin.v1.RuleResultR\x06result\x12\x12\n" +
-	"\x04text\x18\a \x01(\tR\x04text\"\x14\n" +
+	"\x04text\x18\a \x01(\tR\x04text\x12\x19\n" +
+	"\brule_set\x18\x14 \x01(\tR\aruleSet\x12-\n" +
+	"\x04duty\x18\x15 \x01(\x0e2\x19.sallyport.policy.v1.DutyR\x04duty\"\x14\n" +
 	"\x12ListProxiesRequest\"d\n" +
 	"\x13ListProxiesResponse\x123\n" +
 	"\aproxies\x18\x01 \x03(\v2\x19.sallyport.admin.v1.ProxyR\aproxies\x12\x18\n" +
@@ -6241,14 +6407,16 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x1aAPPLIED_ACTION_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16APPLIED_ACTION_CREATED\x10\x01\x12\x1a\n" +
 	"\x16APPLIED_ACTION_UPDATED\x10\x02\x12\x1c\n" +
-	"\x18APPLIED_ACTION_UNCHANGED\x10\x03*\xa1\x01\n" +
+	"\x18APPLIED_ACTION_UNCHANGED\x10\x03*\xd5\x01\n" +
 	"\n" +
 	"RuleResult\x12\x1b\n" +
 	"\x17RULE_RESULT_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13RULE_RESULT_MATCHED\x10\x01\x12\x1a\n" +
 	"\x16RULE_RESULT_OTHER_TOOL\x10\x02\x12\x1f\n" +
 	"\x1bRULE_RESULT_CONDITION_FALSE\x10\x03\x12 \n" +
-	"\x1cRULE_RESULT_CONDITION_FAILED\x10\x04*\xcb\x01\n" +
+	"\x1cRULE_RESULT_CONDITION_FAILED\x10\x04\x12\x1b\n" +
+	"\x17RULE_RESULT_OTHER_HINTS\x10\x14\x12\x15\n" +
+	"\x11RULE_RESULT_ENDED\x10\x15*\xcb\x01\n" +
 	"\aCountBy\x12\x18\n" +
 	"\x14COUNT_BY_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fCOUNT_BY_PERSON\x10\x01\x12\x16\n" +
@@ -6429,13 +6597,15 @@ var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(*v1.Connector)(nil),                  // 101: sallyport.policy.v1.Connector
 	(*v1.Tool)(nil),                       // 102: sallyport.policy.v1.Tool
 	(*v1.Rule)(nil),                       // 103: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                      // 104: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),                  // 105: sallyport.audit.v1.Decision
-	(v11.Verdict)(0),                      // 106: sallyport.audit.v1.Verdict
-	(v11.Reason)(0),                       // 107: sallyport.audit.v1.Reason
-	(v11.Kind)(0),                         // 108: sallyport.audit.v1.Kind
-	(v11.Outcome)(0),                      // 109: sallyport.audit.v1.Outcome
-	(*v11.AuditRecord)(nil),               // 110: sallyport.audit.v1.AuditRecord
+	(*v1.RuleSet)(nil),                    // 104: sallyport.policy.v1.RuleSet
+	(*v1.Block)(nil),                      // 105: sallyport.policy.v1.Block
+	(*v11.Decision)(nil),                  // 106: sallyport.audit.v1.Decision
+	(v1.Duty)(0),                          // 107: sallyport.policy.v1.Duty
+	(v11.Verdict)(0),                      // 108: sallyport.audit.v1.Verdict
+	(v11.Reason)(0),                       // 109: sallyport.audit.v1.Reason
+	(v11.Kind)(0),                         // 110: sallyport.audit.v1.Kind
+	(v11.Outcome)(0),                      // 111: sallyport.audit.v1.Outcome
+	(*v11.AuditRecord)(nil),               // 112: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
 	96,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
@@ -6485,116 +6655,121 @@ var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
 	2,   // 44: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
 	102, // 45: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
 	103, // 46: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	101, // 47: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
-	62,  // 48: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
-	65,  // 49: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
-	3,   // 50: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
-	62,  // 51: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
-	104, // 52: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
-	104, // 53: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
-	105, // 54: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
-	11,  // 55: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
-	78,  // 56: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
-	4,   // 57: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
-	81,  // 58: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	97,  // 59: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	97,  // 60: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
-	82,  // 61: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
-	97,  // 62: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
-	85,  // 63: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	97,  // 64: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	106, // 65: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	97,  // 66: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	97,  // 67: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	107, // 68: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
-	87,  // 69: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
-	108, // 70: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
-	109, // 71: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
-	86,  // 72: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	5,   // 73: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
-	100, // 74: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
-	90,  // 75: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
-	97,  // 76: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
-	86,  // 77: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	93,  // 78: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	110, // 79: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	86,  // 80: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	93,  // 81: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	6,   // 82: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	8,   // 83: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	13,  // 84: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	15,  // 85: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	17,  // 86: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	19,  // 87: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	21,  // 88: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
-	23,  // 89: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
-	25,  // 90: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
-	28,  // 91: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	30,  // 92: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	32,  // 93: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
-	36,  // 94: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
-	40,  // 95: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	42,  // 96: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
-	44,  // 97: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	46,  // 98: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	48,  // 99: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	51,  // 100: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	53,  // 101: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	55,  // 102: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	57,  // 103: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	60,  // 104: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	63,  // 105: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	66,  // 106: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	68,  // 107: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	70,  // 108: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	72,  // 109: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	74,  // 110: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	76,  // 111: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	79,  // 112: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	83,  // 113: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	91,  // 114: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	94,  // 115: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	88,  // 116: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
-	7,   // 117: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	9,   // 118: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	14,  // 119: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	16,  // 120: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	18,  // 121: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	20,  // 122: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	22,  // 123: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
-	24,  // 124: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
-	26,  // 125: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
-	29,  // 126: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	31,  // 127: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	33,  // 128: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
-	37,  // 129: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
-	41,  // 130: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	43,  // 131: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
-	45,  // 132: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	47,  // 133: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	49,  // 134: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	52,  // 135: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	54,  // 136: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	56,  // 137: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	58,  // 138: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	61,  // 139: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	64,  // 140: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	67,  // 141: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	69,  // 142: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	71,  // 143: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	73,  // 144: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	75,  // 145: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	77,  // 146: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	80,  // 147: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	84,  // 148: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	92,  // 149: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	95,  // 150: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	89,  // 151: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
-	117, // [117:152] is the sub-list for method output_type
-	82,  // [82:117] is the sub-list for method input_type
-	82,  // [82:82] is the sub-list for extension type_name
-	82,  // [82:82] is the sub-list for extension extendee
-	0,   // [0:82] is the sub-list for field type_name
+	97,  // 47: sallyport.admin.v1.Grant.until:type_name -> google.protobuf.Timestamp
+	101, // 48: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
+	62,  // 49: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
+	104, // 50: sallyport.admin.v1.ApplyRequest.rule_sets:type_name -> sallyport.policy.v1.RuleSet
+	65,  // 51: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
+	3,   // 52: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
+	62,  // 53: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
+	105, // 54: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
+	105, // 55: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
+	97,  // 56: sallyport.admin.v1.ExplainRequest.at:type_name -> google.protobuf.Timestamp
+	97,  // 57: sallyport.admin.v1.ExplainRequest.auth_time:type_name -> google.protobuf.Timestamp
+	106, // 58: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	11,  // 59: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
+	78,  // 60: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
+	4,   // 61: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
+	107, // 62: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
+	81,  // 63: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	97,  // 64: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	97,  // 65: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	82,  // 66: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
+	97,  // 67: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
+	85,  // 68: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	97,  // 69: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	108, // 70: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	97,  // 71: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	97,  // 72: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	109, // 73: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
+	87,  // 74: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
+	110, // 75: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
+	111, // 76: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
+	86,  // 77: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	5,   // 78: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
+	100, // 79: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
+	90,  // 80: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
+	97,  // 81: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
+	86,  // 82: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	93,  // 83: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	112, // 84: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	86,  // 85: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	93,  // 86: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	6,   // 87: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	8,   // 88: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	13,  // 89: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	15,  // 90: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	17,  // 91: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	19,  // 92: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	21,  // 93: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
+	23,  // 94: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	25,  // 95: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	28,  // 96: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	30,  // 97: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	32,  // 98: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
+	36,  // 99: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
+	40,  // 100: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	42,  // 101: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
+	44,  // 102: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	46,  // 103: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	48,  // 104: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	51,  // 105: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	53,  // 106: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	55,  // 107: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	57,  // 108: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	60,  // 109: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	63,  // 110: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	66,  // 111: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	68,  // 112: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	70,  // 113: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	72,  // 114: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	74,  // 115: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	76,  // 116: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	79,  // 117: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	83,  // 118: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	91,  // 119: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	94,  // 120: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	88,  // 121: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
+	7,   // 122: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	9,   // 123: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	14,  // 124: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	16,  // 125: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	18,  // 126: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	20,  // 127: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	22,  // 128: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
+	24,  // 129: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	26,  // 130: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	29,  // 131: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	31,  // 132: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	33,  // 133: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
+	37,  // 134: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
+	41,  // 135: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	43,  // 136: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
+	45,  // 137: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	47,  // 138: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	49,  // 139: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	52,  // 140: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	54,  // 141: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	56,  // 142: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	58,  // 143: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	61,  // 144: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	64,  // 145: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	67,  // 146: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	69,  // 147: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	71,  // 148: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	73,  // 149: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	75,  // 150: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	77,  // 151: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	80,  // 152: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	84,  // 153: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	92,  // 154: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	95,  // 155: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	89,  // 156: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
+	122, // [122:157] is the sub-list for method output_type
+	87,  // [87:122] is the sub-list for method input_type
+	87,  // [87:87] is the sub-list for extension type_name
+	87,  // [87:87] is the sub-list for extension extendee
+	0,   // [0:87] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }

@@ -379,6 +379,10 @@ const (
 	Reason_REASON_CREDENTIAL_UNAVAILABLE Reason = 14
 	// As much is in flight as there may be, of the person or at the proxy.
 	Reason_REASON_LIMIT_REACHED Reason = 15
+	// Rules allow it once the person has confirmed the very call.
+	Reason_REASON_CONFIRM_REQUIRED Reason = 40
+	// Rules allow it once the very call has been approved.
+	Reason_REASON_REVIEW_REQUIRED Reason = 41
 )
 
 // Enum value maps for Reason.
@@ -400,6 +404,8 @@ var (
 		13: "REASON_AUDIT_UNAVAILABLE",
 		14: "REASON_CREDENTIAL_UNAVAILABLE",
 		15: "REASON_LIMIT_REACHED",
+		40: "REASON_CONFIRM_REQUIRED",
+		41: "REASON_REVIEW_REQUIRED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":            0,
@@ -418,6 +424,8 @@ var (
 		"REASON_AUDIT_UNAVAILABLE":      13,
 		"REASON_CREDENTIAL_UNAVAILABLE": 14,
 		"REASON_LIMIT_REACHED":          15,
+		"REASON_CONFIRM_REQUIRED":       40,
+		"REASON_REVIEW_REQUIRED":        41,
 	}
 )
 
@@ -1250,7 +1258,9 @@ type Decision struct {
 	Group string `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
 	Rule  uint32 `protobuf:"varint,4,opt,name=rule,proto3" json:"rule,omitempty"`
 	// For people.
-	Text          string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	Text string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	// The rule set that the rule is from, and the rule's place is in it. Empty: the grant's own.
+	RuleSet       string `protobuf:"bytes,50,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1316,6 +1326,13 @@ func (x *Decision) GetRule() uint32 {
 func (x *Decision) GetText() string {
 	if x != nil {
 		return x.Text
+	}
+	return ""
+}
+
+func (x *Decision) GetRuleSet() string {
+	if x != nil {
+		return x.RuleSet
 	}
 	return ""
 }
@@ -1804,13 +1821,14 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x06sha256\x18\x03 \x01(\fR\x06sha256\x12\x1c\n" +
 	"\ttruncated\x18\x04 \x01(\bR\ttruncated\x12\x16\n" +
 	"\x06masked\x18\x05 \x01(\bR\x06masked\x12\x16\n" +
-	"\x06object\x18\x06 \x01(\tR\x06object\"\xb3\x01\n" +
+	"\x06object\x18\x06 \x01(\tR\x06object\"\xce\x01\n" +
 	"\bDecision\x125\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x1b.sallyport.audit.v1.VerdictR\averdict\x122\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1a.sallyport.audit.v1.ReasonR\x06reason\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x12\n" +
 	"\x04rule\x18\x04 \x01(\rR\x04rule\x12\x12\n" +
-	"\x04text\x18\x05 \x01(\tR\x04text\"\xb6\x01\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\x12\x19\n" +
+	"\brule_set\x182 \x01(\tR\aruleSet\"\xb6\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x1a\n" +
@@ -1881,7 +1899,7 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fVERDICT_ALLOWED\x10\x01\x12\x12\n" +
-	"\x0eVERDICT_DENIED\x10\x02*\xaa\x03\n" +
+	"\x0eVERDICT_DENIED\x10\x02*\xe3\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REASON_RULE_ALLOWED\x10\x01\x12\x16\n" +
@@ -1899,7 +1917,9 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x15REASON_METHOD_REFUSED\x10\f\x12\x1c\n" +
 	"\x18REASON_AUDIT_UNAVAILABLE\x10\r\x12!\n" +
 	"\x1dREASON_CREDENTIAL_UNAVAILABLE\x10\x0e\x12\x18\n" +
-	"\x14REASON_LIMIT_REACHED\x10\x0fB4Z2sallyport.dev/proto/gen/sallyport/audit/v1;auditv1b\x06proto3"
+	"\x14REASON_LIMIT_REACHED\x10\x0f\x12\x1b\n" +
+	"\x17REASON_CONFIRM_REQUIRED\x10(\x12\x1a\n" +
+	"\x16REASON_REVIEW_REQUIRED\x10)B4Z2sallyport.dev/proto/gen/sallyport/audit/v1;auditv1b\x06proto3"
 
 var (
 	file_sallyport_audit_v1_audit_proto_rawDescOnce sync.Once

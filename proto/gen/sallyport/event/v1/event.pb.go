@@ -211,6 +211,8 @@ type Event struct {
 	//	*Event_ServiceKeyAdded
 	//	*Event_ServiceKeyRemoved
 	//	*Event_ProxyJoined
+	//	*Event_RuleSetSet
+	//	*Event_RuleSetRemoved
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -689,6 +691,24 @@ func (x *Event) GetProxyJoined() *ProxyJoined {
 	return nil
 }
 
+func (x *Event) GetRuleSetSet() *RuleSetSet {
+	if x != nil {
+		if x, ok := x.Body.(*Event_RuleSetSet); ok {
+			return x.RuleSetSet
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRuleSetRemoved() *RuleSetRemoved {
+	if x != nil {
+		if x, ok := x.Body.(*Event_RuleSetRemoved); ok {
+			return x.RuleSetRemoved
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -865,6 +885,14 @@ type Event_ProxyJoined struct {
 	ProxyJoined *ProxyJoined `protobuf:"bytes,140,opt,name=proxy_joined,json=proxyJoined,proto3,oneof"`
 }
 
+type Event_RuleSetSet struct {
+	RuleSetSet *RuleSetSet `protobuf:"bytes,160,opt,name=rule_set_set,json=ruleSetSet,proto3,oneof"`
+}
+
+type Event_RuleSetRemoved struct {
+	RuleSetRemoved *RuleSetRemoved `protobuf:"bytes,161,opt,name=rule_set_removed,json=ruleSetRemoved,proto3,oneof"`
+}
+
 func (*Event_LogStarted) isEvent_Body() {}
 
 func (*Event_FeatureLevelRaised) isEvent_Body() {}
@@ -950,6 +978,10 @@ func (*Event_ServiceKeyAdded) isEvent_Body() {}
 func (*Event_ServiceKeyRemoved) isEvent_Body() {}
 
 func (*Event_ProxyJoined) isEvent_Body() {}
+
+func (*Event_RuleSetSet) isEvent_Body() {}
+
+func (*Event_RuleSetRemoved) isEvent_Body() {}
 
 // Actor is who caused an event: a token or the system, by opaque id.
 type Actor struct {
@@ -2225,12 +2257,20 @@ func (x *ConnectorSecretSet) GetSecretId() string {
 	return ""
 }
 
-// GrantApplied gives a group rules on a connector, in place of those it had there.
+// GrantApplied gives a group, a person or everyone rules on a connector, in place of those they had there.
 type GrantApplied struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	GroupId       string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
-	ConnectorId   string                 `protobuf:"bytes,2,opt,name=connector_id,json=connectorId,proto3" json:"connector_id,omitempty"`
-	Rules         []*v1.Rule             `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// To whom: exactly one of group_id, person_id and everyone.
+	GroupId     string     `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	ConnectorId string     `protobuf:"bytes,2,opt,name=connector_id,json=connectorId,proto3" json:"connector_id,omitempty"`
+	Rules       []*v1.Rule `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
+	PersonId    string     `protobuf:"bytes,10,opt,name=person_id,json=personId,proto3" json:"person_id,omitempty"`
+	// A directory's id; "*": of every directory.
+	Everyone string `protobuf:"bytes,11,opt,name=everyone,proto3" json:"everyone,omitempty"`
+	// Names of rule sets, whose rules count as if they stood here.
+	RuleSets []string `protobuf:"bytes,12,rep,name=rule_sets,json=ruleSets,proto3" json:"rule_sets,omitempty"`
+	// When the grant ends. Absent: it does not.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=until,proto3" json:"until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2286,11 +2326,41 @@ func (x *GrantApplied) GetRules() []*v1.Rule {
 	return nil
 }
 
-// GrantRemoved takes a group's rules on a connector away.
+func (x *GrantApplied) GetPersonId() string {
+	if x != nil {
+		return x.PersonId
+	}
+	return ""
+}
+
+func (x *GrantApplied) GetEveryone() string {
+	if x != nil {
+		return x.Everyone
+	}
+	return ""
+}
+
+func (x *GrantApplied) GetRuleSets() []string {
+	if x != nil {
+		return x.RuleSets
+	}
+	return nil
+}
+
+func (x *GrantApplied) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+// GrantRemoved takes the rules on a connector away.
 type GrantRemoved struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	GroupId       string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	ConnectorId   string                 `protobuf:"bytes,2,opt,name=connector_id,json=connectorId,proto3" json:"connector_id,omitempty"`
+	PersonId      string                 `protobuf:"bytes,10,opt,name=person_id,json=personId,proto3" json:"person_id,omitempty"`
+	Everyone      string                 `protobuf:"bytes,11,opt,name=everyone,proto3" json:"everyone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2339,6 +2409,110 @@ func (x *GrantRemoved) GetConnectorId() string {
 	return ""
 }
 
+func (x *GrantRemoved) GetPersonId() string {
+	if x != nil {
+		return x.PersonId
+	}
+	return ""
+}
+
+func (x *GrantRemoved) GetEveryone() string {
+	if x != nil {
+		return x.Everyone
+	}
+	return ""
+}
+
+// RuleSetSet creates a rule set or replaces its rules.
+type RuleSetSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RuleSet       *v1.RuleSet            `protobuf:"bytes,1,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RuleSetSet) Reset() {
+	*x = RuleSetSet{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleSetSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleSetSet) ProtoMessage() {}
+
+func (x *RuleSetSet) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleSetSet.ProtoReflect.Descriptor instead.
+func (*RuleSetSet) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RuleSetSet) GetRuleSet() *v1.RuleSet {
+	if x != nil {
+		return x.RuleSet
+	}
+	return nil
+}
+
+// RuleSetRemoved takes a rule set away that no grant refers to.
+type RuleSetRemoved struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RuleSetRemoved) Reset() {
+	*x = RuleSetRemoved{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleSetRemoved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleSetRemoved) ProtoMessage() {}
+
+func (x *RuleSetRemoved) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleSetRemoved.ProtoReflect.Descriptor instead.
+func (*RuleSetRemoved) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RuleSetRemoved) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // BlockPlaced denies its target before all grants.
 type BlockPlaced struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2349,7 +2523,7 @@ type BlockPlaced struct {
 
 func (x *BlockPlaced) Reset() {
 	*x = BlockPlaced{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2361,7 +2535,7 @@ func (x *BlockPlaced) String() string {
 func (*BlockPlaced) ProtoMessage() {}
 
 func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2374,7 +2548,7 @@ func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockPlaced.ProtoReflect.Descriptor instead.
 func (*BlockPlaced) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *BlockPlaced) GetBlock() *v1.Block {
@@ -2394,7 +2568,7 @@ type BlockLifted struct {
 
 func (x *BlockLifted) Reset() {
 	*x = BlockLifted{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +2580,7 @@ func (x *BlockLifted) String() string {
 func (*BlockLifted) ProtoMessage() {}
 
 func (x *BlockLifted) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +2593,7 @@ func (x *BlockLifted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockLifted.ProtoReflect.Descriptor instead.
 func (*BlockLifted) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *BlockLifted) GetBlockId() string {
@@ -2439,7 +2613,7 @@ type TokenIssued struct {
 
 func (x *TokenIssued) Reset() {
 	*x = TokenIssued{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2451,7 +2625,7 @@ func (x *TokenIssued) String() string {
 func (*TokenIssued) ProtoMessage() {}
 
 func (x *TokenIssued) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2464,7 +2638,7 @@ func (x *TokenIssued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssued.ProtoReflect.Descriptor instead.
 func (*TokenIssued) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TokenIssued) GetToken() *Token {
@@ -2485,7 +2659,7 @@ type TokenExpirySet struct {
 
 func (x *TokenExpirySet) Reset() {
 	*x = TokenExpirySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2671,7 @@ func (x *TokenExpirySet) String() string {
 func (*TokenExpirySet) ProtoMessage() {}
 
 func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2684,7 @@ func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenExpirySet.ProtoReflect.Descriptor instead.
 func (*TokenExpirySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TokenExpirySet) GetTokenId() string {
@@ -2537,7 +2711,7 @@ type TokenRevoked struct {
 
 func (x *TokenRevoked) Reset() {
 	*x = TokenRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2549,7 +2723,7 @@ func (x *TokenRevoked) String() string {
 func (*TokenRevoked) ProtoMessage() {}
 
 func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2562,7 +2736,7 @@ func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevoked.ProtoReflect.Descriptor instead.
 func (*TokenRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TokenRevoked) GetTokenId() string {
@@ -2584,7 +2758,7 @@ type ProxyJoined struct {
 
 func (x *ProxyJoined) Reset() {
 	*x = ProxyJoined{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2596,7 +2770,7 @@ func (x *ProxyJoined) String() string {
 func (*ProxyJoined) ProtoMessage() {}
 
 func (x *ProxyJoined) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2609,7 +2783,7 @@ func (x *ProxyJoined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyJoined.ProtoReflect.Descriptor instead.
 func (*ProxyJoined) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ProxyJoined) GetTokenId() string {
@@ -2649,7 +2823,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2661,7 +2835,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2674,7 +2848,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Token) GetId() string {
@@ -2743,7 +2917,7 @@ type AdminDirectoryNamed struct {
 
 func (x *AdminDirectoryNamed) Reset() {
 	*x = AdminDirectoryNamed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2755,7 +2929,7 @@ func (x *AdminDirectoryNamed) String() string {
 func (*AdminDirectoryNamed) ProtoMessage() {}
 
 func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2768,7 +2942,7 @@ func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminDirectoryNamed.ProtoReflect.Descriptor instead.
 func (*AdminDirectoryNamed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AdminDirectoryNamed) GetDirectoryId() string {
@@ -2789,7 +2963,7 @@ type GroupRoleSet struct {
 
 func (x *GroupRoleSet) Reset() {
 	*x = GroupRoleSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +2975,7 @@ func (x *GroupRoleSet) String() string {
 func (*GroupRoleSet) ProtoMessage() {}
 
 func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +2988,7 @@ func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupRoleSet.ProtoReflect.Descriptor instead.
 func (*GroupRoleSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GroupRoleSet) GetGroupId() string {
@@ -2842,7 +3016,7 @@ type ServiceKeyAdded struct {
 
 func (x *ServiceKeyAdded) Reset() {
 	*x = ServiceKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2854,7 +3028,7 @@ func (x *ServiceKeyAdded) String() string {
 func (*ServiceKeyAdded) ProtoMessage() {}
 
 func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2867,7 +3041,7 @@ func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyAdded.ProtoReflect.Descriptor instead.
 func (*ServiceKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ServiceKeyAdded) GetUserId() string {
@@ -2895,7 +3069,7 @@ type ServiceKeyRemoved struct {
 
 func (x *ServiceKeyRemoved) Reset() {
 	*x = ServiceKeyRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +3081,7 @@ func (x *ServiceKeyRemoved) String() string {
 func (*ServiceKeyRemoved) ProtoMessage() {}
 
 func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +3094,7 @@ func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyRemoved.ProtoReflect.Descriptor instead.
 func (*ServiceKeyRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ServiceKeyRemoved) GetUserId() string {
@@ -2952,7 +3126,7 @@ type ServiceKey struct {
 
 func (x *ServiceKey) Reset() {
 	*x = ServiceKey{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2964,7 +3138,7 @@ func (x *ServiceKey) String() string {
 func (*ServiceKey) ProtoMessage() {}
 
 func (x *ServiceKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2977,7 +3151,7 @@ func (x *ServiceKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKey.ProtoReflect.Descriptor instead.
 func (*ServiceKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ServiceKey) GetId() string {
@@ -3017,7 +3191,7 @@ type BreakGlassOpened struct {
 
 func (x *BreakGlassOpened) Reset() {
 	*x = BreakGlassOpened{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3203,7 @@ func (x *BreakGlassOpened) String() string {
 func (*BreakGlassOpened) ProtoMessage() {}
 
 func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +3216,7 @@ func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BreakGlassOpened.ProtoReflect.Descriptor instead.
 func (*BreakGlassOpened) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *BreakGlassOpened) GetTokenId() string {
@@ -3076,7 +3250,7 @@ type SigningKeyAdded struct {
 
 func (x *SigningKeyAdded) Reset() {
 	*x = SigningKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3088,7 +3262,7 @@ func (x *SigningKeyAdded) String() string {
 func (*SigningKeyAdded) ProtoMessage() {}
 
 func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3101,7 +3275,7 @@ func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyAdded.ProtoReflect.Descriptor instead.
 func (*SigningKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SigningKeyAdded) GetKey() *v1.SigningKey {
@@ -3121,7 +3295,7 @@ type SigningKeyRetired struct {
 
 func (x *SigningKeyRetired) Reset() {
 	*x = SigningKeyRetired{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3307,7 @@ func (x *SigningKeyRetired) String() string {
 func (*SigningKeyRetired) ProtoMessage() {}
 
 func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3320,7 @@ func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyRetired.ProtoReflect.Descriptor instead.
 func (*SigningKeyRetired) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SigningKeyRetired) GetKeyId() string {
@@ -3169,7 +3343,7 @@ type SessionRevoked struct {
 
 func (x *SessionRevoked) Reset() {
 	*x = SessionRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3181,7 +3355,7 @@ func (x *SessionRevoked) String() string {
 func (*SessionRevoked) ProtoMessage() {}
 
 func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3194,7 +3368,7 @@ func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevoked.ProtoReflect.Descriptor instead.
 func (*SessionRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SessionRevoked) GetSessionId() string {
@@ -3221,7 +3395,7 @@ type SessionRevocationsForgotten struct {
 
 func (x *SessionRevocationsForgotten) Reset() {
 	*x = SessionRevocationsForgotten{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3233,7 +3407,7 @@ func (x *SessionRevocationsForgotten) String() string {
 func (*SessionRevocationsForgotten) ProtoMessage() {}
 
 func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3246,7 +3420,7 @@ func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevocationsForgotten.ProtoReflect.Descriptor instead.
 func (*SessionRevocationsForgotten) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SessionRevocationsForgotten) GetAt() *timestamppb.Timestamp {
@@ -3267,7 +3441,7 @@ type ClientSessionsRevoked struct {
 
 func (x *ClientSessionsRevoked) Reset() {
 	*x = ClientSessionsRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3279,7 +3453,7 @@ func (x *ClientSessionsRevoked) String() string {
 func (*ClientSessionsRevoked) ProtoMessage() {}
 
 func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3292,7 +3466,7 @@ func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessionsRevoked.ProtoReflect.Descriptor instead.
 func (*ClientSessionsRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ClientSessionsRevoked) GetClientId() string {
@@ -3319,7 +3493,7 @@ type ClientSet struct {
 
 func (x *ClientSet) Reset() {
 	*x = ClientSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3331,7 +3505,7 @@ func (x *ClientSet) String() string {
 func (*ClientSet) ProtoMessage() {}
 
 func (x *ClientSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3344,7 +3518,7 @@ func (x *ClientSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSet.ProtoReflect.Descriptor instead.
 func (*ClientSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ClientSet) GetClient() *v1.Client {
@@ -3364,7 +3538,7 @@ type ClientRemoved struct {
 
 func (x *ClientRemoved) Reset() {
 	*x = ClientRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3376,7 +3550,7 @@ func (x *ClientRemoved) String() string {
 func (*ClientRemoved) ProtoMessage() {}
 
 func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3389,7 +3563,7 @@ func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRemoved.ProtoReflect.Descriptor instead.
 func (*ClientRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ClientRemoved) GetClientId() string {
@@ -3409,7 +3583,7 @@ type AuthorizationPolicySet struct {
 
 func (x *AuthorizationPolicySet) Reset() {
 	*x = AuthorizationPolicySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3421,7 +3595,7 @@ func (x *AuthorizationPolicySet) String() string {
 func (*AuthorizationPolicySet) ProtoMessage() {}
 
 func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3434,7 +3608,7 @@ func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationPolicySet.ProtoReflect.Descriptor instead.
 func (*AuthorizationPolicySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AuthorizationPolicySet) GetPolicy() *v1.AuthorizationPolicy {
@@ -3448,7 +3622,7 @@ var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\"\xa6\x1d\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\"\xbc\x1e\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -3503,7 +3677,10 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x12break_glass_opened\x18z \x01(\v2$.sallyport.event.v1.BreakGlassOpenedH\x00R\x10breakGlassOpened\x12Q\n" +
 	"\x11service_key_added\x18} \x01(\v2#.sallyport.event.v1.ServiceKeyAddedH\x00R\x0fserviceKeyAdded\x12W\n" +
 	"\x13service_key_removed\x18~ \x01(\v2%.sallyport.event.v1.ServiceKeyRemovedH\x00R\x11serviceKeyRemoved\x12E\n" +
-	"\fproxy_joined\x18\x8c\x01 \x01(\v2\x1f.sallyport.event.v1.ProxyJoinedH\x00R\vproxyJoinedB\x06\n" +
+	"\fproxy_joined\x18\x8c\x01 \x01(\v2\x1f.sallyport.event.v1.ProxyJoinedH\x00R\vproxyJoined\x12C\n" +
+	"\frule_set_set\x18\xa0\x01 \x01(\v2\x1e.sallyport.event.v1.RuleSetSetH\x00R\n" +
+	"ruleSetSet\x12O\n" +
+	"\x10rule_set_removed\x18\xa1\x01 \x01(\v2\".sallyport.event.v1.RuleSetRemovedH\x00R\x0eruleSetRemovedB\x06\n" +
 	"\x04body\"y\n" +
 	"\x05Actor\x121\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.sallyport.event.v1.ActorKindR\x04kind\x12\x0e\n" +
@@ -3588,14 +3765,27 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\"T\n" +
 	"\x12ConnectorSecretSet\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12\x1b\n" +
-	"\tsecret_id\x18\x02 \x01(\tR\bsecretId\"}\n" +
+	"\tsecret_id\x18\x02 \x01(\tR\bsecretId\"\x85\x02\n" +
 	"\fGrantApplied\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12!\n" +
 	"\fconnector_id\x18\x02 \x01(\tR\vconnectorId\x12/\n" +
-	"\x05rules\x18\x03 \x03(\v2\x19.sallyport.policy.v1.RuleR\x05rules\"L\n" +
+	"\x05rules\x18\x03 \x03(\v2\x19.sallyport.policy.v1.RuleR\x05rules\x12\x1b\n" +
+	"\tperson_id\x18\n" +
+	" \x01(\tR\bpersonId\x12\x1a\n" +
+	"\beveryone\x18\v \x01(\tR\beveryone\x12\x1b\n" +
+	"\trule_sets\x18\f \x03(\tR\bruleSets\x120\n" +
+	"\x05until\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\x85\x01\n" +
 	"\fGrantRemoved\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12!\n" +
-	"\fconnector_id\x18\x02 \x01(\tR\vconnectorId\"?\n" +
+	"\fconnector_id\x18\x02 \x01(\tR\vconnectorId\x12\x1b\n" +
+	"\tperson_id\x18\n" +
+	" \x01(\tR\bpersonId\x12\x1a\n" +
+	"\beveryone\x18\v \x01(\tR\beveryone\"E\n" +
+	"\n" +
+	"RuleSetSet\x127\n" +
+	"\brule_set\x18\x01 \x01(\v2\x1c.sallyport.policy.v1.RuleSetR\aruleSet\"$\n" +
+	"\x0eRuleSetRemoved\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"?\n" +
 	"\vBlockPlaced\x120\n" +
 	"\x05block\x18\x01 \x01(\v2\x1a.sallyport.policy.v1.BlockR\x05block\"(\n" +
 	"\vBlockLifted\x12\x19\n" +
@@ -3692,7 +3882,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                      // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                      // 1: sallyport.event.v1.TokenKind
@@ -3723,40 +3913,43 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*ConnectorSecretSet)(nil),          // 26: sallyport.event.v1.ConnectorSecretSet
 	(*GrantApplied)(nil),                // 27: sallyport.event.v1.GrantApplied
 	(*GrantRemoved)(nil),                // 28: sallyport.event.v1.GrantRemoved
-	(*BlockPlaced)(nil),                 // 29: sallyport.event.v1.BlockPlaced
-	(*BlockLifted)(nil),                 // 30: sallyport.event.v1.BlockLifted
-	(*TokenIssued)(nil),                 // 31: sallyport.event.v1.TokenIssued
-	(*TokenExpirySet)(nil),              // 32: sallyport.event.v1.TokenExpirySet
-	(*TokenRevoked)(nil),                // 33: sallyport.event.v1.TokenRevoked
-	(*ProxyJoined)(nil),                 // 34: sallyport.event.v1.ProxyJoined
-	(*Token)(nil),                       // 35: sallyport.event.v1.Token
-	(*AdminDirectoryNamed)(nil),         // 36: sallyport.event.v1.AdminDirectoryNamed
-	(*GroupRoleSet)(nil),                // 37: sallyport.event.v1.GroupRoleSet
-	(*ServiceKeyAdded)(nil),             // 38: sallyport.event.v1.ServiceKeyAdded
-	(*ServiceKeyRemoved)(nil),           // 39: sallyport.event.v1.ServiceKeyRemoved
-	(*ServiceKey)(nil),                  // 40: sallyport.event.v1.ServiceKey
-	(*BreakGlassOpened)(nil),            // 41: sallyport.event.v1.BreakGlassOpened
-	(*SigningKeyAdded)(nil),             // 42: sallyport.event.v1.SigningKeyAdded
-	(*SigningKeyRetired)(nil),           // 43: sallyport.event.v1.SigningKeyRetired
-	(*SessionRevoked)(nil),              // 44: sallyport.event.v1.SessionRevoked
-	(*SessionRevocationsForgotten)(nil), // 45: sallyport.event.v1.SessionRevocationsForgotten
-	(*ClientSessionsRevoked)(nil),       // 46: sallyport.event.v1.ClientSessionsRevoked
-	(*ClientSet)(nil),                   // 47: sallyport.event.v1.ClientSet
-	(*ClientRemoved)(nil),               // 48: sallyport.event.v1.ClientRemoved
-	(*AuthorizationPolicySet)(nil),      // 49: sallyport.event.v1.AuthorizationPolicySet
-	(*timestamppb.Timestamp)(nil),       // 50: google.protobuf.Timestamp
-	(v1.Role)(0),                        // 51: sallyport.policy.v1.Role
-	(*v1.Directory)(nil),                // 52: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),                // 53: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                     // 54: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                     // 55: sallyport.policy.v1.Rule
-	(*v1.Block)(nil),                    // 56: sallyport.policy.v1.Block
-	(*v1.SigningKey)(nil),               // 57: sallyport.policy.v1.SigningKey
-	(*v1.Client)(nil),                   // 58: sallyport.policy.v1.Client
-	(*v1.AuthorizationPolicy)(nil),      // 59: sallyport.policy.v1.AuthorizationPolicy
+	(*RuleSetSet)(nil),                  // 29: sallyport.event.v1.RuleSetSet
+	(*RuleSetRemoved)(nil),              // 30: sallyport.event.v1.RuleSetRemoved
+	(*BlockPlaced)(nil),                 // 31: sallyport.event.v1.BlockPlaced
+	(*BlockLifted)(nil),                 // 32: sallyport.event.v1.BlockLifted
+	(*TokenIssued)(nil),                 // 33: sallyport.event.v1.TokenIssued
+	(*TokenExpirySet)(nil),              // 34: sallyport.event.v1.TokenExpirySet
+	(*TokenRevoked)(nil),                // 35: sallyport.event.v1.TokenRevoked
+	(*ProxyJoined)(nil),                 // 36: sallyport.event.v1.ProxyJoined
+	(*Token)(nil),                       // 37: sallyport.event.v1.Token
+	(*AdminDirectoryNamed)(nil),         // 38: sallyport.event.v1.AdminDirectoryNamed
+	(*GroupRoleSet)(nil),                // 39: sallyport.event.v1.GroupRoleSet
+	(*ServiceKeyAdded)(nil),             // 40: sallyport.event.v1.ServiceKeyAdded
+	(*ServiceKeyRemoved)(nil),           // 41: sallyport.event.v1.ServiceKeyRemoved
+	(*ServiceKey)(nil),                  // 42: sallyport.event.v1.ServiceKey
+	(*BreakGlassOpened)(nil),            // 43: sallyport.event.v1.BreakGlassOpened
+	(*SigningKeyAdded)(nil),             // 44: sallyport.event.v1.SigningKeyAdded
+	(*SigningKeyRetired)(nil),           // 45: sallyport.event.v1.SigningKeyRetired
+	(*SessionRevoked)(nil),              // 46: sallyport.event.v1.SessionRevoked
+	(*SessionRevocationsForgotten)(nil), // 47: sallyport.event.v1.SessionRevocationsForgotten
+	(*ClientSessionsRevoked)(nil),       // 48: sallyport.event.v1.ClientSessionsRevoked
+	(*ClientSet)(nil),                   // 49: sallyport.event.v1.ClientSet
+	(*ClientRemoved)(nil),               // 50: sallyport.event.v1.ClientRemoved
+	(*AuthorizationPolicySet)(nil),      // 51: sallyport.event.v1.AuthorizationPolicySet
+	(*timestamppb.Timestamp)(nil),       // 52: google.protobuf.Timestamp
+	(v1.Role)(0),                        // 53: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),                // 54: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),                // 55: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                     // 56: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                     // 57: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                  // 58: sallyport.policy.v1.RuleSet
+	(*v1.Block)(nil),                    // 59: sallyport.policy.v1.Block
+	(*v1.SigningKey)(nil),               // 60: sallyport.policy.v1.SigningKey
+	(*v1.Client)(nil),                   // 61: sallyport.policy.v1.Client
+	(*v1.AuthorizationPolicy)(nil),      // 62: sallyport.policy.v1.AuthorizationPolicy
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	50, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	52, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -3783,53 +3976,57 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	26, // 24: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
 	27, // 25: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
 	28, // 26: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
-	29, // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
-	30, // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
-	31, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
-	33, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
-	32, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
-	42, // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
-	43, // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
-	44, // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
-	45, // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
-	46, // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
-	47, // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
-	48, // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
-	49, // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
-	36, // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
-	37, // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
-	41, // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
-	38, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
-	39, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
-	34, // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
-	0,  // 46: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	51, // 47: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
-	52, // 48: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	50, // 49: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	50, // 50: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	53, // 51: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	54, // 52: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	55, // 53: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	56, // 54: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	35, // 55: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	50, // 56: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 57: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	50, // 58: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	51, // 59: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	51, // 60: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
-	40, // 61: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
-	50, // 62: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
-	57, // 63: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
-	50, // 64: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
-	50, // 65: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
-	50, // 66: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	58, // 67: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
-	59, // 68: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
-	69, // [69:69] is the sub-list for method output_type
-	69, // [69:69] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	31, // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
+	32, // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
+	33, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
+	35, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
+	34, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
+	44, // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
+	45, // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
+	46, // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
+	47, // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
+	48, // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
+	49, // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
+	50, // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
+	51, // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
+	38, // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
+	39, // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
+	43, // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
+	40, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
+	41, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
+	36, // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
+	29, // 46: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
+	30, // 47: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
+	0,  // 48: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	53, // 49: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	54, // 50: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	52, // 51: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	52, // 52: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	55, // 53: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	56, // 54: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	57, // 55: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	52, // 56: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
+	58, // 57: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
+	59, // 58: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	37, // 59: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	52, // 60: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 61: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	52, // 62: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	53, // 63: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	53, // 64: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	42, // 65: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
+	52, // 66: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
+	60, // 67: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
+	52, // 68: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
+	52, // 69: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
+	52, // 70: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	61, // 71: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
+	62, // 72: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	73, // [73:73] is the sub-list for method output_type
+	73, // [73:73] is the sub-list for method input_type
+	73, // [73:73] is the sub-list for extension type_name
+	73, // [73:73] is the sub-list for extension extendee
+	0,  // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -3881,6 +4078,8 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_ServiceKeyAdded)(nil),
 		(*Event_ServiceKeyRemoved)(nil),
 		(*Event_ProxyJoined)(nil),
+		(*Event_RuleSetSet)(nil),
+		(*Event_RuleSetRemoved)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3888,7 +4087,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   48,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

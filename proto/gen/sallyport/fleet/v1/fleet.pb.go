@@ -1010,6 +1010,7 @@ type Entry struct {
 	//	*Entry_AuthorizationServer
 	//	*Entry_RevokedSession
 	//	*Entry_RevokedClient
+	//	*Entry_PrincipalGrant
 	Value         isEntry_Value `protobuf_oneof:"value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1142,6 +1143,15 @@ func (x *Entry) GetRevokedClient() *RevokedClient {
 	return nil
 }
 
+func (x *Entry) GetPrincipalGrant() *PrincipalGrant {
+	if x != nil {
+		if x, ok := x.Value.(*Entry_PrincipalGrant); ok {
+			return x.PrincipalGrant
+		}
+	}
+	return nil
+}
+
 type isEntry_Value interface {
 	isEntry_Value()
 }
@@ -1186,6 +1196,10 @@ type Entry_RevokedClient struct {
 	RevokedClient *RevokedClient `protobuf:"bytes,12,opt,name=revoked_client,json=revokedClient,proto3,oneof"`
 }
 
+type Entry_PrincipalGrant struct {
+	PrincipalGrant *PrincipalGrant `protobuf:"bytes,20,opt,name=principal_grant,json=principalGrant,proto3,oneof"`
+}
+
 func (*Entry_User) isEntry_Value() {}
 
 func (*Entry_Group) isEntry_Value() {}
@@ -1206,6 +1220,8 @@ func (*Entry_RevokedSession) isEntry_Value() {}
 
 func (*Entry_RevokedClient) isEntry_Value() {}
 
+func (*Entry_PrincipalGrant) isEntry_Value() {}
+
 // EntryKey names an entry.
 type EntryKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1221,6 +1237,7 @@ type EntryKey struct {
 	//	*EntryKey_AuthorizationServer
 	//	*EntryKey_RevokedSession
 	//	*EntryKey_RevokedClient
+	//	*EntryKey_PrincipalGrant
 	Key           isEntryKey_Key `protobuf_oneof:"key"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1353,6 +1370,15 @@ func (x *EntryKey) GetRevokedClient() string {
 	return ""
 }
 
+func (x *EntryKey) GetPrincipalGrant() *PrincipalGrantKey {
+	if x != nil {
+		if x, ok := x.Key.(*EntryKey_PrincipalGrant); ok {
+			return x.PrincipalGrant
+		}
+	}
+	return nil
+}
+
 type isEntryKey_Key interface {
 	isEntryKey_Key()
 }
@@ -1406,6 +1432,10 @@ type EntryKey_RevokedClient struct {
 	RevokedClient string `protobuf:"bytes,12,opt,name=revoked_client,json=revokedClient,proto3,oneof"`
 }
 
+type EntryKey_PrincipalGrant struct {
+	PrincipalGrant *PrincipalGrantKey `protobuf:"bytes,20,opt,name=principal_grant,json=principalGrant,proto3,oneof"`
+}
+
 func (*EntryKey_User) isEntryKey_Key() {}
 
 func (*EntryKey_Group) isEntryKey_Key() {}
@@ -1425,6 +1455,8 @@ func (*EntryKey_AuthorizationServer) isEntryKey_Key() {}
 func (*EntryKey_RevokedSession) isEntryKey_Key() {}
 
 func (*EntryKey_RevokedClient) isEntryKey_Key() {}
+
+func (*EntryKey_PrincipalGrant) isEntryKey_Key() {}
 
 // GrantKey names a grant.
 type GrantKey struct {
@@ -1494,7 +1526,9 @@ type User struct {
 	// Numbers of the groups of which the user is directly a member, and the membership counts. Ascending.
 	Groups []uint32 `protobuf:"varint,7,rep,packed,name=groups,proto3" json:"groups,omitempty"`
 	// No person: a service account.
-	Service       bool `protobuf:"varint,30,opt,name=service,proto3" json:"service,omitempty"`
+	Service bool `protobuf:"varint,30,opt,name=service,proto3" json:"service,omitempty"`
+	// A JSON object of those attributes that conditions read, and no others. Empty: none.
+	Attributes    []byte `protobuf:"bytes,50,opt,name=attributes,proto3" json:"attributes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1583,6 +1617,13 @@ func (x *User) GetService() bool {
 		return x.Service
 	}
 	return false
+}
+
+func (x *User) GetAttributes() []byte {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
 }
 
 // Group is a group with the edges to the groups that contain it.
@@ -1718,6 +1759,152 @@ func (x *Grant) GetRules() []*v1.Rule {
 	return nil
 }
 
+// PrincipalGrant gives one person or everyone rules on a connector.
+type PrincipalGrant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *PrincipalGrantKey     `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Rules         []*v1.Rule             `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrincipalGrant) Reset() {
+	*x = PrincipalGrant{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrincipalGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrincipalGrant) ProtoMessage() {}
+
+func (x *PrincipalGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrincipalGrant.ProtoReflect.Descriptor instead.
+func (*PrincipalGrant) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PrincipalGrant) GetKey() *PrincipalGrantKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PrincipalGrant) GetRules() []*v1.Rule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+// PrincipalGrantKey names such a grant.
+type PrincipalGrantKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to To:
+	//
+	//	*PrincipalGrantKey_Person
+	//	*PrincipalGrantKey_Everyone
+	To            isPrincipalGrantKey_To `protobuf_oneof:"to"`
+	Connector     string                 `protobuf:"bytes,3,opt,name=connector,proto3" json:"connector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrincipalGrantKey) Reset() {
+	*x = PrincipalGrantKey{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrincipalGrantKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrincipalGrantKey) ProtoMessage() {}
+
+func (x *PrincipalGrantKey) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrincipalGrantKey.ProtoReflect.Descriptor instead.
+func (*PrincipalGrantKey) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PrincipalGrantKey) GetTo() isPrincipalGrantKey_To {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *PrincipalGrantKey) GetPerson() []byte {
+	if x != nil {
+		if x, ok := x.To.(*PrincipalGrantKey_Person); ok {
+			return x.Person
+		}
+	}
+	return nil
+}
+
+func (x *PrincipalGrantKey) GetEveryone() string {
+	if x != nil {
+		if x, ok := x.To.(*PrincipalGrantKey_Everyone); ok {
+			return x.Everyone
+		}
+	}
+	return ""
+}
+
+func (x *PrincipalGrantKey) GetConnector() string {
+	if x != nil {
+		return x.Connector
+	}
+	return ""
+}
+
+type isPrincipalGrantKey_To interface {
+	isPrincipalGrantKey_To()
+}
+
+type PrincipalGrantKey_Person struct {
+	// A person's id, 16 bytes.
+	Person []byte `protobuf:"bytes,1,opt,name=person,proto3,oneof"`
+}
+
+type PrincipalGrantKey_Everyone struct {
+	// Everyone of a directory; "*": of every directory.
+	Everyone string `protobuf:"bytes,2,opt,name=everyone,proto3,oneof"`
+}
+
+func (*PrincipalGrantKey_Person) isPrincipalGrantKey_To() {}
+
+func (*PrincipalGrantKey_Everyone) isPrincipalGrantKey_To() {}
+
 // Catalogue is the pinned definitions of a connector's tools, ascending by name.
 type Catalogue struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1729,7 +1916,7 @@ type Catalogue struct {
 
 func (x *Catalogue) Reset() {
 	*x = Catalogue{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1928,7 @@ func (x *Catalogue) String() string {
 func (*Catalogue) ProtoMessage() {}
 
 func (x *Catalogue) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1941,7 @@ func (x *Catalogue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Catalogue.ProtoReflect.Descriptor instead.
 func (*Catalogue) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Catalogue) GetConnector() string {
@@ -1782,7 +1969,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1981,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +1994,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Issuer) GetIssuer() *v1.Issuer {
@@ -1839,7 +2026,7 @@ type AuthorizationServer struct {
 
 func (x *AuthorizationServer) Reset() {
 	*x = AuthorizationServer{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +2038,7 @@ func (x *AuthorizationServer) String() string {
 func (*AuthorizationServer) ProtoMessage() {}
 
 func (x *AuthorizationServer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +2051,7 @@ func (x *AuthorizationServer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationServer.ProtoReflect.Descriptor instead.
 func (*AuthorizationServer) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AuthorizationServer) GetIssuer() string {
@@ -1899,7 +2086,7 @@ type RevokedSession struct {
 
 func (x *RevokedSession) Reset() {
 	*x = RevokedSession{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2098,7 @@ func (x *RevokedSession) String() string {
 func (*RevokedSession) ProtoMessage() {}
 
 func (x *RevokedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2111,7 @@ func (x *RevokedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
 func (*RevokedSession) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RevokedSession) GetId() []byte {
@@ -1946,7 +2133,7 @@ type RevokedClient struct {
 
 func (x *RevokedClient) Reset() {
 	*x = RevokedClient{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2145,7 @@ func (x *RevokedClient) String() string {
 func (*RevokedClient) ProtoMessage() {}
 
 func (x *RevokedClient) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2158,7 @@ func (x *RevokedClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedClient.ProtoReflect.Descriptor instead.
 func (*RevokedClient) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RevokedClient) GetClientId() string {
@@ -2002,7 +2189,7 @@ type IssueCredentialRequest struct {
 
 func (x *IssueCredentialRequest) Reset() {
 	*x = IssueCredentialRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2201,7 @@ func (x *IssueCredentialRequest) String() string {
 func (*IssueCredentialRequest) ProtoMessage() {}
 
 func (x *IssueCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2214,7 @@ func (x *IssueCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialRequest.ProtoReflect.Descriptor instead.
 func (*IssueCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *IssueCredentialRequest) GetConnector() string {
@@ -2064,7 +2251,7 @@ type IssueCredentialResponse struct {
 
 func (x *IssueCredentialResponse) Reset() {
 	*x = IssueCredentialResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +2263,7 @@ func (x *IssueCredentialResponse) String() string {
 func (*IssueCredentialResponse) ProtoMessage() {}
 
 func (x *IssueCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +2276,7 @@ func (x *IssueCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialResponse.ProtoReflect.Descriptor instead.
 func (*IssueCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *IssueCredentialResponse) GetHeaderName() string {
@@ -2125,7 +2312,7 @@ type DeliverAuditRequest struct {
 
 func (x *DeliverAuditRequest) Reset() {
 	*x = DeliverAuditRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2324,7 @@ func (x *DeliverAuditRequest) String() string {
 func (*DeliverAuditRequest) ProtoMessage() {}
 
 func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2337,7 @@ func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditRequest.ProtoReflect.Descriptor instead.
 func (*DeliverAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeliverAuditRequest) GetSpoolGeneration() string {
@@ -2178,7 +2365,7 @@ type DeliverAuditResponse struct {
 
 func (x *DeliverAuditResponse) Reset() {
 	*x = DeliverAuditResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2377,7 @@ func (x *DeliverAuditResponse) String() string {
 func (*DeliverAuditResponse) ProtoMessage() {}
 
 func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2390,7 @@ func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditResponse.ProtoReflect.Descriptor instead.
 func (*DeliverAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeliverAuditResponse) GetAcknowledged() uint64 {
@@ -2283,7 +2470,7 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x05peers\x18\x01 \x03(\v2\x18.sallyport.fleet.v1.PeerR\x05peers\".\n" +
 	"\x04Peer\x12\x14\n" +
 	"\x05proxy\x18\x01 \x01(\tR\x05proxy\x12\x10\n" +
-	"\x03url\x18\x02 \x01(\tR\x03url\"\x88\x05\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\"\xd7\x05\n" +
 	"\x05Entry\x12.\n" +
 	"\x04user\x18\x01 \x01(\v2\x18.sallyport.fleet.v1.UserH\x00R\x04user\x121\n" +
 	"\x05group\x18\x02 \x01(\v2\x19.sallyport.fleet.v1.GroupH\x00R\x05group\x121\n" +
@@ -2295,8 +2482,9 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x14authorization_server\x18\n" +
 	" \x01(\v2'.sallyport.fleet.v1.AuthorizationServerH\x00R\x13authorizationServer\x12M\n" +
 	"\x0frevoked_session\x18\v \x01(\v2\".sallyport.fleet.v1.RevokedSessionH\x00R\x0erevokedSession\x12J\n" +
-	"\x0erevoked_client\x18\f \x01(\v2!.sallyport.fleet.v1.RevokedClientH\x00R\rrevokedClientB\a\n" +
-	"\x05value\"\xf0\x02\n" +
+	"\x0erevoked_client\x18\f \x01(\v2!.sallyport.fleet.v1.RevokedClientH\x00R\rrevokedClient\x12M\n" +
+	"\x0fprincipal_grant\x18\x14 \x01(\v2\".sallyport.fleet.v1.PrincipalGrantH\x00R\x0eprincipalGrantB\a\n" +
+	"\x05value\"\xc2\x03\n" +
 	"\bEntryKey\x12\x14\n" +
 	"\x04user\x18\x01 \x01(\fH\x00R\x04user\x12\x16\n" +
 	"\x05group\x18\x02 \x01(\rH\x00R\x05group\x124\n" +
@@ -2308,11 +2496,12 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x14authorization_server\x18\n" +
 	" \x01(\tH\x00R\x13authorizationServer\x12)\n" +
 	"\x0frevoked_session\x18\v \x01(\fH\x00R\x0erevokedSession\x12'\n" +
-	"\x0erevoked_client\x18\f \x01(\tH\x00R\rrevokedClientB\x05\n" +
+	"\x0erevoked_client\x18\f \x01(\tH\x00R\rrevokedClient\x12P\n" +
+	"\x0fprincipal_grant\x18\x14 \x01(\v2%.sallyport.fleet.v1.PrincipalGrantKeyH\x00R\x0eprincipalGrantB\x05\n" +
 	"\x03key\">\n" +
 	"\bGrantKey\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x1c\n" +
-	"\tconnector\x18\x02 \x01(\tR\tconnector\"\xde\x01\n" +
+	"\tconnector\x18\x02 \x01(\tR\tconnector\"\xfe\x01\n" +
 	"\x04User\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06active\x18\x02 \x01(\bR\x06active\x12\x1e\n" +
@@ -2323,7 +2512,10 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\tdirectory\x18\x05 \x01(\tR\tdirectory\x12\x18\n" +
 	"\asubject\x18\x06 \x01(\tR\asubject\x12\x16\n" +
 	"\x06groups\x18\a \x03(\rR\x06groups\x12\x18\n" +
-	"\aservice\x18\x1e \x01(\bR\aservice\"]\n" +
+	"\aservice\x18\x1e \x01(\bR\aservice\x12\x1e\n" +
+	"\n" +
+	"attributes\x182 \x01(\fR\n" +
+	"attributes\"]\n" +
 	"\x05Group\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x12\n" +
@@ -2332,7 +2524,15 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x05Grant\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x1c\n" +
 	"\tconnector\x18\x02 \x01(\tR\tconnector\x12/\n" +
-	"\x05rules\x18\x03 \x03(\v2\x19.sallyport.policy.v1.RuleR\x05rules\"Z\n" +
+	"\x05rules\x18\x03 \x03(\v2\x19.sallyport.policy.v1.RuleR\x05rules\"z\n" +
+	"\x0ePrincipalGrant\x127\n" +
+	"\x03key\x18\x01 \x01(\v2%.sallyport.fleet.v1.PrincipalGrantKeyR\x03key\x12/\n" +
+	"\x05rules\x18\x02 \x03(\v2\x19.sallyport.policy.v1.RuleR\x05rules\"o\n" +
+	"\x11PrincipalGrantKey\x12\x18\n" +
+	"\x06person\x18\x01 \x01(\fH\x00R\x06person\x12\x1c\n" +
+	"\beveryone\x18\x02 \x01(\tH\x00R\beveryone\x12\x1c\n" +
+	"\tconnector\x18\x03 \x01(\tR\tconnectorB\x04\n" +
+	"\x02to\"Z\n" +
 	"\tCatalogue\x12\x1c\n" +
 	"\tconnector\x18\x01 \x01(\tR\tconnector\x12/\n" +
 	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\"[\n" +
@@ -2380,7 +2580,7 @@ func file_sallyport_fleet_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_sallyport_fleet_v1_fleet_proto_rawDescData
 }
 
-var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*SyncRequest)(nil),             // 0: sallyport.fleet.v1.SyncRequest
 	(*Hello)(nil),                   // 1: sallyport.fleet.v1.Hello
@@ -2401,31 +2601,33 @@ var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*User)(nil),                    // 16: sallyport.fleet.v1.User
 	(*Group)(nil),                   // 17: sallyport.fleet.v1.Group
 	(*Grant)(nil),                   // 18: sallyport.fleet.v1.Grant
-	(*Catalogue)(nil),               // 19: sallyport.fleet.v1.Catalogue
-	(*Issuer)(nil),                  // 20: sallyport.fleet.v1.Issuer
-	(*AuthorizationServer)(nil),     // 21: sallyport.fleet.v1.AuthorizationServer
-	(*RevokedSession)(nil),          // 22: sallyport.fleet.v1.RevokedSession
-	(*RevokedClient)(nil),           // 23: sallyport.fleet.v1.RevokedClient
-	(*IssueCredentialRequest)(nil),  // 24: sallyport.fleet.v1.IssueCredentialRequest
-	(*IssueCredentialResponse)(nil), // 25: sallyport.fleet.v1.IssueCredentialResponse
-	(*DeliverAuditRequest)(nil),     // 26: sallyport.fleet.v1.DeliverAuditRequest
-	(*DeliverAuditResponse)(nil),    // 27: sallyport.fleet.v1.DeliverAuditResponse
-	(*timestamppb.Timestamp)(nil),   // 28: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 29: google.protobuf.Duration
-	(*v1.Connector)(nil),            // 30: sallyport.policy.v1.Connector
-	(*v1.Block)(nil),                // 31: sallyport.policy.v1.Block
-	(*v1.Rule)(nil),                 // 32: sallyport.policy.v1.Rule
-	(*v1.Tool)(nil),                 // 33: sallyport.policy.v1.Tool
-	(*v1.Issuer)(nil),               // 34: sallyport.policy.v1.Issuer
-	(*v1.SigningKey)(nil),           // 35: sallyport.policy.v1.SigningKey
-	(*v11.AuditRecord)(nil),         // 36: sallyport.audit.v1.AuditRecord
+	(*PrincipalGrant)(nil),          // 19: sallyport.fleet.v1.PrincipalGrant
+	(*PrincipalGrantKey)(nil),       // 20: sallyport.fleet.v1.PrincipalGrantKey
+	(*Catalogue)(nil),               // 21: sallyport.fleet.v1.Catalogue
+	(*Issuer)(nil),                  // 22: sallyport.fleet.v1.Issuer
+	(*AuthorizationServer)(nil),     // 23: sallyport.fleet.v1.AuthorizationServer
+	(*RevokedSession)(nil),          // 24: sallyport.fleet.v1.RevokedSession
+	(*RevokedClient)(nil),           // 25: sallyport.fleet.v1.RevokedClient
+	(*IssueCredentialRequest)(nil),  // 26: sallyport.fleet.v1.IssueCredentialRequest
+	(*IssueCredentialResponse)(nil), // 27: sallyport.fleet.v1.IssueCredentialResponse
+	(*DeliverAuditRequest)(nil),     // 28: sallyport.fleet.v1.DeliverAuditRequest
+	(*DeliverAuditResponse)(nil),    // 29: sallyport.fleet.v1.DeliverAuditResponse
+	(*timestamppb.Timestamp)(nil),   // 30: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 31: google.protobuf.Duration
+	(*v1.Connector)(nil),            // 32: sallyport.policy.v1.Connector
+	(*v1.Block)(nil),                // 33: sallyport.policy.v1.Block
+	(*v1.Rule)(nil),                 // 34: sallyport.policy.v1.Rule
+	(*v1.Tool)(nil),                 // 35: sallyport.policy.v1.Tool
+	(*v1.Issuer)(nil),               // 36: sallyport.policy.v1.Issuer
+	(*v1.SigningKey)(nil),           // 37: sallyport.policy.v1.SigningKey
+	(*v11.AuditRecord)(nil),         // 38: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	1,  // 0: sallyport.fleet.v1.SyncRequest.hello:type_name -> sallyport.fleet.v1.Hello
 	2,  // 1: sallyport.fleet.v1.SyncRequest.ack:type_name -> sallyport.fleet.v1.Ack
 	3,  // 2: sallyport.fleet.v1.Ack.troubles:type_name -> sallyport.fleet.v1.Troubles
 	4,  // 3: sallyport.fleet.v1.Troubles.troubles:type_name -> sallyport.fleet.v1.Trouble
-	28, // 4: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
+	30, // 4: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
 	6,  // 5: sallyport.fleet.v1.SyncResponse.welcome:type_name -> sallyport.fleet.v1.Welcome
 	8,  // 6: sallyport.fleet.v1.SyncResponse.chunk:type_name -> sallyport.fleet.v1.SnapshotChunk
 	9,  // 7: sallyport.fleet.v1.SyncResponse.delta:type_name -> sallyport.fleet.v1.Delta
@@ -2434,38 +2636,42 @@ var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	13, // 10: sallyport.fleet.v1.SnapshotChunk.entries:type_name -> sallyport.fleet.v1.Entry
 	13, // 11: sallyport.fleet.v1.Delta.changed:type_name -> sallyport.fleet.v1.Entry
 	14, // 12: sallyport.fleet.v1.Delta.removed:type_name -> sallyport.fleet.v1.EntryKey
-	29, // 13: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
-	28, // 14: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
+	31, // 13: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
+	30, // 14: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
 	11, // 15: sallyport.fleet.v1.Heartbeat.peers:type_name -> sallyport.fleet.v1.Peers
 	12, // 16: sallyport.fleet.v1.Peers.peers:type_name -> sallyport.fleet.v1.Peer
 	16, // 17: sallyport.fleet.v1.Entry.user:type_name -> sallyport.fleet.v1.User
 	17, // 18: sallyport.fleet.v1.Entry.group:type_name -> sallyport.fleet.v1.Group
 	18, // 19: sallyport.fleet.v1.Entry.grant:type_name -> sallyport.fleet.v1.Grant
-	30, // 20: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
-	19, // 21: sallyport.fleet.v1.Entry.catalogue:type_name -> sallyport.fleet.v1.Catalogue
-	31, // 22: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
-	20, // 23: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
-	21, // 24: sallyport.fleet.v1.Entry.authorization_server:type_name -> sallyport.fleet.v1.AuthorizationServer
-	22, // 25: sallyport.fleet.v1.Entry.revoked_session:type_name -> sallyport.fleet.v1.RevokedSession
-	23, // 26: sallyport.fleet.v1.Entry.revoked_client:type_name -> sallyport.fleet.v1.RevokedClient
-	15, // 27: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
-	32, // 28: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	33, // 29: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
-	34, // 30: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
-	35, // 31: sallyport.fleet.v1.AuthorizationServer.keys:type_name -> sallyport.policy.v1.SigningKey
-	28, // 32: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
-	36, // 33: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
-	0,  // 34: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
-	24, // 35: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
-	26, // 36: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
-	5,  // 37: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
-	25, // 38: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
-	27, // 39: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
-	37, // [37:40] is the sub-list for method output_type
-	34, // [34:37] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	32, // 20: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
+	21, // 21: sallyport.fleet.v1.Entry.catalogue:type_name -> sallyport.fleet.v1.Catalogue
+	33, // 22: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
+	22, // 23: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
+	23, // 24: sallyport.fleet.v1.Entry.authorization_server:type_name -> sallyport.fleet.v1.AuthorizationServer
+	24, // 25: sallyport.fleet.v1.Entry.revoked_session:type_name -> sallyport.fleet.v1.RevokedSession
+	25, // 26: sallyport.fleet.v1.Entry.revoked_client:type_name -> sallyport.fleet.v1.RevokedClient
+	19, // 27: sallyport.fleet.v1.Entry.principal_grant:type_name -> sallyport.fleet.v1.PrincipalGrant
+	15, // 28: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
+	20, // 29: sallyport.fleet.v1.EntryKey.principal_grant:type_name -> sallyport.fleet.v1.PrincipalGrantKey
+	34, // 30: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	20, // 31: sallyport.fleet.v1.PrincipalGrant.key:type_name -> sallyport.fleet.v1.PrincipalGrantKey
+	34, // 32: sallyport.fleet.v1.PrincipalGrant.rules:type_name -> sallyport.policy.v1.Rule
+	35, // 33: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
+	36, // 34: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
+	37, // 35: sallyport.fleet.v1.AuthorizationServer.keys:type_name -> sallyport.policy.v1.SigningKey
+	30, // 36: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
+	38, // 37: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
+	0,  // 38: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
+	26, // 39: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
+	28, // 40: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
+	5,  // 41: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
+	27, // 42: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
+	29, // 43: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
+	41, // [41:44] is the sub-list for method output_type
+	38, // [38:41] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_fleet_v1_fleet_proto_init() }
@@ -2494,6 +2700,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 		(*Entry_AuthorizationServer)(nil),
 		(*Entry_RevokedSession)(nil),
 		(*Entry_RevokedClient)(nil),
+		(*Entry_PrincipalGrant)(nil),
 	}
 	file_sallyport_fleet_v1_fleet_proto_msgTypes[14].OneofWrappers = []any{
 		(*EntryKey_User)(nil),
@@ -2506,6 +2713,11 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 		(*EntryKey_AuthorizationServer)(nil),
 		(*EntryKey_RevokedSession)(nil),
 		(*EntryKey_RevokedClient)(nil),
+		(*EntryKey_PrincipalGrant)(nil),
+	}
+	file_sallyport_fleet_v1_fleet_proto_msgTypes[20].OneofWrappers = []any{
+		(*PrincipalGrantKey_Person)(nil),
+		(*PrincipalGrantKey_Everyone)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2513,7 +2725,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_fleet_v1_fleet_proto_rawDesc), len(file_sallyport_fleet_v1_fleet_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

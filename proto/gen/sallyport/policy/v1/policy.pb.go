@@ -136,6 +136,110 @@ func (Kind) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{1}
 }
 
+// Duty is what must be done before a call is made.
+type Duty int32
+
+const (
+	Duty_DUTY_UNSPECIFIED Duty = 0
+	// The person must say yes to the very call.
+	Duty_DUTY_CONFIRM Duty = 1
+	// An approver must say yes to the very call.
+	Duty_DUTY_REVIEW Duty = 2
+)
+
+// Enum value maps for Duty.
+var (
+	Duty_name = map[int32]string{
+		0: "DUTY_UNSPECIFIED",
+		1: "DUTY_CONFIRM",
+		2: "DUTY_REVIEW",
+	}
+	Duty_value = map[string]int32{
+		"DUTY_UNSPECIFIED": 0,
+		"DUTY_CONFIRM":     1,
+		"DUTY_REVIEW":      2,
+	}
+)
+
+func (x Duty) Enum() *Duty {
+	p := new(Duty)
+	*p = x
+	return p
+}
+
+func (x Duty) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Duty) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_policy_v1_policy_proto_enumTypes[2].Descriptor()
+}
+
+func (Duty) Type() protoreflect.EnumType {
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[2]
+}
+
+func (x Duty) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Duty.Descriptor instead.
+func (Duty) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+}
+
+// ConfirmationAssurance is how sure it is that the person said yes.
+type ConfirmationAssurance int32
+
+const (
+	ConfirmationAssurance_CONFIRMATION_ASSURANCE_UNSPECIFIED ConfirmationAssurance = 0
+	// The agent's program says so.
+	ConfirmationAssurance_CONFIRMATION_ASSURANCE_CLIENT ConfirmationAssurance = 1
+	// The person was signed in with a browser.
+	ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER ConfirmationAssurance = 2
+)
+
+// Enum value maps for ConfirmationAssurance.
+var (
+	ConfirmationAssurance_name = map[int32]string{
+		0: "CONFIRMATION_ASSURANCE_UNSPECIFIED",
+		1: "CONFIRMATION_ASSURANCE_CLIENT",
+		2: "CONFIRMATION_ASSURANCE_BROWSER",
+	}
+	ConfirmationAssurance_value = map[string]int32{
+		"CONFIRMATION_ASSURANCE_UNSPECIFIED": 0,
+		"CONFIRMATION_ASSURANCE_CLIENT":      1,
+		"CONFIRMATION_ASSURANCE_BROWSER":     2,
+	}
+)
+
+func (x ConfirmationAssurance) Enum() *ConfirmationAssurance {
+	p := new(ConfirmationAssurance)
+	*p = x
+	return p
+}
+
+func (x ConfirmationAssurance) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ConfirmationAssurance) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_policy_v1_policy_proto_enumTypes[3].Descriptor()
+}
+
+func (ConfirmationAssurance) Type() protoreflect.EnumType {
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[3]
+}
+
+func (x ConfirmationAssurance) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ConfirmationAssurance.Descriptor instead.
+func (ConfirmationAssurance) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+}
+
 // MatchAttribute is the side of the matching pair that SCIM provisions.
 type MatchAttribute int32
 
@@ -173,11 +277,11 @@ func (x MatchAttribute) String() string {
 }
 
 func (MatchAttribute) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_policy_v1_policy_proto_enumTypes[2].Descriptor()
+	return file_sallyport_policy_v1_policy_proto_enumTypes[4].Descriptor()
 }
 
 func (MatchAttribute) Type() protoreflect.EnumType {
-	return &file_sallyport_policy_v1_policy_proto_enumTypes[2]
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[4]
 }
 
 func (x MatchAttribute) Number() protoreflect.EnumNumber {
@@ -186,7 +290,7 @@ func (x MatchAttribute) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MatchAttribute.Descriptor instead.
 func (MatchAttribute) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 // Role is what an admin may do: each role may do all that those with a lower number may.
@@ -233,11 +337,11 @@ func (x Role) String() string {
 }
 
 func (Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_policy_v1_policy_proto_enumTypes[3].Descriptor()
+	return file_sallyport_policy_v1_policy_proto_enumTypes[5].Descriptor()
 }
 
 func (Role) Type() protoreflect.EnumType {
-	return &file_sallyport_policy_v1_policy_proto_enumTypes[3]
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[5]
 }
 
 func (x Role) Number() protoreflect.EnumNumber {
@@ -246,7 +350,7 @@ func (x Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Role.Descriptor instead.
 func (Role) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 // Connector is an upstream MCP server that agents reach through Sallyport.
@@ -647,7 +751,7 @@ func (x *Tool) GetKind() Kind {
 	return Kind_KIND_UNSPECIFIED
 }
 
-// Rule is one line of a grant. Exactly one of allow and deny names tools.
+// Rule is one line of a grant or of a rule set: it allows, denies or requires, exactly one of these.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Tool globs that the rule allows: "*" matches any run of characters, "?" one. "prompt:" before a glob makes it one of
@@ -655,8 +759,25 @@ type Rule struct {
 	Allow []string `protobuf:"bytes,1,rep,name=allow,proto3" json:"allow,omitempty"`
 	// Tool globs that the rule denies; a deny that matches wins over every allow.
 	Deny []string `protobuf:"bytes,2,rep,name=deny,proto3" json:"deny,omitempty"`
-	// A CEL condition over `args`; empty: always.
-	When          string `protobuf:"bytes,3,opt,name=when,proto3" json:"when,omitempty"`
+	// A CEL condition over `args`, `user`, `tool`, `connector` and `request`; empty: always.
+	When string `protobuf:"bytes,3,opt,name=when,proto3" json:"when,omitempty"`
+	// Of a rule that allows: what must be done before the call is made. Default: nothing.
+	After Duty `protobuf:"varint,4,opt,name=after,proto3,enum=sallyport.policy.v1.Duty" json:"after,omitempty"`
+	// What must be done before a call of the tools under `tools` is made, whatever else allows it.
+	Require Duty `protobuf:"varint,5,opt,name=require,proto3,enum=sallyport.policy.v1.Duty" json:"require,omitempty"`
+	// Of a rule that requires: globs, as under allow.
+	Tools []string `protobuf:"bytes,6,rep,name=tools,proto3" json:"tools,omitempty"`
+	// Only tools whose pinned definition has these annotations.
+	Hints *Hints `protobuf:"bytes,7,opt,name=hints,proto3" json:"hints,omitempty"`
+	// When the rule ends. Absent: it does not.
+	Until *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=until,proto3" json:"until,omitempty"`
+	// Of a confirmation: how sure it must be that the person said yes. Default: in the browser for tools that may destroy,
+	// in the client for others.
+	Assurance ConfirmationAssurance `protobuf:"varint,9,opt,name=assurance,proto3,enum=sallyport.policy.v1.ConfirmationAssurance" json:"assurance,omitempty"`
+	// Of a review: who must approve, and for how long that is good.
+	Review *Review `protobuf:"bytes,10,opt,name=review,proto3" json:"review,omitempty"`
+	// Output: the rule set that the rule comes from. Empty: the grant's own.
+	RuleSet       string `protobuf:"bytes,11,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -712,6 +833,267 @@ func (x *Rule) GetWhen() string {
 	return ""
 }
 
+func (x *Rule) GetAfter() Duty {
+	if x != nil {
+		return x.After
+	}
+	return Duty_DUTY_UNSPECIFIED
+}
+
+func (x *Rule) GetRequire() Duty {
+	if x != nil {
+		return x.Require
+	}
+	return Duty_DUTY_UNSPECIFIED
+}
+
+func (x *Rule) GetTools() []string {
+	if x != nil {
+		return x.Tools
+	}
+	return nil
+}
+
+func (x *Rule) GetHints() *Hints {
+	if x != nil {
+		return x.Hints
+	}
+	return nil
+}
+
+func (x *Rule) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *Rule) GetAssurance() ConfirmationAssurance {
+	if x != nil {
+		return x.Assurance
+	}
+	return ConfirmationAssurance_CONFIRMATION_ASSURANCE_UNSPECIFIED
+}
+
+func (x *Rule) GetReview() *Review {
+	if x != nil {
+		return x.Review
+	}
+	return nil
+}
+
+func (x *Rule) GetRuleSet() string {
+	if x != nil {
+		return x.RuleSet
+	}
+	return ""
+}
+
+// Hints are annotations of a tool (MCP, ToolAnnotations). One that a definition lacks has MCP's default: not read-only,
+// destructive, not idempotent, of an open world. A tool that only reads destroys nothing and may be called again.
+type Hints struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReadOnly      *bool                  `protobuf:"varint,1,opt,name=read_only,json=readOnly,proto3,oneof" json:"read_only,omitempty"`
+	Destructive   *bool                  `protobuf:"varint,2,opt,name=destructive,proto3,oneof" json:"destructive,omitempty"`
+	Idempotent    *bool                  `protobuf:"varint,3,opt,name=idempotent,proto3,oneof" json:"idempotent,omitempty"`
+	OpenWorld     *bool                  `protobuf:"varint,4,opt,name=open_world,json=openWorld,proto3,oneof" json:"open_world,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hints) Reset() {
+	*x = Hints{}
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hints) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hints) ProtoMessage() {}
+
+func (x *Hints) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hints.ProtoReflect.Descriptor instead.
+func (*Hints) Descriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Hints) GetReadOnly() bool {
+	if x != nil && x.ReadOnly != nil {
+		return *x.ReadOnly
+	}
+	return false
+}
+
+func (x *Hints) GetDestructive() bool {
+	if x != nil && x.Destructive != nil {
+		return *x.Destructive
+	}
+	return false
+}
+
+func (x *Hints) GetIdempotent() bool {
+	if x != nil && x.Idempotent != nil {
+		return *x.Idempotent
+	}
+	return false
+}
+
+func (x *Hints) GetOpenWorld() bool {
+	if x != nil && x.OpenWorld != nil {
+		return *x.OpenWorld
+	}
+	return false
+}
+
+// Review says who must approve a call.
+type Review struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ids of groups, any of whose people may approve; for Apply, names do as well.
+	Approvers []string `protobuf:"bytes,1,rep,name=approvers,proto3" json:"approvers,omitempty"`
+	// How many different people must. Default: 1.
+	Approvals uint32 `protobuf:"varint,2,opt,name=approvals,proto3" json:"approvals,omitempty"`
+	// The person whose agent asks may be one of them. Default: not.
+	Self bool `protobuf:"varint,3,opt,name=self,proto3" json:"self,omitempty"`
+	// How long the agent's call waits for them. Default: not at all, and the agent comes back.
+	Wait *durationpb.Duration `protobuf:"bytes,4,opt,name=wait,proto3" json:"wait,omitempty"`
+	// From the request on, how long it can be approved and the call be made. Default: 1 hour.
+	ValidFor      *durationpb.Duration `protobuf:"bytes,5,opt,name=valid_for,json=validFor,proto3" json:"valid_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Review) Reset() {
+	*x = Review{}
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Review) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Review) ProtoMessage() {}
+
+func (x *Review) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Review.ProtoReflect.Descriptor instead.
+func (*Review) Descriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Review) GetApprovers() []string {
+	if x != nil {
+		return x.Approvers
+	}
+	return nil
+}
+
+func (x *Review) GetApprovals() uint32 {
+	if x != nil {
+		return x.Approvals
+	}
+	return 0
+}
+
+func (x *Review) GetSelf() bool {
+	if x != nil {
+		return x.Self
+	}
+	return false
+}
+
+func (x *Review) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+func (x *Review) GetValidFor() *durationpb.Duration {
+	if x != nil {
+		return x.ValidFor
+	}
+	return nil
+}
+
+// RuleSet is rules under a name, for grants that refer to it.
+type RuleSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Rules         []*Rule                `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RuleSet) Reset() {
+	*x = RuleSet{}
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleSet) ProtoMessage() {}
+
+func (x *RuleSet) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleSet.ProtoReflect.Descriptor instead.
+func (*RuleSet) Descriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RuleSet) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RuleSet) GetRules() []*Rule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
 // Block denies before all grants, until its end or until an admin lifts it.
 type Block struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -736,7 +1118,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +1130,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +1143,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Block) GetId() string {
@@ -887,7 +1269,7 @@ type ConnectorTool struct {
 
 func (x *ConnectorTool) Reset() {
 	*x = ConnectorTool{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +1281,7 @@ func (x *ConnectorTool) String() string {
 func (*ConnectorTool) ProtoMessage() {}
 
 func (x *ConnectorTool) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +1294,7 @@ func (x *ConnectorTool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorTool.ProtoReflect.Descriptor instead.
 func (*ConnectorTool) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ConnectorTool) GetConnector() string {
@@ -944,7 +1326,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1338,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1351,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Issuer) GetUrl() string {
@@ -1014,7 +1396,7 @@ type Directory struct {
 
 func (x *Directory) Reset() {
 	*x = Directory{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1408,7 @@ func (x *Directory) String() string {
 func (*Directory) ProtoMessage() {}
 
 func (x *Directory) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1421,7 @@ func (x *Directory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directory.ProtoReflect.Descriptor instead.
 func (*Directory) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Directory) GetId() string {
@@ -1100,7 +1482,7 @@ type Signals struct {
 
 func (x *Signals) Reset() {
 	*x = Signals{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1494,7 @@ func (x *Signals) String() string {
 func (*Signals) ProtoMessage() {}
 
 func (x *Signals) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1507,7 @@ func (x *Signals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signals.ProtoReflect.Descriptor instead.
 func (*Signals) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Signals) GetIssuer() string {
@@ -1178,7 +1560,7 @@ type SignIn struct {
 
 func (x *SignIn) Reset() {
 	*x = SignIn{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1572,7 @@ func (x *SignIn) String() string {
 func (*SignIn) ProtoMessage() {}
 
 func (x *SignIn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1585,7 @@ func (x *SignIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
 func (*SignIn) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SignIn) GetIssuer() string {
@@ -1291,7 +1673,7 @@ type Assurance struct {
 
 func (x *Assurance) Reset() {
 	*x = Assurance{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1685,7 @@ func (x *Assurance) String() string {
 func (*Assurance) ProtoMessage() {}
 
 func (x *Assurance) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1698,7 @@ func (x *Assurance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assurance.ProtoReflect.Descriptor instead.
 func (*Assurance) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Assurance) GetAcr() []string {
@@ -1351,7 +1733,7 @@ type UpstreamAuth_StaticHeader struct {
 
 func (x *UpstreamAuth_StaticHeader) Reset() {
 	*x = UpstreamAuth_StaticHeader{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1745,7 @@ func (x *UpstreamAuth_StaticHeader) String() string {
 func (*UpstreamAuth_StaticHeader) ProtoMessage() {}
 
 func (x *UpstreamAuth_StaticHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,12 +1810,45 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"definition\x18\x02 \x01(\fB\v\xbaH\bz\x06\x10\x02\x18\x80\x80\x10R\n" +
 	"definition\x127\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x19.sallyport.policy.v1.KindB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04kind:\x93\x01\xbaH\x8f\x01\x1a\x8c\x01\n" +
-	"\ttool.name\x12;a tool's name is 1 to 128 letters, digits, '_', '.' and '-'\x1aBint(this.kind) > 1 || this.name.matches('^[A-Za-z0-9_.-]{1,128}$')\"\x81\x02\n" +
+	"\ttool.name\x12;a tool's name is 1 to 128 letters, digits, '_', '.' and '-'\x1aBint(this.kind) > 1 || this.name.matches('^[A-Za-z0-9_.-]{1,128}$')\"\xd5\x06\n" +
 	"\x04Rule\x12(\n" +
 	"\x05allow\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x10R\x05allow\x12&\n" +
 	"\x04deny\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x10R\x04deny\x12\x1c\n" +
-	"\x04when\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04when:\x88\x01\xbaH\x84\x01\x1a\x81\x01\n" +
-	"\x16rule.one_of_allow_deny\x126a rule names tools under exactly one of allow and deny\x1a/(size(this.allow) > 0) != (size(this.deny) > 0)\"\xb0\x02\n" +
+	"\x04when\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04when\x129\n" +
+	"\x05after\x18\x04 \x01(\x0e2\x19.sallyport.policy.v1.DutyB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05after\x12=\n" +
+	"\arequire\x18\x05 \x01(\x0e2\x19.sallyport.policy.v1.DutyB\b\xbaH\x05\x82\x01\x02\x10\x01R\arequire\x12(\n" +
+	"\x05tools\x18\x06 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x10R\x05tools\x120\n" +
+	"\x05hints\x18\a \x01(\v2\x1a.sallyport.policy.v1.HintsR\x05hints\x120\n" +
+	"\x05until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12R\n" +
+	"\tassurance\x18\t \x01(\x0e2*.sallyport.policy.v1.ConfirmationAssuranceB\b\xbaH\x05\x82\x01\x02\x10\x01R\tassurance\x123\n" +
+	"\x06review\x18\n" +
+	" \x01(\v2\x1b.sallyport.policy.v1.ReviewR\x06review\x12\x19\n" +
+	"\brule_set\x18\v \x01(\tR\aruleSet:\xb0\x02\xbaH\xac\x02\x1a\xa9\x02\n" +
+	"\x0frule.one_effect\x12ya rule does exactly one of these: it names tools under allow, or under deny, or says what to require of those under tools\x1a\x9a\x01(size(this.allow) > 0 ? 1 : 0) + (size(this.deny) > 0 ? 1 : 0) + (int(this.require) > 0 ? 1 : 0) == 1 && (size(this.tools) > 0) == (int(this.require) > 0)\"\xd5\x01\n" +
+	"\x05Hints\x12 \n" +
+	"\tread_only\x18\x01 \x01(\bH\x00R\breadOnly\x88\x01\x01\x12%\n" +
+	"\vdestructive\x18\x02 \x01(\bH\x01R\vdestructive\x88\x01\x01\x12#\n" +
+	"\n" +
+	"idempotent\x18\x03 \x01(\bH\x02R\n" +
+	"idempotent\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"open_world\x18\x04 \x01(\bH\x03R\topenWorld\x88\x01\x01B\f\n" +
+	"\n" +
+	"_read_onlyB\x0e\n" +
+	"\f_destructiveB\r\n" +
+	"\v_idempotentB\r\n" +
+	"\v_open_world\"\xfc\x01\n" +
+	"\x06Review\x121\n" +
+	"\tapprovers\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\b\x01\x10\x14\"\ar\x05\x10\x01\x18\xf4\x03R\tapprovers\x12%\n" +
+	"\tapprovals\x18\x02 \x01(\rB\a\xbaH\x04*\x02\x18\n" +
+	"R\tapprovals\x12\x12\n" +
+	"\x04self\x18\x03 \x01(\bR\x04self\x12<\n" +
+	"\x04wait\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xac\x022\x00R\x04wait\x12F\n" +
+	"\tvalid_for\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$2\x00R\bvalidFor\"~\n" +
+	"\aRuleSet\x125\n" +
+	"\x04name\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x18@2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\x04name\x12<\n" +
+	"\x05rules\x18\x02 \x03(\v2\x19.sallyport.policy.v1.RuleB\v\xbaH\b\x92\x01\x05\b\x01\x10\xf4\x03R\x05rules\"\xb0\x02\n" +
 	"\x05Block\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\tperson_id\x18\x02 \x01(\tH\x00R\bpersonId\x12\x1d\n" +
@@ -1493,7 +1908,15 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\tKIND_TOOL\x10\x01\x12\x0f\n" +
 	"\vKIND_PROMPT\x10\x02\x12\x11\n" +
 	"\rKIND_RESOURCE\x10\x03\x12\x1a\n" +
-	"\x16KIND_RESOURCE_TEMPLATE\x10\x04*q\n" +
+	"\x16KIND_RESOURCE_TEMPLATE\x10\x04*?\n" +
+	"\x04Duty\x12\x14\n" +
+	"\x10DUTY_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fDUTY_CONFIRM\x10\x01\x12\x0f\n" +
+	"\vDUTY_REVIEW\x10\x02*\x86\x01\n" +
+	"\x15ConfirmationAssurance\x12&\n" +
+	"\"CONFIRMATION_ASSURANCE_UNSPECIFIED\x10\x00\x12!\n" +
+	"\x1dCONFIRMATION_ASSURANCE_CLIENT\x10\x01\x12\"\n" +
+	"\x1eCONFIRMATION_ASSURANCE_BROWSER\x10\x02*q\n" +
 	"\x0eMatchAttribute\x12\x1f\n" +
 	"\x1bMATCH_ATTRIBUTE_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bMATCH_ATTRIBUTE_EXTERNAL_ID\x10\x01\x12\x1d\n" +
@@ -1519,54 +1942,68 @@ func file_sallyport_policy_v1_policy_proto_rawDescGZIP() []byte {
 	return file_sallyport_policy_v1_policy_proto_rawDescData
 }
 
-var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_sallyport_policy_v1_policy_proto_goTypes = []any{
 	(Transport)(0),                    // 0: sallyport.policy.v1.Transport
 	(Kind)(0),                         // 1: sallyport.policy.v1.Kind
-	(MatchAttribute)(0),               // 2: sallyport.policy.v1.MatchAttribute
-	(Role)(0),                         // 3: sallyport.policy.v1.Role
-	(*Connector)(nil),                 // 4: sallyport.policy.v1.Connector
-	(*Consent)(nil),                   // 5: sallyport.policy.v1.Consent
-	(*Breaker)(nil),                   // 6: sallyport.policy.v1.Breaker
-	(*UpstreamAuth)(nil),              // 7: sallyport.policy.v1.UpstreamAuth
-	(*Tool)(nil),                      // 8: sallyport.policy.v1.Tool
-	(*Rule)(nil),                      // 9: sallyport.policy.v1.Rule
-	(*Block)(nil),                     // 10: sallyport.policy.v1.Block
-	(*ConnectorTool)(nil),             // 11: sallyport.policy.v1.ConnectorTool
-	(*Issuer)(nil),                    // 12: sallyport.policy.v1.Issuer
-	(*Directory)(nil),                 // 13: sallyport.policy.v1.Directory
-	(*Signals)(nil),                   // 14: sallyport.policy.v1.Signals
-	(*SignIn)(nil),                    // 15: sallyport.policy.v1.SignIn
-	(*Assurance)(nil),                 // 16: sallyport.policy.v1.Assurance
-	(*UpstreamAuth_StaticHeader)(nil), // 17: sallyport.policy.v1.UpstreamAuth.StaticHeader
-	(*durationpb.Duration)(nil),       // 18: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 19: google.protobuf.Timestamp
+	(Duty)(0),                         // 2: sallyport.policy.v1.Duty
+	(ConfirmationAssurance)(0),        // 3: sallyport.policy.v1.ConfirmationAssurance
+	(MatchAttribute)(0),               // 4: sallyport.policy.v1.MatchAttribute
+	(Role)(0),                         // 5: sallyport.policy.v1.Role
+	(*Connector)(nil),                 // 6: sallyport.policy.v1.Connector
+	(*Consent)(nil),                   // 7: sallyport.policy.v1.Consent
+	(*Breaker)(nil),                   // 8: sallyport.policy.v1.Breaker
+	(*UpstreamAuth)(nil),              // 9: sallyport.policy.v1.UpstreamAuth
+	(*Tool)(nil),                      // 10: sallyport.policy.v1.Tool
+	(*Rule)(nil),                      // 11: sallyport.policy.v1.Rule
+	(*Hints)(nil),                     // 12: sallyport.policy.v1.Hints
+	(*Review)(nil),                    // 13: sallyport.policy.v1.Review
+	(*RuleSet)(nil),                   // 14: sallyport.policy.v1.RuleSet
+	(*Block)(nil),                     // 15: sallyport.policy.v1.Block
+	(*ConnectorTool)(nil),             // 16: sallyport.policy.v1.ConnectorTool
+	(*Issuer)(nil),                    // 17: sallyport.policy.v1.Issuer
+	(*Directory)(nil),                 // 18: sallyport.policy.v1.Directory
+	(*Signals)(nil),                   // 19: sallyport.policy.v1.Signals
+	(*SignIn)(nil),                    // 20: sallyport.policy.v1.SignIn
+	(*Assurance)(nil),                 // 21: sallyport.policy.v1.Assurance
+	(*UpstreamAuth_StaticHeader)(nil), // 22: sallyport.policy.v1.UpstreamAuth.StaticHeader
+	(*durationpb.Duration)(nil),       // 23: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 24: google.protobuf.Timestamp
 }
 var file_sallyport_policy_v1_policy_proto_depIdxs = []int32{
-	7,  // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
-	18, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
+	9,  // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
+	23, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
 	0,  // 2: sallyport.policy.v1.Connector.transport:type_name -> sallyport.policy.v1.Transport
-	18, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
-	5,  // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
-	6,  // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
-	18, // 6: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
-	17, // 7: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
+	23, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
+	7,  // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
+	8,  // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
+	23, // 6: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
+	22, // 7: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
 	1,  // 8: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
-	11, // 9: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
-	19, // 10: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
-	12, // 11: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
-	2,  // 12: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
-	15, // 13: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
-	14, // 14: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
-	18, // 15: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
-	16, // 16: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
-	18, // 17: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	2,  // 9: sallyport.policy.v1.Rule.after:type_name -> sallyport.policy.v1.Duty
+	2,  // 10: sallyport.policy.v1.Rule.require:type_name -> sallyport.policy.v1.Duty
+	12, // 11: sallyport.policy.v1.Rule.hints:type_name -> sallyport.policy.v1.Hints
+	24, // 12: sallyport.policy.v1.Rule.until:type_name -> google.protobuf.Timestamp
+	3,  // 13: sallyport.policy.v1.Rule.assurance:type_name -> sallyport.policy.v1.ConfirmationAssurance
+	13, // 14: sallyport.policy.v1.Rule.review:type_name -> sallyport.policy.v1.Review
+	23, // 15: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
+	23, // 16: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
+	11, // 17: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
+	16, // 18: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
+	24, // 19: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
+	17, // 20: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
+	4,  // 21: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
+	20, // 22: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
+	19, // 23: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
+	23, // 24: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
+	21, // 25: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
+	23, // 26: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_policy_v1_policy_proto_init() }
@@ -1578,7 +2015,8 @@ func file_sallyport_policy_v1_policy_proto_init() {
 	file_sallyport_policy_v1_policy_proto_msgTypes[3].OneofWrappers = []any{
 		(*UpstreamAuth_Header)(nil),
 	}
-	file_sallyport_policy_v1_policy_proto_msgTypes[6].OneofWrappers = []any{
+	file_sallyport_policy_v1_policy_proto_msgTypes[6].OneofWrappers = []any{}
+	file_sallyport_policy_v1_policy_proto_msgTypes[9].OneofWrappers = []any{
 		(*Block_PersonId)(nil),
 		(*Block_ClientId)(nil),
 		(*Block_Connector)(nil),
@@ -1590,8 +2028,8 @@ func file_sallyport_policy_v1_policy_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_policy_v1_policy_proto_rawDesc), len(file_sallyport_policy_v1_policy_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   14,
+			NumEnums:      6,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
