@@ -93,10 +93,10 @@ func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, state *core
 	}
 	sent, local := "the program of its own on this computer", true
 	if u, err := url.Parse(req.redirect); err == nil {
-		switch {
-		case u.Scheme == "http":
+		switch u.Scheme {
+		case "http":
 			sent = "a program on this computer (" + u.Host + ")"
-		case u.Scheme == "https":
+		case "https":
 			sent, local = u.Host, false
 		default:
 			sent = "the program that opens " + u.Scheme + ": on this computer"

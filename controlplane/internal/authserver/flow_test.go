@@ -344,7 +344,7 @@ func TestSessionsAreListedAndTokensGivenBackEndTheirs(t *testing.T) {
 	}
 	revoke := func(client, token string) {
 		t.Helper()
-		res, err := http.PostForm(s.web.URL+"/oauth/revoke", url.Values{"client_id": {client}, "token": {token}}) //nolint:noctx // a test ends
+		res, err := http.PostForm(s.web.URL+"/oauth/revoke", url.Values{"client_id": {client}, "token": {token}})
 		enginetest.Must(t, err)
 		if status, _ := read(t, res); status != http.StatusOK {
 			t.Errorf("status %d", status)

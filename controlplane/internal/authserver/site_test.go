@@ -53,11 +53,6 @@ func (a *trail) has(action string) bool {
 	return slices.ContainsFunc(a.all, func(r *auditv1.AuditRecord) bool { return r.GetAction() == action })
 }
 
-func (a *trail) reset() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.all = nil
-}
 
 // site is an authorization server over a real engine, with a provider at which Ann signs in, and a server for clients'
 // documents.
@@ -148,7 +143,7 @@ func (s *site) postJSON(path string, v any) (int, map[string]any) {
 	s.t.Helper()
 	data, err := json.Marshal(v)
 	enginetest.Must(s.t, err)
-	res, err := http.Post(s.web.URL+path, "application/json", strings.NewReader(string(data))) //nolint:noctx // a test ends
+	res, err := http.Post(s.web.URL+path, "application/json", strings.NewReader(string(data)))
 	enginetest.Must(s.t, err)
 	return read(s.t, res)
 }

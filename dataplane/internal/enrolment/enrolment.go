@@ -95,7 +95,10 @@ func Open(ctx context.Context, c Config) (*Identity, error) {
 	if c.Invitation == "" {
 		return nil, errors.New("a proxy needs an invitation to join the fleet: make one with sallyport proxies invite NAME --region REGION, and name its file with --invitation-file")
 	}
-	return i, i.join(ctx)
+	if err := i.join(ctx); err != nil {
+		return nil, err
+	}
+	return i, nil
 }
 
 func (i *Identity) read(data []byte) error {
