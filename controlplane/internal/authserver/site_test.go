@@ -53,7 +53,6 @@ func (a *trail) has(action string) bool {
 	return slices.ContainsFunc(a.all, func(r *auditv1.AuditRecord) bool { return r.GetAction() == action })
 }
 
-
 // site is an authorization server over a real engine, with a provider at which Ann signs in, and a server for clients'
 // documents.
 type site struct {
