@@ -62,6 +62,23 @@ func TestToChangeARuleSetChangesAllGrantsThatReferToIt(t *testing.T) {
 	w.must(RemoveRuleSet{Name: "readers"})
 }
 
+func TestRulesThatNeedSomebodysYesAreRefusedWhileNobodyCanBeAsked(t *testing.T) {
+	w := newWorld(t)
+	to := Grantee{Group: w.group("Engineers").ID}
+	w.must(NewApplyPolicy([]*policyv1.Connector{github()}, nil))
+	for name, rule := range map[string]*policyv1.Rule{
+		"after confirm":   {Allow: []string{"push"}, After: policyv1.Duty_DUTY_CONFIRM},
+		"after review":    {Allow: []string{"push"}, After: policyv1.Duty_DUTY_REVIEW},
+		"require confirm": {Require: policyv1.Duty_DUTY_CONFIRM, Tools: []string{"push"}},
+		"require review":  {Require: policyv1.Duty_DUTY_REVIEW, Tools: []string{"push"}},
+	} {
+		t.Run(name, func(*testing.T) {
+			w.refused(NewApplyPolicy(nil, []GrantSpec{NewGrantTo(to, "github", []*policyv1.Rule{rule})}), InvalidArgument)
+			w.refused(NewApplyPolicy(nil, nil).WithRuleSets([]*policyv1.RuleSet{{Name: "careful", Rules: []*policyv1.Rule{rule}}}), InvalidArgument)
+		})
+	}
+}
+
 func TestAGrantIsToSomebodyWhoExistsAndToNobodyElse(t *testing.T) {
 	w := newWorld(t)
 	g, u := w.group("Engineers"), w.user("ann")
