@@ -7,6 +7,7 @@ import (
 	"time"
 
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/controlplane/internal/bearer"
 	"sallyport.dev/controlplane/internal/core"
@@ -69,7 +70,7 @@ func TestATokenEndsWhenItWasToEnd(t *testing.T) {
 	id, token, sum, err := bearer.New(admin)
 	enginetest.Must(t, err)
 	end := time.Now().Add(time.Hour)
-	p.Do(core.IssueToken{ID: id, Kind: admin, SHA256: sum[:], Name: "brief", ExpiresAt: end})
+	p.Do(core.IssueToken{ID: id, Kind: admin, SHA256: sum[:], Name: "brief", Role: policyv1.Role_ROLE_VIEWER, ExpiresAt: end})
 	for at, want := range map[time.Time]bool{time.Now(): true, end.Add(-time.Second): true, end: false, end.Add(time.Hour): false} {
 		if got := bearer.Check(p.Engine.State(), admin, token, at) != nil; got != want {
 			t.Errorf("%s before its end it opens: %v", end.Sub(at), got)
