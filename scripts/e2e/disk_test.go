@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -34,15 +36,15 @@ func TestUnwritableDataFolderIsSaidAtOnce(t *testing.T) {
 	} else if frozen, ok := mount(t, "1m", true); ok {
 		folders["on a read-only disk"] = frozen
 	}
-	token := filepath.Join(dir, "token")
-	if err := os.WriteFile(token, []byte("spp_none"), 0o600); err != nil {
+	invitation := filepath.Join(dir, "invitation")
+	if err := os.WriteFile(invitation, []byte("spi_none."+base64.RawURLEncoding.EncodeToString(make([]byte, sha256.Size))), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, folder := range folders {
 		for program, args := range map[string][]string{
 			"control-plane": {controlPlaneProgram, "serve", "--data-dir", folder, "--scim-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--fleet-addr", "127.0.0.1:0", "--signin-addr", "127.0.0.1:0"},
 			"proxy": {proxyProgram, "serve", "--data-dir", folder, "--name", "p", "--region", "r", "--control-plane", "http://127.0.0.1:1",
-				"--token-file", token, "--listen", "127.0.0.1:0"},
+				"--invitation-file", invitation, "--listen", "127.0.0.1:0"},
 		} {
 			t.Run(program+" in a folder "+name, func(t *testing.T) {
 				p, err := quickstart.Start(t.TempDir(), program, args[0], args[1:]...)
@@ -84,7 +86,7 @@ func TestFullDiskIsSaidAndEndsByItself(t *testing.T) {
 	if !ok {
 		t.Skip("a small disk cannot be mounted here: that takes root")
 	}
-	cp := &controlPlane{t: t, dir: disk, scim: freeAddress(t), admin: freeAddress(t), fleet: freeAddress(t)}
+	cp := &controlPlane{t: t, dir: disk, scim: freeAddress(t), admin: freeAddress(t), fleet: freeAddress(t), signin: freeAddress(t)}
 	cp.start()
 	scim := scimOf(t, cp, newIssuer(t))
 	var answered []string

@@ -87,7 +87,7 @@ func works(ctx context.Context, s *agent.Session) error {
 // calls are the audit records by call id and phase.
 type calls map[string]map[auditv1.Phase][]*auditv1.AuditRecord
 
-// audit returns the records of tools/call that a filter finds.
+// audit returns the records of calls that a filter finds.
 func (w *world) audit(filter *adminv1.AuditFilter) (calls, error) {
 	records, err := w.cp.Records(w.t.Context(), filter)
 	if err != nil {
@@ -96,6 +96,9 @@ func (w *world) audit(filter *adminv1.AuditFilter) (calls, error) {
 	out := calls{}
 	for _, stored := range records {
 		r := stored.GetRecord()
+		if r.GetKind() != auditv1.Kind_KIND_UNSPECIFIED { // such as a credential that a proxy was given
+			continue
+		}
 		if out[r.GetCallId()] == nil {
 			out[r.GetCallId()] = map[auditv1.Phase][]*auditv1.AuditRecord{}
 		}
