@@ -23,7 +23,6 @@ import (
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
-	"sallyport.dev/controlplane/internal/adminsession"
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/engine"
 )
@@ -77,7 +76,7 @@ type AuditStore interface {
 // Sessions knows the admins who signed in as people.
 type Sessions interface {
 	// Find returns who holds a session's token, or nil. Fenced: as the end of the log has it.
-	Find(ctx context.Context, token string, fenced bool) (*adminsession.Person, error)
+	Find(ctx context.Context, token string, fenced bool) (*core.AdminPerson, error)
 }
 
 // Config is what the API is made of. All but Now are required.

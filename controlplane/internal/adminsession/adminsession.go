@@ -86,15 +86,8 @@ type grant struct {
 	Used      bool   `json:"used,omitempty"`
 }
 
-// Person is who holds a session, as the state knows them.
-type Person struct {
-	User    *core.User
-	Role    policyv1.Role
-	Expires time.Time
-}
-
 // Find returns who holds a session's token, or nil. Fenced: as the end of the log has it.
-func (s *Sessions) Find(ctx context.Context, token string, fenced bool) (*Person, error) {
+func (s *Sessions) Find(ctx context.Context, token string, fenced bool) (*core.AdminPerson, error) {
 	if !strings.HasPrefix(token, prefix) || len(token) > 200 {
 		return nil, nil
 	}
@@ -123,7 +116,7 @@ func (s *Sessions) Find(ctx context.Context, token string, fenced bool) (*Person
 	if role == policyv1.Role_ROLE_UNSPECIFIED {
 		return nil, nil
 	}
-	return &Person{User: u, Role: role, Expires: held.Expires}, nil
+	return &core.AdminPerson{User: u, Role: role, Expires: held.Expires}, nil
 }
 
 func digest(text string) string {

@@ -107,7 +107,7 @@ func (s *site) redeem(code, verifier string) (status int, token string) {
 	return res.StatusCode, answer.Token
 }
 
-func (s *site) find(token string) *adminsession.Person {
+func (s *site) find(token string) *core.AdminPerson {
 	s.t.Helper()
 	p, err := s.sessions.Find(context.Background(), token, true)
 	enginetest.Must(s.t, err)

@@ -24,6 +24,13 @@ const (
 // keptUses is how many uses of break-glass credentials the state remembers.
 const keptUses = 100
 
+// AdminPerson is an admin who signed in as a person, as the state knows them.
+type AdminPerson struct {
+	User    *User
+	Role    policyv1.Role
+	Expires time.Time
+}
+
 // BreakGlassUse is one use of a break-glass credential.
 type BreakGlassUse struct {
 	At     time.Time
