@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 
 	"connectrpc.com/connect"
@@ -82,6 +84,9 @@ func withoutSecret(c *policyv1.Client) *policyv1.Client {
 func (a *api) SetClient(ctx context.Context, req *connect.Request[adminv1.SetClientRequest]) (*connect.Response[adminv1.SetClientResponse], error) {
 	c := proto.CloneOf(req.Msg.GetClient())
 	c.SecretSha256 = nil
+	if err := checkKeys(c, req.Msg.GetMakeSecret()); err != nil {
+		return nil, err
+	}
 	if err := a.Authorization.CheckRedirects(c.GetRedirectUris()); err != nil {
 		return nil, err
 	}
@@ -99,8 +104,8 @@ func (a *api) SetClient(ctx context.Context, req *connect.Request[adminv1.SetCli
 			}
 		}
 	}
-	if before := a.Engine.State().Client(c.GetId()); before != nil && !req.Msg.GetMakeSecret() {
-		c.SecretSha256 = before.GetSecretSha256()
+	if before := a.Engine.State().Client(c.GetId()); before != nil && !req.Msg.GetMakeSecret() && c.Jwks == nil {
+		c.SecretSha256, c.Jwks = before.GetSecretSha256(), before.GetJwks()
 	}
 	res := &adminv1.SetClientResponse{}
 	if req.Msg.GetMakeSecret() {
@@ -118,6 +123,41 @@ func (a *api) SetClient(ctx context.Context, req *connect.Request[adminv1.SetCli
 	res.Version = out.Seq
 	return connect.NewResponse(res), nil
 }
+
+// checkKeys refuses keys by which a client cannot prove who it is, and keeps of the others nothing but the keys.
+func checkKeys(c *policyv1.Client, secret bool) error {
+	if len(c.GetJwks()) == 0 {
+		c.Jwks = nil
+		return nil
+	}
+	if secret || len(c.GetRedirectUris()) == 0 {
+		return &core.Error{Code: core.InvalidArgument, Field: "client.jwks", Message: "a client with keys is described whole, with its redirect URIs, and has no secret"}
+	}
+	given := struct {
+		Keys []json.RawMessage `json:"keys"`
+	}{}
+	if err := json.Unmarshal(c.GetJwks(), &given); err != nil || given.Keys == nil {
+		given.Keys = []json.RawMessage{c.GetJwks()}
+	}
+	kept := given
+	kept.Keys = nil
+	for _, one := range given.Keys {
+		_, public, err := publicKey(one)
+		if err != nil {
+			return err
+		}
+		kept.Keys = append(kept.Keys, public)
+	}
+	if len(kept.Keys) == 0 || len(kept.Keys) > maxClientKeys {
+		return &core.Error{Code: core.InvalidArgument, Field: "client.jwks", Message: fmt.Sprintf("a client has from 1 to %d keys", maxClientKeys)}
+	}
+	var err error
+	c.Jwks, err = json.Marshal(kept)
+	return err
+}
+
+// maxClientKeys is how many keys a client has at most: enough to change them one by one.
+const maxClientKeys = 10
 
 func (a *api) RemoveClient(ctx context.Context, req *connect.Request[adminv1.RemoveClientRequest]) (*connect.Response[adminv1.RemoveClientResponse], error) {
 	out, err := a.do(ctx, core.RemoveClient{ID: req.Msg.GetClientId()})

@@ -138,11 +138,7 @@ func (s *Server) read(state *core.State, q url.Values, req *request) error {
 	if req.resource, err = s.resource(state, q.Get("resource")); err != nil {
 		return err
 	}
-	for _, word := range strings.Fields(q.Get("scope")) {
-		if word == scope || word == "offline_access" {
-			req.scopes = append(req.scopes, word)
-		}
-	}
+	req.scopes = scopesOf(q.Get("scope"))
 	if seconds, err := strconv.Atoi(q.Get("max_age")); err == nil && seconds >= 0 {
 		req.need.MaxAge = time.Duration(min(max(seconds, 1), 1<<30)) * time.Second
 	}

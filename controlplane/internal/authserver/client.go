@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/go-jose/go-jose/v4"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/controlplane/internal/core"
@@ -28,9 +29,13 @@ type client struct {
 	// host is where its metadata document lies; empty for others.
 	host      string
 	redirects []string
-	secret    []byte // SHA-256; nil: public
-	refresh   bool   // it wants refresh tokens
-	approved  bool
+	secret    []byte // SHA-256; nil: it has none
+	// keys are those by which it proves who it is. Where it has some, nothing else does.
+	keys []provingKey
+	// account is the service account that it is; nil: people's agents.
+	account  *core.User
+	refresh  bool // it wants refresh tokens
+	approved bool
 	// registered: the id is of a registration that anybody could make.
 	registered bool
 }
@@ -69,10 +74,13 @@ func (s *Server) client(ctx context.Context, state *core.State, id string) (*cli
 	if state.Blocked("", id, s.Now()) {
 		return nil, clientRefused("an administrator blocked this client")
 	}
+	if c := accountClient(state, id); c != nil {
+		return c, nil
+	}
 	said := state.Client(id)
 	document := strings.HasPrefix(id, "https://")
 	if said != nil && len(said.GetRedirectUris()) > 0 {
-		c := &client{id: id, name: said.GetName(), redirects: said.GetRedirectUris(), secret: said.GetSecretSha256(), refresh: true, approved: true}
+		c := &client{id: id, name: said.GetName(), redirects: said.GetRedirectUris(), secret: said.GetSecretSha256(), keys: keysOfSet(said.GetJwks()), refresh: true, approved: true}
 		if document {
 			c.host = hostOf(id)
 		}
@@ -197,25 +205,41 @@ func (s *Server) used(ctx context.Context, c *client) {
 
 var errFresh = errors.New("it was used lately")
 
-// authenticate returns the client of a request to the token or revocation endpoint.
+// authenticate returns the client of a request to the token or revocation endpoint, which proved to be it: by its key, by its secret,
+// or, if it has neither, by nothing but its name.
 func (s *Server) authenticate(r *http.Request, state *core.State, f url.Values) (*client, error) {
 	id, secret, basic := r.BasicAuth()
-	if basic {
+	proof := f.Has("client_assertion") || f.Has("client_assertion_type")
+	var jws *jose.JSONWebSignature
+	var err error
+	switch {
+	case basic:
 		var errs [2]error
 		id, errs[0] = url.QueryUnescape(id)
 		secret, errs[1] = url.QueryUnescape(secret)
-		if errors.Join(errs[:]...) != nil || f.Has("client_secret") || f.Has("client_id") && f.Get("client_id") != id {
+		if errors.Join(errs[:]...) != nil || proof || f.Has("client_secret") || f.Has("client_id") && f.Get("client_id") != id {
 			return nil, refuse("invalid_request", "", "the client authenticates in more than one way")
 		}
-	} else {
-		id, secret = f.Get("client_id"), f.Get("client_secret")
-		if r.Header.Get("Authorization") != "" {
-			return nil, errUnknownClient
+	case r.Header.Get("Authorization") != "":
+		return nil, errUnknownClient
+	case proof && f.Has("client_secret"):
+		return nil, refuse("invalid_request", "", "the client authenticates in more than one way")
+	case proof:
+		if jws, id, err = asserted(f); err != nil {
+			return nil, err
 		}
+	default:
+		id, secret = f.Get("client_id"), f.Get("client_secret")
 	}
 	c, err := s.client(r.Context(), state, id)
 	if err != nil {
 		return nil, err
+	}
+	if proof || c.keys != nil || c.account != nil {
+		if jws == nil {
+			return nil, &refusal{code: "invalid_client", text: "this client proves who it is by a client_assertion that its key signs", status: http.StatusUnauthorized, action: "client_refused"}
+		}
+		return c, s.prove(r.Context(), c, jws)
 	}
 	sum := sha256.Sum256([]byte(secret))
 	if c.secret != nil && subtle.ConstantTimeCompare(c.secret, sum[:]) != 1 || c.secret == nil && secret != "" {

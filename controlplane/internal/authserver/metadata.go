@@ -3,6 +3,8 @@ package authserver
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
+	"strings"
 
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
@@ -10,27 +12,46 @@ import (
 // scope is the one scope: what a person may do with which tool is the policy's to say, not a scope's.
 const scope = "mcp"
 
+// offline asks for a refresh token (OpenID Connect Core 1.0, section 11), which clients get that did not say they want none.
+const offline = "offline_access"
+
+// scopesOf are the scopes that are given where some are asked for: the one, and what is known of the others.
+func scopesOf(asked string) []string {
+	all := []string{scope}
+	for _, word := range strings.Fields(asked) {
+		if word == offline && !slices.Contains(all, word) {
+			all = append(all, word)
+		}
+	}
+	return all
+}
+
+// authMethods are the ways in which clients prove who they are.
+var authMethods = []string{"none", "client_secret_basic", "client_secret_post", "private_key_jwt"}
+
 // metadata is RFC 8414's and, since some agents look only there, OpenID Connect Discovery's.
 func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 	policy := s.Engine.State().AuthorizationPolicy()
 	out := map[string]any{
-		"issuer":                                         s.Issuer,
-		"authorization_endpoint":                         s.Issuer + "/oauth/authorize",
-		"token_endpoint":                                 s.Issuer + "/oauth/token",
-		"revocation_endpoint":                            s.Issuer + "/oauth/revoke",
-		"introspection_endpoint":                         s.Issuer + "/oauth/introspect",
-		"jwks_uri":                                       s.Issuer + "/oauth/jwks",
-		"scopes_supported":                               []string{scope, "offline_access"},
-		"response_types_supported":                       []string{"code"},
-		"response_modes_supported":                       []string{"query"},
-		"grant_types_supported":                          []string{"authorization_code", "refresh_token"},
-		"token_endpoint_auth_methods_supported":          []string{"none", "client_secret_basic", "client_secret_post"},
-		"revocation_endpoint_auth_methods_supported":     []string{"none", "client_secret_basic", "client_secret_post"},
-		"code_challenge_methods_supported":               []string{"S256"},
-		"authorization_response_iss_parameter_supported": true,
-		"client_id_metadata_document_supported":          policy.GetMetadataDocuments() != policyv1.Admission_ADMISSION_OFF,
-		"subject_types_supported":                        []string{"public"},
-		"id_token_signing_alg_values_supported":          []string{"ES256"},
+		"issuer":                                s.Issuer,
+		"authorization_endpoint":                s.Issuer + "/oauth/authorize",
+		"token_endpoint":                        s.Issuer + "/oauth/token",
+		"revocation_endpoint":                   s.Issuer + "/oauth/revoke",
+		"introspection_endpoint":                s.Issuer + "/oauth/introspect",
+		"jwks_uri":                              s.Issuer + "/oauth/jwks",
+		"scopes_supported":                      []string{scope, offline},
+		"response_types_supported":              []string{"code"},
+		"response_modes_supported":              []string{"query"},
+		"grant_types_supported":                 []string{"authorization_code", "refresh_token", "client_credentials"},
+		"token_endpoint_auth_methods_supported": authMethods,
+		"token_endpoint_auth_signing_alg_values_supported":      assertionAlgorithms,
+		"revocation_endpoint_auth_methods_supported":            authMethods,
+		"revocation_endpoint_auth_signing_alg_values_supported": assertionAlgorithms,
+		"code_challenge_methods_supported":                      []string{"S256"},
+		"authorization_response_iss_parameter_supported":        true,
+		"client_id_metadata_document_supported":                 policy.GetMetadataDocuments() != policyv1.Admission_ADMISSION_OFF,
+		"subject_types_supported":                               []string{"public"},
+		"id_token_signing_alg_values_supported":                 []string{"ES256"},
 	}
 	if policy.GetDynamicRegistration() != policyv1.Admission_ADMISSION_OFF {
 		out["registration_endpoint"] = s.Issuer + "/oauth/register"

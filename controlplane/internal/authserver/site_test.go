@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
@@ -48,9 +49,13 @@ func (a *trail) Note(r *auditv1.AuditRecord) {
 func (a *trail) Record(_ context.Context, r *auditv1.AuditRecord) error { a.Note(r); return nil }
 
 func (a *trail) has(action string) bool {
+	return a.any(func(r *auditv1.AuditRecord) bool { return r.GetAction() == action })
+}
+
+func (a *trail) any(is func(*auditv1.AuditRecord) bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return slices.ContainsFunc(a.all, func(r *auditv1.AuditRecord) bool { return r.GetAction() == action })
+	return slices.ContainsFunc(a.all, is)
 }
 
 // site is an authorization server over a real engine, with a provider at which Ann signs in, and a server for clients'
@@ -239,7 +244,12 @@ func (a *agent) code(changes ...string) url.Values {
 // token asks the token endpoint.
 func (s *site) token(form url.Values, header ...string) (int, map[string]any) {
 	s.t.Helper()
-	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.web.URL+"/oauth/token", strings.NewReader(form.Encode()))
+	return s.post("/oauth/token", form, header...)
+}
+
+func (s *site) post(path string, form url.Values, header ...string) (int, map[string]any) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.web.URL+path, strings.NewReader(form.Encode()))
 	enginetest.Must(s.t, err)
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	for i := 0; i < len(header); i += 2 {
@@ -283,6 +293,16 @@ func (a *agent) signedIn(changes ...string) (access, refresh string) {
 	}
 	refresh, _ = out["refresh_token"].(string)
 	return out["access_token"].(string), refresh
+}
+
+// claimsOf reads a token without believing it.
+func claimsOf(t *testing.T, token string) map[string]any {
+	t.Helper()
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256})
+	enginetest.Must(t, err)
+	var claims map[string]any
+	enginetest.Must(t, json.Unmarshal(jws.UnsafePayloadWithoutVerification(), &claims))
+	return claims
 }
 
 // good tells whether an access token would get a credential.

@@ -65,8 +65,10 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		answer, err = s.redeem(r, state, c, f)
 	case "refresh_token":
 		answer, err = s.refresh(r, state, c, f)
+	case "client_credentials":
+		answer, err = s.machine(r, state, c, f)
 	default:
-		err = refuse("unsupported_grant_type", "", "the grant types are authorization_code and refresh_token")
+		err = refuse("unsupported_grant_type", "", "the grant types are authorization_code, refresh_token and, for service accounts, client_credentials")
 	}
 	if err != nil {
 		s.fail(w, r, c.id, err)
@@ -149,7 +151,7 @@ func (s *Server) redeem(r *http.Request, state *core.State, c *client, f url.Val
 		return nil, err
 	}
 	refresh := ""
-	if c.refresh || slices.Contains(held.Scopes, "offline_access") {
+	if c.refresh || slices.Contains(held.Scopes, offline) {
 		refresh = newRefresh(x.Person, x.ID)
 		x.Current = digest(refresh)
 	}

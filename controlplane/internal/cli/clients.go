@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -28,14 +30,23 @@ func clientsCommand(o *options) *cobra.Command {
 	var redirects []string
 	var name string
 	var secret bool
+	var keys string
 	approve := &cobra.Command{
 		Use: "approve CLIENT", Aliases: []string{"set"}, Short: "Approve a client, or describe one whole",
 		Long: "Approve a client that registered itself or that names itself by the URL of a metadata document. With --redirect-uri the\nclient is described whole: for one that cannot register, and, with a URL as id, in a network that has no way to the document.",
 		Example: "  sallyport clients approve https://claude.ai/oauth/mcp-oauth-client-metadata\n" +
-			"  sallyport clients approve copilot-studio --name 'Copilot Studio' --redirect-uri https://global.consent.azure-apim.net/redirect --secret",
+			"  sallyport clients approve copilot-studio --name 'Copilot Studio' --redirect-uri https://global.consent.azure-apim.net/redirect --secret\n" +
+			"  sallyport clients approve crm-portal --redirect-uri https://crm.example.com/oauth/callback --jwks public.json",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &adminv1.SetClientRequest{Client: &policyv1.Client{Id: args[0], Name: name, RedirectUris: redirects}, MakeSecret: secret}
+			if keys != "" {
+				data, err := os.ReadFile(keys)
+				if err != nil {
+					return fmt.Errorf("reading the client's keys: %w", err)
+				}
+				req.Client.Jwks = data
+			}
 			return call(cmd.Context(), o, adminv1connect.NewClientServiceClient, adminv1connect.ClientServiceClient.SetClient, req, func(r *adminv1.SetClientResponse) table {
 				if r.GetClientSecret() != "" {
 					return line("client %s is set at version %d; its secret, which is shown once:\n%s", args[0], r.GetVersion(), r.GetClientSecret())
@@ -47,6 +58,7 @@ func clientsCommand(o *options) *cobra.Command {
 	approve.Flags().StringSliceVar(&redirects, "redirect-uri", nil, "where the client may be sent (default: where it says itself)")
 	approve.Flags().StringVar(&name, "name", "", "what people read (default: what it calls itself)")
 	approve.Flags().BoolVar(&secret, "secret", false, "make a secret with which the client authenticates, and print it")
+	approve.Flags().StringVar(&keys, "jwks", "", "`file` with a public JSON Web Key, or a set of them, by which the client proves who it is in place of a secret (private_key_jwt)")
 	remove := &cobra.Command{
 		Use: "remove CLIENT", Short: "Take back what was said of a client; one that registered itself is forgotten", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/base64"
 	"fmt"
 	"os"
 	"strings"
@@ -25,8 +27,8 @@ func serviceAccountsCommand(o *options) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &adminv1.CreateServiceAccountRequest{Name: args[0], Description: description}
 			return call(cmd.Context(), o, serviceClient, adminv1connect.ServiceAccountServiceClient.CreateServiceAccount, req, func(r *adminv1.CreateServiceAccountResponse) table {
-				return line("service account %s is made at version %d; its id, and client id: %s\nnext: sallyport service-accounts keys generate %s --out key.json; sallyport service-accounts groups add GROUP %s",
-					args[0], r.GetVersion(), r.GetId(), args[0], args[0])
+				return line("service account %s is made at version %d; its id, and client id: %s\nnext: sallyport service-accounts keys generate %s --out key.json; sallyport service-accounts groups add GROUP %s; sallyport service-accounts token %s --key key.json --issuer URL",
+					args[0], r.GetVersion(), r.GetId(), args[0], args[0], r.GetId())
 			})
 		},
 	}
@@ -40,7 +42,7 @@ func serviceAccountsCommand(o *options) *cobra.Command {
 	c := parent("service-accounts", "Agents that act for no person", create, list,
 		serviceActiveCommand(o, "disable", "Disable an account: all that it has ends at once", false),
 		serviceActiveCommand(o, "enable", "Enable an account again, in the groups it had", true),
-		serviceDeleteCommand(o), serviceKeysCommand(o), serviceGroupsCommand(o))
+		serviceDeleteCommand(o), serviceKeysCommand(o), serviceGroupsCommand(o), serviceTokenCommand(o))
 	c.Long = "Agents that act for no person. A service account proves who it is by a private key and is in groups of the directory\n\"service\", which admins keep; grants name these as any others: service/deployers."
 	return c
 }
@@ -175,6 +177,12 @@ func newServiceKey() (private, public []byte, err error) {
 	}
 	jwk := jose.JSONWebKey{Key: key, Algorithm: string(jose.ES256), Use: "sig"}
 	half := jwk.Public()
+	sum, err := half.Thumbprint(crypto.SHA256)
+	if err != nil {
+		return nil, nil, fmt.Errorf("naming a key: %w", err)
+	}
+	jwk.KeyID = base64.RawURLEncoding.EncodeToString(sum) // RFC 7638
+	half.KeyID = jwk.KeyID
 	if private, err = jwk.MarshalJSON(); err == nil {
 		public, err = half.MarshalJSON()
 	}

@@ -195,7 +195,8 @@ func (x *ListClientsResponse) GetClients() []*ClientStatus {
 
 type SetClientRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// With the id alone: approves a client that registered itself, or that names itself by a URL.
+	// With the id alone: approves a client that registered itself, or that names itself by a URL. Its jwks may be a single public
+	// key too.
 	Client *v1.Client `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
 	// Make a secret for the client and return it.
 	MakeSecret    bool `protobuf:"varint,2,opt,name=make_secret,json=makeSecret,proto3" json:"make_secret,omitempty"`

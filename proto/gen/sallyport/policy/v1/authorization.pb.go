@@ -94,7 +94,10 @@ type Client struct {
 	// not fetched, as in a network that has no way to it.
 	RedirectUris []string `protobuf:"bytes,3,rep,name=redirect_uris,json=redirectUris,proto3" json:"redirect_uris,omitempty"`
 	// SHA-256 of the client's secret. Empty: it has none.
-	SecretSha256  []byte `protobuf:"bytes,4,opt,name=secret_sha256,json=secretSha256,proto3" json:"secret_sha256,omitempty"`
+	SecretSha256 []byte `protobuf:"bytes,4,opt,name=secret_sha256,json=secretSha256,proto3" json:"secret_sha256,omitempty"`
+	// A JSON Web Key Set (RFC 7517) of the public keys by which the client proves who it is (private_key_jwt). Empty: it does not so;
+	// otherwise it has no secret.
+	Jwks          []byte `protobuf:"bytes,10,opt,name=jwks,proto3" json:"jwks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -153,6 +156,13 @@ func (x *Client) GetRedirectUris() []string {
 func (x *Client) GetSecretSha256() []byte {
 	if x != nil {
 		return x.SecretSha256
+	}
+	return nil
+}
+
+func (x *Client) GetJwks() []byte {
+	if x != nil {
+		return x.Jwks
 	}
 	return nil
 }
@@ -334,12 +344,14 @@ var File_sallyport_policy_v1_authorization_proto protoreflect.FileDescriptor
 
 const file_sallyport_policy_v1_authorization_proto_rawDesc = "" +
 	"\n" +
-	"'sallyport/policy/v1/authorization.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x01\n" +
+	"'sallyport/policy/v1/authorization.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x01\n" +
 	"\x06Client\x12\"\n" +
 	"\x02id\x18\x01 \x01(\tB\x12\xbaH\x0fr\r\x18\xf4\x032\b^[!-~]+$R\x02id\x12\x1b\n" +
 	"\x04name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18dR\x04name\x128\n" +
 	"\rredirect_uris\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\x102\x18\x01\"\ar\x05\x10\x01\x18\xd0\x0fR\fredirectUris\x12#\n" +
-	"\rsecret_sha256\x18\x04 \x01(\fR\fsecretSha256\"\xf0\x04\n" +
+	"\rsecret_sha256\x18\x04 \x01(\fR\fsecretSha256\x12\x1d\n" +
+	"\x04jwks\x18\n" +
+	" \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\x02R\x04jwks\"\xf0\x04\n" +
 	"\x13AuthorizationPolicy\x12W\n" +
 	"\x12metadata_documents\x18\x01 \x01(\x0e2\x1e.sallyport.policy.v1.AdmissionB\b\xbaH\x05\x82\x01\x02\x10\x01R\x11metadataDocuments\x12[\n" +
 	"\x14dynamic_registration\x18\x02 \x01(\x0e2\x1e.sallyport.policy.v1.AdmissionB\b\xbaH\x05\x82\x01\x02\x10\x01R\x13dynamicRegistration\x12Z\n" +
