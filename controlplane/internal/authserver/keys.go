@@ -35,12 +35,26 @@ type signers struct {
 	all map[string]jose.Signer
 }
 
-// Prepare makes the issuer's first key where it has none.
+// Prepare makes the issuer's first key where it has none. Where the newest key is of another address that the server had, it makes
+// one that is newer, so that agents are sent here and no longer there.
 func (s *Server) Prepare(ctx context.Context) error {
+	has, newest, now := false, s.Engine.State().NewestSigningKey(), s.Now()
 	for range s.Engine.State().SigningKeys(s.Issuer) {
+		has = true
+	}
+	if has && newest.GetIssuer() == s.Issuer {
 		return nil
 	}
-	_, _, err := s.addKey(ctx, system, s.Now(), false, true)
+	if !has {
+		if _, _, err := s.addKey(ctx, system, now, false, true); err != nil || newest == nil || newest.GetNotBefore().AsTime().Before(now) {
+			return err
+		}
+	}
+	from := now.Add(s.Lease)
+	if other := newest.GetNotBefore().AsTime(); !other.Before(from) {
+		from = other.Add(time.Second)
+	}
+	_, _, err := s.addKey(ctx, system, from, false, false)
 	return err
 }
 

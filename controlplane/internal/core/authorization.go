@@ -295,6 +295,18 @@ func (s *State) ownIssuers() []string {
 	return all
 }
 
+// NewestSigningKey is the key that begins last, of any issuer, or nil. Its issuer is where people are sent: a server that moved
+// leaves keys behind, which count until the last token of its former address has expired.
+func (s *State) NewestSigningKey() *policyv1.SigningKey {
+	var newest *policyv1.SigningKey
+	for k := range s.SigningKeys("") {
+		if newest == nil || k.GetNotBefore().AsTime().After(newest.GetNotBefore().AsTime()) {
+			newest = k
+		}
+	}
+	return newest
+}
+
 // authorizationEntry returns an entry that is the authorization server's, or nil where it has no value.
 func (s *State) authorizationEntry(k entryKey) *fleetv1.Entry {
 	switch k.kind {
@@ -305,7 +317,7 @@ func (s *State) authorizationEntry(k entryKey) *fleetv1.Entry {
 		}
 		offered := false
 		for d := range s.Directories() {
-			offered = offered || d.GetSignIn() != nil
+			offered = offered || d.GetSignIn() != nil && s.NewestSigningKey().GetIssuer() == k.text
 		}
 		return &fleetv1.Entry{Value: &fleetv1.Entry_AuthorizationServer{AuthorizationServer: &fleetv1.AuthorizationServer{Issuer: k.text, Keys: keys, Offered: offered}}}
 	case revokedSessionEntry:

@@ -84,6 +84,22 @@ func TestProxiesLearnKeysBeforeTheySignAndWhetherPeopleCanSignIn(t *testing.T) {
 	if n := len(server().GetKeys()); n != 1 {
 		t.Errorf("%d keys count though one is to be alone", n)
 	}
+	// It moves: the keys of the address before still count, and people are sent to the new one alone.
+	moved := signingKey("0")
+	moved.Issuer, moved.NotBefore = "https://a.sallyport.example", timestamppb.New(time.Unix(2, 0))
+	w.must(NewAddSigningKey(moved, false, false))
+	offered := map[string]bool{}
+	for e := range w.state.Entries("") {
+		if a := e.GetAuthorizationServer(); a != nil {
+			offered[a.GetIssuer()] = a.GetOffered()
+		}
+	}
+	if len(offered) != 2 || !offered[moved.GetIssuer()] {
+		t.Errorf("offered: %v", offered)
+	}
+	if n := len(Changes(before, w.state, w.log[len(w.log)-1:], "")); n != 2 {
+		t.Errorf("proxies hear %d changes of a move, not of both addresses", n)
+	}
 }
 
 func TestABlockStandsAgainstPersonAndClientUntilItsEnd(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 
 var scopes = []string{oidc.ScopeOpenID, oidc.ScopeProfile, oidc.ScopeEmail, oidc.ScopeOfflineAccess}
 
-// app is the org's OIDC app for sign-in: native and public, so that PKCE is what authenticates it.
+// app is the org's OIDC app for programs on desks: native and public, so that PKCE is what authenticates it.
 type app struct {
 	id       string
 	lifetime time.Duration

@@ -31,7 +31,7 @@ type controlError struct {
 	Error string `json:"error"`
 }
 
-// Control makes one admin change by its name: add-user, update-profile, deactivate, reactivate, suspend, unsuspend,
+// Control makes one admin change by its name: add-user, update-profile, deactivate, reactivate, suspend, unsuspend, log-out,
 // create-group, rename-group, change-group, push-group, unlink-group.
 func (o *Org) Control(ctx context.Context, action string, r ControlRequest) (Push, error) {
 	switch action {
@@ -45,9 +45,11 @@ func (o *Org) Control(ctx context.Context, action string, r ControlRequest) (Pus
 	case "reactivate":
 		return o.Reactivate(ctx, r.Login)
 	case "suspend":
-		return Push{}, o.Suspend(r.Login)
+		return o.Suspend(ctx, r.Login)
 	case "unsuspend":
 		return Push{}, o.Unsuspend(r.Login)
+	case "log-out":
+		return o.LogOut(ctx, r.Login)
 	case "create-group":
 		return o.CreateGroup(ctx, r.Group, r.Kind)
 	case "rename-group":

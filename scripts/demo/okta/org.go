@@ -63,10 +63,12 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Push is what a change sent to the SCIM server.
+// Push is what a change sent to the SCIM server, or to the receiver of signals.
 type Push struct {
-	// Requests that were answered with success.
+	// Requests by SCIM that were answered with success.
 	Requests int `json:"requests"`
+	// Signals that a receiver took.
+	Signals int `json:"signals,omitempty"`
 	// Took is the time from the first request's start to the last answer.
 	Took time.Duration `json:"took"`
 	// Answered is when the last answer was in. Zero: nothing was sent.
@@ -86,6 +88,12 @@ type Org struct {
 	logins map[string]*person
 	groups map[string]*group // by folded name
 	app    *scimApp          // nil: not connected
+	// webApps are the OIDC web applications, by client id.
+	webApps  map[string]webApp
+	receiver Receiver
+	// baseURL and key are those of the web face. Without them it was not started.
+	baseURL string
+	key     signingKey
 }
 
 // NewOrg returns an empty org whose SCIM app is not connected yet.
@@ -95,6 +103,8 @@ func NewOrg(cfg Config) *Org {
 		people: map[string]*person{},
 		logins: map[string]*person{},
 		groups: map[string]*group{},
+
+		webApps: map[string]webApp{},
 	}
 }
 
@@ -183,12 +193,15 @@ func (o *Org) Reactivate(ctx context.Context, login string) (Push, error) {
 	})
 }
 
-// Suspend stops a person from signing in. Apps are told nothing.
-func (o *Org) Suspend(login string) error {
-	o.changing.Lock()
-	defer o.changing.Unlock()
-	_, err := o.setStatus(login, Suspended, Active)
-	return err
+// Suspend stops a person from signing in. Nothing is sent by SCIM; a receiver of events is told that the sessions are over.
+func (o *Org) Suspend(ctx context.Context, login string) (Push, error) {
+	return o.change(func(s *session) error {
+		u, err := o.setStatus(login, Suspended, Active)
+		if err != nil {
+			return err
+		}
+		return s.revokeSessions(ctx, u)
+	})
 }
 
 // Unsuspend lets a suspended person sign in again. Apps are told nothing.

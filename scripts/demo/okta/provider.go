@@ -34,6 +34,10 @@ func (o *Org) Handler(baseURL string) (http.Handler, error) {
 	server := &authorizationServer{LegacyServer: op.NewLegacyServer(provider, endpoints()), org: o, store: store, issuer: issuer}
 	oidcHandler := op.RegisterLegacyServer(server, op.AuthorizeCallbackHandler(provider))
 
+	o.mu.Lock()
+	o.baseURL, o.key = baseURL, store.key
+	o.mu.Unlock()
+
 	mux := http.NewServeMux()
 	mux.Handle(IssuerPath+"/", http.StripPrefix(IssuerPath, oidcHandler))
 	// Okta serves the same document under the OAuth name too.

@@ -319,7 +319,7 @@ func TestReactivationPutsThePersonAndAssertsNoMembership(t *testing.T) {
 
 func TestSuspensionSendsNothing(t *testing.T) {
 	org, r, _ := hired(t)
-	if err := org.Suspend(maya); err != nil {
+	if err := suspend(org); err != nil {
 		t.Fatal(err)
 	}
 	must(t)(org.RemoveFromGroup(t.Context(), "Engineers", maya))

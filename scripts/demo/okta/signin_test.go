@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
 
 	"sallyport.dev/scripts/demo/agent"
 	"sallyport.dev/scripts/demo/okta"
@@ -38,13 +40,88 @@ func startOrg(t *testing.T) (org *okta.Org, issuer string) {
 	return org, issuer
 }
 
-func login(issuer, email string) agent.Login {
-	return agent.Login{Issuer: issuer, ClientID: okta.DefaultClientID, RedirectPath: okta.RedirectPath, Email: email, Password: okta.Password}
+// native is a program on a desk that signs a person in at the org itself.
+type native struct {
+	issuer, client, path string
+	person               agent.Person
+}
+
+func login(issuer, email string) native {
+	return native{issuer, okta.DefaultClientID, okta.RedirectPath, agent.Person{Email: email, Password: okta.Password}}
+}
+
+type tokens struct{ Access, Refresh, Subject string }
+
+func (n native) app(ctx context.Context) (*oidc.Provider, *oauth2.Config, error) {
+	provider, err := oidc.NewProvider(ctx, n.issuer)
+	if err != nil {
+		return nil, nil, err
+	}
+	endpoint := provider.Endpoint()
+	endpoint.AuthStyle = oauth2.AuthStyleInParams
+	scopes := []string{oidc.ScopeOpenID, "profile", "email", oidc.ScopeOfflineAccess}
+	return provider, &oauth2.Config{ClientID: n.client, Endpoint: endpoint, Scopes: scopes}, nil
+}
+
+func (n native) signIn(ctx context.Context) (tokens, error) {
+	provider, app, err := n.app(ctx)
+	if err != nil {
+		return tokens{}, err
+	}
+	answer, err := agent.ListenForAnswer(ctx, n.path)
+	if err != nil {
+		return tokens{}, err
+	}
+	defer answer.Close()
+	browser, err := agent.NewBrowser(n.person)
+	if err != nil {
+		return tokens{}, err
+	}
+	app.RedirectURL = answer.URL
+	verifier := oauth2.GenerateVerifier()
+	q, err := answer.Fetch(ctx, browser, app.AuthCodeURL("the state", oidc.Nonce("the nonce"), oauth2.S256ChallengeOption(verifier)))
+	if err != nil {
+		return tokens{}, err
+	}
+	if q.Get("state") != "the state" {
+		return tokens{}, fmt.Errorf("the state is %q", q.Get("state"))
+	}
+	token, err := app.Exchange(ctx, q.Get("code"), oauth2.VerifierOption(verifier))
+	if err != nil {
+		return tokens{}, err
+	}
+	raw, _ := token.Extra("id_token").(string)
+	id, err := provider.Verifier(&oidc.Config{ClientID: n.client}).Verify(ctx, raw)
+	if err != nil {
+		return tokens{}, err
+	}
+	if id.Nonce != "the nonce" {
+		return tokens{}, fmt.Errorf("the nonce is %q", id.Nonce)
+	}
+	return tokens{token.AccessToken, token.RefreshToken, id.Subject}, nil
+}
+
+func (n native) refresh(ctx context.Context, refreshToken string) (tokens, error) {
+	_, app, err := n.app(ctx)
+	if err != nil {
+		return tokens{}, err
+	}
+	token, err := app.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
+	if err != nil {
+		return tokens{}, err
+	}
+	return tokens{Access: token.AccessToken, Refresh: token.RefreshToken}, nil
+}
+
+// suspend is an admin's, with no receiver of events connected.
+func suspend(o *okta.Org) error {
+	_, err := o.Suspend(context.Background(), maya)
+	return err
 }
 
 func TestAccessTokenIsWhatACustomServerIssues(t *testing.T) {
 	org, issuer := startOrg(t)
-	tokens, err := agent.SignIn(t.Context(), login(issuer, maya))
+	tokens, err := login(issuer, maya).signIn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,24 +180,24 @@ func TestAccessTokenIsWhatACustomServerIssues(t *testing.T) {
 
 func TestRefreshTokenWorksOnceAndForActivePeople(t *testing.T) {
 	org, issuer := startOrg(t)
-	first, err := agent.SignIn(t.Context(), login(issuer, maya))
+	first, err := login(issuer, maya).signIn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := agent.Refresh(t.Context(), login(issuer, maya), first.Refresh)
+	second, err := login(issuer, maya).refresh(t.Context(), first.Refresh)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if second.Refresh == first.Refresh || second.Access == first.Access {
 		t.Error("the tokens were not rotated")
 	}
-	if _, err := agent.Refresh(t.Context(), login(issuer, maya), first.Refresh); err == nil {
+	if _, err := login(issuer, maya).refresh(t.Context(), first.Refresh); err == nil {
 		t.Error("a used refresh token works again")
 	}
-	if err := org.Suspend(maya); err != nil {
+	if err := suspend(org); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := agent.Refresh(t.Context(), login(issuer, maya), second.Refresh); err == nil {
+	if _, err := login(issuer, maya).refresh(t.Context(), second.Refresh); err == nil {
 		t.Error("a suspended person's refresh token works")
 	}
 }
@@ -128,17 +205,17 @@ func TestRefreshTokenWorksOnceAndForActivePeople(t *testing.T) {
 func TestSignInIsRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(*okta.Org) error
-		login   func(agent.Login) agent.Login
+		login   func(native) native
 	}{
-		"to suspended people": {prepare: func(o *okta.Org) error { return o.Suspend(maya) }},
+		"to suspended people": {prepare: suspend},
 		"to deactivated people": {prepare: func(o *okta.Org) error {
 			_, err := o.Deactivate(context.Background(), maya)
 			return err
 		}},
-		"to strangers":                  {login: func(l agent.Login) agent.Login { l.Email = "nobody@acme.example"; return l }},
-		"with a wrong password":         {login: func(l agent.Login) agent.Login { l.Password = "guess"; return l }},
-		"to an unknown client":          {login: func(l agent.Login) agent.Login { l.ClientID = "0oaother"; return l }},
-		"with an unregistered redirect": {login: func(l agent.Login) agent.Login { l.RedirectPath = "/elsewhere"; return l }},
+		"to strangers":                  {login: func(n native) native { n.person.Email = "nobody@acme.example"; return n }},
+		"with a wrong password":         {login: func(n native) native { n.person.Password = "guess"; return n }},
+		"to an unknown client":          {login: func(n native) native { n.client = "0oaother"; return n }},
+		"with an unregistered redirect": {login: func(n native) native { n.path = "/elsewhere"; return n }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			org, issuer := startOrg(t)
@@ -151,7 +228,7 @@ func TestSignInIsRefused(t *testing.T) {
 			if c.login != nil {
 				l = c.login(l)
 			}
-			if _, err := agent.SignIn(t.Context(), l); !errors.Is(err, agent.ErrRefused) {
+			if _, err := l.signIn(t.Context()); !errors.Is(err, agent.ErrRefused) {
 				t.Errorf("error = %v, want ErrRefused", err)
 			}
 		})
@@ -160,13 +237,13 @@ func TestSignInIsRefused(t *testing.T) {
 
 func TestUnsuspendedPeopleSignInAgain(t *testing.T) {
 	org, issuer := startOrg(t)
-	if err := org.Suspend(maya); err != nil {
+	if err := suspend(org); err != nil {
 		t.Fatal(err)
 	}
 	if err := org.Unsuspend(maya); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := agent.SignIn(t.Context(), login(issuer, maya)); err != nil {
+	if _, err := login(issuer, maya).signIn(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

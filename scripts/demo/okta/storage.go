@@ -62,7 +62,7 @@ func newStorage(o *Org) (*storage, error) {
 	}, nil
 }
 
-// CreateAuthRequest stores a sign-in that begins. Without PKCE there is none: the client is public.
+// CreateAuthRequest stores a sign-in that begins. Without PKCE there is none, for no client.
 func (s *storage) CreateAuthRequest(_ context.Context, r *oidc.AuthRequest, _ string) (op.AuthRequest, error) {
 	if r.CodeChallenge == "" || r.CodeChallengeMethod != oidc.CodeChallengeMethodS256 {
 		return nil, oidc.ErrInvalidRequest().WithDescription("PKCE code challenge with method S256 is required")
@@ -222,17 +222,23 @@ func (s *storage) SignatureAlgorithms(context.Context) ([]jose.SignatureAlgorith
 // KeySet is what the keys endpoint shows.
 func (s *storage) KeySet(context.Context) ([]op.Key, error) { return []op.Key{publicKey{s.key}}, nil }
 
-// GetClientByClientID knows one client.
+// GetClientByClientID knows the native app and the web applications.
 func (s *storage) GetClientByClientID(_ context.Context, id string) (op.Client, error) {
+	if web, ok := s.org.webApp(id); ok {
+		return web, nil
+	}
 	if id != s.app.id {
 		return nil, errors.New("unknown client")
 	}
 	return s.app, nil
 }
 
-// AuthorizeClientIDSecret always refuses: the client is public.
-func (s *storage) AuthorizeClientIDSecret(context.Context, string, string) error {
-	return errors.New("the client has no secret")
+// AuthorizeClientIDSecret knows the secrets of web applications; the native app has none.
+func (s *storage) AuthorizeClientIDSecret(_ context.Context, id, secret string) error {
+	if web, ok := s.org.webApp(id); !ok || !web.holds(secret) {
+		return errors.New("the client's secret is another")
+	}
+	return nil
 }
 
 // SetUserinfoFromScopes is the form that the library left behind; see SetUserinfoFromRequest.

@@ -17,12 +17,13 @@ const (
 	KeyAdminToken = "SALLYPORT_ADMIN_TOKEN"
 	KeyFleetURL   = "SALLYPORT_FLEET_URL"
 	KeyIssuer     = "SALLYPORT_IDP_ISSUER"
+	KeySignInURL  = "SALLYPORT_SIGNIN_URL"
 	KeyMCPUSEast  = "SALLYPORT_MCP_URL_US_EAST"
 	KeyMCPEUWest  = "SALLYPORT_MCP_URL_EU_WEST"
 	KeyNATSURL    = "SALLYPORT_NATS_URL"
 )
 
-var envKeys = []string{KeySCIMURL, KeySCIMToken, KeyAdminURL, KeyAdminToken, KeyFleetURL, KeyIssuer, KeyMCPUSEast, KeyMCPEUWest, KeyNATSURL}
+var envKeys = []string{KeySCIMURL, KeySCIMToken, KeyAdminURL, KeyAdminToken, KeyFleetURL, KeyIssuer, KeySignInURL, KeyMCPUSEast, KeyMCPEUWest, KeyNATSURL}
 
 // stateFile is the name of the env file in a data folder.
 const stateFile = "quickstart.env"

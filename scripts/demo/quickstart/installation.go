@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 
+	"sallyport.dev/scripts/demo/agent"
 	"sallyport.dev/scripts/demo/okta"
 )
 
@@ -37,7 +38,7 @@ func Install(ctx context.Context, cfg InstallConfig) (*Installation, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &system{say: &printer{out: cfg.Out}, dir: cfg.Dir, addrs: addrs, bin: binaries{controlPlane: cfg.ControlPlane, proxy: cfg.Proxy}}
+	s := &system{say: &printer{out: cfg.Out}, dir: cfg.Dir, addrs: addrs, bin: binaries{controlPlane: cfg.ControlPlane, proxy: cfg.Proxy}, desk: agent.Program{Name: "Bench agent"}}
 	steps := []func(context.Context) error{s.startOkta, s.startControlPlane, s.connectOkta}
 	for _, region := range cfg.Regions {
 		steps = append(steps, func(ctx context.Context) error { return s.startProxy(ctx, region) })
@@ -115,9 +116,10 @@ func (i *Installation) Pin(ctx context.Context, connector string) error {
 // Enforced waits until every proxy enforces what the log holds now.
 func (i *Installation) Enforced(ctx context.Context) error { return i.s.admin.Enforced(ctx, 0) }
 
-// SignIn returns a person's access token, by the stand-in Okta's real flow.
+// SignIn returns a person's access token for the one URL that people are given: their agent finds out where to sign in, they sign in
+// at the stand-in Okta, and let the agent in.
 func (i *Installation) SignIn(ctx context.Context, login string) (string, error) {
-	tokens, err := i.s.signIn(ctx, login)
+	tokens, err := i.s.signIn(ctx, login, usEast)
 	if err != nil {
 		return "", fmt.Errorf("sign in %s: %w", login, err)
 	}

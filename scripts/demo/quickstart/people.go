@@ -23,17 +23,25 @@ const (
 	paul   = "paul.reyes@acme.example"  // analyst
 	dana   = "dana.kim@acme.example"    // data engineer
 	victor = "victor.hale@acme.example" // senior engineer, to leave
+	omar   = "omar.aziz@acme.example"   // senior engineer, to be suspended
+	rosa   = "rosa.silva@acme.example"  // at Okta, but nobody gave her Sallyport
 	noor   = "noor.haddad@acme.example" // to be hired
 )
 
+// helpDesk is whom people are told to ask.
+const helpDesk = "the IT desk, it@acme.example"
+
 type hire struct {
 	profile okta.Profile
-	group   string
+	// group that carries their grants. Empty: they are not given Sallyport.
+	group string
 }
 
 var staff = []hire{
 	{okta.Profile{Login: maya, GivenName: "Maya", FamilyName: "Chen"}, seniors},
 	{okta.Profile{Login: victor, GivenName: "Victor", FamilyName: "Hale"}, seniors},
+	{okta.Profile{Login: omar, GivenName: "Omar", FamilyName: "Aziz"}, seniors},
+	{okta.Profile{Login: rosa, GivenName: "Rosa", FamilyName: "Silva"}, ""},
 	{okta.Profile{Login: tom, GivenName: "Tom", FamilyName: "Berg"}, juniors},
 	{okta.Profile{Login: lena, GivenName: "Lena", FamilyName: "Ortiz"}, sales},
 	{okta.Profile{Login: ines, GivenName: "Ines", FamilyName: "Duarte"}, sales},

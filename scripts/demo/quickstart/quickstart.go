@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"sallyport.dev/scripts/demo/agent"
 )
 
 // Run brings everything up, walks through the stories, and stays up until the context ends unless told otherwise. The
@@ -27,7 +29,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	s := &system{cfg: cfg, say: say, dir: dir, addrs: addrs, bin: bin}
+	s := &system{cfg: cfg, say: say, dir: dir, addrs: addrs, bin: bin, desk: agent.Program{Name: "Quickstart agent"}}
 	defer s.forget()
 	defer s.down()
 	if err := s.up(ctx); err != nil {
@@ -53,7 +55,7 @@ func (s *system) stories(ctx context.Context) error {
 	begin := time.Now()
 	for _, story := range []func(context.Context, *run) error{
 		s.seniorStory, s.juniorStory, s.salesStory, s.credentialStory, s.hireStory, s.promotionStory, s.teamStory,
-		s.analyticsStory, s.retireStory, s.offboardStory, s.investigationStory,
+		s.analyticsStory, s.retireStory, s.offboardStory, s.suspensionStory, s.strangersStory, s.investigationStory,
 	} {
 		if err := story(ctx, r); err != nil {
 			if ctx.Err() != nil {
@@ -75,7 +77,9 @@ func (s *system) stories(ctx context.Context) error {
 // invite says what to try now.
 func (s *system) invite() {
 	s.say.line("\nEverything stays up until Ctrl-C. To try it yourself:")
-	s.say.line("  claude mcp add --transport http sallyport %s --header \"Authorization: Bearer $(./scripts/agent-token --data-dir %s %s)\"", s.mcpURL(usEast), s.dir, maya)
+	s.say.line("  claude mcp add --transport http sallyport %s", s.resource())
+	s.say.line("and sign in as %s (the stand-in Okta's page has the password filled in), or where there is no browser:", maya)
+	s.say.line("  claude mcp add --transport http sallyport %s --header \"Authorization: Bearer $(./scripts/agent-token --data-dir %s %s)\"", s.resource(), s.dir, maya)
 	s.say.line("  export SALLYPORT_SERVER=%s SALLYPORT_TOKEN=$(cat %s)", s.admin.URL, s.admin.TokenFile)
 	s.say.line("  %s explain %s github push_files --args '{\"owner\":\"acme\",\"repo\":\"payments\",\"branch\":\"main\",\"message\":\"m\",\"files\":[]}'", s.bin.controlPlane, maya)
 	s.say.line("  %s audit tail", s.bin.controlPlane)

@@ -35,11 +35,11 @@ func (s *system) anonymous(ctx context.Context) (string, time.Duration, error) {
 		if err != nil {
 			return "", 0, err
 		}
-		if metadata.status != http.StatusOK || !strings.Contains(metadata.body, s.issuer) {
-			return "", 0, fmt.Errorf("%s answers %d and does not name the issuer: %s", at, metadata.status, metadata.body)
+		if metadata.status != http.StatusOK || !strings.Contains(metadata.body, s.signInURL()) {
+			return "", 0, fmt.Errorf("%s answers %d and does not name where to sign in: %s", at, metadata.status, metadata.body)
 		}
 	}
-	return "401 at both proxies, metadata names Okta", time.Since(begin), nil
+	return "401 at both proxies, metadata names where to sign in", time.Since(begin), nil
 }
 
 type response struct {

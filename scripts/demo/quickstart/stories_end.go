@@ -22,38 +22,17 @@ type openStream struct {
 
 func (s *system) offboardStory(ctx context.Context, r *run) error {
 	r.title("Offboarding: Victor leaves, with a stream open at each proxy")
-	watch := in(payments, object{"run_id": 7, "seconds": 300})
-	var streams []*openStream
-	for _, who := range []struct{ region, revision string }{{usEast, agent.Modern}, {euWest, agent.SessionEra}} {
-		me, err := r.sit(ctx, victor, who.region, agent.Options{Revision: who.revision})
-		if err != nil {
-			return err
-		}
-		o := &openStream{seat: me, result: make(chan agent.Result, 1)}
-		err = r.step("follows a workflow run at "+who.region+" ("+who.revision+")", func() (string, time.Duration, error) { return o.begin(ctx, watch) })
-		if err != nil {
-			return err
-		}
-		streams = append(streams, o)
+	streams, err := r.follow(ctx, victor)
+	if err != nil {
+		return err
 	}
 	push, err := s.org.Deactivate(ctx, victor)
 	r.check("HR deactivates him; Okta tells Sallyport", push.Took, "one SCIM PATCH, active: false", err)
 	if err != nil {
 		return err
 	}
-	for _, o := range streams {
-		_ = r.step("the open stream at "+o.region+" ends", func() (string, time.Duration, error) { return o.end(ctx, push.Answered) })
-	}
-	for _, o := range streams {
-		_ = r.step("his token is refused at "+o.region, func() (string, time.Duration, error) { return o.locked(ctx, r) })
-	}
-	_ = r.step("he cannot sign in any more", func() (string, time.Duration, error) {
-		begin := time.Now()
-		if _, err := r.signIn(ctx, victor); !errors.Is(err, agent.ErrRefused) {
-			return "", 0, fmt.Errorf("the sign-in gave %w", err)
-		}
-		return "Okta refuses", time.Since(begin), nil
-	})
+	r.ended(ctx, streams, push)
+	_ = r.step("he cannot sign in any more", func() (string, time.Duration, error) { return r.refusedByOkta(ctx, victor) })
 	_ = r.step("the calls at the server were cancelled", func() (string, time.Duration, error) {
 		at, err := until(ctx, func() error {
 			for _, c := range s.github.Calls.All() {
@@ -67,7 +46,7 @@ func (s *system) offboardStory(ctx context.Context, r *run) error {
 	})
 	_ = r.step("the audit says that they were ended by Sallyport", func() (string, time.Duration, error) {
 		begin := time.Now()
-		_, err := until(ctx, func() error { return s.revokedCalls(ctx, r.began, len(streams)) })
+		_, err := until(ctx, func() error { return s.revokedCalls(ctx, victor, r.began, len(streams)) })
 		return fmt.Sprintf("%d calls, outcome revoked", len(streams)), time.Since(begin), err
 	})
 	return nil
@@ -92,7 +71,7 @@ func (o *openStream) begin(ctx context.Context, args object) (string, time.Durat
 	}
 }
 
-// end waits for the call to end, and tells how long after SCIM's answer that was.
+// end waits for the call to end, and tells how long after Okta was answered that was.
 func (o *openStream) end(ctx context.Context, answered time.Time) (string, time.Duration, error) {
 	select {
 	case res := <-o.result:
@@ -117,7 +96,7 @@ func (o *openStream) end(ctx context.Context, answered time.Time) (string, time.
 func (o *openStream) locked(ctx context.Context, r *run) (string, time.Duration, error) {
 	begin := time.Now()
 	calls := r.upstream("github").Calls.Count("")
-	session, err := agent.Connect(ctx, r.mcpURL(o.region), o.token, agent.Options{})
+	session, err := agent.Connect(ctx, r.mcpURL(o.region), o.tokens.Access, agent.Options{})
 	seen := "no session"
 	if err == nil {
 		defer session.Close()
@@ -134,8 +113,8 @@ func (o *openStream) locked(ctx context.Context, r *run) (string, time.Duration,
 	return "refused: " + seen, took, nil
 }
 
-func (s *system) revokedCalls(ctx context.Context, since time.Time, want int) error {
-	records, err := s.admin.Records(ctx, &adminv1.AuditFilter{Person: victor, Tool: "watch_workflow_run", Since: timestamppb.New(since)})
+func (s *system) revokedCalls(ctx context.Context, person string, since time.Time, want int) error {
+	records, err := s.admin.Records(ctx, &adminv1.AuditFilter{Person: person, Tool: "watch_workflow_run", Since: timestamppb.New(since)})
 	if err != nil {
 		return err
 	}
@@ -251,6 +230,10 @@ func (s *system) list(records []*adminv1.StoredRecord) {
 	s.say.line("        the newest %d of them (sallyport audit search --person %s):", min(newest, len(records)), maya)
 	for _, stored := range records[:min(newest, len(records))] {
 		rec := stored.GetRecord()
+		if rec.GetMethod() != "tools/call" {
+			s.say.line("        %s %-7s %-34s %s", rec.GetAt().AsTime().Local().Format("15:04:05.000"), rec.GetRegion(), rec.GetMethod(), short(rec.GetAction()+" "+rec.GetTarget(), 90))
+			continue
+		}
 		what := "asked " + string(rec.GetArguments().GetHead())
 		switch rec.GetPhase() {
 		case auditv1.Phase_PHASE_COMPLETED:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"sallyport.dev/scripts/demo/agent"
@@ -93,7 +94,7 @@ func (s *system) seniorStory(ctx context.Context, r *run) error {
 	for _, a := range s.pushesToMain("push_files") {
 		me.mayNot(ctx, a)
 	}
-	s.ownAddress(ctx, r, me.token)
+	s.ownAddress(ctx, r)
 	return nil
 }
 
@@ -214,11 +215,16 @@ func engineerInJira(ctx context.Context, s *system, me *seat) {
 		}})
 }
 
-// ownAddress calls a tool by its own name at /mcp/{connector}.
-func (s *system) ownAddress(ctx context.Context, r *run, token string) {
+// ownAddress signs in at /mcp/{connector}, calls a tool by its own name there, and tries the token elsewhere.
+func (s *system) ownAddress(ctx context.Context, r *run) {
+	var tokens agent.Tokens
 	_ = r.step("at /mcp/github tools have their own names, rules hold", func() (string, time.Duration, error) {
 		begin := time.Now()
-		session, err := agent.Connect(ctx, s.mcpURL(usEast)+"/github", token, agent.Options{Revision: agent.Modern})
+		var err error
+		if tokens, err = s.desk.SignIn(ctx, s.mcpURL(euWest)+"/github", Employee(maya)); err != nil {
+			return "", 0, err
+		}
+		session, err := agent.Connect(ctx, s.mcpURL(euWest)+"/github", tokens.Access, agent.Options{Revision: agent.Modern})
 		if err != nil {
 			return "", 0, err
 		}
@@ -234,6 +240,20 @@ func (s *system) ownAddress(ctx context.Context, r *run, token string) {
 			return "", took, fmt.Errorf("list_branches: %t %s; push_files to main: %t %s", read.OK, read.Text, push.OK, push.Text)
 		}
 		return "list_branches done, push_files to main refused", took, nil
+	})
+	_ = r.step("what signs in there is refused at /mcp and /mcp/jira", func() (string, time.Duration, error) {
+		begin := time.Now()
+		for _, path := range []string{"", "/jira"} {
+			session, err := agent.Connect(ctx, s.mcpURL(euWest)+path, tokens.Access, agent.Options{Revision: agent.Modern})
+			if err == nil {
+				session.Close()
+				return "", 0, fmt.Errorf("it is taken at /mcp%s", path)
+			}
+			if !strings.Contains(err.Error(), "Unauthorized") {
+				return "", 0, err
+			}
+		}
+		return "401", time.Since(begin), nil
 	})
 }
 

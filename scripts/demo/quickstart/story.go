@@ -25,7 +25,8 @@ const patience = 10 * time.Second
 type gateway interface {
 	mcpURL(region string) string
 	upstream(connector string) *servers.Upstream
-	signIn(ctx context.Context, email string) (agent.Tokens, error)
+	signIn(ctx context.Context, person, region string) (agent.Tokens, error)
+	refresh(ctx context.Context, t agent.Tokens) error
 	verdict(ctx context.Context, person, connector, tool string, args any) (*auditv1.Decision, error)
 }
 
@@ -86,25 +87,25 @@ type seat struct {
 	run    *run
 	person string
 	region string
-	token  string
+	tokens agent.Tokens
 }
 
 // sit signs a person in and connects their agent.
 func (r *run) sit(ctx context.Context, person, region string, o agent.Options) (*seat, error) {
-	tokens, err := r.signIn(ctx, person)
+	tokens, err := r.signIn(ctx, person, region)
 	if err != nil {
 		return nil, fmt.Errorf("sign in %s: %w", person, err)
 	}
-	return r.connect(ctx, person, region, tokens.Access, o)
+	return r.connect(ctx, person, region, tokens, o)
 }
 
-func (r *run) connect(ctx context.Context, person, region, token string, o agent.Options) (*seat, error) {
-	session, err := agent.Connect(ctx, r.mcpURL(region), token, o)
+func (r *run) connect(ctx context.Context, person, region string, tokens agent.Tokens, o agent.Options) (*seat, error) {
+	session, err := agent.Connect(ctx, r.mcpURL(region), tokens.Access, o)
 	if err != nil {
 		return nil, err
 	}
 	r.sessions = append(r.sessions, session)
-	return &seat{Session: session, run: r, person: person, region: region, token: token}, nil
+	return &seat{Session: session, run: r, person: person, region: region, tokens: tokens}, nil
 }
 
 // call calls connector__tool and remembers it.
@@ -259,9 +260,15 @@ func (s *seat) refused(ctx context.Context, name string, args map[string]any) fu
 	}
 }
 
-// signIn goes through the stand-in Okta's real flow.
-func (s *system) signIn(ctx context.Context, email string) (agent.Tokens, error) {
-	return agent.SignIn(ctx, LoginAt(s.issuer, email))
+// signIn has a person's agent, which is given the address of a region, find out where to sign in, and sign in there with a browser.
+func (s *system) signIn(ctx context.Context, person, region string) (agent.Tokens, error) {
+	return s.desk.SignIn(ctx, s.mcpURL(region), Employee(person))
+}
+
+// refresh tries to get other tokens.
+func (s *system) refresh(ctx context.Context, t agent.Tokens) error {
+	_, err := agent.Refresh(ctx, t)
+	return err
 }
 
 func (s *system) verdict(ctx context.Context, person, connector, tool string, args any) (*auditv1.Decision, error) {
@@ -273,7 +280,5 @@ func (s *system) verdict(ctx context.Context, person, connector, tool string, ar
 	return decision, err
 }
 
-// LoginAt is how a person of the demo signs in.
-func LoginAt(issuer, email string) agent.Login {
-	return agent.Login{Issuer: issuer, ClientID: okta.DefaultClientID, RedirectPath: okta.RedirectPath, Email: email, Password: okta.Password}
-}
+// Employee is a person of the demo, at a browser.
+func Employee(email string) agent.Person { return agent.Person{Email: email, Password: okta.Password} }

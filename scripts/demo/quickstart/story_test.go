@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -16,7 +15,6 @@ import (
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	"sallyport.dev/scripts/demo/agent"
-	"sallyport.dev/scripts/demo/okta"
 	"sallyport.dev/scripts/demo/servers"
 )
 
@@ -60,7 +58,11 @@ func newLoose(t *testing.T) *loose {
 func (l *loose) mcpURL(string) string              { return l.url }
 func (l *loose) upstream(string) *servers.Upstream { return l.github.Upstream }
 
-func (l *loose) signIn(context.Context, string) (agent.Tokens, error) { return agent.Tokens{}, nil }
+func (l *loose) refresh(context.Context, agent.Tokens) error { return nil }
+
+func (l *loose) signIn(context.Context, string, string) (agent.Tokens, error) {
+	return agent.Tokens{}, nil
+}
 
 func (l *loose) verdict(context.Context, string, string, string, any) (*auditv1.Decision, error) {
 	return &auditv1.Decision{Verdict: l.explains}, nil
@@ -174,28 +176,5 @@ func TestToolsShownMustBeExactlyThoseExpected(t *testing.T) {
 	}
 	if err := sameTools([]string{"a", "c"}, []string{"a", "b"}); err == nil || err.Error() != "does not see b, sees c" {
 		t.Errorf("error = %v", err)
-	}
-}
-
-// TestCastSignsIn runs the part of the setup that needs no control plane.
-func TestCastSignsIn(t *testing.T) {
-	org := okta.NewOrg(okta.Config{Audience: "http://127.0.0.1:9/mcp"})
-	issuer, _, stop, err := org.Start(t.Context(), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stop()
-	s := &system{issuer: issuer}
-	for _, h := range staff {
-		if _, err := org.AddUser(h.profile); err != nil {
-			t.Fatal(err)
-		}
-		tokens, err := s.signIn(t.Context(), h.profile.Login)
-		if err != nil {
-			t.Errorf("%s: %v", h.profile.Login, err)
-		}
-		if time.Until(tokens.Expires) < time.Minute {
-			t.Errorf("%s: the token expires at %s", h.profile.Login, tokens.Expires)
-		}
 	}
 }

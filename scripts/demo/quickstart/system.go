@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	"sallyport.dev/scripts/demo/agent"
 	"sallyport.dev/scripts/demo/okta"
 	"sallyport.dev/scripts/demo/policy"
 	"sallyport.dev/scripts/demo/servers"
@@ -65,14 +66,19 @@ type system struct {
 	admin     *Admin
 	scimToken string
 
+	// desk is the agents' program, which registers itself at its first sign-in.
+	desk agent.Program
+
 	running []*Process
 	stops   []func() // in the order of starting
 }
 
 func (s *system) mcpURL(region string) string { return "http://" + s.addrs[region] + "/mcp" }
 
-// audience is the one resource that tokens are for, whichever region serves it.
-func (s *system) audience() string { return s.mcpURL(usEast) }
+// resource is the one URL that people are given, whichever region serves it.
+func (s *system) resource() string { return s.mcpURL(usEast) }
+
+func (s *system) signInURL() string { return "http://" + s.addrs["signin"] }
 
 // upstream returns a server by its connector's id.
 func (s *system) upstream(connector string) *servers.Upstream {
@@ -117,7 +123,7 @@ func (s *system) startUpstreams(ctx context.Context) error {
 }
 
 func (s *system) startOkta(ctx context.Context) error {
-	s.org = okta.NewOrg(okta.Config{Audience: s.audience()})
+	s.org = okta.NewOrg(okta.Config{Audience: s.resource()})
 	issuer, _, stop, err := s.org.Start(ctx, s.addrs["okta"])
 	if err != nil {
 		return err
@@ -132,7 +138,7 @@ func (s *system) startControlPlane(ctx context.Context) error {
 	dir := filepath.Join(s.dir, "control-plane")
 	p, err := s.start("control-plane", s.bin.controlPlane, "serve", "--data-dir", dir,
 		"--scim-addr", s.addrs["scim"], "--admin-addr", s.addrs["admin"], "--fleet-addr", s.addrs["fleet"], "--signin-addr", s.addrs["signin"],
-		"--nats-listen", s.addrs["nats"])
+		"--resource", s.resource(), "--resource", s.mcpURL(euWest), "--nats-listen", s.addrs["nats"])
 	if err != nil {
 		return err
 	}
@@ -143,24 +149,53 @@ func (s *system) startControlPlane(ctx context.Context) error {
 	if s.admin, err = FirstOwner(ctx, s.bin.controlPlane, adminURL, dir); err != nil {
 		return err
 	}
-	s.say.status("control plane: admin API %s, SCIM http://%s/scim/v2", adminURL, s.addrs["scim"])
+	s.say.status("control plane: admin API %s, SCIM %s, sign-in %s", adminURL, s.scimURL(), s.signInURL())
 	return nil
 }
 
-// connectOkta is what docs tell an admin to do once: a directory, a SCIM token, Okta's two apps.
+// connectOkta is what docs tell an admin to do once: a directory, Okta's two apps, a SCIM token, and where Okta tells what SCIM does not.
 func (s *system) connectOkta(ctx context.Context) error {
-	_, err := s.admin.Run(ctx, "directories", "create", "okta", "--issuer", s.issuer, "--audience", s.audience(),
-		"--user-claim", "uid", "--user-attribute", "externalId")
-	if err != nil {
+	if _, err := s.admin.Run(ctx, "directories", "create", "okta", "--user-attribute", "externalId"); err != nil {
 		return err
 	}
+	if err := s.connectSignIn(ctx); err != nil {
+		return err
+	}
+	if err := s.connectSignals(ctx); err != nil {
+		return err
+	}
+	var err error
 	if s.scimToken, err = s.admin.KeptToken(ctx, filepath.Join(s.dir, "scim-token"), "scim", "--directory", "okta"); err != nil {
 		return err
 	}
 	if _, err := s.org.ConnectSCIM(ctx, s.scimURL(), s.scimToken); err != nil {
 		return fmt.Errorf("connect Okta's SCIM app: %w", err)
 	}
-	s.say.status("Okta is connected: sign-in by OIDC, people and groups by SCIM")
+	s.say.status("Okta is connected: sign-in by OIDC, people and groups by SCIM, ends of sessions by signals")
+	return nil
+}
+
+// connectSignIn creates the web app by which people sign in at Okta.
+func (s *system) connectSignIn(ctx context.Context) error {
+	id, secret := s.org.CreateWebApp(s.signInURL() + "/signin/callback/okta")
+	file := filepath.Join(s.dir, "okta-client-secret")
+	if err := os.WriteFile(file, []byte(secret), 0o600); err != nil {
+		return fmt.Errorf("write the client's secret: %w", err)
+	}
+	_, err := s.admin.Run(ctx, "directories", "sign-in", "okta", "--issuer", s.issuer, "--client-id", id, "--client-secret-file", file,
+		"--title", "Acme's Okta", "--contact", helpDesk)
+	return errors.Join(err, os.Remove(file))
+}
+
+// connectSignals lets Okta tell what it does not tell by SCIM: suspensions above all.
+func (s *system) connectSignals(ctx context.Context) error {
+	issuer, keys := s.org.Transmitter()
+	base := "http://" + s.addrs["scim"] + "/signals/okta"
+	to := okta.Receiver{EventsURL: base + "/events", LogoutURL: base + "/logout", Audience: base}
+	if _, err := s.admin.Run(ctx, "directories", "signals", "okta", "--issuer", issuer, "--jwks-url", keys, "--audience", to.Audience, "--audience", to.LogoutURL); err != nil {
+		return err
+	}
+	s.org.ConnectReceiver(to)
 	return nil
 }
 
@@ -183,7 +218,8 @@ func (s *system) startProxy(ctx context.Context, region string, flags ...string)
 	}
 	args := []string{
 		"serve", "--name", name, "--region", region, "--control-plane", "https://" + s.addrs["fleet"],
-		"--invitation-file", file, "--listen", s.addrs[region], "--public-url", "http://" + s.addrs[region], "--data-dir", filepath.Join(s.dir, name),
+		"--invitation-file", file, "--listen", s.addrs[region], "--public-url", "http://" + s.addrs[region],
+		"--resource", s.resource(), "--data-dir", filepath.Join(s.dir, name),
 	}
 	p, err := s.start(name, s.bin.proxy, append(args, flags...)...)
 	if err != nil {
@@ -245,9 +281,13 @@ func (s *system) hireStaff(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("push groups: %w", err)
 	}
+	provisioned := 0
 	for _, h := range staff {
 		if _, err := s.org.AddUser(h.profile); err != nil {
 			return err
+		}
+		if h.group == "" { // nobody gave them Sallyport
+			continue
 		}
 		if err := count(s.org.AddToGroup(ctx, h.group, h.profile.Login)); err != nil {
 			return fmt.Errorf("add %s to %s: %w", h.profile.Login, h.group, err)
@@ -255,8 +295,9 @@ func (s *system) hireStaff(ctx context.Context) error {
 		if err := count(s.org.AddToGroup(ctx, assigned, h.profile.Login)); err != nil {
 			return fmt.Errorf("provision %s: %w", h.profile.Login, err)
 		}
+		provisioned++
 	}
-	s.say.status("Okta pushed %d people and %d groups in %d SCIM requests", len(staff), len(pushedGroups), requests)
+	s.say.status("Okta pushed %d people and %d groups in %d SCIM requests", provisioned, len(pushedGroups), requests)
 	return nil
 }
 
@@ -277,7 +318,7 @@ func (s *system) writeEnv() error {
 	values := map[string]string{
 		KeySCIMURL: s.scimURL(), KeySCIMToken: s.scimToken,
 		KeyAdminURL: s.admin.URL, KeyAdminToken: s.admin.Token, KeyFleetURL: "https://" + s.addrs["fleet"],
-		KeyIssuer:    s.issuer,
+		KeyIssuer: s.issuer, KeySignInURL: s.signInURL(),
 		KeyMCPUSEast: s.mcpURL(usEast), KeyMCPEUWest: s.mcpURL(euWest),
 		KeyNATSURL: (&url.URL{Scheme: "nats", Host: s.addrs["nats"]}).String(),
 	}

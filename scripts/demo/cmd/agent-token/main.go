@@ -1,4 +1,5 @@
-// Command agent-token prints an access token for a person of the running quickstart, by the stand-in Okta's real flow.
+// Command agent-token prints an access token for a person of the running quickstart, by the flow of any agent: it
+// signs the person in at the stand-in Okta and lets the program in.
 package main
 
 import (
@@ -33,7 +34,7 @@ func run(ctx context.Context, args []string) (string, error) {
 	dataDir := flags.String("data-dir", "", "data `DIR` of the quickstart (--data-dir)")
 	flags.Usage = func() {
 		fmt.Fprintln(flags.Output(), "usage: agent-token [--env FILE | --data-dir DIR] EMAIL")
-		fmt.Fprintln(flags.Output(), "Without a flag: "+quickstart.KeyIssuer+" from the environment, else the quickstart that was started last.")
+		fmt.Fprintln(flags.Output(), "Without a flag: "+quickstart.KeyMCPUSEast+" from the environment, else the quickstart that was started last.")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
@@ -42,25 +43,26 @@ func run(ctx context.Context, args []string) (string, error) {
 	if flags.NArg() != 1 {
 		return "", errors.New("name one person by email, such as maya.chen@acme.example")
 	}
-	issuer, err := findIssuer(*env, *dataDir)
+	gateway, err := findGateway(*env, *dataDir)
 	if err != nil {
 		return "", err
 	}
-	tokens, err := agent.SignIn(ctx, quickstart.LoginAt(issuer, flags.Arg(0)))
+	program := agent.Program{Name: "agent-token"}
+	tokens, err := program.SignIn(ctx, gateway, quickstart.Employee(flags.Arg(0)))
 	if err != nil {
 		return "", err
 	}
 	return tokens.Access, nil
 }
 
-func findIssuer(env, dataDir string) (string, error) {
+func findGateway(env, dataDir string) (string, error) {
 	file := env
 	if dataDir != "" {
 		file = quickstart.StateOf(dataDir)
 	}
 	if file == "" {
-		if issuer := os.Getenv(quickstart.KeyIssuer); issuer != "" {
-			return issuer, nil
+		if gateway := os.Getenv(quickstart.KeyMCPUSEast); gateway != "" {
+			return gateway, nil
 		}
 		last, err := quickstart.LastRun()
 		if err != nil {
@@ -72,8 +74,8 @@ func findIssuer(env, dataDir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the running quickstart (start ./scripts/quickstart, or name it by --env or --data-dir): %w", err)
 	}
-	if values[quickstart.KeyIssuer] == "" {
-		return "", fmt.Errorf("%s names no %s", file, quickstart.KeyIssuer)
+	if values[quickstart.KeyMCPUSEast] == "" {
+		return "", fmt.Errorf("%s names no %s", file, quickstart.KeyMCPUSEast)
 	}
-	return values[quickstart.KeyIssuer], nil
+	return values[quickstart.KeyMCPUSEast], nil
 }

@@ -1,4 +1,4 @@
-package h1
+package main
 
 import (
 	"errors"
@@ -21,7 +21,7 @@ func pair(t *testing.T, patience time.Duration) (*patientConn, net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	near, err := Patient(l).Accept()
+	near, err := patientListener{l}.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
