@@ -41,6 +41,7 @@ type ruling struct {
 	group  string
 	set    string
 	duties *Duties // nil: nothing need be done before
+	signIn *SignIn // of a reason that asks for one
 }
 
 // ruleOf is a rule with its group's name.
@@ -181,7 +182,8 @@ func (v *verdict) on(f *facts, q *Request) ruling {
 			return out
 		}
 	}
-	var by *ruleOf // the first of the most permissive allows that match
+	var by *ruleOf   // the first of the most permissive allows that match
+	var weak *ruleOf // the first that would, had the person signed in so
 	var step Step
 	for i := range v.allows {
 		r := &v.allows[i]
@@ -191,12 +193,17 @@ func (v *verdict) on(f *facts, q *Request) ruling {
 		if matched, err := r.matches(f, q); !matched || err != nil {
 			continue
 		}
-		if by == nil {
-			by = r
+		if r.signIn != nil && !r.signIn.met(q) {
+			weak = firstOf(weak, r)
+			continue
 		}
+		by = firstOf(by, r)
 		if r.tier == afterReview {
 			step = append(step, *r.approval)
 		}
+	}
+	if asks := v.signIn(f, q, by, weak); asks != nil {
+		return *asks
 	}
 	if by == nil {
 		return nothingAllows
@@ -210,7 +217,7 @@ func (v *verdict) on(f *facts, q *Request) ruling {
 	}
 	for i := range v.requires {
 		r := &v.requires[i]
-		if matched, err := r.matches(f, q); !matched && err == nil {
+		if matched, err := r.matches(f, q); !matched && err == nil || r.signIn != nil {
 			continue
 		}
 		if d := out.duty(r); r.tier == afterReview {
@@ -223,6 +230,48 @@ func (v *verdict) on(f *facts, q *Request) ruling {
 		out.duties.settle()
 	}
 	return out
+}
+
+// signIn is the ruling that the person must sign in before a call is allowed, or nil: rules that require it are not content with how
+// they did, or none but such rules allow. What it asks for is as all of them do, so that one sign-in is enough.
+func (v *verdict) signIn(f *facts, q *Request, by, weak *ruleOf) *ruling {
+	if by == nil && weak == nil {
+		return nil
+	}
+	first := weak
+	if by != nil {
+		first = nil
+	}
+	var asked *SignIn
+	for i := range v.requires {
+		r := &v.requires[i]
+		if r.signIn == nil {
+			continue
+		}
+		if matched, err := r.matches(f, q); !matched && err == nil {
+			continue
+		}
+		asked = asked.And(r.signIn)
+		if !r.signIn.met(q) {
+			first = firstOf(first, r)
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	if by == nil {
+		by = weak
+	}
+	out := first.ruling(auditv1.Reason_REASON_SIGN_IN_REQUIRED)
+	out.signIn = by.signIn.And(asked)
+	return &out
+}
+
+func firstOf(r, other *ruleOf) *ruleOf {
+	if r == nil {
+		return other
+	}
+	return r
 }
 
 // duty notes that a rule asks for something.
@@ -302,7 +351,7 @@ func (r *rule) certain() (always, never bool) {
 	} else {
 		always = true
 	}
-	return always && r.until == 0, never
+	return always && r.until == 0 && r.signIn == nil, never
 }
 
 // rulesOf goes through the rules of all groups of a set on a connector: by group, in their order.

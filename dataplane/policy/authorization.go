@@ -73,6 +73,16 @@ func (t *Table) AuthorizationServers() []string {
 	return append(own, t.Issuers()...)
 }
 
+// OffersOwn tells whether agents are sent to Sallyport's own authorization server.
+func (t *Table) OffersOwn() bool {
+	offered := false
+	t.state().authorities.each(func(a *authority) bool {
+		offered = a.wire.GetOffered()
+		return !offered
+	})
+	return offered
+}
+
 // SessionEnded tells whether a session was ended before its time.
 func (t *Table) SessionEnded(id uuid.UUID) bool { return t.state().endedSession(id) != nil }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"cel.dev/cel-go/cel"
@@ -72,7 +73,7 @@ func checkEffect(r *policyv1.Rule) error {
 		return errors.New("a rule does not say which rule set it is from")
 	case r.GetAfter() != 0 && !allow:
 		return fmt.Errorf("the rule that %s says after, which is for rules that allow", said(r))
-	case dutyOf(r) > policyv1.Duty_DUTY_REVIEW, r.GetAssurance() > policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER:
+	case !knownDuties(r), r.GetAssurance() > policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER:
 		return fmt.Errorf("the rule that %s asks for what this build does not know: upgrade it", said(r))
 	case r.GetAssurance() != 0 && dutyOf(r) != policyv1.Duty_DUTY_CONFIRM:
 		return fmt.Errorf("the rule that %s says assurance, which is for confirmations", said(r))
@@ -82,6 +83,12 @@ func checkEffect(r *policyv1.Rule) error {
 		return fmt.Errorf("the rule that %s names nobody who may approve", said(r))
 	case r.GetReview().GetApprovals() > maxApprovals:
 		return fmt.Errorf("the rule that %s asks for more than %d approvals", said(r), maxApprovals)
+	case r.GetSignIn() != nil && deny, (r.GetRequire() == policyv1.Duty_DUTY_SIGN_IN) != (require && r.GetSignIn() != nil):
+		return fmt.Errorf("the rule that %s: signIn is for rules that allow, and for those that require: sign-in", said(r))
+	case r.GetSignIn() != nil && len(r.GetSignIn().GetAcr())+len(r.GetSignIn().GetAmr()) == 0 && r.GetSignIn().GetMaxAge().AsDuration() <= 0:
+		return fmt.Errorf("the rule that %s: signIn says how: acr, amr or maxAge", said(r))
+	case r.GetSignIn().GetMaxAge() != nil && r.GetSignIn().GetMaxAge().AsDuration() < minMaxAge:
+		return fmt.Errorf("the rule that %s: signIn.maxAge is %s or more, or nobody would be done signing in", said(r), minMaxAge)
 	case r.GetUntil() != nil && !r.GetUntil().IsValid():
 		return fmt.Errorf("the rule that %s ends at no time", said(r))
 	}
@@ -90,6 +97,14 @@ func checkEffect(r *policyv1.Rule) error {
 
 // maxApprovals bounds how many people must approve.
 const maxApprovals = 10
+
+// minMaxAge is the shortest time in which somebody can sign in and call.
+const minMaxAge = time.Minute
+
+// knownDuties tells whether this build knows what a rule asks for.
+func knownDuties(r *policyv1.Rule) bool {
+	return r.GetAfter() <= policyv1.Duty_DUTY_REVIEW && (r.GetRequire() <= policyv1.Duty_DUTY_REVIEW || r.GetRequire() == policyv1.Duty_DUTY_SIGN_IN)
+}
 
 // dutyOf is what a rule asks for, whether it allows or requires.
 func dutyOf(r *policyv1.Rule) policyv1.Duty { return max(r.GetAfter(), r.GetRequire()) }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -38,6 +39,8 @@ type Origin struct {
 	ACR      string
 	AMR      []string
 	AuthTime time.Time // zero: the token does not say
+	// At is when the request came, up to which a sign-in's age counts. Zero: now.
+	At time.Time
 }
 
 // Decision is a verdict and what it rests on.
@@ -54,6 +57,8 @@ type Decision struct {
 	// Duties are what the rules ask for before the call, whether or not it was done; nil: nothing. They are the table's: do not
 	// change them. Where the reason is that something is required, one of them was not done.
 	Duties *Duties
+	// SignIn is how the person must sign in for it to be allowed, where that is the reason.
+	SignIn *SignIn
 	// Version is that of the table.
 	Version uint64
 	// Groups are the names of all groups that counted, sorted. The slice is the table's: do not change it.
@@ -135,6 +140,7 @@ func (c *connector) unpinned(label string) *pinnedTool {
 func (d *Decision) rule(by *ruling, r *Request) {
 	d.Allowed = by.reason == auditv1.Reason_REASON_RULE_ALLOWED
 	d.Reason, d.Group, d.Rule, d.RuleSet, d.Failed, d.Duties = by.reason, by.group, by.place, by.set, by.failed, by.duties
+	d.SignIn = by.signIn
 	switch {
 	case !d.Allowed || by.duties == nil:
 	case !by.duties.confirmed(r.Confirmed):
@@ -158,6 +164,8 @@ func (d Decision) Text() string {
 		return "it is allowed once the person has confirmed this very call, as is asked for by " + d.Duties.because()
 	case auditv1.Reason_REASON_REVIEW_REQUIRED:
 		return "it is allowed once this very call has been approved, as is asked for by " + d.Duties.because()
+	case auditv1.Reason_REASON_SIGN_IN_REQUIRED:
+		return "it is allowed once the person has signed in " + d.SignIn.String() + ", as is asked for by " + strings.TrimSuffix(ruleName(d.Rule, d.RuleSet, d.Group), ",")
 	case auditv1.Reason_REASON_NOTHING_ALLOWS:
 		return "no rule allows it"
 	case auditv1.Reason_REASON_BLOCKED:

@@ -464,6 +464,7 @@ func (s *shared) rule(wire *policyv1.Rule, place int) *rule {
 	if r.duty() == policyv1.Duty_DUTY_REVIEW {
 		r.approval = newApproval(wire.GetReview())
 	}
+	r.signIn = SignInOf(wire.GetSignIn())
 	if wire.GetWhen() != "" {
 		r.when = s.condition(wire.GetWhen())
 	}
@@ -472,12 +473,15 @@ func (s *shared) rule(wire *policyv1.Rule, place int) *rule {
 
 // understood tells whether this build knows all that a rule says.
 func understood(r *policyv1.Rule) bool {
-	for _, m := range []proto.Message{r, r.GetHints(), r.GetReview()} {
+	for _, m := range []proto.Message{r, r.GetHints(), r.GetReview(), r.GetSignIn()} {
 		if m.ProtoReflect().IsValid() && len(m.ProtoReflect().GetUnknown()) > 0 {
 			return false
 		}
 	}
-	return dutyOf(r) <= policyv1.Duty_DUTY_REVIEW && r.GetAssurance() <= policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER
+	if (r.GetRequire() == policyv1.Duty_DUTY_SIGN_IN) != (r.GetRequire() != 0 && r.GetSignIn() != nil) {
+		return false
+	}
+	return knownDuties(r) && r.GetAssurance() <= policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER
 }
 
 // condition returns the one copy of a condition. It is compiled when it is first needed.

@@ -20,6 +20,8 @@ type Trace struct {
 	// OtherTool: the rule is about others. OtherHints: about tools with other annotations. Ended: it is over.
 	OtherTool, OtherHints, Ended bool
 	Matched                      bool
+	// TooWeak: it matches, but the person did not sign in as it asks.
+	TooWeak bool
 	// Err is why the condition could not be evaluated.
 	Err error
 }
@@ -50,6 +52,7 @@ func (t *Table) Explain(r Request) Explanation {
 			trace.Ended = true
 		default:
 			trace.Matched, trace.Err = rule.matches(&f, &r)
+			trace.TooWeak = trace.Matched && rule.signIn != nil && !rule.signIn.met(&r)
 		}
 		out.Rules = append(out.Rules, trace)
 	}

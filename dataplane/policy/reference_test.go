@@ -66,15 +66,23 @@ func randomWorld(t *rapid.T) *world {
 
 func randomRule(t *rapid.T) *policyv1.Rule {
 	globs := rapid.SliceOfN(rapid.SampledFrom(someGlobs), 1, 2).Draw(t, "globs")
-	duty := rapid.SampledFrom([]policyv1.Duty{0, 0, confirm, review}).Draw(t, "duty")
+	duty := rapid.SampledFrom([]policyv1.Duty{0, 0, confirm, review, policyv1.Duty_DUTY_SIGN_IN}).Draw(t, "duty")
 	r := &policyv1.Rule{When: rapid.SampledFrom(someConditions).Draw(t, "when")}
 	switch effect := rapid.IntRange(0, 3).Draw(t, "effect"); {
 	case effect == 0:
 		r.Deny = globs
 	case effect == 1 && duty != 0:
 		r.Require, r.Tools = duty, globs
+	case duty == policyv1.Duty_DUTY_SIGN_IN:
+		r.Allow, r.SignIn = globs, strongly()
 	default:
 		r.Allow, r.After = globs, duty
+		if rapid.IntRange(0, 5).Draw(t, "signIn") == 0 {
+			r.SignIn = strongly()
+		}
+	}
+	if r.Require == policyv1.Duty_DUTY_SIGN_IN {
+		r.SignIn = strongly()
 	}
 	switch dutyOf(r) {
 	case confirm:
@@ -93,6 +101,9 @@ func randomRule(t *rapid.T) *policyv1.Rule {
 	}
 	return r
 }
+
+// strongly asks for a sign-in with the context that only some of the requests below have.
+func strongly() *policyv1.Assurance { return &policyv1.Assurance{Acr: []string{"strong"}} }
 
 // referenceTools are those of github, of which one says that it only reads.
 func referenceTools() []*policyv1.Tool {
@@ -142,11 +153,12 @@ type judgement struct {
 	allowed bool
 	confirm policyv1.ConfirmationAssurance
 	steps   string
+	signIn  bool // it is denied for want of a sign-in
 }
 
 // reference is the verdict as DESIGN states it, made slowly and from nothing: every rule of every group that
 // can be reached, each condition evaluated.
-func (w *world) reference(tool, region string, a Arguments) judgement {
+func (w *world) reference(tool, region, acr string, a Arguments) judgement {
 	reached := map[uint32]bool{}
 	for changed := true; changed; {
 		changed = false
@@ -181,6 +193,7 @@ func (w *world) reference(tool, region string, a Arguments) judgement {
 	}
 	f := &facts{args: a.values, person: p, groups: names, tool: pinned, connector: &connector{id: "github"}}
 	best, atBest, required := 4, []*policyv1.Rule{}, []*policyv1.Rule{}
+	weakAllow, weakRequire := false, false
 	for no := range reached {
 		for _, r := range w.rules[no] {
 			if !slices.ContainsFunc(slices.Concat(r.GetAllow(), r.GetDeny(), r.GetTools()), func(g string) bool { return slowGlob(g, tool) }) {
@@ -192,7 +205,7 @@ func (w *world) reference(tool, region string, a Arguments) judgement {
 			holds, failed := true, false
 			if r.GetWhen() != "" {
 				var err error
-				if holds, err = newCondition(r.GetWhen()).holds(f, &Request{Region: region, From: &Origin{}, Now: now}); err != nil {
+				if holds, err = newCondition(r.GetWhen()).holds(f, &Request{Region: region, From: &Origin{ACR: acr}, Now: now}); err != nil {
 					holds, failed = false, true
 				}
 			}
@@ -206,6 +219,10 @@ func (w *world) reference(tool, region string, a Arguments) judgement {
 			switch {
 			case len(r.GetDeny()) > 0 && (holds || failed):
 				return judgement{}
+			case r.GetRequire() == policyv1.Duty_DUTY_SIGN_IN:
+				weakRequire = weakRequire || (holds || failed) && acr != "strong"
+			case len(r.GetAllow()) > 0 && r.SignIn != nil && acr != "strong":
+				weakAllow = weakAllow || holds
 			case len(r.GetTools()) > 0 && (holds || failed):
 				required = append(required, r)
 			case len(r.GetAllow()) > 0 && holds && permissive < best:
@@ -215,8 +232,8 @@ func (w *world) reference(tool, region string, a Arguments) judgement {
 			}
 		}
 	}
-	if best == 4 {
-		return judgement{}
+	if best == 4 || weakRequire {
+		return judgement{signIn: weakAllow || weakRequire && best < 4}
 	}
 	out, steps := judgement{allowed: true}, map[string]bool{}
 	var alternatives []string
@@ -262,14 +279,14 @@ func slowGlob(glob, name string) bool {
 }
 
 // decided is the verdict of a table, as if nothing had been done that it asks for.
-func decided(t *rapid.T, table *Table, tool, region, raw string) (judgement, Request) {
+func decided(t *rapid.T, table *Table, tool, region, acr, raw string) (judgement, Request) {
 	a, err := table.Arguments("github", tool, []byte(raw))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := Request{Person: ann, Connector: "github", Tool: tool, Region: region, From: &Origin{}, Arguments: a, Now: now}
+	r := Request{Person: ann, Connector: "github", Tool: tool, Region: region, From: &Origin{ACR: acr}, Arguments: a, Now: now}
 	d := table.Decide(r)
-	j := judgement{allowed: d.Allowed}
+	j := judgement{allowed: d.Allowed, signIn: d.Reason == auditv1.Reason_REASON_SIGN_IN_REQUIRED}
 	if d.Duties == nil || d.Reason == auditv1.Reason_REASON_RULE_DENIED || d.Reason == auditv1.Reason_REASON_NOTHING_ALLOWS {
 		return j, r
 	}
@@ -295,15 +312,17 @@ func decided(t *rapid.T, table *Table, tool, region, raw string) (judgement, Req
 }
 
 // explained is what the traces of an explanation come to: whether it may be allowed at all.
-func explained(table *Table, r Request) bool {
-	e := table.Explain(r)
+func explained(table *Table, request Request) bool {
+	e := table.Explain(request)
 	allowed, denied := false, e.Reason == auditv1.Reason_REASON_BLOCKED
 	for _, r := range e.Rules {
 		switch {
 		case len(r.Rule.GetDeny()) > 0:
 			denied = denied || r.Matched || r.Err != nil
+		case r.Rule.GetRequire() == policyv1.Duty_DUTY_SIGN_IN:
+			denied = denied || r.TooWeak || r.Err != nil && request.From.ACR != "strong"
 		case len(r.Rule.GetAllow()) > 0:
-			allowed = allowed || r.Matched && r.Err == nil
+			allowed = allowed || r.Matched && r.Err == nil && !r.TooWeak
 		}
 	}
 	return allowed && !denied
@@ -324,14 +343,15 @@ func TestTableDecidesAsTheReferenceDoes(t *testing.T) {
 		}
 		for _, tool := range someTools {
 			for _, raw := range someArguments[tool] {
-				got, r := decided(t, table, tool, region, raw)
-				if want := w.reference(tool, region, r.Arguments); got != want {
+				acr := rapid.SampledFrom([]string{"", "strong"}).Draw(t, "acr")
+				got, r := decided(t, table, tool, region, acr, raw)
+				if want := w.reference(tool, region, acr, r.Arguments); got != want {
 					t.Fatalf("%s %s: got %+v, the reference says %+v", tool, raw, got, want)
 				}
 				if explained(table, r) != got.allowed {
 					t.Fatalf("%s %s: decided %+v, and the explanation's rules come to the contrary", tool, raw, got)
 				}
-				if got.allowed && (!listed[tool] || !early[tool]) {
+				if (got.allowed || got.signIn) && (!listed[tool] || !early[tool]) {
 					t.Fatalf("%s %s is allowed, and the tool is not listed", tool, raw)
 				}
 			}
@@ -364,8 +384,9 @@ func TestVerdictsAreMonotonous(t *testing.T) {
 		after := w.table(t)
 		for _, tool := range someTools {
 			for _, raw := range someArguments[tool] {
-				was, _ := decided(t, before, tool, "us", raw)
-				is, _ := decided(t, after, tool, "us", raw)
+				acr := rapid.SampledFrom([]string{"", "strong"}).Draw(t, "acr")
+				was, _ := decided(t, before, tool, "us", acr, raw)
+				is, _ := decided(t, after, tool, "us", acr, raw)
 				if len(removed.GetAllow()) > 0 && narrow(is) < narrow(was) || len(removed.GetAllow()) == 0 && narrow(is) > narrow(was) {
 					t.Fatalf("without %v the verdict on %s %s went from %+v to %+v", removed, tool, raw, was, is)
 				}
@@ -391,8 +412,8 @@ func TestDeltasLeadToTheTableThatASnapshotMakes(t *testing.T) {
 			}
 			for _, tool := range someTools {
 				for _, raw := range someArguments[tool] {
-					got, _ := decided(t, table, tool, "us", raw)
-					if is, _ := decided(t, want, tool, "us", raw); got != is {
+					got, _ := decided(t, table, tool, "us", "", raw)
+					if is, _ := decided(t, want, tool, "us", "", raw); got != is {
 						t.Fatalf("%s %s: %+v after the delta, %+v after the snapshot", tool, raw, got, is)
 					}
 				}

@@ -147,6 +147,8 @@ type rule struct {
 	place  int        // in its grant or its rule set, from 1
 	// approval is who must approve, of a rule that asks for a review.
 	approval *Approval
+	// signIn is how the person must have signed in; nil: in any way.
+	signIn *SignIn
 }
 
 // effect is what a rule does.

@@ -93,6 +93,8 @@ func ruleTrace(t policy.Trace) *adminv1.RuleTrace {
 		out.Result = adminv1.RuleResult_RULE_RESULT_ENDED
 	case t.Err != nil:
 		out.Result, out.Text = adminv1.RuleResult_RULE_RESULT_CONDITION_FAILED, t.Err.Error()
+	case t.TooWeak:
+		out.Result, out.Text = adminv1.RuleResult_RULE_RESULT_SIGN_IN_TOO_WEAK, "it asks for a sign-in "+policy.SignInOf(t.Rule.GetSignIn()).String()
 	case t.Matched:
 		out.Result = adminv1.RuleResult_RULE_RESULT_MATCHED
 	default:

@@ -139,10 +139,14 @@ func (s *Server) read(state *core.State, q url.Values, req *request) error {
 		return err
 	}
 	req.scopes = scopesOf(q.Get("scope"))
+	req.need = s.needOf(req.scopes)
 	if seconds, err := strconv.Atoi(q.Get("max_age")); err == nil && seconds >= 0 {
-		req.need.MaxAge = time.Duration(min(max(seconds, 1), 1<<30)) * time.Second
+		age := time.Duration(min(max(seconds, 1), 1<<30)) * time.Second
+		if req.need.MaxAge == 0 || age < req.need.MaxAge {
+			req.need.MaxAge = age
+		}
 	}
-	if acr := strings.Fields(q.Get("acr_values")); len(acr) > 0 {
+	if acr := strings.Fields(q.Get("acr_values")); len(acr) > 0 && len(req.need.ACR) == 0 {
 		req.need.ACR = acr[:min(len(acr), 20)]
 	}
 	req.need.Hint = cut(q.Get("login_hint"), 320)

@@ -5,8 +5,13 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/dataplane/policy"
+
+	"sallyport.dev/controlplane/internal/signin"
 )
 
 // scope is the one scope: what a person may do with which tool is the policy's to say, not a scope's.
@@ -15,15 +20,39 @@ const scope = "mcp"
 // offline asks for a refresh token (OpenID Connect Core 1.0, section 11), which clients get that did not say they want none.
 const offline = "offline_access"
 
-// scopesOf are the scopes that are given where some are asked for: the one, and what is known of the others.
+// maxScopes bounds how many scopes are given.
+const maxScopes = 10
+
+// scopesOf are the scopes that are given where some are asked for: the one, and what is known of the others. Those that stand for a
+// sign-in are given to who signed in so.
 func scopesOf(asked string) []string {
 	all := []string{scope}
 	for _, word := range strings.Fields(asked) {
-		if word == offline && !slices.Contains(all, word) {
+		_, signIn := policy.SignInOfScope(word)
+		if (signIn || word == offline) && !slices.Contains(all, word) && len(all) < maxScopes {
 			all = append(all, word)
 		}
 	}
 	return all
+}
+
+// needOf is how a person must sign in for scopes to be given: as all of them say. Where their contexts exclude each other, the last
+// counts: agents put what they were refused for behind what they had.
+func (s *Server) needOf(scopes []string) signin.Need {
+	var how *policy.SignIn
+	for _, word := range slices.Backward(scopes) {
+		if one, ok := policy.SignInOfScope(word); ok {
+			how = how.And(one)
+		}
+	}
+	if how == nil {
+		return signin.Need{}
+	}
+	need := signin.Need{ACR: how.ACR, AMR: how.AMR}
+	if !how.After.IsZero() {
+		need.MaxAge = max(s.Now().Sub(how.After), time.Second)
+	}
+	return need
 }
 
 // authMethods are the ways in which clients prove who they are.
@@ -31,7 +60,7 @@ var authMethods = []string{"none", "client_secret_basic", "client_secret_post", 
 
 // metadata is RFC 8414's and, since some agents look only there, OpenID Connect Discovery's.
 func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
-	policy := s.Engine.State().AuthorizationPolicy()
+	said := s.Engine.State().AuthorizationPolicy()
 	out := map[string]any{
 		"issuer":                                s.Issuer,
 		"authorization_endpoint":                s.Issuer + "/oauth/authorize",
@@ -49,11 +78,11 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 		"revocation_endpoint_auth_signing_alg_values_supported": assertionAlgorithms,
 		"code_challenge_methods_supported":                      []string{"S256"},
 		"authorization_response_iss_parameter_supported":        true,
-		"client_id_metadata_document_supported":                 policy.GetMetadataDocuments() != policyv1.Admission_ADMISSION_OFF,
+		"client_id_metadata_document_supported":                 said.GetMetadataDocuments() != policyv1.Admission_ADMISSION_OFF,
 		"subject_types_supported":                               []string{"public"},
 		"id_token_signing_alg_values_supported":                 []string{"ES256"},
 	}
-	if policy.GetDynamicRegistration() != policyv1.Admission_ADMISSION_OFF {
+	if said.GetDynamicRegistration() != policyv1.Admission_ADMISSION_OFF {
 		out["registration_endpoint"] = s.Issuer + "/oauth/register"
 	}
 	w.Header().Set("Cache-Control", "public, max-age=300")

@@ -167,7 +167,7 @@ func blockTarget(b *policyv1.Block) string {
 }
 
 func explainCommand(o *options) *cobra.Command {
-	var arguments, at string
+	var arguments, at, signedIn string
 	req := &adminv1.ExplainRequest{}
 	c := &cobra.Command{
 		Use: "explain PERSON CONNECTOR TOOL", Short: "Say why a person may call a tool with these arguments, or why not, by the code that proxies run",
@@ -176,6 +176,9 @@ func explainCommand(o *options) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if req.At, err = instant("--at", at); err != nil {
+				return usage("%w", err)
+			}
+			if req.AuthTime, err = instant("--auth-time", signedIn); err != nil {
 				return usage("%w", err)
 			}
 			req.Person, req.Connector, req.Tool, req.Arguments = args[0], args[1], args[2], []byte(arguments)
@@ -190,6 +193,7 @@ func explainCommand(o *options) *cobra.Command {
 	f.StringVar(&req.Address, "address", "", "the address that it comes from")
 	f.StringVar(&req.Acr, "acr", "", "how the person was authenticated: the claim acr")
 	f.StringSliceVar(&req.Amr, "amr", nil, "and the claim amr")
+	f.StringVar(&signedIn, "auth-time", "", "and when, as 2027-01-31T18:00:00Z: the claim auth_time")
 	return c
 }
 

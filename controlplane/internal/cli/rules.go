@@ -28,6 +28,11 @@ type rule struct {
 		Wait      string   `yaml:"wait"`
 		ValidFor  string   `yaml:"validFor"`
 	} `yaml:"review"`
+	SignIn *struct {
+		ACR    []string `yaml:"acr"`
+		AMR    []string `yaml:"amr"`
+		MaxAge string   `yaml:"maxAge"`
+	} `yaml:"signIn"`
 	Hints *struct {
 		ReadOnly    *bool `yaml:"readOnly"`
 		Destructive *bool `yaml:"destructive"`
@@ -70,6 +75,12 @@ func (r *rule) wire() (*policyv1.Rule, error) {
 	if r.Hints != nil {
 		out.Hints = &policyv1.Hints{ReadOnly: r.Hints.ReadOnly, Destructive: r.Hints.Destructive, Idempotent: r.Hints.Idempotent, OpenWorld: r.Hints.OpenWorld}
 	}
+	if r.SignIn != nil {
+		out.SignIn = &policyv1.Assurance{Acr: r.SignIn.ACR, Amr: r.SignIn.AMR}
+		if out.SignIn.MaxAge, err = duration("signIn.maxAge", r.SignIn.MaxAge); err != nil {
+			return nil, err
+		}
+	}
 	if r.Review != nil {
 		out.Review = &policyv1.Review{Approvers: r.Review.Approvers, Approvals: r.Review.Approvals, Self: r.Review.Self}
 		if out.Review.Wait, err = duration("review.wait", r.Review.Wait); err != nil {
@@ -91,8 +102,13 @@ func dutyOf(field, said string) (policyv1.Duty, error) {
 		return policyv1.Duty_DUTY_CONFIRM, nil
 	case "review":
 		return policyv1.Duty_DUTY_REVIEW, nil
+	case "sign-in":
+		if field == "require" {
+			return policyv1.Duty_DUTY_SIGN_IN, nil
+		}
+		return 0, fmt.Errorf("%s is confirm or review: how the person must have signed in stands under signIn", field)
 	}
-	return 0, fmt.Errorf("%s is confirm or review, not %q", field, said)
+	return 0, fmt.Errorf("%s is confirm, review or, of require, sign-in, not %q", field, said)
 }
 
 // instant reads a point in time, or none: with its zone, or a day, which begins in UTC.
@@ -143,6 +159,17 @@ func limitsOf(r *policyv1.Rule) string {
 			if hint.is != nil {
 				all = append(all, fmt.Sprintf("%s: %t", hint.name, *hint.is))
 			}
+		}
+	}
+	if s := r.GetSignIn(); s != nil {
+		if len(s.GetAcr()) > 0 {
+			all = append(all, "signed in with acr "+strings.Join(s.GetAcr(), " or "))
+		}
+		if len(s.GetAmr()) > 0 {
+			all = append(all, "signed in with amr "+strings.Join(s.GetAmr(), " and "))
+		}
+		if s.GetMaxAge() != nil {
+			all = append(all, "signed in within "+s.GetMaxAge().AsDuration().String())
 		}
 	}
 	if r.GetUntil() != nil {

@@ -250,7 +250,7 @@ func (a *applying) check(g *Grant, name string, code Code) error {
 
 // checkRule refuses a rule that is wrong in itself, or does not fit the tools that it matches.
 func (s *State) checkRule(rule *policyv1.Rule, tools []*policyv1.Tool) error {
-	if rule.GetAfter() != 0 || rule.GetRequire() != 0 { // verdicts know them, and nobody can be asked yet
+	if rule.GetAfter() != 0 || rule.GetRequire() != 0 && rule.GetRequire() != policyv1.Duty_DUTY_SIGN_IN { // verdicts know them, and nobody can be asked yet
 		return refuse(InvalidArgument, "after and require are not in this version")
 	}
 	for _, approver := range rule.GetReview().GetApprovers() {

@@ -5,7 +5,7 @@ import (
 )
 
 // FeatureLevel is the newest level of event types that this build folds.
-const FeatureLevel = 2
+const FeatureLevel = 3
 
 // FoldVersion names how events become state. A checkpoint of another fold is thrown away.
 const FoldVersion = 10

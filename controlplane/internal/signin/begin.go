@@ -119,6 +119,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, d *policyv1.Direct
 		s.unreachablePage(w, d)
 		return
 	}
+	methods := len(need.AMR) > 0
 	need = need.with(in.GetAssurance())
 	browser := s.cookie(r, browserCookie)
 	if browser == nil {
@@ -142,6 +143,9 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, d *policyv1.Direct
 	}
 	if len(need.ACR) > 0 {
 		options = append(options, oauth2.SetAuthURLParam("acr_values", strings.Join(need.ACR, " ")))
+	}
+	if methods { // nothing tells the provider which methods: without a new sign-in it would answer with the old one
+		options = append(options, oauth2.SetAuthURLParam("prompt", "login"))
 	}
 	if need.Hint != "" {
 		options = append(options, oauth2.SetAuthURLParam("login_hint", need.Hint))

@@ -155,6 +155,8 @@ func (g *Gateway) refuse(w http.ResponseWriter, x *exchange, t target, d policy.
 	g.Metrics.Refused(d.Reason)
 	said := "Sallyport refused this call: " + why + ". Do not try to get around it; ask an administrator if it should be allowed."
 	switch {
+	case d.Reason == auditv1.Reason_REASON_SIGN_IN_REQUIRED:
+		g.stepUp(w, x, d.SignIn, said)
 	case d.Reason == auditv1.Reason_REASON_TOOL_UNKNOWN && x.message.Method == mcp.MethodReadResource && !x.revision.Stateless():
 		mcp.WriteError(w, x.revision, x.message.ID, &mcp.Error{Code: mcp.CodeResourceNotFound, Message: "there is no such resource here: list the resources again"})
 	case d.Reason == auditv1.Reason_REASON_TOOL_UNKNOWN:

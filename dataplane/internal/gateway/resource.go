@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
@@ -39,7 +38,8 @@ func (g *Gateway) identify(w http.ResponseWriter, r *http.Request, connector str
 	if c.connector != "" {
 		c.resource += "/" + c.connector
 	}
-	table, err := g.Replica.Usable(g.Now())
+	now := g.Now()
+	table, err := g.Replica.Usable(now)
 	if err != nil {
 		g.refused(c, "authenticate", auditv1.Reason_REASON_STALE)
 		w.Header().Set("Retry-After", "5")
@@ -53,7 +53,7 @@ func (g *Gateway) identify(w http.ResponseWriter, r *http.Request, connector str
 	}
 	if err == nil {
 		c.person = c.ID.String()
-		c.from = policy.Origin{Address: c.address, ACR: c.ACR, AMR: c.AMR, AuthTime: c.AuthTime}
+		c.from = policy.Origin{Address: c.address, ACR: c.ACR, AMR: c.AMR, AuthTime: c.AuthTime, At: now}
 		return c, true
 	}
 	var failed *identity.Error
@@ -64,7 +64,7 @@ func (g *Gateway) identify(w http.ResponseWriter, r *http.Request, connector str
 		c.Caller = failed.Caller
 		g.refused(c, "authenticate", failed.Reason())
 	}
-	w.Header().Set("WWW-Authenticate", g.challenge(c, failed))
+	w.Header().Set("WWW-Authenticate", g.challenge(c, failed.Code(), failed.Error()))
 	mcp.WriteError(w, "", nil, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: failed.Error(), Status: failed.Status()})
 	return nil, false
 }
@@ -77,15 +77,6 @@ func (g *Gateway) audiences(c *caller) [4]string {
 		all[3] = g.Resource + "/" + c.connector
 	}
 	return all
-}
-
-// challenge tells an agent where to find out who issues tokens (RFC 6750, section 3; RFC 9728, section 5.1).
-func (g *Gateway) challenge(c *caller, e *identity.Error) string {
-	parts := []string{`Bearer resource_metadata="` + g.metadataURL(c.connector) + `"`}
-	if code := e.Code(); code != "" {
-		parts = append(parts, `error="`+code+`"`, `error_description="`+e.Error()+`"`)
-	}
-	return strings.Join(parts, ", ")
 }
 
 func (g *Gateway) metadataURL(connector string) string {
@@ -111,9 +102,13 @@ func (g *Gateway) metadata(w http.ResponseWriter, r *http.Request) {
 		}
 		resource += "/" + connector
 	}
-	data, err := json.Marshal(map[string]any{
+	said := map[string]any{
 		"resource": resource, "resource_name": "Sallyport", "authorization_servers": table.AuthorizationServers(), "bearer_methods_supported": []string{"header"},
-	})
+	}
+	if table.OffersOwn() {
+		said["scopes_supported"] = []string{scope}
+	}
+	data, err := json.Marshal(said)
 	if err != nil {
 		http.Error(w, "the metadata cannot be made", http.StatusInternalServerError)
 		return

@@ -58,6 +58,9 @@ type Caller struct {
 	own *own // nil: a token of another issuer
 }
 
+// Own tells whether the token is of Sallyport's own authorization server.
+func (c *Caller) Own() bool { return c.own != nil }
+
 // Config is a Verifier's. The zero value works.
 type Config struct {
 	// Transport reaches issuers. Default: http.DefaultTransport.

@@ -263,6 +263,8 @@ const (
 	RuleResult_RULE_RESULT_OTHER_HINTS RuleResult = 20
 	// Its end has come.
 	RuleResult_RULE_RESULT_ENDED RuleResult = 21
+	// It matches, but the person did not sign in as it asks.
+	RuleResult_RULE_RESULT_SIGN_IN_TOO_WEAK RuleResult = 30
 )
 
 // Enum value maps for RuleResult.
@@ -275,6 +277,7 @@ var (
 		4:  "RULE_RESULT_CONDITION_FAILED",
 		20: "RULE_RESULT_OTHER_HINTS",
 		21: "RULE_RESULT_ENDED",
+		30: "RULE_RESULT_SIGN_IN_TOO_WEAK",
 	}
 	RuleResult_value = map[string]int32{
 		"RULE_RESULT_UNSPECIFIED":      0,
@@ -284,6 +287,7 @@ var (
 		"RULE_RESULT_CONDITION_FAILED": 4,
 		"RULE_RESULT_OTHER_HINTS":      20,
 		"RULE_RESULT_ENDED":            21,
+		"RULE_RESULT_SIGN_IN_TOO_WEAK": 30,
 	}
 )
 
@@ -6407,7 +6411,7 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x1aAPPLIED_ACTION_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16APPLIED_ACTION_CREATED\x10\x01\x12\x1a\n" +
 	"\x16APPLIED_ACTION_UPDATED\x10\x02\x12\x1c\n" +
-	"\x18APPLIED_ACTION_UNCHANGED\x10\x03*\xd5\x01\n" +
+	"\x18APPLIED_ACTION_UNCHANGED\x10\x03*\xf7\x01\n" +
 	"\n" +
 	"RuleResult\x12\x1b\n" +
 	"\x17RULE_RESULT_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -6416,7 +6420,8 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x1bRULE_RESULT_CONDITION_FALSE\x10\x03\x12 \n" +
 	"\x1cRULE_RESULT_CONDITION_FAILED\x10\x04\x12\x1b\n" +
 	"\x17RULE_RESULT_OTHER_HINTS\x10\x14\x12\x15\n" +
-	"\x11RULE_RESULT_ENDED\x10\x15*\xcb\x01\n" +
+	"\x11RULE_RESULT_ENDED\x10\x15\x12 \n" +
+	"\x1cRULE_RESULT_SIGN_IN_TOO_WEAK\x10\x1e*\xcb\x01\n" +
 	"\aCountBy\x12\x18\n" +
 	"\x14COUNT_BY_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fCOUNT_BY_PERSON\x10\x01\x12\x16\n" +

@@ -379,6 +379,8 @@ const (
 	Reason_REASON_CREDENTIAL_UNAVAILABLE Reason = 14
 	// As much is in flight as there may be, of the person or at the proxy.
 	Reason_REASON_LIMIT_REACHED Reason = 15
+	// It is allowed once the person has signed in at their identity provider as a rule asks.
+	Reason_REASON_SIGN_IN_REQUIRED Reason = 20
 	// Rules allow it once the person has confirmed the very call.
 	Reason_REASON_CONFIRM_REQUIRED Reason = 40
 	// Rules allow it once the very call has been approved.
@@ -404,6 +406,7 @@ var (
 		13: "REASON_AUDIT_UNAVAILABLE",
 		14: "REASON_CREDENTIAL_UNAVAILABLE",
 		15: "REASON_LIMIT_REACHED",
+		20: "REASON_SIGN_IN_REQUIRED",
 		40: "REASON_CONFIRM_REQUIRED",
 		41: "REASON_REVIEW_REQUIRED",
 	}
@@ -424,6 +427,7 @@ var (
 		"REASON_AUDIT_UNAVAILABLE":      13,
 		"REASON_CREDENTIAL_UNAVAILABLE": 14,
 		"REASON_LIMIT_REACHED":          15,
+		"REASON_SIGN_IN_REQUIRED":       20,
 		"REASON_CONFIRM_REQUIRED":       40,
 		"REASON_REVIEW_REQUIRED":        41,
 	}
@@ -1899,7 +1903,7 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fVERDICT_ALLOWED\x10\x01\x12\x12\n" +
-	"\x0eVERDICT_DENIED\x10\x02*\xe3\x03\n" +
+	"\x0eVERDICT_DENIED\x10\x02*\x80\x04\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REASON_RULE_ALLOWED\x10\x01\x12\x16\n" +
@@ -1918,6 +1922,7 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x18REASON_AUDIT_UNAVAILABLE\x10\r\x12!\n" +
 	"\x1dREASON_CREDENTIAL_UNAVAILABLE\x10\x0e\x12\x18\n" +
 	"\x14REASON_LIMIT_REACHED\x10\x0f\x12\x1b\n" +
+	"\x17REASON_SIGN_IN_REQUIRED\x10\x14\x12\x1b\n" +
 	"\x17REASON_CONFIRM_REQUIRED\x10(\x12\x1a\n" +
 	"\x16REASON_REVIEW_REQUIRED\x10)B4Z2sallyport.dev/proto/gen/sallyport/audit/v1;auditv1b\x06proto3"
 

@@ -145,19 +145,23 @@ const (
 	Duty_DUTY_CONFIRM Duty = 1
 	// An approver must say yes to the very call.
 	Duty_DUTY_REVIEW Duty = 2
+	// The person must have signed in as the rule says; of rules that require.
+	Duty_DUTY_SIGN_IN Duty = 10
 )
 
 // Enum value maps for Duty.
 var (
 	Duty_name = map[int32]string{
-		0: "DUTY_UNSPECIFIED",
-		1: "DUTY_CONFIRM",
-		2: "DUTY_REVIEW",
+		0:  "DUTY_UNSPECIFIED",
+		1:  "DUTY_CONFIRM",
+		2:  "DUTY_REVIEW",
+		10: "DUTY_SIGN_IN",
 	}
 	Duty_value = map[string]int32{
 		"DUTY_UNSPECIFIED": 0,
 		"DUTY_CONFIRM":     1,
 		"DUTY_REVIEW":      2,
+		"DUTY_SIGN_IN":     10,
 	}
 )
 
@@ -776,6 +780,9 @@ type Rule struct {
 	Assurance ConfirmationAssurance `protobuf:"varint,9,opt,name=assurance,proto3,enum=sallyport.policy.v1.ConfirmationAssurance" json:"assurance,omitempty"`
 	// Of a review: who must approve, and for how long that is good.
 	Review *Review `protobuf:"bytes,10,opt,name=review,proto3" json:"review,omitempty"`
+	// Of a rule that allows: it does so only for who signed in at their identity provider so; who did not is asked to, where nothing else
+	// allows the call. Of a rule that requires a sign-in: how.
+	SignIn *Assurance `protobuf:"bytes,20,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
 	// Output: the rule set that the rule comes from. Empty: the grant's own.
 	RuleSet       string `protobuf:"bytes,11,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -878,6 +885,13 @@ func (x *Rule) GetAssurance() ConfirmationAssurance {
 func (x *Rule) GetReview() *Review {
 	if x != nil {
 		return x.Review
+	}
+	return nil
+}
+
+func (x *Rule) GetSignIn() *Assurance {
+	if x != nil {
+		return x.SignIn
 	}
 	return nil
 }
@@ -1810,7 +1824,7 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"definition\x18\x02 \x01(\fB\v\xbaH\bz\x06\x10\x02\x18\x80\x80\x10R\n" +
 	"definition\x127\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x19.sallyport.policy.v1.KindB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04kind:\x93\x01\xbaH\x8f\x01\x1a\x8c\x01\n" +
-	"\ttool.name\x12;a tool's name is 1 to 128 letters, digits, '_', '.' and '-'\x1aBint(this.kind) > 1 || this.name.matches('^[A-Za-z0-9_.-]{1,128}$')\"\xd5\x06\n" +
+	"\ttool.name\x12;a tool's name is 1 to 128 letters, digits, '_', '.' and '-'\x1aBint(this.kind) > 1 || this.name.matches('^[A-Za-z0-9_.-]{1,128}$')\"\x8e\a\n" +
 	"\x04Rule\x12(\n" +
 	"\x05allow\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x10R\x05allow\x12&\n" +
 	"\x04deny\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x10R\x04deny\x12\x1c\n" +
@@ -1822,7 +1836,8 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\x05until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12R\n" +
 	"\tassurance\x18\t \x01(\x0e2*.sallyport.policy.v1.ConfirmationAssuranceB\b\xbaH\x05\x82\x01\x02\x10\x01R\tassurance\x123\n" +
 	"\x06review\x18\n" +
-	" \x01(\v2\x1b.sallyport.policy.v1.ReviewR\x06review\x12\x19\n" +
+	" \x01(\v2\x1b.sallyport.policy.v1.ReviewR\x06review\x127\n" +
+	"\asign_in\x18\x14 \x01(\v2\x1e.sallyport.policy.v1.AssuranceR\x06signIn\x12\x19\n" +
 	"\brule_set\x18\v \x01(\tR\aruleSet:\xb0\x02\xbaH\xac\x02\x1a\xa9\x02\n" +
 	"\x0frule.one_effect\x12ya rule does exactly one of these: it names tools under allow, or under deny, or says what to require of those under tools\x1a\x9a\x01(size(this.allow) > 0 ? 1 : 0) + (size(this.deny) > 0 ? 1 : 0) + (int(this.require) > 0 ? 1 : 0) == 1 && (size(this.tools) > 0) == (int(this.require) > 0)\"\xd5\x01\n" +
 	"\x05Hints\x12 \n" +
@@ -1908,11 +1923,13 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\tKIND_TOOL\x10\x01\x12\x0f\n" +
 	"\vKIND_PROMPT\x10\x02\x12\x11\n" +
 	"\rKIND_RESOURCE\x10\x03\x12\x1a\n" +
-	"\x16KIND_RESOURCE_TEMPLATE\x10\x04*?\n" +
+	"\x16KIND_RESOURCE_TEMPLATE\x10\x04*Q\n" +
 	"\x04Duty\x12\x14\n" +
 	"\x10DUTY_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fDUTY_CONFIRM\x10\x01\x12\x0f\n" +
-	"\vDUTY_REVIEW\x10\x02*\x86\x01\n" +
+	"\vDUTY_REVIEW\x10\x02\x12\x10\n" +
+	"\fDUTY_SIGN_IN\x10\n" +
+	"*\x86\x01\n" +
 	"\x15ConfirmationAssurance\x12&\n" +
 	"\"CONFIRMATION_ASSURANCE_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dCONFIRMATION_ASSURANCE_CLIENT\x10\x01\x12\"\n" +
@@ -1987,23 +2004,24 @@ var file_sallyport_policy_v1_policy_proto_depIdxs = []int32{
 	24, // 12: sallyport.policy.v1.Rule.until:type_name -> google.protobuf.Timestamp
 	3,  // 13: sallyport.policy.v1.Rule.assurance:type_name -> sallyport.policy.v1.ConfirmationAssurance
 	13, // 14: sallyport.policy.v1.Rule.review:type_name -> sallyport.policy.v1.Review
-	23, // 15: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
-	23, // 16: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
-	11, // 17: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
-	16, // 18: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
-	24, // 19: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
-	17, // 20: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
-	4,  // 21: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
-	20, // 22: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
-	19, // 23: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
-	23, // 24: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
-	21, // 25: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
-	23, // 26: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	21, // 15: sallyport.policy.v1.Rule.sign_in:type_name -> sallyport.policy.v1.Assurance
+	23, // 16: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
+	23, // 17: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
+	11, // 18: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
+	16, // 19: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
+	24, // 20: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
+	17, // 21: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
+	4,  // 22: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
+	20, // 23: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
+	19, // 24: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
+	23, // 25: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
+	21, // 26: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
+	23, // 27: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_policy_v1_policy_proto_init() }

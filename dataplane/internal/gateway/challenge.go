@@ -1,0 +1,46 @@
+package gateway
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/policy"
+)
+
+// scope is the one scope of Sallyport's own authorization server: what a person may do with which tool is the policy's to say.
+// offline_access is not named: it is the agent's own wish, and no call needs it.
+const scope = "mcp"
+
+// challenge tells an agent where to find out who issues tokens, and for which scope to ask (RFC 6750, section 3; RFC 9728, section
+// 5.1). Scopes are those of Sallyport's own authorization server: other issuers have theirs.
+func (g *Gateway) challenge(c *caller, code, text string) string {
+	parts := []string{`Bearer resource_metadata="` + g.metadataURL(c.connector) + `"`}
+	if c.table != nil && c.table.OffersOwn() {
+		parts = append(parts, `scope="`+scope+`"`)
+	}
+	if code != "" {
+		parts = append(parts, `error="`+code+`"`, `error_description="`+text+`"`)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// stepUp refuses a call that is allowed once the person has signed in as rules ask. An agent that knows of scopes alone asks for the
+// one that stands for the sign-in (MCP, authorization, step-up); one that knows RFC 9470 sends acr_values and max_age.
+func (g *Gateway) stepUp(w http.ResponseWriter, x *exchange, how *policy.SignIn, text string) {
+	parts := []string{`Bearer error="insufficient_scope"`, `error_description="a fresh or stronger sign-in is required"`}
+	if x.Own() {
+		parts = append(parts, `scope="`+scope+" "+how.Scope(x.began)+`"`)
+	}
+	if len(how.ACR) > 0 {
+		parts = append(parts, `acr_values="`+strings.Join(how.ACR, " ")+`"`)
+	}
+	if how.MaxAge > 0 {
+		parts = append(parts, `max_age="`+strconv.Itoa(int(how.MaxAge/time.Second))+`"`)
+	}
+	parts = append(parts, `resource_metadata="`+g.metadataURL(x.connector)+`"`)
+	w.Header().Set("WWW-Authenticate", strings.Join(parts, ", "))
+	mcp.WriteError(w, x.revision, x.message.ID, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: text, Status: http.StatusForbidden})
+}
