@@ -205,7 +205,7 @@ func (p *plane) run(ctx context.Context) error {
 	})
 	fleetMux := http.NewServeMux()
 	fleetMux.Handle(fleetv1connect.NewFleetServiceHandler(fleetServer,
-		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(32<<20)))
+		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(32<<20), fleet.Compression()))
 	fleetMux.Handle(fleetv1connect.NewEnrolmentServiceHandler(fleetServer,
 		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(64<<10)))
 

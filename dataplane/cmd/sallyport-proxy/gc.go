@@ -9,7 +9,7 @@ import (
 
 // garbageRoom is how much garbage may lie in memory before it is collected. In a proxy that knows a million people it
 // keeps memory near to what the table takes; in one that knows few it makes collections rare.
-const garbageRoom = 80 << 20
+const garbageRoom = 128 << 20
 
 // The bounds of GOGC that the room leads to: below, a large table would be gone through too often.
 const leastGCPercent, mostGCPercent = 20, 800

@@ -8,7 +8,7 @@ import (
 )
 
 func TestTheRoomForGarbageIsTheSameWhateverIsLive(t *testing.T) {
-	for live, want := range map[uint64]int{0: 800, 1 << 20: 800, 40 << 20: 200, 80 << 20: 100, 320 << 20: 25, 8 << 30: 20} {
+	for live, want := range map[uint64]int{0: 800, 1 << 20: 800, 32 << 20: 400, 128 << 20: 100, 512 << 20: 25, 8 << 30: 20} {
 		if got := gcPercent(live); got != want {
 			t.Errorf("with %d MiB live GOGC is %d, want %d", live>>20, got, want)
 		}
