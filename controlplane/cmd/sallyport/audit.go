@@ -19,7 +19,6 @@ import (
 	"sallyport.dev/controlplane/internal/admin"
 	"sallyport.dev/controlplane/internal/audit"
 	"sallyport.dev/controlplane/internal/audit/postgres"
-	"sallyport.dev/controlplane/internal/vault"
 )
 
 // auditConfig is what the flags of `serve` say of audit.
@@ -103,15 +102,15 @@ func (p *plane) auditOf(c admin.Config) admin.Config {
 	return c
 }
 
-// erasing destroys people's keys, and what the index knows of what they sealed.
-type erasing struct {
-	*vault.Vault
-	index *postgres.Index
-}
+// erasing destroys people's keys, what the index knows of what they sealed, and what sign-in keeps of them.
+type erasing struct{ *plane }
 
 // DestroyKey makes all that was sealed for a person unreadable for good.
 func (e erasing) DestroyKey(ctx context.Context, person uuid.UUID) error {
-	if err := e.Vault.DestroyKey(ctx, person); err != nil || e.index == nil {
+	if err := e.vault.DestroyKey(ctx, person); err != nil {
+		return err
+	}
+	if err := e.tokens.ForgetPerson(ctx, person); err != nil || e.index == nil {
 		return err
 	}
 	return e.index.Forget(ctx, person.String())

@@ -24,6 +24,7 @@ import (
 	"sallyport.dev/controlplane/internal/adminsession"
 	"sallyport.dev/controlplane/internal/audit"
 	"sallyport.dev/controlplane/internal/audit/postgres"
+	"sallyport.dev/controlplane/internal/authserver"
 	"sallyport.dev/controlplane/internal/discover"
 	"sallyport.dev/controlplane/internal/engine"
 	"sallyport.dev/controlplane/internal/erasure"
@@ -107,6 +108,7 @@ type plane struct {
 	lately *activity.Recorder
 	eraser *erasure.Worker
 	admins *adminsession.Sessions
+	tokens *authserver.Server
 	name   string
 }
 
@@ -174,7 +176,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 	}
 	p.roster = fleet.NewRoster(standings{shared}, p.log)
 	p.lately = activity.NewRecorder(shared, p.log)
-	p.eraser = erasure.New(erasure.Config{Engine: p.engine, Keys: erasing{p.vault, p.index}, Log: events, List: erased, Logger: p.log})
+	p.eraser = erasure.New(erasure.Config{Engine: p.engine, Keys: erasing{p}, Log: events, List: erased, Logger: p.log})
 	return closeAll, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -75,6 +76,7 @@ func (p *plane) openSignIn(ctx context.Context) (*signInParts, error) {
 	if err := server.Prepare(ctx); err != nil {
 		return nil, err
 	}
+	p.tokens = server
 	mux := http.NewServeMux()
 	mux.Handle("/", people.Handler())
 	p.admins.Store, p.admins.People = store, people
@@ -105,6 +107,9 @@ func (p *plane) noteSignIn(_ context.Context, e signin.Event) {
 		rec.Decision.Reason = auditv1.Reason_REASON_PERSON_UNKNOWN
 	case signin.Deactivated:
 		rec.Decision.Reason = auditv1.Reason_REASON_PERSON_INACTIVE
+	}
+	if e.LeftOut > 0 {
+		rec.Details = []*auditv1.Detail{{Key: "left_out", Value: strconv.FormatInt(e.LeftOut, 10)}}
 	}
 	if e.Person != nil {
 		rec.PersonId = e.Person.ID.String()

@@ -22,7 +22,8 @@ import (
 type Authorization interface {
 	ListSessions(ctx context.Context, f *adminv1.SessionFilter, size int, after string) (page []*adminv1.Session, next string, err error)
 	EndSessions(ctx context.Context, actor *eventv1.Actor, f *adminv1.SessionFilter) (ended int, version uint64, err error)
-	RegisteredClients(ctx context.Context) ([]*adminv1.ClientStatus, error)
+	// KnownClients lists the clients that registered themselves, and those whose documents are kept.
+	KnownClients(ctx context.Context) ([]*adminv1.ClientStatus, error)
 	ForgetClient(ctx context.Context, id string) error
 	// CheckRedirects refuses redirect URIs that no client may have.
 	CheckRedirects(all []string) error
@@ -51,7 +52,7 @@ func (a *api) EndSessions(ctx context.Context, req *connect.Request[adminv1.EndS
 
 func (a *api) ListClients(ctx context.Context, _ *connect.Request[adminv1.ListClientsRequest]) (*connect.Response[adminv1.ListClientsResponse], error) {
 	s := a.Engine.State()
-	registered, err := a.Authorization.RegisteredClients(ctx)
+	known, err := a.Authorization.KnownClients(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -59,10 +60,11 @@ func (a *api) ListClients(ctx context.Context, _ *connect.Request[adminv1.ListCl
 	for c := range s.Clients() {
 		res.Clients = append(res.Clients, &adminv1.ClientStatus{Client: c, Approved: true})
 	}
-	for _, c := range registered {
+	for _, c := range known {
 		i := slices.IndexFunc(res.Clients, func(o *adminv1.ClientStatus) bool { return o.GetClient().GetId() == c.GetClient().GetId() })
 		if i >= 0 {
-			res.Clients[i].Registered, res.Clients[i].RegisteredAt = true, c.GetRegisteredAt()
+			res.Clients[i].Registered, res.Clients[i].RegisteredAt = c.GetRegistered(), c.GetRegisteredAt()
+			res.Clients[i].Document, res.Clients[i].UsedAt = c.GetDocument(), c.GetUsedAt()
 			continue
 		}
 		res.Clients = append(res.Clients, c)
@@ -91,12 +93,12 @@ func (a *api) SetClient(ctx context.Context, req *connect.Request[adminv1.SetCli
 		return nil, err
 	}
 	if len(c.GetRedirectUris()) == 0 && a.Engine.State().Client(c.GetId()) == nil {
-		registered, err := a.Authorization.RegisteredClients(ctx)
+		known, err := a.Authorization.KnownClients(ctx)
 		if err != nil {
 			return nil, err
 		}
-		for _, r := range registered {
-			if r.GetClient().GetId() == c.GetId() { // from now on it does not expire
+		for _, r := range known {
+			if r.GetRegistered() && r.GetClient().GetId() == c.GetId() { // from now on it does not expire
 				c.RedirectUris = r.GetClient().GetRedirectUris()
 				if c.GetName() == "" {
 					c.Name = r.GetClient().GetName()

@@ -41,11 +41,26 @@ var challengePattern = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
 // authorize has a person sign in and let an agent in. A GET asks, a POST is the person's answer: the same request comes
 // with it, in the URL, and is read anew.
 func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		s.page(w, r, "", refuse("invalid_request", "", "the program's request cannot be read"))
+		return
+	}
 	state, err := s.Engine.Fence(r.Context())
 	if err != nil {
 		s.page(w, r, q.Get("client_id"), err)
 		return
+	}
+	// Nothing is fetched for somebody who is not signed in: else anybody could send this server anywhere.
+	strange, err := s.strange(r.Context(), state, q.Get("client_id"))
+	if err != nil {
+		s.page(w, r, q.Get("client_id"), err)
+		return
+	}
+	if strange {
+		if _, ok := s.People.Require(w, r, signin.Need{Hint: cut(q.Get("login_hint"), 320)}); !ok {
+			return
+		}
 	}
 	// Until client and redirect URI are known to belong together, nobody is led anywhere.
 	req, err := s.target(r.Context(), state, q)
@@ -58,7 +73,7 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if req.silent { // nothing that is remembered here lets an agent in without anybody seeing a page
-		s.answerError(w, r, req, refuse("interaction_required", "", "a person has to see a page"))
+		s.answerError(w, r, req, &refusal{code: "interaction_required", text: "a person has to see a page"})
 		return
 	}
 	who, ok := s.People.Require(w, r, req.need)
@@ -91,7 +106,7 @@ func (s *Server) target(ctx context.Context, state *core.State, q url.Values) (*
 	if err := once(q, "resource"); err != nil {
 		return nil, err
 	}
-	c, err := s.client(ctx, state, q.Get("client_id"))
+	c, err := s.client(ctx, state, q.Get("client_id"), false)
 	if err != nil {
 		return nil, err
 	}

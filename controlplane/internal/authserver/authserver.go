@@ -15,7 +15,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -94,6 +96,7 @@ type Server struct {
 	forms    *http.CrossOriginProtection
 	limits   limits
 	noted    *rate.Limiter // of refusals that audit keeps
+	unnoted  atomic.Int64  // refusals that were too many for it, since the last that it kept
 	fetching fetches
 }
 
@@ -178,11 +181,17 @@ type refusal struct {
 	action     string
 	// session and person, as far as they are known, for audit.
 	session, person string
+	cause           error
 }
 
 func (e *refusal) Error() string { return e.text }
+func (e *refusal) Unwrap() error { return e.cause }
 
+// refuse makes a refusal of a request. Without an action of its own audit calls it request_refused.
 func refuse(code, action, text string) *refusal {
+	if action == "" {
+		action = "request_refused"
+	}
 	return &refusal{code: code, text: text, status: http.StatusBadRequest, action: action}
 }
 
@@ -205,13 +214,21 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, client string, err
 	writeJSON(w, refused.status, map[string]string{"error": refused.code, "error_description": refused.text})
 }
 
-// refused has audit note a refusal, as many a second as it can bear.
+// refused has audit note a refusal, as many a second as it can bear, and how many it could not.
 func (s *Server) refused(r *http.Request, client string, e *refusal) {
-	if e.action == "" || !s.noted.Allow() {
+	if e.action == "" {
 		return
 	}
+	if !s.noted.AllowN(s.Now(), 1) {
+		s.unnoted.Add(1)
+		return
+	}
+	var details []*auditv1.Detail
+	if n := s.unnoted.Swap(0); n > 0 {
+		details = []*auditv1.Detail{{Key: "left_out", Value: strconv.FormatInt(n, 10)}}
+	}
 	s.Audit.Note(&auditv1.AuditRecord{
-		Kind: auditv1.Kind_KIND_SIGN_IN_FAILED, Method: "authorize", Action: e.action, PersonId: e.person, Session: e.session,
+		Details: details, Kind: auditv1.Kind_KIND_SIGN_IN_FAILED, Method: "authorize", Action: e.action, PersonId: e.person, Session: e.session,
 		Client:   &auditv1.Client{Id: cut(client, 500), Address: address(r)},
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: auditv1.Reason_REASON_TOKEN_INVALID, Text: e.text},
 	})

@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"github.com/go-jose/go-jose/v4"
+	"golang.org/x/text/unicode/norm"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/controlplane/internal/core"
@@ -36,8 +37,8 @@ type client struct {
 	account  *core.User
 	refresh  bool // it wants refresh tokens
 	approved bool
-	// registered: the id is of a registration that anybody could make.
-	registered bool
+	// registered: the id is of a registration that anybody could make. document: it is the URL of a document that is kept.
+	registered, document bool
 }
 
 // software names a program to consent: by its document, by its description, or, since some register anew each time, by
@@ -66,8 +67,8 @@ func clientRefused(text string) *refusal {
 	return &refusal{code: "unauthorized_client", text: text, status: http.StatusForbidden, action: "client_refused"}
 }
 
-// client finds a client by its id and refuses those that admins do not let in.
-func (s *Server) client(ctx context.Context, state *core.State, id string) (*client, error) {
+// client finds a client by its id and refuses those that admins do not let in. Known: it is one that somebody let in before.
+func (s *Server) client(ctx context.Context, state *core.State, id string, known bool) (*client, error) {
 	if id == "" || len(id) > 500 || !printable(id) {
 		return nil, errUnknownClient
 	}
@@ -78,7 +79,7 @@ func (s *Server) client(ctx context.Context, state *core.State, id string) (*cli
 		return c, nil
 	}
 	said := state.Client(id)
-	document := strings.HasPrefix(id, "https://")
+	document := isDocument(id)
 	if said != nil && len(said.GetRedirectUris()) > 0 {
 		c := &client{id: id, name: said.GetName(), redirects: said.GetRedirectUris(), secret: said.GetSecretSha256(), keys: keysOfSet(said.GetJwks()), refresh: true, approved: true}
 		if document {
@@ -94,7 +95,7 @@ func (s *Server) client(ctx context.Context, state *core.State, id string) (*cli
 		if host := hostOf(id); !hostAllowed(policy, host) {
 			return nil, clientRefused("clients of " + cut(host, 100) + " are not let in here")
 		}
-		c, err := s.document(ctx, id)
+		c, err := s.document(ctx, id, known)
 		if err != nil {
 			return nil, err
 		}
@@ -152,6 +153,8 @@ const (
 	// unusedFor is how long a registration lives that was never used, usedFor one since its last use.
 	unusedFor = 24 * time.Hour
 	usedFor   = 90 * 24 * time.Hour
+	// usedAgain is how long a use counts before another is written down.
+	usedAgain = 12 * time.Hour
 )
 
 func clientKey(id string) string { return "client." + digest(id) }
@@ -179,11 +182,30 @@ func (s *Server) registered(ctx context.Context, id string) (*client, error) {
 	return &client{id: id, name: r.Name, redirects: r.Redirects, refresh: r.Refresh, registered: true}, nil
 }
 
-// used keeps a registration from expiring, now that a person let its client in or it goes on.
+// used keeps a registration, or what is kept of a document, from expiring, now that a person let its client in or it goes on.
 func (s *Server) used(ctx context.Context, c *client) {
-	if !c.registered {
-		return
+	var err error
+	switch {
+	case c.document:
+		err = s.keepDocument(ctx, c.id, usedFor, func(d *document) error {
+			if d.ClientID == "" {
+				return errors.New("it expired")
+			}
+			if s.Now().Sub(d.Used) < usedAgain {
+				return errFresh
+			}
+			d.Used = s.Now()
+			return nil
+		})
+	case c.registered:
+		err = s.keepRegistration(ctx, c)
 	}
+	if err != nil && !errors.Is(err, errFresh) {
+		s.Log.WarnContext(ctx, "what is kept of a client could not be kept for longer", "client", c.id, "error", err)
+	}
+}
+
+func (s *Server) keepRegistration(ctx context.Context, c *client) error {
 	_, err := s.Store.Change(ctx, clientKey(c.id), usedFor, func(value []byte) ([]byte, error) {
 		var r registration
 		if value == nil {
@@ -192,15 +214,13 @@ func (s *Server) used(ctx context.Context, c *client) {
 		if err := json.Unmarshal(value, &r); err != nil {
 			return nil, err
 		}
-		if r.Used && r.Expires.Sub(s.Now()) > usedFor-24*time.Hour {
+		if r.Used && r.Expires.Sub(s.Now()) > usedFor-usedAgain {
 			return nil, errFresh
 		}
 		r.Used, r.Expires = true, s.Now().Add(usedFor)
 		return json.Marshal(r)
 	})
-	if err != nil && !errors.Is(err, errFresh) {
-		s.Log.WarnContext(ctx, "a client's registration could not be kept alive", "error", err)
-	}
+	return err
 }
 
 var errFresh = errors.New("it was used lately")
@@ -231,7 +251,7 @@ func (s *Server) authenticate(r *http.Request, state *core.State, f url.Values) 
 	default:
 		id, secret = f.Get("client_id"), f.Get("client_secret")
 	}
-	c, err := s.client(r.Context(), state, id)
+	c, err := s.client(r.Context(), state, id, true)
 	if err != nil {
 		return nil, err
 	}
@@ -248,17 +268,27 @@ func (s *Server) authenticate(r *http.Request, state *core.State, f url.Values) 
 	return c, nil
 }
 
-// cleanName makes a client's name for itself fit to be shown: one line, no controls, not long.
+// unseen are characters that print nothing, though they count as letters, marks or symbols.
+var unseen = []*unicode.RangeTable{unicode.Bidi_Control, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector, {R16: []unicode.Range16{{Lo: 0x2800, Hi: 0x2800, Stride: 1}}}}
+
+// cleanName makes a client's name for itself fit to be shown, and to be known by: one line, nothing that is not seen, no
+// towers of marks, not long.
 func cleanName(name string) string {
+	marks := 0
 	name = strings.Map(func(r rune) rune {
-		if r == '\t' || r == '\n' {
-			return ' '
+		if unicode.Is(unicode.M, r) {
+			marks++
+		} else {
+			marks = 0
 		}
-		if !unicode.IsPrint(r) || unicode.Is(unicode.Bidi_Control, r) {
+		switch {
+		case r == '\t' || r == '\n':
+			return ' '
+		case !unicode.IsPrint(r) || unicode.In(r, unseen...) || marks > 2:
 			return -1
 		}
 		return r
-	}, name)
+	}, norm.NFC.String(name[:min(len(name), 4096)]))
 	name = strings.Join(strings.Fields(name), " ")
 	if runes := []rune(name); len(runes) > 60 {
 		name = string(runes[:59]) + "…"

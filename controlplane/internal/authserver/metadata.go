@@ -76,6 +76,7 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 		"token_endpoint_auth_signing_alg_values_supported":      assertionAlgorithms,
 		"revocation_endpoint_auth_methods_supported":            authMethods,
 		"revocation_endpoint_auth_signing_alg_values_supported": assertionAlgorithms,
+		"introspection_endpoint_auth_methods_supported":         []string{"Bearer"}, // an admin's token: RFC 8414 takes types of access tokens here
 		"code_challenge_methods_supported":                      []string{"S256"},
 		"authorization_response_iss_parameter_supported":        true,
 		"client_id_metadata_document_supported":                 said.GetMetadataDocuments() != policyv1.Admission_ADMISSION_OFF,

@@ -2,8 +2,11 @@ package authserver
 
 import (
 	"errors"
+	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -33,8 +36,8 @@ func checkRedirect(raw string) error {
 	}
 	switch u.Scheme {
 	case "https":
-		if u.Hostname() == "" || strings.ContainsFunc(u.Host, func(r rune) bool { return r > 127 }) {
-			return errors.New("a redirect URI lacks a host in ASCII")
+		if !plainHost(u) {
+			return errors.New("a redirect URI's host is no name or address in ASCII, as browsers write it")
 		}
 		return nil
 	case "http":
@@ -47,6 +50,35 @@ func checkRedirect(raw string) error {
 		return nil
 	}
 	return errors.New("a redirect URI is neither https, nor http on loopback, nor of a program's own scheme, such as com.example.app")
+}
+
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
+
+// plainHost tells whether a URL's host means the same to everybody: to browsers, which read 127.1 and 0x7f000001 as addresses
+// and end names at a last dot or not; to lists of hosts; and to a page's policy, of which a semicolon would be a part.
+func plainHost(u *url.URL) bool {
+	host := u.Hostname()
+	if port := u.Port(); port == "" && strings.HasSuffix(u.Host, ":") || port != "" && !validPort(port) {
+		return false
+	}
+	if strings.HasPrefix(u.Host, "[") {
+		a, err := netip.ParseAddr(host)
+		return err == nil && a.Zone() == ""
+	}
+	if len(host) > 253 || !namePattern.MatchString(host) {
+		return false
+	}
+	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])
+	if strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x") {
+		a, err := netip.ParseAddr(host)
+		return err == nil && a.String() == host
+	}
+	return true
+}
+
+func validPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
 }
 
 func printable(s string) bool {
@@ -75,7 +107,7 @@ func loopback(raw string) (host, rest string, ok bool) {
 		}
 		if port, isPort := strings.CutPrefix(rest, ":"); isPort {
 			rest = strings.TrimLeft(port, "0123456789")
-			if rest == port || len(port)-len(rest) > 5 {
+			if !validPort(port[:len(port)-len(rest)]) {
 				return "", "", false
 			}
 		}

@@ -29,8 +29,15 @@ func (s *Server) refresh(r *http.Request, state *core.State, c *client, f url.Va
 		if err != nil {
 			return nil, err
 		}
-		if x == nil || x.Client != c.id {
+		if x == nil {
 			return nil, unknown
+		}
+		if !s.holds(x, token) { // a text that was made up around a session's id ends nothing
+			unknown.person, unknown.session = person.String(), id.String()
+			return nil, unknown
+		}
+		if x.Client != c.id {
+			return nil, s.stolen(ctx, x, "the refresh token was issued to another client: its session is ended; sign in again")
 		}
 		if err := s.live(state, x); err != nil {
 			return nil, err
@@ -97,21 +104,25 @@ func (s *Server) successor(state *core.State, x *Session, token string) (next st
 }
 
 // late answers a token that was superseded longer ago than the window. That request fails alone; where it also comes from
-// where the session never was, somebody else has it, and the session ends.
+// a network where the session never was, somebody else has it, and the session ends.
 func (s *Server) late(ctx context.Context, x *Session, r *http.Request, err error) error {
 	if !errors.Is(err, errLate) {
 		return err
 	}
 	e := &refusal{code: "invalid_grant", text: "the refresh token was superseded: use the newer one, or sign in again", status: http.StatusBadRequest,
 		action: "refresh_reused", person: x.Person.String(), session: x.ID.String()}
-	if slices.Contains(x.Addresses, address(r)) {
+	if x.near(address(r)) {
 		return e
 	}
+	return s.stolen(ctx, x, "the refresh token was superseded, and came from elsewhere: its session is ended; sign in again")
+}
+
+// stolen ends a session whose refresh token somebody else has.
+func (s *Server) stolen(ctx context.Context, x *Session, text string) error {
 	if _, err := s.End(ctx, x.Person, x.ID); err != nil {
 		return err
 	}
-	e.action, e.text = "refresh_stolen", "the refresh token was superseded, and came from elsewhere: its session is ended; sign in again"
-	return e
+	return &refusal{code: "invalid_grant", text: text, status: http.StatusBadRequest, action: "refresh_stolen", person: x.Person.String(), session: x.ID.String()}
 }
 
 // noteRefresh has audit know who used a refresh token, and from where it was not used before.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
@@ -22,15 +23,19 @@ type limits struct {
 	addresses map[string]*rate.Limiter
 }
 
-// maxAddresses bounds those that are remembered.
-const maxAddresses = 10_000
+const (
+	// maxAddresses bounds those that are remembered.
+	maxAddresses = 10_000
+	// maxRedirects bounds the redirect URIs of a registration, in bytes.
+	maxRedirects = 8 << 10
+)
 
 func newLimits(perMinute int) limits {
 	each := rate.Limit(float64(perMinute) / 60)
 	return limits{mu: new(sync.Mutex), each: each, burst: perMinute, all: rate.NewLimiter(10*each, 10*perMinute), addresses: map[string]*rate.Limiter{}}
 }
 
-func (l *limits) allow(address string) bool {
+func (l *limits) allow(address string, now time.Time) bool {
 	l.mu.Lock()
 	if len(l.addresses) >= maxAddresses { // whoever comes from so many is held by what holds for all
 		clear(l.addresses)
@@ -41,7 +46,7 @@ func (l *limits) allow(address string) bool {
 		l.addresses[address] = own
 	}
 	l.mu.Unlock()
-	return own.Allow() && l.all.Allow()
+	return own.AllowN(now, 1) && l.all.AllowN(now, 1)
 }
 
 // register lets a client register itself (RFC 7591). What it says of itself is believed for what it is: a name to show, and
@@ -51,7 +56,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, "", &refusal{code: "access_denied", text: "clients do not register themselves here: use a client id metadata document, or ask an administrator", status: http.StatusForbidden, action: "registration_refused"})
 		return
 	}
-	if !s.limits.allow(address(r)) {
+	if !s.limits.allow(network(address(r)), s.Now()) {
 		w.Header().Set("Retry-After", "60")
 		s.fail(w, r, "", &refusal{code: "temporarily_unavailable", text: "too many clients register: try again in a minute", status: http.StatusTooManyRequests, action: "registration_refused"})
 		return
@@ -77,6 +82,10 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 	}
 	if len(asked.ResponseTypes) > 0 && !slices.Contains(asked.ResponseTypes, "code") || len(asked.GrantTypes) > 0 && !slices.Contains(asked.GrantTypes, "authorization_code") {
 		s.fail(w, r, "", refuse("invalid_client_metadata", "registration_refused", "clients here use the authorization_code grant and the response type code"))
+		return
+	}
+	if len(strings.Join(asked.Redirects, "")) > maxRedirects {
+		s.fail(w, r, "", refuse("invalid_redirect_uri", "registration_refused", "the redirect URIs are too long"))
 		return
 	}
 	now, id := s.Now(), "dcr_"+rand.Text()

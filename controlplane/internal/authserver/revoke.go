@@ -29,6 +29,10 @@ func (s *Server) revoke(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, f.Get("client_id"), err)
 		return
 	}
+	if f.Get("token") == "" {
+		s.fail(w, r, c.id, refuse("invalid_request", "", "which token? it is missing"))
+		return
+	}
 	person, id, ok := s.tokenSession(f.Get("token"))
 	if ok {
 		x, _, err := s.session(r.Context(), person, id)
@@ -36,8 +40,14 @@ func (s *Server) revoke(w http.ResponseWriter, r *http.Request) {
 			s.fail(w, r, c.id, err)
 			return
 		}
-		// A token of another client ends nothing, and neither does a text that was made up around a session's id.
-		if x != nil && x.Client == c.id && s.holds(x, f.Get("token")) {
+		// A text that was made up around a session's id ends nothing, and neither does a token of another client.
+		switch {
+		case x == nil || !s.holds(x, f.Get("token")):
+		case x.Client != c.id:
+			s.fail(w, r, c.id, &refusal{code: "invalid_grant", text: "the token was issued to another client", status: http.StatusBadRequest,
+				action: "revocation_refused", person: person.String(), session: id.String()})
+			return
+		default:
 			if _, err := s.End(r.Context(), person, id); err != nil {
 				s.fail(w, r, c.id, err)
 				return

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +56,7 @@ const (
 	defaultIdle   = 14 * 24 * time.Hour
 	defaultMax    = 90 * 24 * time.Hour
 	defaultWindow = 2 * time.Minute
-	// maxSuperseded and maxSeen bound what a session remembers. A token that is not remembered is late all the same.
+	// maxSuperseded and maxSeen bound what a session remembers. A token that is not remembered is unknown.
 	maxSuperseded = 64
 	maxSeen       = 8
 )
@@ -142,6 +143,24 @@ func (x *Session) seen(address string) bool {
 	x.Addresses = slices.Insert(x.Addresses, 0, address)
 	x.Addresses = x.Addresses[:min(len(x.Addresses), maxSeen)]
 	return i >= 0
+}
+
+// near tells whether the session was used from an address's network before: IPv6 hosts change their addresses within one.
+func (x *Session) near(address string) bool {
+	at := network(address)
+	return slices.ContainsFunc(x.Addresses, func(a string) bool { return network(a) == at })
+}
+
+// network is the network that an address is of: a /64 of IPv6, and an address of IPv4 itself.
+func network(address string) string {
+	a, err := netip.ParseAddr(address)
+	if err != nil {
+		return address
+	}
+	if a = a.Unmap(); a.Is4() {
+		return a.String()
+	}
+	return netip.PrefixFrom(a.WithZone(""), 64).Masked().String()
 }
 
 // live says why a session does not count any more, as of a fenced state.

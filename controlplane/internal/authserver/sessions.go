@@ -1,8 +1,11 @@
 package authserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -207,9 +210,10 @@ func (s *Server) EndSessions(ctx context.Context, actor *eventv1.Actor, f *admin
 	return ended, version, nil
 }
 
-// RegisteredClients lists the clients that registered themselves and did not expire.
-func (s *Server) RegisteredClients(ctx context.Context) ([]*adminv1.ClientStatus, error) {
-	byID := map[string]*adminv1.ClientStatus{}
+// KnownClients lists the clients that registered themselves and did not expire, and those that name themselves by a document
+// that is kept.
+func (s *Server) KnownClients(ctx context.Context) ([]*adminv1.ClientStatus, error) {
+	byID := map[string]*adminv1.ClientStatus{} // a store may list one twice
 	err := s.Store.Each(ctx, "client.", func(e kv.Entry) error {
 		var r registration
 		if json.Unmarshal(e.Value, &r) == nil && s.Now().Before(r.Expires) {
@@ -220,19 +224,58 @@ func (s *Server) RegisteredClients(ctx context.Context) ([]*adminv1.ClientStatus
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	err = s.Store.Each(ctx, "document.", func(e kv.Entry) error {
+		var d document
+		if json.Unmarshal(e.Value, &d) == nil && d.ClientID != "" {
+			byID[d.ClientID] = &adminv1.ClientStatus{
+				Client: &policyv1.Client{Id: d.ClientID, Name: cleanName(d.ClientName), RedirectUris: d.Redirects}, Document: true,
+			}
+			if !d.Used.IsZero() {
+				byID[d.ClientID].UsedAt = timestamppb.New(d.Used)
+			}
+		}
+		return nil
+	})
 	all := make([]*adminv1.ClientStatus, 0, len(byID))
 	for _, c := range byID {
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b *adminv1.ClientStatus) int {
-		return a.GetRegisteredAt().AsTime().Compare(b.GetRegisteredAt().AsTime())
+		return cmp.Or(a.GetRegisteredAt().AsTime().Compare(b.GetRegisteredAt().AsTime()), strings.Compare(a.GetClient().GetId(), b.GetClient().GetId()))
 	})
 	return all, err
 }
 
-// ForgetClient forgets a client that registered itself.
+// ForgetClient forgets a client that registered itself, or what is kept of its document.
 func (s *Server) ForgetClient(ctx context.Context, id string) error {
+	if isDocument(id) {
+		return s.Store.Purge(ctx, documentKey(id))
+	}
 	return s.Store.Purge(ctx, clientKey(id))
+}
+
+// ForgetPerson removes what is kept of an erased person: sessions with the addresses that they were used from, what the
+// person agreed to, and where they were last.
+func (s *Server) ForgetPerson(ctx context.Context, person uuid.UUID) error {
+	var keys []string
+	for _, prefix := range []string{"session.", "consent.", "use."} {
+		err := s.Store.Each(ctx, prefix+person.String()+".", func(e kv.Entry) error {
+			keys = append(keys, e.Key)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("looking for what an erased person has: %w", err)
+		}
+	}
+	for _, key := range keys {
+		if err := s.Store.Purge(ctx, key); err != nil {
+			return fmt.Errorf("removing what an erased person has: %w", err)
+		}
+	}
+	return nil
 }
 
 // CheckRedirects refuses redirect URIs that nobody may have.
@@ -241,7 +284,7 @@ func (s *Server) CheckRedirects(all []string) error {
 		if dangerous(r) || !printable(r) || strings.ContainsAny(r, `#*\`) {
 			return &core.Error{Code: core.InvalidArgument, Field: "client.redirect_uris", Message: "a redirect URI is https, http on loopback or of the program's own scheme, without fragment and wildcard"}
 		}
-		if strings.HasPrefix(r, "http") {
+		if u, err := url.Parse(r); err != nil || u.Scheme == "http" || u.Scheme == "https" {
 			if err := checkRedirect(r); err != nil {
 				return &core.Error{Code: core.InvalidArgument, Field: "client.redirect_uris", Message: err.Error()}
 			}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"html"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -24,6 +25,7 @@ import (
 	"sallyport.dev/controlplane/internal/authserver"
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/engine/enginetest"
+	"sallyport.dev/controlplane/internal/kv"
 	"sallyport.dev/controlplane/internal/signin"
 	"sallyport.dev/controlplane/internal/signin/signintest"
 )
@@ -48,6 +50,24 @@ func (a *trail) Note(r *auditv1.AuditRecord) {
 
 func (a *trail) Record(_ context.Context, r *auditv1.AuditRecord) error { a.Note(r); return nil }
 
+// told counts the records of an action.
+func (a *trail) told(action string) (n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.all {
+		if r.GetAction() == action {
+			n++
+		}
+	}
+	return n
+}
+
+func (a *trail) records() []*auditv1.AuditRecord {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.all)
+}
+
 func (a *trail) has(action string) bool {
 	return a.any(func(r *auditv1.AuditRecord) bool { return r.GetAction() == action })
 }
@@ -71,14 +91,22 @@ type site struct {
 	browser *signintest.Browser
 	docs    *httptest.Server
 	docMux  *http.ServeMux
+	// documents is the client that the server fetches documents with.
+	documents *http.Client
+	issuer    string
 
 	mu   sync.Mutex
 	skew time.Duration
+	// stopped is where the clock stands still, if it does.
+	stopped time.Time
 }
 
 func (s *site) now() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.stopped.IsZero() {
+		return s.stopped.Add(s.skew)
+	}
 	return time.Now().Add(s.skew)
 }
 
@@ -88,39 +116,69 @@ func (s *site) later(d time.Duration) {
 	s.skew += d
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T) *site { t.Helper(); return newSiteAt(t, "") }
+
+// newSiteAt has the issuer at a path.
+func newSiteAt(t *testing.T, path string) *site {
 	t.Helper()
 	s := &site{Plane: enginetest.New(t).Start(nil), t: t, audit: &trail{}, docMux: http.NewServeMux()}
 	s.Directory("okta")
 	s.ann = s.User("okta", "ann@example.com")
 	s.idp = signintest.NewProvider(t, "ext-ann@example.com")
+	s.idp.Claims(func(c map[string]any) { // its clock goes as ours
+		c["iat"], c["auth_time"], c["exp"] = s.now().Unix(), s.now().Unix(), s.now().Add(5*time.Minute).Unix()
+	})
 	secret, err := s.Vault.PutSignInSecret(t.Context(), "okta", signintest.Secret)
 	enginetest.Must(t, err)
 	s.Do(core.NewSetSignIn("okta", &policyv1.SignIn{Issuer: s.idp.URL, ClientId: signintest.ClientID, SecretId: secret}))
 	s.Do(core.NewApplyPolicy([]*policyv1.Connector{{Id: "jira", Title: "Jira", Url: "https://jira.example/mcp"}, {Id: "github", Url: "https://github.example/mcp"}}, nil))
 	mux := http.NewServeMux()
 	s.web = enginetest.Serve(t, mux)
-	people, err := signin.New(signin.Config{Engine: s.Engine, Store: s.Shared, Secrets: s.Vault, URL: s.web.URL, Log: s.Log, Now: s.now})
+	s.issuer = s.web.URL + path
+	people, err := signin.New(signin.Config{Engine: s.Engine, Store: s.Shared, Secrets: s.Vault, URL: s.issuer, Log: s.Log, Now: s.now})
 	enginetest.Must(t, err)
 	s.docs = httptest.NewTLSServer(s.docMux)
 	t.Cleanup(s.docs.Close)
 	guard, err := egress.New("127.0.0.1/32")
 	enginetest.Must(t, err)
-	documents := guard.Client(0)
-	transport := guard.Transport()
-	transport.TLSClientConfig = &tls.Config{RootCAs: s.docs.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, MinVersion: tls.VersionTLS12}
-	documents.Transport = transport
+	s.documents = guard.Client(0)
+	s.documents.Transport = s.trusting(guard)
 	s.server, err = authserver.New(authserver.Config{
-		Engine: s.Engine, Store: s.Shared, Keys: s.Vault, People: people, Audit: s.audit, Issuer: s.web.URL, Resources: []string{global, regional},
-		Lease: lease, Documents: documents, Now: s.now, Log: s.Log,
+		Engine: s.Engine, Store: s.Shared, Keys: s.Vault, People: people, Audit: s.audit, Issuer: s.issuer, Resources: []string{global, regional},
+		Lease: lease, Documents: s.documents, Now: s.now, Log: s.Log,
 	})
 	enginetest.Must(t, err)
 	enginetest.Must(t, s.server.Prepare(t.Context()))
 	mux.Handle("/", people.Handler())
-	mux.Handle("/oauth/", s.server.Handler())
+	mux.Handle(path+"/oauth/", s.server.Handler())
 	mux.Handle("/.well-known/", s.server.Handler())
+	if path != "" {
+		mux.Handle(path+"/.well-known/", s.server.Handler())
+	}
 	s.browser = signintest.NewBrowser(t)
 	return s
+}
+
+// count counts what is kept under a prefix.
+func (s *site) count(prefix string) (n int) {
+	s.t.Helper()
+	enginetest.Must(s.t, s.Shared.Each(s.t.Context(), prefix, func(kv.Entry) error { n++; return nil }))
+	return n
+}
+
+// clientAt sends from an address of loopback.
+func clientAt(t *testing.T, address string) *http.Client {
+	t.Helper()
+	transport := &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}).DialContext}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// trusting is a guard's transport that trusts the certificate of the documents' server.
+func (s *site) trusting(guard *egress.Guard) *http.Transport {
+	transport := guard.Transport()
+	transport.TLSClientConfig = &tls.Config{RootCAs: s.docs.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, MinVersion: tls.VersionTLS12}
+	return transport
 }
 
 // agent is an agent's program.
@@ -147,7 +205,7 @@ func (s *site) postJSON(path string, v any) (int, map[string]any) {
 	s.t.Helper()
 	data, err := json.Marshal(v)
 	enginetest.Must(s.t, err)
-	res, err := http.Post(s.web.URL+path, "application/json", strings.NewReader(string(data)))
+	res, err := http.Post(s.issuer+path, "application/json", strings.NewReader(string(data)))
 	enginetest.Must(s.t, err)
 	return read(s.t, res)
 }
@@ -177,7 +235,7 @@ func (a *agent) query(changes ...string) url.Values {
 }
 
 func (a *agent) authorizeURL(changes ...string) string {
-	return a.s.web.URL + "/oauth/authorize?" + a.query(changes...).Encode()
+	return a.s.issuer + "/oauth/authorize?" + a.query(changes...).Encode()
 }
 
 // visit goes to an authorization URL as far as this site leads. It returns where the browser is sent beyond it, or the page.
@@ -249,7 +307,7 @@ func (s *site) token(form url.Values, header ...string) (int, map[string]any) {
 
 func (s *site) post(path string, form url.Values, header ...string) (int, map[string]any) {
 	s.t.Helper()
-	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.web.URL+path, strings.NewReader(form.Encode()))
+	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.issuer+path, strings.NewReader(form.Encode()))
 	enginetest.Must(s.t, err)
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	for i := 0; i < len(header); i += 2 {

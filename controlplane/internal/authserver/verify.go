@@ -35,7 +35,8 @@ func (s *Server) verify(state *core.State, token string) (accessToken, error) {
 			return claims, errToken
 		}
 		payload, err := jws.Verify(public)
-		if err != nil || json.Unmarshal(payload, &claims) != nil || claims.Issuer != s.Issuer || !s.Now().Before(time.Unix(claims.Expires, 0)) {
+		if err != nil || json.Unmarshal(payload, &claims) != nil || claims.Issuer != s.Issuer ||
+			!s.Now().Before(time.Unix(claims.Expires, 0)) || time.Unix(claims.IssuedAt, 0).After(s.Now().Add(grace)) {
 			return claims, errToken
 		}
 		return claims, nil

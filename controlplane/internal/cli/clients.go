@@ -14,14 +14,25 @@ import (
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
+// knownBy is how a client came to be known.
+func knownBy(c *adminv1.ClientStatus) string {
+	switch {
+	case c.GetRegistered():
+		return "registration"
+	case c.GetDocument():
+		return "document"
+	}
+	return "an admin"
+}
+
 func clientsCommand(o *options) *cobra.Command {
 	list := &cobra.Command{
-		Use: "list", Short: "List the clients that admins described or approved, and those that registered themselves", Args: cobra.NoArgs,
+		Use: "list", Short: "List the clients that admins described or approved, that registered themselves, or whose documents were fetched", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return call(cmd.Context(), o, adminv1connect.NewClientServiceClient, adminv1connect.ClientServiceClient.ListClients, &adminv1.ListClientsRequest{}, func(r *adminv1.ListClientsResponse) table {
-				t := table{head: []string{"CLIENT", "NAME", "REGISTERED", "APPROVED", "BLOCKED", "EXPIRES", "IS SENT TO"}}
+				t := table{head: []string{"CLIENT", "NAME", "KNOWN BY", "APPROVED", "BLOCKED", "LAST USED", "EXPIRES", "IS SENT TO"}}
 				for _, c := range r.GetClients() {
-					t.rows = append(t.rows, []string{c.GetClient().GetId(), dash(c.GetClient().GetName()), yes(c.GetRegistered()), yes(c.GetApproved()), yes(c.GetBlocked()), when(c.GetExpiresAt()), dash(strings.Join(c.GetClient().GetRedirectUris(), " "))})
+					t.rows = append(t.rows, []string{c.GetClient().GetId(), dash(c.GetClient().GetName()), knownBy(c), yes(c.GetApproved()), yes(c.GetBlocked()), when(c.GetUsedAt()), when(c.GetExpiresAt()), dash(strings.Join(c.GetClient().GetRedirectUris(), " "))})
 				}
 				return t
 			})

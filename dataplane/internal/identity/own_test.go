@@ -4,10 +4,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -114,6 +118,96 @@ func TestATokenOfTheAuthorizationServerIsVerifiedWithoutAnyFetch(t *testing.T) {
 	} {
 		_, err := verify(v, a.table(), c.token)
 		wantKind(t, what, err, c.kind)
+	}
+}
+
+func TestAForgedTokenOfTheAuthorizationServerIsRefused(t *testing.T) {
+	a := newAuthority(t, "k1", "k2")
+	v := New(Config{Now: fixed, Transport: refusing{}}) // nothing that a header names is fetched
+	theirs, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := a.keys["k1"]
+	public, err := x509.MarshalPKIXPublicKey(ours.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	jwk, err := json.Marshal(jose.JSONWebKey{Key: ours.Public(), KeyID: "k1", Algorithm: "ES256", Use: "sig"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := func(change ...any) map[string]any {
+		h := map[string]any{"kid": "k1", "typ": "at+jwt"}
+		for i := 0; i < len(change); i += 2 {
+			h[change[i].(string)] = change[i+1]
+		}
+		return h
+	}
+	b64 := base64.RawURLEncoding.EncodeToString
+	payload, err := json.Marshal(ownClaims(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := func(header string) string { // signed by our key, under a header that a library would not make
+		input := b64([]byte(header)) + "." + b64(payload)
+		sum := sha256.Sum256([]byte(input))
+		r, s, err := ecdsa.Sign(rand.Reader, ours, sum[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return input + "." + b64(append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...))
+	}
+	for what, token := range map[string]string{"as the server makes it": a.token(nil), "as this test makes it": raw(`{"alg":"ES256","kid":"k1","typ":"at+jwt"}`), "with its type in full": raw(`{"alg":"ES256","kid":"k1","typ":"application/at+jwt"}`)} {
+		if _, err := verify(v, a.table(), token); err != nil {
+			t.Fatalf("%s: %v: the rest would say nothing", what, err)
+		}
+	}
+	for what, c := range map[string]struct {
+		token string
+		kind  Kind
+	}{
+		"alg none":                        {b64([]byte(`{"alg":"none","kid":"k1","typ":"at+jwt"}`)) + "." + b64(payload) + ".", BadSignature},
+		"alg nOnE":                        {b64([]byte(`{"alg":"nOnE","kid":"k1","typ":"at+jwt"}`)) + "." + b64(payload) + ".AA", BadSignature},
+		"HS256 with the public key":       {sign(t, jose.HS256, public, head(), ownClaims(nil)), BadSignature},
+		"HS256 with the public key's JWK": {sign(t, jose.HS256, jwk, head(), ownClaims(nil)), BadSignature},
+		"RS256 under the key's id":        {sign(t, jose.RS256, rsaKey, head(), ownClaims(nil)), BadSignature},
+		"PS256 under the key's id":        {sign(t, jose.PS256, rsaKey, head(), ownClaims(nil)), BadSignature},
+		"ES384 under the key's id":        {sign(t, jose.ES384, theirs384, head(), ownClaims(nil)), BadSignature},
+		"EdDSA said, ES256 signed":        {raw(`{"alg":"EdDSA","kid":"k1","typ":"at+jwt"}`), BadSignature},
+		"its own key in jwk":              {sign(t, jose.ES256, theirs, head("jwk", jose.JSONWebKey{Key: theirs.Public()}), ownClaims(nil)), BadSignature},
+		"its own keys in jku":             {sign(t, jose.ES256, theirs, head("jku", "https://evil.example/keys"), ownClaims(nil)), BadSignature},
+		"its own certificate in x5u":      {sign(t, jose.ES256, theirs, head("x5u", "https://evil.example/cert"), ownClaims(nil)), BadSignature},
+		"a kid of SQL":                    {sign(t, jose.ES256, ours, head("kid", "x' OR '1'='1"), ownClaims(nil)), BadSignature},
+		"a kid of a file":                 {sign(t, jose.ES256, ours, head("kid", "/proc/self/environ"), ownClaims(nil)), BadSignature},
+		"a kid with a zero":               {sign(t, jose.ES256, ours, head("kid", "k1\x00"), ownClaims(nil)), BadSignature},
+		"a huge kid":                      {sign(t, jose.ES256, ours, head("kid", strings.Repeat("k", 8<<10)), ownClaims(nil)), BadSignature},
+		"a kid too huge for a token":      {sign(t, jose.ES256, ours, head("kid", strings.Repeat("k", 16<<10)), ownClaims(nil)), TooLarge},
+		"two kids":                        {raw(`{"alg":"ES256","kid":"k2","kid":"k1","typ":"at+jwt"}`), Malformed},
+		"two algorithms":                  {raw(`{"alg":"none","alg":"ES256","kid":"k1","typ":"at+jwt"}`), Malformed},
+		"a kid that is a number":          {raw(`{"alg":"ES256","kid":1,"typ":"at+jwt"}`), Malformed},
+		"a critical parameter":            {raw(`{"alg":"ES256","kid":"k1","typ":"at+jwt","crit":["x"],"x":1}`), Malformed},
+		"no typ":                          {raw(`{"alg":"ES256","kid":"k1"}`), WrongType},
+		"typ jwt":                         {raw(`{"alg":"ES256","kid":"k1","typ":"jwt"}`), WrongType},
+		"typ dpop+jwt":                    {raw(`{"alg":"ES256","kid":"k1","typ":"dpop+jwt"}`), WrongType},
+		"typ of an ID-JAG":                {raw(`{"alg":"ES256","kid":"k1","typ":"oauth-id-jag+jwt"}`), WrongType},
+		"expired by more than a minute":   {a.token(map[string]any{"exp": now.Add(-61 * time.Second).Unix()}), Expired},
+		"issued in more than a minute":    {a.token(map[string]any{"iat": now.Add(62 * time.Second).Unix()}), NotYetValid},
+		"valid in more than a minute":     {a.token(map[string]any{"nbf": now.Add(62 * time.Second).Unix()}), NotYetValid},
+	} {
+		_, err := verify(v, a.table(), c.token)
+		wantKind(t, what, err, c.kind)
+	}
+	for what, change := range map[string]map[string]any{
+		"expired within a minute": {"exp": now.Add(-50 * time.Second).Unix()}, "issued within a minute": {"iat": now.Add(50 * time.Second).Unix()},
+	} {
+		if _, err := verify(v, a.table(), a.token(change)); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

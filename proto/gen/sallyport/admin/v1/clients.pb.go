@@ -36,7 +36,11 @@ type ClientStatus struct {
 	Blocked      bool                   `protobuf:"varint,4,opt,name=blocked,proto3" json:"blocked,omitempty"`
 	RegisteredAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=registered_at,json=registeredAt,proto3" json:"registered_at,omitempty"`
 	// When it is forgotten, unless it is used before.
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// It names itself by the URL of a metadata document, of which a copy is kept.
+	Document bool `protobuf:"varint,7,opt,name=document,proto3" json:"document,omitempty"`
+	// When it was last let in, or went on: about, and as far as is known.
+	UsedAt        *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=used_at,json=usedAt,proto3" json:"used_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -109,6 +113,20 @@ func (x *ClientStatus) GetRegisteredAt() *timestamppb.Timestamp {
 func (x *ClientStatus) GetExpiresAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *ClientStatus) GetDocument() bool {
+	if x != nil {
+		return x.Document
+	}
+	return false
+}
+
+func (x *ClientStatus) GetUsedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UsedAt
 	}
 	return nil
 }
@@ -738,7 +756,7 @@ var File_sallyport_admin_v1_clients_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_clients_proto_rawDesc = "" +
 	"\n" +
-	" sallyport/admin/v1/clients.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\"\x95\x02\n" +
+	" sallyport/admin/v1/clients.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\"\xe6\x02\n" +
 	"\fClientStatus\x123\n" +
 	"\x06client\x18\x01 \x01(\v2\x1b.sallyport.policy.v1.ClientR\x06client\x12\x1e\n" +
 	"\n" +
@@ -748,7 +766,9 @@ const file_sallyport_admin_v1_clients_proto_rawDesc = "" +
 	"\ablocked\x18\x04 \x01(\bR\ablocked\x12?\n" +
 	"\rregistered_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\fregisteredAt\x129\n" +
 	"\n" +
-	"expires_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\x14\n" +
+	"expires_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x1a\n" +
+	"\bdocument\x18\a \x01(\bR\bdocument\x123\n" +
+	"\aused_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x06usedAt\"\x14\n" +
 	"\x12ListClientsRequest\"Q\n" +
 	"\x13ListClientsResponse\x12:\n" +
 	"\aclients\x18\x01 \x03(\v2 .sallyport.admin.v1.ClientStatusR\aclients\"p\n" +
@@ -825,31 +845,32 @@ var file_sallyport_admin_v1_clients_proto_depIdxs = []int32{
 	15, // 0: sallyport.admin.v1.ClientStatus.client:type_name -> sallyport.policy.v1.Client
 	16, // 1: sallyport.admin.v1.ClientStatus.registered_at:type_name -> google.protobuf.Timestamp
 	16, // 2: sallyport.admin.v1.ClientStatus.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 3: sallyport.admin.v1.ListClientsResponse.clients:type_name -> sallyport.admin.v1.ClientStatus
-	15, // 4: sallyport.admin.v1.SetClientRequest.client:type_name -> sallyport.policy.v1.Client
-	17, // 5: sallyport.admin.v1.GetAuthorizationPolicyResponse.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
-	17, // 6: sallyport.admin.v1.SetAuthorizationPolicyRequest.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
-	18, // 7: sallyport.admin.v1.ListSigningKeysResponse.keys:type_name -> sallyport.policy.v1.SigningKey
-	18, // 8: sallyport.admin.v1.RotateSigningKeysResponse.key:type_name -> sallyport.policy.v1.SigningKey
-	1,  // 9: sallyport.admin.v1.ClientService.ListClients:input_type -> sallyport.admin.v1.ListClientsRequest
-	3,  // 10: sallyport.admin.v1.ClientService.SetClient:input_type -> sallyport.admin.v1.SetClientRequest
-	5,  // 11: sallyport.admin.v1.ClientService.RemoveClient:input_type -> sallyport.admin.v1.RemoveClientRequest
-	7,  // 12: sallyport.admin.v1.ClientService.GetAuthorizationPolicy:input_type -> sallyport.admin.v1.GetAuthorizationPolicyRequest
-	9,  // 13: sallyport.admin.v1.ClientService.SetAuthorizationPolicy:input_type -> sallyport.admin.v1.SetAuthorizationPolicyRequest
-	11, // 14: sallyport.admin.v1.ClientService.ListSigningKeys:input_type -> sallyport.admin.v1.ListSigningKeysRequest
-	13, // 15: sallyport.admin.v1.ClientService.RotateSigningKeys:input_type -> sallyport.admin.v1.RotateSigningKeysRequest
-	2,  // 16: sallyport.admin.v1.ClientService.ListClients:output_type -> sallyport.admin.v1.ListClientsResponse
-	4,  // 17: sallyport.admin.v1.ClientService.SetClient:output_type -> sallyport.admin.v1.SetClientResponse
-	6,  // 18: sallyport.admin.v1.ClientService.RemoveClient:output_type -> sallyport.admin.v1.RemoveClientResponse
-	8,  // 19: sallyport.admin.v1.ClientService.GetAuthorizationPolicy:output_type -> sallyport.admin.v1.GetAuthorizationPolicyResponse
-	10, // 20: sallyport.admin.v1.ClientService.SetAuthorizationPolicy:output_type -> sallyport.admin.v1.SetAuthorizationPolicyResponse
-	12, // 21: sallyport.admin.v1.ClientService.ListSigningKeys:output_type -> sallyport.admin.v1.ListSigningKeysResponse
-	14, // 22: sallyport.admin.v1.ClientService.RotateSigningKeys:output_type -> sallyport.admin.v1.RotateSigningKeysResponse
-	16, // [16:23] is the sub-list for method output_type
-	9,  // [9:16] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	16, // 3: sallyport.admin.v1.ClientStatus.used_at:type_name -> google.protobuf.Timestamp
+	0,  // 4: sallyport.admin.v1.ListClientsResponse.clients:type_name -> sallyport.admin.v1.ClientStatus
+	15, // 5: sallyport.admin.v1.SetClientRequest.client:type_name -> sallyport.policy.v1.Client
+	17, // 6: sallyport.admin.v1.GetAuthorizationPolicyResponse.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	17, // 7: sallyport.admin.v1.SetAuthorizationPolicyRequest.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	18, // 8: sallyport.admin.v1.ListSigningKeysResponse.keys:type_name -> sallyport.policy.v1.SigningKey
+	18, // 9: sallyport.admin.v1.RotateSigningKeysResponse.key:type_name -> sallyport.policy.v1.SigningKey
+	1,  // 10: sallyport.admin.v1.ClientService.ListClients:input_type -> sallyport.admin.v1.ListClientsRequest
+	3,  // 11: sallyport.admin.v1.ClientService.SetClient:input_type -> sallyport.admin.v1.SetClientRequest
+	5,  // 12: sallyport.admin.v1.ClientService.RemoveClient:input_type -> sallyport.admin.v1.RemoveClientRequest
+	7,  // 13: sallyport.admin.v1.ClientService.GetAuthorizationPolicy:input_type -> sallyport.admin.v1.GetAuthorizationPolicyRequest
+	9,  // 14: sallyport.admin.v1.ClientService.SetAuthorizationPolicy:input_type -> sallyport.admin.v1.SetAuthorizationPolicyRequest
+	11, // 15: sallyport.admin.v1.ClientService.ListSigningKeys:input_type -> sallyport.admin.v1.ListSigningKeysRequest
+	13, // 16: sallyport.admin.v1.ClientService.RotateSigningKeys:input_type -> sallyport.admin.v1.RotateSigningKeysRequest
+	2,  // 17: sallyport.admin.v1.ClientService.ListClients:output_type -> sallyport.admin.v1.ListClientsResponse
+	4,  // 18: sallyport.admin.v1.ClientService.SetClient:output_type -> sallyport.admin.v1.SetClientResponse
+	6,  // 19: sallyport.admin.v1.ClientService.RemoveClient:output_type -> sallyport.admin.v1.RemoveClientResponse
+	8,  // 20: sallyport.admin.v1.ClientService.GetAuthorizationPolicy:output_type -> sallyport.admin.v1.GetAuthorizationPolicyResponse
+	10, // 21: sallyport.admin.v1.ClientService.SetAuthorizationPolicy:output_type -> sallyport.admin.v1.SetAuthorizationPolicyResponse
+	12, // 22: sallyport.admin.v1.ClientService.ListSigningKeys:output_type -> sallyport.admin.v1.ListSigningKeysResponse
+	14, // 23: sallyport.admin.v1.ClientService.RotateSigningKeys:output_type -> sallyport.admin.v1.RotateSigningKeysResponse
+	17, // [17:24] is the sub-list for method output_type
+	10, // [10:17] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_clients_proto_init() }

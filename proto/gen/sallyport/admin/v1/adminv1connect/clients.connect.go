@@ -57,7 +57,8 @@ const (
 
 // ClientServiceClient is a client for the sallyport.admin.v1.ClientService service.
 type ClientServiceClient interface {
-	// ListClients lists the clients that admins approved or described, and those that registered themselves.
+	// ListClients lists the clients that admins approved or described, those that registered themselves, and those whose
+	// metadata documents were fetched.
 	ListClients(context.Context, *connect.Request[v1.ListClientsRequest]) (*connect.Response[v1.ListClientsResponse], error)
 	// SetClient approves a client, or describes it whole.
 	SetClient(context.Context, *connect.Request[v1.SetClientRequest]) (*connect.Response[v1.SetClientResponse], error)
@@ -175,7 +176,8 @@ func (c *clientServiceClient) RotateSigningKeys(ctx context.Context, req *connec
 
 // ClientServiceHandler is an implementation of the sallyport.admin.v1.ClientService service.
 type ClientServiceHandler interface {
-	// ListClients lists the clients that admins approved or described, and those that registered themselves.
+	// ListClients lists the clients that admins approved or described, those that registered themselves, and those whose
+	// metadata documents were fetched.
 	ListClients(context.Context, *connect.Request[v1.ListClientsRequest]) (*connect.Response[v1.ListClientsResponse], error)
 	// SetClient approves a client, or describes it whole.
 	SetClient(context.Context, *connect.Request[v1.SetClientRequest]) (*connect.Response[v1.SetClientResponse], error)
