@@ -27,7 +27,7 @@ func TestCollectionsAdjustTheRoom(t *testing.T) {
 			runtime.GC()
 			got := debug.SetGCPercent(100)
 			debug.SetGCPercent(got)
-			if live == 1 && got > 200 || live > 1 && got <= 25 {
+			if live == 1 && got > 200 || live > 1 && got <= 40 {
 				break
 			}
 			if time.Now().After(deadline) {
