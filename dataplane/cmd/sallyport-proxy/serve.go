@@ -20,6 +20,7 @@ import (
 
 	"sallyport.dev/dataplane/internal/enrolment"
 	"sallyport.dev/dataplane/internal/gateway"
+	"sallyport.dev/dataplane/internal/h1"
 	"sallyport.dev/dataplane/internal/identity"
 	"sallyport.dev/dataplane/internal/replica"
 	"sallyport.dev/dataplane/internal/spool"
@@ -251,7 +252,7 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, who *enrolment.
 		}
 		defer closePeers()
 	}
-	return c.listenAndServe(ctx, log, front, patientListener{listener})
+	return c.listenAndServe(ctx, log, front, h1.Patient(listener))
 }
 
 // servePeers lets the other proxies of the region in, and nobody else.
@@ -264,7 +265,7 @@ func (c *serveConfig) servePeers(ctx context.Context, log *slog.Logger, front ht
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := server.ServeTLS(patientListener{listener}, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.ServeTLS(h1.Patient(listener), "", ""); !errors.Is(err, http.ErrServerClosed) {
 			log.Error("the peers' listener ended", "error", err)
 		}
 	}()
@@ -303,20 +304,20 @@ func sweep(ctx context.Context, pool *upstream.Pool) {
 func (c *serveConfig) listenAndServe(ctx context.Context, log *slog.Logger, front *gateway.Gateway, listener net.Listener) error {
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	server := &http.Server{
+	server := h1.New(front, &http.Server{
 		Handler: front, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return requests },
+	})
+	server.Base, server.Log = requests, log
+	if c.tlsCert != "" {
+		certificate, err := tls.LoadX509KeyPair(c.tlsCert, c.tlsKey)
+		if err != nil {
+			return fmt.Errorf("the certificate of --tls-cert and --tls-key cannot be used: %w", err)
+		}
+		server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS12}
 	}
 	failed := make(chan error, 1)
-	go func() {
-		var err error
-		if c.tlsCert != "" {
-			err = server.ServeTLS(listener, c.tlsCert, c.tlsKey)
-		} else {
-			err = server.Serve(listener)
-		}
-		failed <- err
-	}()
+	go func() { failed <- server.Serve(listener) }()
 	log.Info("listening", "address", listener.Addr().String(), "public_url", c.publicURL)
 	select {
 	case err := <-failed:

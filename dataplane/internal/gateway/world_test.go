@@ -6,9 +6,11 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -27,6 +29,7 @@ import (
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/dataplane/internal/gateway"
+	"sallyport.dev/dataplane/internal/h1"
 	"sallyport.dev/dataplane/internal/identity"
 	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/internal/replica"
@@ -57,7 +60,7 @@ type world struct {
 	plane    *fleettest.ControlPlane
 	issuer   *httptest.Server
 	planeURL string
-	web      *httptest.Server
+	web      *h1.Server
 	demo     *server // upstream of the connector demo
 	replica  *replica.Replica
 	spool    *spool.Spool
@@ -110,8 +113,14 @@ func newWorld(t testing.TB, o *options) *world {
 		t.Fatal(err)
 	}
 	var front atomic.Pointer[gateway.Gateway]
-	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { front.Load().ServeHTTP(rw, r) }))
-	w.url, w.web = web.URL, web
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { front.Load().ServeHTTP(rw, r) })
+	w.url, w.web = "http://"+listener.Addr().String(), h1.New(handler, &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second})
+	served := make(chan error, 1)
+	go func() { served <- w.web.Serve(h1.Patient(listener)) }()
 	w.replica = replica.New(replica.Config{
 		Client: client, Heartbeat: 50 * time.Millisecond, AckEvery: time.Millisecond, Logger: discard,
 		OnWelcome: func(m *fleetv1.Welcome) { front.Load().Welcome(m) },
@@ -119,7 +128,7 @@ func newWorld(t testing.TB, o *options) *world {
 	pool := upstream.NewPool(upstream.Config{})
 	credentials := w.replica.Credentials()
 	config := gateway.Config{
-		PublicURL: web.URL, Proxy: o.name, Region: "test", Replica: w.replica, Verifier: identity.New(identity.Config{Logger: discard}),
+		PublicURL: w.url, Proxy: o.name, Region: "test", Replica: w.replica, Verifier: identity.New(identity.Config{Logger: discard}),
 		Spool: w.spool, Upstream: pool, Credentials: credentials, Version: "test", Log: discard,
 	}
 	if o.gateway != nil {
@@ -140,8 +149,15 @@ func newWorld(t testing.TB, o *options) *world {
 		running.Go(func() { _ = w.spool.Deliver(work, client.DeliverAudit) })
 	}
 	t.Cleanup(func() {
-		web.CloseClientConnections()
-		web.Close()
+		_ = w.web.Close()
+		ending, done := context.WithTimeout(context.Background(), 20*time.Second)
+		defer done()
+		if err := w.web.Shutdown(ending); err != nil { // until its handlers have ended
+			t.Error(err)
+		}
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 		stop()
 		running.Wait()
 		credentials.Close()

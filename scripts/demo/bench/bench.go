@@ -45,6 +45,8 @@ type Config struct {
 	RoundFor time.Duration
 	// Connections of `proxy`'s loads.
 	Connections []int
+	// Only are the parts of `proxy` that are measured: calls, large, list, dead, idle. Empty: all.
+	Only []string
 	// Profiles is a folder for profiles of the proxy under each of them. Empty: none are made.
 	Profiles string
 	// Scale is what part of the sizes that the figures of `scim` name is measured, and of the connectors and streams of `proxy`: 1 for

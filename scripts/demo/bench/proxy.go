@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,7 +33,7 @@ type way struct {
 	delivers bool   // audit, for which a round waits: otherwise the next, of another, would pay for it
 }
 
-// measureProxy prints proxy_throughput_cN for each number of connections, proxy_added_p50_cN and _p99_cN for few, and proxy_list.
+// measureProxy prints the figures of calls, large results, lists, dead upstreams and idle streams, or of those parts alone that are asked for.
 func measureProxy(ctx context.Context, l *lab) error {
 	reverse, err := l.serve(ctx, "reverse-proxy", l.upstream)
 	if err != nil {
@@ -56,6 +57,29 @@ func measureProxy(ctx context.Context, l *lab) error {
 		return err
 	}
 	defer audit.close()
+	parts := []struct {
+		name    string
+		measure func() error
+	}{
+		{"calls", func() error { return l.measureCalls(ctx, token, reverse, audit) }},
+		{"large", func() error { return l.measureLarge(ctx, token, reverse, audit) }},
+		{"list", func() error { return l.measureList(ctx, token) }},
+		{"dead", func() error { return l.measureDead(ctx, token) }},
+		{"idle", func() error { return l.measureIdle(ctx, token) }},
+	}
+	for _, part := range parts {
+		if len(l.Only) > 0 && !slices.Contains(l.Only, part.name) {
+			continue
+		}
+		if err := part.measure(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measureCalls prints proxy_throughput_cN for each number of connections, proxy_added_p50_cN and _p99_cN for few, and proxy_allocs.
+func (l *lab) measureCalls(ctx context.Context, token, reverse string, audit *auditTail) error {
 	allocs := map[int][2]float64{} // by connections: the proxy's, the reference's
 	for _, n := range l.Connections {
 		ways := []*way{
@@ -75,19 +99,7 @@ func measureProxy(ctx context.Context, l *lab) error {
 		}
 		allocs[n] = [2]float64{median(ways[2].allocs), median(ways[1].allocs)}
 	}
-	if err := l.printAllocs(allocs); err != nil {
-		return err
-	}
-	if err := l.measureLarge(ctx, token, reverse, audit); err != nil {
-		return err
-	}
-	if err := l.measureList(ctx, token); err != nil {
-		return err
-	}
-	if err := l.measureDead(ctx, token); err != nil {
-		return err
-	}
-	return l.measureIdle(ctx, token)
+	return l.printAllocs(allocs)
 }
 
 // printAllocs prints proxy_allocs, by the load with the number of connections that is nearest to 16.

@@ -65,6 +65,10 @@ func dispatch(ctx context.Context, args []string) error {
 		}
 		return nil
 	})
+	flags.Func("only", "proxy: the `parts` to measure, with commas between: calls, large, list, dead, idle (default all)", func(s string) error {
+		cfg.Only = strings.Split(s, ",")
+		return nil
+	})
 	flags.StringVar(&cfg.Profiles, "profile", "", "proxy: a `folder` that gets a processor profile of the proxy under each load")
 	full := flags.Bool("full", false, "scim: the sizes that its figures name, and not a tenth of them (some twenty minutes)")
 	flags.IntVar(&cfg.Deactivations, "deactivations", 100, "revoke: people deactivated for each fleet")

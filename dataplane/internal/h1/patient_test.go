@@ -1,4 +1,4 @@
-package main
+package h1
 
 import (
 	"errors"
@@ -21,7 +21,7 @@ func pair(t *testing.T, patience time.Duration) (*patientConn, net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	near, err := patientListener{l}.Accept()
+	near, err := Patient(l).Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
