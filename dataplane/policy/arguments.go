@@ -62,8 +62,10 @@ func (p *pinnedTool) arguments(raw []byte) (Arguments, error) {
 	if err := schema.shape.unambiguous(values); err != nil {
 		return Arguments{}, err
 	}
-	if err := schema.validator.Validate(values); err != nil {
-		return Arguments{}, fmt.Errorf("the arguments do not fit the tool's schema: %s", describe(err))
+	if schema.flat == nil || !schema.flat.fits(values) {
+		if err := schema.validator.Validate(values); err != nil {
+			return Arguments{}, fmt.Errorf("the arguments do not fit the tool's schema: %s", describe(err))
+		}
 	}
 	schema.shape.convert(values)
 	return Arguments{values: values, connector: p.connector, tool: p.name}, nil

@@ -80,6 +80,7 @@ type pinnedTool struct {
 type inputSchema struct {
 	shape     *shape
 	validator *jsonschema.Schema
+	flat      *flat // nil: the validator alone knows
 }
 
 func newTool(connector string, t *policyv1.Tool) *pinnedTool {
@@ -133,7 +134,7 @@ func compileSchema(t *policyv1.Tool) (*inputSchema, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the inputSchema is not usable: %s", firstLine(err))
 	}
-	return &inputSchema{shape: s, validator: validator}, nil
+	return &inputSchema{shape: s, validator: validator, flat: flatOf(schema)}, nil
 }
 
 type noLoader struct{}

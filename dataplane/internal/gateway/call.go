@@ -81,7 +81,7 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	end, parked := g.forward(l, to, x, t, params)
 	held = parked
 	last := g.completed(first, x.began, &end)
-	g.keep(last)
+	g.keepCompleted(last)
 	g.Metrics.Called(t.connector, end.outcome, last.GetDuration().AsDuration(), end.upstream)
 	if l.span != nil {
 		l.span.End(strings.ToLower(strings.TrimPrefix(end.outcome.String(), "OUTCOME_")), end.outcome != auditv1.Outcome_OUTCOME_OK)

@@ -39,8 +39,14 @@ func (g *Gateway) refused(c *caller, method string, reason auditv1.Reason) {
 }
 
 // keep puts a record into the spool where the answer does not depend on it.
-func (g *Gateway) keep(r *auditv1.AuditRecord) {
-	if err := g.Spool.Append(r); err != nil {
+func (g *Gateway) keep(r *auditv1.AuditRecord) { g.kept(r, g.Spool.Append(r)) }
+
+// keepCompleted puts a call's completion into the spool, soon and not at once: should the proxy be killed before, the call is completed with an
+// unknown outcome, as one that was still under way.
+func (g *Gateway) keepCompleted(r *auditv1.AuditRecord) { g.kept(r, g.Spool.AppendLater(r)) }
+
+func (g *Gateway) kept(r *auditv1.AuditRecord, err error) {
+	if err != nil {
 		g.Log.Error("an audit record could not be kept", "call_id", r.GetCallId(), "phase", r.GetPhase(), "error", err)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"sallyport.dev/dataplane/internal/socket"
 )
 
 // What an agent does not read waits, and so does its upstream: nothing is kept for it meanwhile. An agent that reads nothing at all is
@@ -28,7 +30,7 @@ func (l patientListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &patientConn{Conn: conn, patience: patience}, nil
+	return &patientConn{Conn: socket.Direct(conn), patience: patience}, nil
 }
 
 type patientConn struct {

@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"os"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -17,6 +18,7 @@ type entry struct {
 	crc    uint32
 	callID string
 	phase  auditv1.Phase
+	later  bool // nobody waits for it, and the frame is the spool's
 }
 
 // batch is what one write takes. Who joins first while nobody writes is the writer; who joins during a write waits,
@@ -37,33 +39,89 @@ var frames = sync.Pool{New: func() any { b := make([]byte, 0, 2048); return &b }
 // After an error the record is not kept and its number goes to another: ErrFull, ErrTooLarge, ErrClosed or what the
 // disk said. Each is worth another try later, except ErrTooLarge and ErrClosed.
 func (s *Spool) Append(rec *auditv1.AuditRecord) error {
-	buf := frames.Get().(*[]byte)
-	defer func() {
-		if cap(*buf) <= 64<<10 {
-			frames.Put(buf)
-		}
-	}()
-	b, err := proto.MarshalOptions{}.MarshalAppend((*buf)[:0:cap(*buf)][:frameHeader], rec)
+	e, err := encode(rec)
 	if err != nil {
-		return fmt.Errorf("encoding the audit record: %w", err)
+		return err
 	}
-	*buf = b
-	e := entry{
-		frame: buf, crc: crc32.Checksum(b[frameHeader:], castagnoli),
-		callID: rec.GetCallId(), phase: rec.GetPhase(),
-	}
-
+	defer e.free()
 	s.mu.Lock()
-	size := int64(len(b) + len(s.stamp) + 2*protowire.SizeVarint(^uint64(0)))
-	if err := s.admit(size, e.phase); err != nil {
+	t, err := s.add(e)
+	if err != nil {
 		s.mu.Unlock()
 		return err
+	}
+	return s.await(t)
+}
+
+// soon is how long a record of AppendLater may wait for another one to be written with.
+const soon = 2 * time.Millisecond
+
+// AppendLater keeps a record whose caller need not wait for it: it is written with the next one, and soon. An error is like Append's.
+// What the disk says later is logged.
+func (s *Spool) AppendLater(rec *auditv1.AuditRecord) error {
+	e, err := encode(rec)
+	if err != nil {
+		return err
+	}
+	e.later = true
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.add(e); err != nil {
+		e.free()
+		return err
+	}
+	if !s.due {
+		s.due = true
+		if s.alarm == nil {
+			s.alarm = time.AfterFunc(soon, s.writeLater)
+		} else {
+			s.alarm.Reset(soon)
+		}
+	}
+	return nil
+}
+
+// writeLater writes what waits and nobody waits for.
+func (s *Spool) writeLater() {
+	s.mu.Lock()
+	s.due = false
+	if s.pending == nil || s.writing && s.pending.lead != nil { // it is written, or about to be
+		s.mu.Unlock()
+		return
+	}
+	_ = s.await(s.pending) // logged
+}
+
+// encode makes a record's entry.
+func encode(rec *auditv1.AuditRecord) (entry, error) {
+	buf := frames.Get().(*[]byte)
+	b, err := proto.MarshalOptions{}.MarshalAppend((*buf)[:0:cap(*buf)][:frameHeader], rec)
+	if err != nil {
+		frames.Put(buf)
+		return entry{}, fmt.Errorf("encoding the audit record: %w", err)
+	}
+	*buf = b
+	return entry{frame: buf, crc: crc32.Checksum(b[frameHeader:], castagnoli), callID: rec.GetCallId(), phase: rec.GetPhase()}, nil
+}
+
+// free gives the frame back.
+func (e *entry) free() {
+	if cap(*e.frame) <= 64<<10 {
+		frames.Put(e.frame)
+	}
+}
+
+// add puts an entry into the batch that the next write takes. The caller holds mu.
+func (s *Spool) add(e entry) (*batch, error) {
+	size := int64(len(*e.frame) + len(s.stamp) + 2*protowire.SizeVarint(^uint64(0)))
+	if err := s.admit(size, e.phase); err != nil {
+		return nil, err
 	}
 	t := s.join()
 	t.entries = append(t.entries, e)
 	t.size += size
 	s.queued += size
-	return s.await(t)
+	return t, nil
 }
 
 // admit says whether a record may be kept. A completion may use a reserve, so that calls under way can be told to
@@ -131,6 +189,7 @@ func (s *Spool) await(t *batch) error {
 	g, stamp, closed := s.current(), s.stamp, s.closed
 	s.mu.Unlock()
 	if closed {
+		s.release(t.entries, ErrClosed)
 		return s.handOver(t, ErrClosed)
 	}
 
@@ -142,6 +201,7 @@ func (s *Spool) await(t *batch) error {
 		s.commit(g, t.entries, size)
 	}
 	s.mu.Unlock()
+	s.release(t.entries, err)
 	for _, f := range t.do {
 		f()
 	}
@@ -151,15 +211,29 @@ func (s *Spool) await(t *batch) error {
 	return s.handOver(t, err)
 }
 
+// release is done with entries that nobody waits for.
+func (s *Spool) release(entries []entry, err error) {
+	for i := range entries {
+		e := &entries[i]
+		if !e.later {
+			continue
+		}
+		if err != nil {
+			s.cfg.Logger.Error("an audit record could not be kept", "call_id", e.callID, "phase", e.phase, "error", err)
+		}
+		e.free()
+	}
+}
+
 // handOver ends the writer's turn.
 func (s *Spool) handOver(t *batch, err error) error {
 	t.err = err
 	done := t.done
 	s.mu.Lock()
-	if s.pending != nil {
+	if s.pending != nil && s.pending.lead != nil {
 		s.pending.lead <- struct{}{}
 	} else {
-		s.writing = false
+		s.writing = false // what nobody waits for has its time yet
 	}
 	if done == nil && s.spare == nil && len(t.do) == 0 {
 		clear(t.entries)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
@@ -34,6 +35,8 @@ type Spool struct {
 	pending       *batch // waits for the write that is under way
 	spare         *batch // for reuse
 	writing       bool   // somebody is the writer
+	due           bool   // alarm is set, for what nobody waits for
+	alarm         *time.Timer
 
 	// Owned by the writer.
 	file *os.File // the newest segment of the newest generation, with tail; nil: begin a new one

@@ -12,10 +12,12 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"sallyport.dev/dataplane/internal/socket"
 )
 
 // plainWire speaks HTTP/1.1 over TCP without TLS. A call writes and reads on the goroutine that makes it, where net/http's
-// transport hands it to two others and back; net/http still reads the answers, so that one parser decides what they mean.
+// transport hands it to two others and back. Answers in their plainest form it reads itself (head.go), and net/http all others.
 type plainWire struct {
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	address string
@@ -93,7 +95,7 @@ func (w *plainWire) send(ctx context.Context, r *request) (reply, error) {
 	}
 	// From the past on, no read or write waits.
 	unwatch := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
-	resp, err := c.exchange(r) //nolint:bodyclose // the reply's body, which the caller of send closes
+	rep, last, err := c.exchange(r)
 	if err != nil {
 		unwatch()
 		c.discard()
@@ -103,19 +105,12 @@ func (w *plainWire) send(ctx context.Context, r *request) (reply, error) {
 		}
 		return reply{}, err
 	}
-	rep := reply{
-		status: resp.StatusCode, contentType: resp.Header["Content-Type"], length: resp.ContentLength,
-		encoded: resp.Header.Get("Content-Encoding") != "",
-		body:    &plainBody{body: resp.Body, conn: c, ended: ctx.Err, unwatch: unwatch, last: resp.Close},
-	}
-	if ids := resp.Header["Mcp-Session-Id"]; len(ids) == 1 {
-		rep.session = ids[0]
-	}
+	rep.body = &plainBody{body: rep.body, conn: c, ended: ctx.Err, unwatch: unwatch, last: last}
 	return rep, nil
 }
 
-// exchange writes a request in one piece and reads the head of its answer.
-func (c *plainConn) exchange(r *request) (*http.Response, error) {
+// exchange writes a request in one piece and reads the head of its answer. last: the server uses the connection for nothing more.
+func (c *plainConn) exchange(r *request) (rep reply, last bool, err error) {
 	b := append(append(c.out[:0], r.method...), c.wire.head...)
 	for _, f := range r.fields {
 		b = append(append(append(append(b, f.name...), ": "...), f.value...), "\r\n"...)
@@ -125,27 +120,54 @@ func (c *plainConn) exchange(r *request) (*http.Response, error) {
 	}
 	b = append(append(b, "\r\n"...), r.body...)
 	if _, err := c.Write(b); err != nil {
-		return nil, fmt.Errorf("writing a request: %w", err)
+		return reply{}, false, fmt.Errorf("writing a request: %w", err)
 	}
 	if cap(b) <= keptRequest {
 		c.out = b
 	}
 	c.left = c.wire.header + plainBuffer // what is read ahead may be of the body
+	if rep, ok := c.plainHead(); ok {
+		c.left = 1<<63 - 1
+		return rep, false, nil
+	}
 	for range maxInterim {
-		resp, err := http.ReadResponse(c.in, requestOf(r.method))
+		resp, err := http.ReadResponse(c.in, requestOf(r.method)) //nolint:bodyclose // the reply's body, which the caller of send closes
 		switch {
 		case c.left <= 0:
-			return nil, errHeader
+			return reply{}, false, errHeader
 		case err != nil:
-			return nil, fmt.Errorf("reading an answer: %w", err)
+			return reply{}, false, fmt.Errorf("reading an answer: %w", err)
 		case resp.StatusCode == http.StatusSwitchingProtocols:
-			return nil, errors.New("malformed answer: it switches to a protocol that was not asked for")
+			return reply{}, false, errors.New("malformed answer: it switches to a protocol that was not asked for")
 		case resp.StatusCode >= 200:
 			c.left = 1<<63 - 1
-			return resp, nil
+			rep := reply{status: resp.StatusCode, contentType: resp.Header["Content-Type"], length: resp.ContentLength, encoded: resp.Header.Get("Content-Encoding") != "", body: resp.Body}
+			if ids := resp.Header["Mcp-Session-Id"]; len(ids) == 1 {
+				rep.session = ids[0]
+			}
+			return rep, resp.Close, nil
 		}
 	}
-	return nil, errors.New("malformed answer: too many before the one that counts")
+	return reply{}, false, errors.New("malformed answer: too many before the one that counts")
+}
+
+// plainHead reads a head of the plainest form, if it came in one piece.
+func (c *plainConn) plainHead() (reply, bool) {
+	if _, err := c.in.Peek(1); err != nil {
+		return reply{}, false // as whoever reads on is told
+	}
+	b, _ := c.in.Peek(c.in.Buffered()) // of what is there
+	var h plainHead
+	size := h.read(b)
+	if size == 0 {
+		return reply{}, false
+	}
+	_, _ = c.in.Discard(size) // as above
+	rep := reply{status: h.status, contentType: h.contentType, length: h.length, session: h.session, body: http.NoBody}
+	if h.length > 0 {
+		rep.body = &sized{c.in, h.length}
+	}
+	return rep, true
 }
 
 // requests tell http.ReadResponse which answers have a body.
@@ -235,7 +257,7 @@ func (w *plainWire) get(ctx context.Context) (*plainConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &plainConn{Conn: conn, wire: w, out: make([]byte, 0, 2<<10), quiet: listen(conn)}
+	c := &plainConn{Conn: socket.Direct(conn), wire: w, out: make([]byte, 0, 2<<10), quiet: listen(conn)}
 	c.in = bufio.NewReaderSize(c, plainBuffer)
 	return c, nil
 }
