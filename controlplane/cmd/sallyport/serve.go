@@ -206,8 +206,7 @@ func (p *plane) run(ctx context.Context) error {
 		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Seen: signIn.uses.Seen, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
 	})
 	fleetMux := http.NewServeMux()
-	fleetMux.Handle(fleetv1connect.NewFleetServiceHandler(fleetServer,
-		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(32<<20), fleet.Compression()))
+	fleetMux.Handle(fleetv1connect.NewFleetServiceHandler(fleetServer, fleet.Validation(), connect.WithReadMaxBytes(32<<20), fleet.Compression()))
 	fleetMux.Handle(fleetv1connect.NewEnrolmentServiceHandler(fleetServer,
 		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(64<<10)))
 

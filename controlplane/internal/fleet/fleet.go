@@ -8,10 +8,13 @@ package fleet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
+	"buf.build/go/protovalidate"
 	"connectrpc.com/connect"
+	"connectrpc.com/validate"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
@@ -134,11 +137,32 @@ func (s *Server) Run(ctx context.Context) {
 	}
 }
 
+// mostRecords is the most of one delivery.
+const mostRecords = 1000
+
+// Validation holds requests to the rules of their messages, save deliveries of audit: records have no rules, and to look for some in each would take
+// most of the time that it takes to decode them. DeliverAudit itself checks what a delivery has.
+func Validation() connect.HandlerOption {
+	rules := connect.WithInterceptors(validate.NewInterceptor())
+	return connect.WithConditionalHandlerOptions(func(s connect.Spec) []connect.HandlerOption {
+		if s.Procedure == fleetv1connect.FleetServiceDeliverAuditProcedure {
+			return nil
+		}
+		return []connect.HandlerOption{rules}
+	})
+}
+
 // DeliverAudit stores a run of the calling proxy's records.
 func (s *Server) DeliverAudit(ctx context.Context, req *connect.Request[fleetv1.DeliverAuditRequest]) (*connect.Response[fleetv1.DeliverAuditResponse], error) {
 	token, err := s.proxy(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if err := protovalidate.Validate(&fleetv1.DeliverAuditRequest{SpoolGeneration: req.Msg.GetSpoolGeneration()}); err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	if len(req.Msg.GetRecords()) > mostRecords {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("a delivery has at most %d records", mostRecords))
 	}
 	acknowledged, err := s.config.Audit.Append(ctx, token.Name, token.Region, req.Msg.GetSpoolGeneration(), req.Msg.GetRecords())
 	if err != nil {

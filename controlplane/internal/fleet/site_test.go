@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"connectrpc.com/validate"
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
@@ -112,8 +111,8 @@ func newSite(t *testing.T, c config) *site {
 		return err == nil
 	})
 	mux := http.NewServeMux()
-	mux.Handle(fleetv1connect.NewFleetServiceHandler(server, connect.WithInterceptors(validate.NewInterceptor())))
-	mux.Handle(fleetv1connect.NewEnrolmentServiceHandler(server, connect.WithInterceptors(validate.NewInterceptor())))
+	mux.Handle(fleetv1connect.NewFleetServiceHandler(server, fleet.Validation()))
+	mux.Handle(fleetv1connect.NewEnrolmentServiceHandler(server, fleet.Validation()))
 	// Tests name a proxy by its token, where the real listener does by its certificate.
 	s.server = enginetest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if token := bearer.Check(p.Engine.State(), eventv1.TokenKind_TOKEN_KIND_PROXY, bearer.FromHeader(r.Header), time.Now()); token != nil {
