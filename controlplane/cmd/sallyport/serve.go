@@ -202,7 +202,7 @@ func (p *plane) run(ctx context.Context) error {
 		return err
 	}
 	fleetServer := fleet.New(fleet.Config{
-		Engine: p.engine, Commands: p.engine, Authority: authority, Secrets: p.vault, Audit: p.audit, Trail: p.trail, Roster: p.roster, Publisher: publisher,
+		Engine: p.engine, Commands: p.engine, Authority: authority, Secrets: p.vault, Credentials: signIn.keeper, Audit: p.audit, Trail: p.trail, Roster: p.roster, Publisher: publisher,
 		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Seen: signIn.uses.Seen, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
 	})
 	fleetMux := http.NewServeMux()
@@ -214,7 +214,7 @@ func (p *plane) run(ctx context.Context) error {
 	adminMux.Handle("/login", p.admins.Handler())
 	adminMux.Handle("/login/", p.admins.Handler())
 	adminMux.Handle("/", admin.NewHandler(p.auditOf(admin.Config{
-		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Activity: p.lately, Sessions: p.admins,
+		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Credentials: signIn.keeper, Activity: p.lately, Sessions: p.admins,
 		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
 	})))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
@@ -230,6 +230,7 @@ func (p *plane) run(ctx context.Context) error {
 	running.Go(func() { p.eraser.Run(ctx) })
 	running.Go(func() { signIn.server.Run(ctx) })
 	running.Go(func() { signIn.uses.Run(ctx) })
+	running.Go(func() { signIn.keeper.Run(ctx) })
 	if bootstrap != uuid.Nil {
 		running.Go(func() { p.forgetBootstrap(ctx, bootstrap) })
 	}

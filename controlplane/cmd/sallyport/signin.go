@@ -16,6 +16,7 @@ import (
 	"sallyport.dev/dataplane/egress"
 
 	"sallyport.dev/controlplane/internal/authserver"
+	"sallyport.dev/controlplane/internal/credentials"
 	"sallyport.dev/controlplane/internal/kv"
 	"sallyport.dev/controlplane/internal/signin"
 )
@@ -50,6 +51,7 @@ type signInParts struct {
 	handler http.Handler
 	server  *authserver.Server
 	uses    *authserver.Uses
+	keeper  *credentials.Keeper
 }
 
 // openSignIn makes the parts that sign people in and give agents tokens.
@@ -81,16 +83,18 @@ func (p *plane) openSignIn(ctx context.Context) (*signInParts, error) {
 	mux.Handle("/", people.Handler())
 	p.admins.Store, p.admins.People = store, people
 	mux.Handle(p.admins.PagePath(), p.admins.PageHandler())
+	keeper := p.openCredentials(store, people)
 	path := ""
 	if u, err := url.Parse(p.signinURL()); err == nil {
 		path = strings.TrimRight(u.Path, "/")
 	}
 	mux.Handle(path+"/oauth/", server.Handler())
+	mux.Handle(path+"/connect/", keeper.Handler())
 	mux.Handle("/.well-known/", server.Handler())
 	if path != "" {
 		mux.Handle(path+"/.well-known/", server.Handler())
 	}
-	return &signInParts{handler: mux, server: server, uses: authserver.NewUses(store)}, nil
+	return &signInParts{handler: mux, server: server, uses: authserver.NewUses(store), keeper: keeper}, nil
 }
 
 // noteSignIn has audit keep what became of a sign-in.

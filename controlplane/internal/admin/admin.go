@@ -40,8 +40,6 @@ type Secrets interface {
 	PutConnectorSecret(ctx context.Context, connector, value string) (secretID string, err error)
 	// DestroyConnectorSecret removes one for good.
 	DestroyConnectorSecret(ctx context.Context, secretID string) error
-	// ConnectorSecret returns a value that was put.
-	ConnectorSecret(ctx context.Context, secretID, connector string) (string, error)
 }
 
 // Fleet is what the API needs to know of the proxies.
@@ -53,7 +51,8 @@ type Fleet interface {
 
 // Discoverer asks an upstream for its tools.
 type Discoverer interface {
-	Discover(ctx context.Context, c *policyv1.Connector, headerValue string) ([]*policyv1.Tool, error)
+	// Discover lists what an upstream offers, with a header and a query, of which either may be empty.
+	Discover(ctx context.Context, c *policyv1.Connector, header, value, query string) ([]*policyv1.Tool, error)
 }
 
 // AuditStore is what the API needs of the audit store.
@@ -85,7 +84,9 @@ type Config struct {
 	Secrets    Secrets
 	Fleet      Fleet
 	Discoverer Discoverer
-	Audit      AuditStore
+	// Credentials keeps what upstreams want to see.
+	Credentials Credentials
+	Audit       AuditStore
 	// AuditIndex keeps an index of audit. Nil: there is none.
 	AuditIndex AuditIndex
 	// Trail takes records of who read audit. Nil: nobody does.
@@ -137,6 +138,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewSessionServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewProxyServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewRuleSetServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewCredentialServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
@@ -146,7 +148,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.ProxyServiceName,
 		adminv1connect.ServiceAccountServiceName, adminv1connect.SignalServiceName,
 		adminv1connect.SignInServiceName, adminv1connect.ClientServiceName, adminv1connect.SessionServiceName,
-		adminv1connect.RuleSetServiceName,
+		adminv1connect.RuleSetServiceName, adminv1connect.CredentialServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

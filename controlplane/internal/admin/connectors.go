@@ -47,35 +47,28 @@ func (a *api) GetConnector(_ context.Context, req *connect.Request[adminv1.GetCo
 }
 
 func (a *api) RetireConnector(ctx context.Context, req *connect.Request[adminv1.RetireConnectorRequest]) (*connect.Response[adminv1.RetireConnectorResponse], error) {
-	c, err := a.connector(req.Msg.GetId())
-	if err != nil {
-		return nil, err
-	}
 	out, err := a.do(ctx, core.RetireConnector{ID: req.Msg.GetId()})
 	if err != nil {
 		return nil, err
 	}
-	a.forget(ctx, c.SecretID)
 	return connect.NewResponse(&adminv1.RetireConnectorResponse{Version: out.Seq}), nil
 }
 
 // SetConnectorSecret keeps the value first and says so in the log second: a crash between the two leaves
 // a secret that nothing names, never a name without a secret.
 func (a *api) SetConnectorSecret(ctx context.Context, req *connect.Request[adminv1.SetConnectorSecretRequest]) (*connect.Response[adminv1.SetConnectorSecretResponse], error) {
-	before, err := a.connector(req.Msg.GetConnectorId())
-	if err != nil {
+	if _, err := a.connector(req.Msg.GetConnectorId()); err != nil {
 		return nil, err
 	}
 	secretID, err := a.Secrets.PutConnectorSecret(ctx, req.Msg.GetConnectorId(), req.Msg.GetValue())
 	if err != nil {
 		return nil, fmt.Errorf("keeping a connector's secret: %w", err)
 	}
-	out, err := a.do(ctx, core.SetConnectorSecret{Connector: req.Msg.GetConnectorId(), SecretID: secretID})
+	out, err := a.do(ctx, core.SetConnectorSecret{Connector: req.Msg.GetConnectorId(), SecretID: secretID, KeepOthers: req.Msg.GetKeepOthers()})
 	if err != nil {
 		a.forget(ctx, secretID)
 		return nil, err
 	}
-	a.forget(ctx, before.SecretID)
 	return connect.NewResponse(&adminv1.SetConnectorSecretResponse{Version: out.Seq}), nil
 }
 
@@ -99,13 +92,11 @@ func (a *api) discover(ctx context.Context, id string) (*core.Connector, []*poli
 		return nil, nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf(
 			"connector %q is a program beside the proxies, which a control plane does not reach: have `sallyport-proxy runner list` write down what it offers, and pin that with `sallyport catalogue approve %s --file FILE`", id, id))
 	}
-	var header string
-	if c.SecretID != "" {
-		if header, err = a.Secrets.ConnectorSecret(ctx, c.SecretID, id); err != nil {
-			return nil, nil, fmt.Errorf("reading the secret of %s: %w", id, err)
-		}
+	with, err := a.forDiscovery(ctx, c)
+	if err != nil {
+		return nil, nil, err
 	}
-	tools, err := a.Discoverer.Discover(ctx, c.Settings, header)
+	tools, err := a.Discoverer.Discover(ctx, c.Settings, with.Header, with.Value, with.Query)
 	if errors.Is(err, egress.ErrRefused) {
 		return nil, nil, connect.NewError(connect.CodeFailedPrecondition,
 			fmt.Errorf("connector %q was not asked: %w; if it is meant to be there, allow the range with allowedRanges in its YAML", id, egress.ErrRefused))

@@ -51,6 +51,13 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.PolicyServiceListBlocksProcedure:  viewer,
 	adminv1connect.PolicyServiceExplainProcedure:     viewer,
 
+	adminv1connect.CredentialServiceListCredentialsProcedure:     viewer,
+	adminv1connect.CredentialServiceSetKeyProcedure:              admin,
+	adminv1connect.CredentialServiceRenewCredentialProcedure:     admin,
+	adminv1connect.CredentialServiceRevokeCredentialsProcedure:   admin,
+	adminv1connect.CredentialServiceFindUpstreamServerProcedure:  admin,
+	adminv1connect.CredentialServiceTrustUpstreamServerProcedure: admin,
+
 	adminv1connect.RuleSetServiceListRuleSetsProcedure:  viewer,
 	adminv1connect.RuleSetServiceRemoveRuleSetProcedure: admin,
 

@@ -28,19 +28,16 @@ type resource struct {
 	Kind string `yaml:"kind"`
 
 	// Connector.
-	ID      string   `yaml:"id"`
-	Title   string   `yaml:"title"`
-	URL     string   `yaml:"url"`
-	Regions []string `yaml:"regions"`
-	Auth    struct {
-		Type   string `yaml:"type"`
-		Header string `yaml:"header"`
-	} `yaml:"auth"`
-	Timeout     string   `yaml:"timeout"`
-	IdleTimeout string   `yaml:"idleTimeout"`
-	Transport   string   `yaml:"transport"`
-	Consent     []string `yaml:"consent"`
-	Retries     *uint32  `yaml:"retries"`
+	ID          string        `yaml:"id"`
+	Title       string        `yaml:"title"`
+	URL         string        `yaml:"url"`
+	Regions     []string      `yaml:"regions"`
+	Auth        *upstreamAuth `yaml:"auth"`
+	Timeout     string        `yaml:"timeout"`
+	IdleTimeout string        `yaml:"idleTimeout"`
+	Transport   string        `yaml:"transport"`
+	Consent     []string      `yaml:"consent"`
+	Retries     *uint32       `yaml:"retries"`
 	Breaker     *struct {
 		Failures uint32 `yaml:"failures"`
 		OpenFor  string `yaml:"openFor"`
@@ -152,7 +149,7 @@ func readDocuments(name string, r io.Reader, req *adminv1.ApplyRequest) error {
 
 // others tells whether a document of one kind says what belongs to another.
 func (d *resource) others() error {
-	connector := d.ID != "" || d.URL != "" || d.Title != "" || d.Regions != nil || d.Auth.Type != "" || d.Auth.Header != "" || d.Timeout != "" ||
+	connector := d.ID != "" || d.URL != "" || d.Title != "" || d.Regions != nil || d.Auth != nil || d.Timeout != "" ||
 		d.IdleTimeout != "" || d.Transport != "" || d.Consent != nil || d.Retries != nil || d.Breaker != nil ||
 		d.AllowedRanges != nil
 	grant := d.Group != "" || d.Person != "" || d.Everyone != "" || d.ServiceAccount != "" || d.Connector != "" || d.RuleSets != nil || d.Until != ""
@@ -208,9 +205,12 @@ func (d *resource) addTo(req *adminv1.ApplyRequest) error {
 
 // connector is what a document of that kind says.
 func (d *resource) connector() (*policyv1.Connector, error) {
-	auth, err := authOf(d.Auth.Type, d.Auth.Header)
-	if err != nil {
-		return nil, err
+	var auth *policyv1.UpstreamAuth
+	var err error
+	if d.Auth != nil {
+		if auth, err = d.Auth.wire(); err != nil {
+			return nil, err
+		}
 	}
 	c := &policyv1.Connector{Id: d.ID, Title: d.Title, Url: d.URL, Regions: d.Regions, Auth: auth, Retries: d.Retries, AllowedRanges: d.AllowedRanges}
 	if c.Timeout, err = duration("timeout", d.Timeout); err != nil {

@@ -53,7 +53,7 @@ func connectorsCommand(o *options) *cobra.Command {
 				})
 		},
 	}
-	return parent("connectors", "Upstream MCP servers", list, get, discover, retire, healthCommand(o))
+	return parent("connectors", "Upstream MCP servers", list, get, discover, trustCommand(o), retire, healthCommand(o))
 }
 
 func connectorsTable(all []*adminv1.ConnectorStatus) table {
@@ -164,8 +164,9 @@ func readCatalogue(file string) ([]*policyv1.Tool, error) {
 
 func secretsCommand(o *options) *cobra.Command {
 	var connector, header, file string
+	var keep bool
 	set := &cobra.Command{
-		Use: "set", Short: "Set the value of a connector's authentication header; read from a file or standard input",
+		Use: "set", Short: "Set a connector's secret: a key for everybody, or that of the gateway as a client; read from a file or standard input",
 		Example: "  printf 'Bearer %s' \"$TOKEN\" | sallyport secrets set --connector salesforce",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -179,7 +180,7 @@ func secretsCommand(o *options) *cobra.Command {
 				}
 			}
 			return call(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.SetConnectorSecret,
-				&adminv1.SetConnectorSecretRequest{ConnectorId: connector, Value: value},
+				&adminv1.SetConnectorSecretRequest{ConnectorId: connector, Value: value, KeepOthers: keep},
 				func(r *adminv1.SetConnectorSecretResponse) table {
 					return line("the secret of %s is set at version %d", connector, r.GetVersion())
 				})
@@ -188,6 +189,7 @@ func secretsCommand(o *options) *cobra.Command {
 	set.Flags().StringVar(&connector, "connector", "", "the connector")
 	set.Flags().StringVar(&header, "header", "", "refuse unless the connector sends the secret in this header")
 	set.Flags().StringVar(&file, "value-file", "", "file with the header's value (default: standard input)")
+	set.Flags().BoolVar(&keep, "keep-others", false, "keep the one from before beside it: the newest is sent, the other where it is refused")
 	_ = set.MarkFlagRequired("connector")
 	return parent("secrets", "Upstream secrets, kept in the vault and never shown", set)
 }
@@ -203,18 +205,4 @@ func (o *options) wantHeader(cmd *cobra.Command, connector, header string) error
 		return usage("connector %s sends its secret in %q, not in %q: change auth.header in its YAML", connector, have, header)
 	}
 	return nil
-}
-
-// authOf reads the auth of a connector's YAML.
-func authOf(kind, header string) (*policyv1.UpstreamAuth, error) {
-	switch kind {
-	case "", "none":
-		return nil, nil
-	case "header":
-		if header == "" {
-			header = "Authorization"
-		}
-		return &policyv1.UpstreamAuth{Kind: &policyv1.UpstreamAuth_Header{Header: &policyv1.UpstreamAuth_StaticHeader{Name: header}}}, nil
-	}
-	return nil, usage("auth.type is none or header, not %q", kind)
 }

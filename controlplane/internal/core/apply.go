@@ -51,13 +51,13 @@ func (s *State) apply(rec Record) error {
 			}
 		})
 	case *eventv1.Event_UserDeactivated:
-		return s.changeUser(rec, b.UserDeactivated.GetUserId(), func(u *User) {
+		return s.endGeneration(rec, b.UserDeactivated.GetUserId(), func(u *User) {
 			u.Active, u.Generation, u.ValidAfter = false, b.UserDeactivated.GetGeneration(), momentOf(b.UserDeactivated.GetValidAfter().AsTime())
 		})
 	case *eventv1.Event_UserReactivated:
 		return s.applyUserReactivated(rec, b.UserReactivated)
 	case *eventv1.Event_UserSessionsRevoked:
-		return s.changeUser(rec, b.UserSessionsRevoked.GetUserId(), func(u *User) {
+		return s.endGeneration(rec, b.UserSessionsRevoked.GetUserId(), func(u *User) {
 			u.Generation, u.ValidAfter = b.UserSessionsRevoked.GetGeneration(), momentOf(b.UserSessionsRevoked.GetValidAfter().AsTime())
 		})
 	case *eventv1.Event_UserDeleted:
@@ -92,18 +92,19 @@ func (s *State) applyPolicy(rec Record) error {
 	if known, err := s.applyAuthorization(rec.Event); known {
 		return err
 	}
+	if known, err := s.applyCredential(rec); known {
+		return err
+	}
 	switch b := rec.Event.GetBody().(type) {
 	case *eventv1.Event_ConnectorSet:
-		s.applyConnectorSet(b.ConnectorSet.GetConnector())
+		return s.applyConnectorSet(rec, b.ConnectorSet.GetConnector())
 	case *eventv1.Event_ConnectorRetired:
-		s.applyConnectorRetired(b.ConnectorRetired.GetConnectorId())
+		return s.applyConnectorRetired(rec, b.ConnectorRetired.GetConnectorId())
 	case *eventv1.Event_CataloguePinned:
 		tools := b.CataloguePinned.GetTools()
 		return s.changeConnector(b.CataloguePinned.GetConnectorId(), func(c *Connector) {
 			c.Tools, c.Digest = tools, DigestTools(tools)
 		})
-	case *eventv1.Event_ConnectorSecretSet:
-		return s.changeConnector(b.ConnectorSecretSet.GetConnectorId(), func(c *Connector) { c.SecretID = b.ConnectorSecretSet.GetSecretId() })
 	case *eventv1.Event_GrantApplied:
 		return s.applyGrant(b.GrantApplied)
 	case *eventv1.Event_GrantRemoved:

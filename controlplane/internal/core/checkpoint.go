@@ -37,6 +37,8 @@ type checkpointHead struct {
 	Roles               []checkpointRole
 	BreakGlass          []BreakGlassUse
 	ServiceKeys         []checkpointServiceKeys
+	Credentials         []Credential
+	Withdrawals         []checkpointWithdrawal
 }
 
 type checkpointServiceKeys struct {
@@ -54,6 +56,9 @@ type checkpointConnector struct {
 	Pinned   bool
 	Tools    [][]byte
 	SecretID string
+	Server   []byte
+	// Credentials is where on the log they last changed.
+	Credentials uint64
 }
 
 type checkpointGrant struct {
@@ -125,7 +130,10 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 		head.Blocks = append(head.Blocks, marshal(b))
 	}
 	for c := range s.Connectors() {
-		out := checkpointConnector{Settings: marshal(c.Settings), Pinned: c.Tools != nil, SecretID: c.SecretID}
+		out := checkpointConnector{Settings: marshal(c.Settings), Pinned: c.Tools != nil, SecretID: c.SecretID, Credentials: c.credentials}
+		if c.Server != nil {
+			out.Server = marshal(c.Server)
+		}
 		for _, t := range c.Tools {
 			out.Tools = append(out.Tools, marshal(t))
 		}
@@ -147,6 +155,7 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 	for t := range s.Tokens() {
 		head.Tokens = append(head.Tokens, checkpointToken{Token: *t, SHA256: t.sha256})
 	}
+	s.checkpointCredentials(head, marshal)
 	head.Authorization = s.authorization.checkpoint(marshal)
 	head.Sealing = map[string]uint64{}
 	s.sealing.Scan(func(region string, seq uint64) bool {
@@ -265,6 +274,13 @@ func (s *State) restoreHead(head *checkpointHead) error {
 			return err
 		}
 		connector := &Connector{Settings: settings[0], SecretID: c.SecretID}
+		connector.serve(c.Credentials)
+		if c.Server != nil {
+			connector.Server = &policyv1.UpstreamAuthorizationServer{}
+			if err := proto.Unmarshal(c.Server, connector.Server); err != nil {
+				return err
+			}
+		}
 		if c.Pinned {
 			connector.Tools, connector.Digest = tools, DigestTools(tools)
 		}
@@ -295,6 +311,9 @@ func (s *State) restoreHead(head *checkpointHead) error {
 	}
 	for region, seq := range head.Sealing {
 		s.sealing.Set(region, seq)
+	}
+	if err := s.restoreCredentials(head); err != nil {
+		return err
 	}
 	if err := s.authorization.restore(head.Authorization); err != nil {
 		return err

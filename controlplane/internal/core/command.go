@@ -60,7 +60,7 @@ func IsSecurity(c Command) bool {
 		return c.Role == policyv1.Role_ROLE_UNSPECIFIED
 	case AddSigningKey:
 		return c.Alone
-	case DeleteUser, EraseUser, RemoveServiceKey, RevokeSessions, EndSession, EndClientSessions, RetireSigningKey, PlaceBlock, RevokeToken, RetireConnector, RemoveGrant:
+	case DeleteUser, EraseUser, WithdrawCredentials, RemoveServiceKey, RevokeSessions, EndSession, EndClientSessions, RetireSigningKey, PlaceBlock, RevokeToken, RetireConnector, RemoveGrant:
 		return true
 	}
 	return false
@@ -88,13 +88,20 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"PinCatalogue":       decode[PinCatalogue],
 	"SetConnectorSecret": decode[SetConnectorSecret],
 	"RemoveGrant":        decode[RemoveGrant],
-	"RemoveRuleSet":      decode[RemoveRuleSet],
-	"PlaceBlock":         decode[PlaceBlock],
-	"LiftBlock":          decode[LiftBlock],
-	"IssueToken":         decode[IssueToken],
-	"RotateToken":        decode[RotateToken],
-	"RevokeToken":        decode[RevokeToken],
-	"JoinProxy":          decode[JoinProxy],
+
+	"SetCredential":       decode[SetCredential],
+	"WithdrawCredentials": decode[WithdrawCredentials],
+	"NoteRevocation":      decode[NoteRevocation],
+	"FinishWithdrawal":    decode[FinishWithdrawal],
+	"PinUpstreamServer":   decode[PinUpstreamServer],
+
+	"RemoveRuleSet": decode[RemoveRuleSet],
+	"PlaceBlock":    decode[PlaceBlock],
+	"LiftBlock":     decode[LiftBlock],
+	"IssueToken":    decode[IssueToken],
+	"RotateToken":   decode[RotateToken],
+	"RevokeToken":   decode[RevokeToken],
+	"JoinProxy":     decode[JoinProxy],
 
 	"CreateServiceAccount": decode[CreateServiceAccount],
 	"CreateServiceGroup":   decode[CreateServiceGroup],

@@ -30,8 +30,14 @@ type Connector struct {
 	Tools []*policyv1.Tool
 	// Digest is DigestTools of Tools; empty where nothing is pinned.
 	Digest string
-	// SecretID names the upstream secret in the vault; empty where none was set.
+	// SecretID names the connector's own secret in the vault, the newest; empty where none was set.
 	SecretID string
+	// Server is the authorization server that was approved. Nil: none.
+	Server *policyv1.UpstreamAuthorizationServer
+
+	// served are the settings as proxies get them: with where on the log what is sent for more than one person last changed.
+	served      *policyv1.Connector
+	credentials uint64
 }
 
 // DigestTools is the hexadecimal SHA-256 by which a catalogue is approved. Order does not matter.
@@ -141,6 +147,8 @@ func checkTools(tools []*policyv1.Tool) error {
 type SetConnectorSecret struct {
 	Connector string
 	SecretID  string
+	// KeepOthers that were set before.
+	KeepOthers bool
 }
 
 func (c SetConnectorSecret) decide(s *State, env Env) ([]*eventv1.Event, error) {
@@ -148,11 +156,14 @@ func (c SetConnectorSecret) decide(s *State, env Env) ([]*eventv1.Event, error) 
 	if connector == nil {
 		return nil, refuse(NotFound, "there is no connector %q", c.Connector)
 	}
-	if connector.Settings.GetAuth().GetHeader() == nil {
-		return nil, refuse(FailedPrecondition, "connector %q has no header to carry a secret: set auth.header.name on it first", c.Connector)
+	if !takesSecret(connector.Settings.GetAuth()) {
+		return nil, refuse(FailedPrecondition, "connector %q takes no secret of its own: its YAML says under auth what it sends, such as {type: header, header: Authorization}", c.Connector)
+	}
+	if c.KeepOthers && s.countCredentials(Shared, c.Connector) >= maxKeys {
+		return nil, refuse(FailedPrecondition, "connector %q has %d secrets, which is the most: revoke one first", c.Connector, maxKeys)
 	}
 	return env.events(&eventv1.Event{Body: &eventv1.Event_ConnectorSecretSet{ConnectorSecretSet: &eventv1.ConnectorSecretSet{
-		ConnectorId: c.Connector, SecretId: c.SecretID,
+		ConnectorId: c.Connector, SecretId: c.SecretID, KeepOthers: c.KeepOthers,
 	}}}), nil
 }
 
@@ -169,13 +180,24 @@ func (s *State) Connectors() iter.Seq[*Connector] {
 	}
 }
 
-func (s *State) applyConnectorSet(settings *policyv1.Connector) {
+func (s *State) applyConnectorSet(rec Record, settings *policyv1.Connector) error {
 	c := Connector{}
 	if old := s.Connector(settings.GetId()); old != nil {
+		if authIdentity(old.Settings) != authIdentity(settings) {
+			if err := s.withdrawOn(rec, settings.GetId()); err != nil {
+				return err
+			}
+			old = s.Connector(settings.GetId())
+		}
 		c = *old
+		if authIdentity(old.Settings) != authIdentity(settings) {
+			c.Server = nil
+		}
 	}
 	c.Settings = settings
+	c.serve(c.credentials)
 	s.connectors.Set(settings.GetId(), &c)
+	return nil
 }
 
 func (s *State) changeConnector(id string, change func(*Connector)) error {
@@ -189,7 +211,10 @@ func (s *State) changeConnector(id string, change func(*Connector)) error {
 	return nil
 }
 
-func (s *State) applyConnectorRetired(id string) {
+func (s *State) applyConnectorRetired(rec Record, id string) error {
+	if err := s.withdrawOn(rec, id); err != nil {
+		return err
+	}
 	s.connectors.Delete(id)
 	var gone []grantKey
 	for g := range s.GrantsOn(id) {
@@ -198,4 +223,5 @@ func (s *State) applyConnectorRetired(id string) {
 	for _, key := range gone {
 		s.putGrant(key, nil)
 	}
+	return nil
 }

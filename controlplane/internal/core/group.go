@@ -289,6 +289,9 @@ func (s *State) applyGroupDeleted(rec Record, b *eventv1.GroupDeleted) error {
 	if err != nil {
 		return err
 	}
+	if err := s.withdrawAll(rec, Grantee{Group: g.ID}); err != nil {
+		return err
+	}
 	for _, user := range s.members.collect(g.No) {
 		s.members.drop(g.No, user)
 		s.memberOf.drop(user, g.No)

@@ -48,7 +48,7 @@ func randomCommand(t *rapid.T, w *world) Command {
 		name := rapid.SampledFrom(names).Draw(t, "name")
 		return Profile{UserName: name, ExternalID: "00u" + name, DisplayName: rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "display")}
 	}
-	switch rapid.IntRange(0, 36).Draw(t, "command") {
+	switch rapid.IntRange(0, 39).Draw(t, "command") {
 	case 0, 1:
 		return CreateUser{Directory: "okta", Profile: profile(), Active: rapid.Bool().Draw(t, "active")}
 	case 2, 3:
@@ -147,9 +147,51 @@ func randomCommand(t *rapid.T, w *world) Command {
 		return randomPolicy(t, w, user(), group(), connector())
 	case 35:
 		return RemoveRuleSet{Name: "readers"}
+	case 36, 37, 38:
+		return randomCredential(t, w, user(), group(), connector())
 	default:
 		return RevokeSessions{ID: user()}
 	}
+}
+
+// randomCredential draws what becomes of credentials.
+func randomCredential(t *rapid.T, w *world, user, group uuid.UUID, connector string) Command {
+	var inUse, withdrawn []uuid.UUID
+	for c := range w.state.Credentials() {
+		inUse = append(inUse, c.ID)
+	}
+	for c := range w.state.Withdrawals() {
+		withdrawn = append(withdrawn, c.ID)
+	}
+	one := func(ids []uuid.UUID) uuid.UUID {
+		return rapid.SampledFrom(append(ids, uuid.New())).Draw(t, "credential")
+	}
+	switch rapid.IntRange(0, 6).Draw(t, "what") {
+	case 0:
+		return WithdrawCredentials{IDs: []uuid.UUID{one(inUse), one(inUse)}}
+	case 1:
+		return NoteRevocation{ID: one(withdrawn), Outcome: policyv1.CredentialOutcome_CREDENTIAL_OUTCOME_FAILED, Next: w.now.Add(time.Minute)}
+	case 2:
+		return FinishWithdrawal{ID: one(withdrawn), Outcome: policyv1.CredentialOutcome_CREDENTIAL_OUTCOME_REVOKED}
+	case 3:
+		return NewApplyPolicy([]*policyv1.Connector{{Id: connector, Url: "https://up.example", Auth: &policyv1.UpstreamAuth{Kind: &policyv1.UpstreamAuth_Header{Header: &policyv1.UpstreamAuth_StaticHeader{
+			Name: "X-Key", Holder: policyv1.KeyHolder(rapid.IntRange(1, 3).Draw(t, "holder")),
+		}}}}}, nil)
+	case 4:
+		return NewApplyPolicy([]*policyv1.Connector{{Id: connector, Url: "https://up.example", Auth: &policyv1.UpstreamAuth{Kind: &policyv1.UpstreamAuth_Oauth{Oauth: &policyv1.OAuth{}}}}}, nil)
+	case 5:
+		return NewPinUpstreamServer(connector, &policyv1.UpstreamAuthorizationServer{Issuer: rapid.SampledFrom([]string{"https://a", "https://b"}).Draw(t, "issuer")})
+	}
+	set := SetCredential{ID: uuid.New(), Connector: connector, SecretID: "s", KeepOthers: rapid.Bool().Draw(t, "keep")}
+	set.Kind = rapid.SampledFrom([]policyv1.CredentialKind{policyv1.CredentialKind_CREDENTIAL_KIND_KEY, policyv1.CredentialKind_CREDENTIAL_KIND_OAUTH}).Draw(t, "kind")
+	set.Owner = rapid.SampledFrom([]Grantee{{Person: user}, {Group: group}, Shared}).Draw(t, "owner")
+	if u := w.state.User(user); u != nil {
+		set.Generation = u.Generation
+	}
+	if rapid.Bool().Draw(t, "secret") {
+		return SetConnectorSecret{Connector: connector, SecretID: "s", KeepOthers: set.KeepOthers}
+	}
+	return set
 }
 
 // randomPolicy draws grants of each kind, and rule sets, whose conditions read people's attributes.

@@ -193,7 +193,7 @@ func (s *State) entry(k entryKey, region string) *fleetv1.Entry {
 		}
 	case connectorEntry:
 		if c := s.Connector(k.text); c != nil && c.servedIn(region) {
-			return &fleetv1.Entry{Value: &fleetv1.Entry_Connector{Connector: c.Settings}}
+			return &fleetv1.Entry{Value: &fleetv1.Entry_Connector{Connector: c.served}}
 		}
 	case catalogueEntry:
 		if c := s.Connector(k.text); c != nil && c.servedIn(region) && c.Tools != nil {
@@ -236,7 +236,7 @@ func (s *State) servedRules(to Grantee, id, region string) []*policyv1.Rule {
 
 func (s *State) wireUser(u *User) *fleetv1.User {
 	wire := &fleetv1.User{
-		Id: u.ID[:], Active: u.Active, Generation: u.Generation, Directory: u.Directory, Subject: s.Subject(u), Service: u.Service(), Attributes: s.AttributesOf(u),
+		Id: u.ID[:], Active: u.Active, Generation: u.Generation, Directory: u.Directory, Subject: s.Subject(u), Service: u.Service(), Attributes: s.AttributesOf(u), Credentials: u.Credentials,
 	}
 	if u.ValidAfter != 0 {
 		wire.ValidAfterMs = u.ValidAfter.Time().UnixMilli()
@@ -407,6 +407,11 @@ func (t *touch) groupDeleted(id string) {
 	for child := range t.prev.MemberGroups(g) {
 		t.key(entryKey{kind: groupEntry, no: child.No})
 	}
+	for _, s := range []*State{t.prev, t.next} {
+		for w := range s.ownedBy(Grantee{Group: parsed}) {
+			t.key(entryKey{kind: connectorEntry, text: w.Connector})
+		}
+	}
 	for grant := range t.prev.GrantsOf(Grantee{Group: parsed}) {
 		t.key(entryKey{kind: grantEntry, no: g.No, text: grant.Connector})
 	}
@@ -438,6 +443,13 @@ func (t *touch) policy(ev *eventv1.Event) {
 		t.connector(b.ConnectorRetired.GetConnectorId())
 	case *eventv1.Event_CataloguePinned:
 		t.key(entryKey{kind: catalogueEntry, text: b.CataloguePinned.GetConnectorId()})
+	case *eventv1.Event_ConnectorSecretSet:
+		t.key(entryKey{kind: connectorEntry, text: b.ConnectorSecretSet.GetConnectorId()})
+	case *eventv1.Event_CredentialSet:
+		t.user(b.CredentialSet.GetCredential().GetPersonId())
+		t.key(entryKey{kind: connectorEntry, text: b.CredentialSet.GetCredential().GetConnectorId()})
+	case *eventv1.Event_CredentialWithdrawn:
+		t.credential(b.CredentialWithdrawn.GetCredentialId())
 	case *eventv1.Event_GrantApplied:
 		if to, err := granteeOf(b.GrantApplied.GetGroupId(), b.GrantApplied.GetPersonId(), b.GrantApplied.GetEveryone()); err == nil {
 			t.grant(to, b.GrantApplied.GetConnectorId())
@@ -459,7 +471,19 @@ func (t *touch) policy(ev *eventv1.Event) {
 	}
 }
 
-// connector touches a connector and, since it may be offered in other regions now, all that names it.
+// credential touches whom a credential is of, which is in use before the round or came within it.
+func (t *touch) credential(id string) {
+	parsed, err := uuid.Parse(id)
+	if err != nil {
+		return
+	}
+	if w := t.next.Withdrawal(parsed); w != nil {
+		t.key(entryKey{kind: userEntry, id: w.Owner.Person})
+		t.key(entryKey{kind: connectorEntry, text: w.Connector})
+	}
+}
+
+// connector touches a connector, its people's credentials and, since it may be offered in other regions now, all that names it.
 func (t *touch) connector(id string) {
 	t.key(entryKey{kind: connectorEntry, text: id})
 	t.key(entryKey{kind: catalogueEntry, text: id})

@@ -43,8 +43,14 @@ type State struct {
 	parents  pairs
 
 	connectors btree.Map[string, *Connector]
-	grants     btree.Map[grantKey, *Grant]
-	ruleSets   btree.Map[string, *policyv1.RuleSet]
+	// Credentials in use, by credentialKey, and those that were withdrawn, by id, of which some are still to be destroyed.
+	credentials     btree.Map[string, *Credential]
+	credentialByID  btree.Map[string, string]
+	withdrawn       btree.Map[string, *Withdrawal]
+	openWithdrawals int
+
+	grants   btree.Map[grantKey, *Grant]
+	ruleSets btree.Map[string, *policyv1.RuleSet]
 	// How many rules read an attribute of people.
 	reads  btree.Map[string, int]
 	blocks btree.Map[string, *policyv1.Block]
@@ -97,6 +103,7 @@ func (s *State) Fork() *State {
 		children: s.children.fork(), parents: s.parents.fork(),
 		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(), ruleSets: *s.ruleSets.Copy(), reads: *s.reads.Copy(),
 		blocks: *s.blocks.Copy(), tokens: *s.tokens.Copy(), proxies: *s.proxies.Copy(), sealing: *s.sealing.Copy(),
+		credentials: *s.credentials.Copy(), credentialByID: *s.credentialByID.Copy(), withdrawn: *s.withdrawn.Copy(), openWithdrawals: s.openWithdrawals,
 		authorization:  s.authorization.fork(),
 		adminDirectory: s.adminDirectory, roles: *s.roles.Copy(), breakGlass: s.breakGlass,
 		serviceKeys: *s.serviceKeys.Copy(),

@@ -48,6 +48,16 @@ func Subject(ev *eventv1.Event) string {
 		return subjectPrefix + "connector." + b.CataloguePinned.GetConnectorId()
 	case *eventv1.Event_ConnectorSecretSet:
 		return subjectPrefix + "connector." + b.ConnectorSecretSet.GetConnectorId()
+	case *eventv1.Event_CredentialSet:
+		return subjectPrefix + "credential." + b.CredentialSet.GetCredential().GetId()
+	case *eventv1.Event_CredentialWithdrawn:
+		return subjectPrefix + "credential." + b.CredentialWithdrawn.GetCredentialId()
+	case *eventv1.Event_CredentialRevocationTried:
+		return subjectPrefix + "credential." + b.CredentialRevocationTried.GetCredentialId()
+	case *eventv1.Event_CredentialDestroyed:
+		return subjectPrefix + "credential." + b.CredentialDestroyed.GetCredentialId()
+	case *eventv1.Event_UpstreamServerPinned:
+		return subjectPrefix + "connector." + b.UpstreamServerPinned.GetConnectorId()
 	case *eventv1.Event_GrantApplied:
 		return grantSubject(b.GrantApplied)
 	case *eventv1.Event_GrantRemoved:

@@ -28,6 +28,8 @@ type User struct {
 	UpdatedAt  Moment
 	// Version is the sequence of the last event that changed the user or the user's own attributes.
 	Version uint64
+	// Credentials is where on the log what is sent upstream for the user last changed. Zero: nothing is.
+	Credentials uint64
 }
 
 // Profile is what a directory says of a person: personal data.
@@ -412,6 +414,18 @@ func (s *State) changeUser(rec Record, id string, change func(u *User)) error {
 	return nil
 }
 
+// endGeneration changes a user whose generation rises: what was made for the one before is withdrawn.
+func (s *State) endGeneration(rec Record, id string, change func(u *User)) error {
+	if err := s.changeUser(rec, id, change); err != nil {
+		return err
+	}
+	u, err := s.mustUser(id)
+	if err != nil {
+		return err
+	}
+	return s.withdrawAll(rec, Grantee{Person: u.ID})
+}
+
 func (s *State) putUser(old, u *User) {
 	p := s.populations[u.Directory]
 	if u.Email == u.UserName { // most people's is: one copy of a million
@@ -470,6 +484,13 @@ func (s *State) applyMembershipsConfirmed(b *eventv1.UserMembershipsConfirmed) e
 
 func (s *State) applyUserDeleted(rec Record, b *eventv1.UserDeleted) error {
 	u, err := s.mustUser(b.GetUserId())
+	if err != nil {
+		return err
+	}
+	if err := s.withdrawAll(rec, Grantee{Person: u.ID}); err != nil {
+		return err
+	}
+	u, err = s.mustUser(b.GetUserId())
 	if err != nil {
 		return err
 	}

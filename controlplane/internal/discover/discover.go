@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"iter"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
@@ -30,8 +31,8 @@ const (
 // Discoverer asks upstreams, at addresses that their connectors allow.
 type Discoverer struct{}
 
-// Discover lists an upstream's tools, prompts, resources and templates, with the connector's header where it has one.
-func (Discoverer) Discover(ctx context.Context, c *policyv1.Connector, headerValue string) ([]*policyv1.Tool, error) {
+// Discover lists an upstream's tools, prompts, resources and templates, with a header and a query, of which either may be empty.
+func (Discoverer) Discover(ctx context.Context, c *policyv1.Connector, header, value, query string) ([]*policyv1.Tool, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	guard, err := egress.New(c.GetAllowedRanges()...)
@@ -41,7 +42,7 @@ func (Discoverer) Discover(ctx context.Context, c *policyv1.Connector, headerVal
 	transport := guard.Transport()
 	defer transport.CloseIdleConnections()
 	client := &http.Client{
-		Transport: &authenticated{next: transport, name: c.GetAuth().GetHeader().GetName(), value: headerValue},
+		Transport: &authenticated{next: transport, name: header, value: value, query: query},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return errors.New("the upstream redirects: name its final URL")
 		},
@@ -109,10 +110,10 @@ func unsupported(err error) bool {
 	return errors.As(err, &failed) && failed.Code == jsonrpc.CodeMethodNotFound
 }
 
-// authenticated sends the connector's header with each request.
+// authenticated sends a credential with each request.
 type authenticated struct {
-	next        http.RoundTripper
-	name, value string
+	next               http.RoundTripper
+	name, value, query string
 }
 
 // RoundTrip sends a request.
@@ -120,6 +121,10 @@ func (a *authenticated) RoundTrip(r *http.Request) (*http.Response, error) {
 	if a.name != "" && a.value != "" {
 		r = r.Clone(r.Context())
 		r.Header.Set(a.name, a.value)
+	}
+	if a.query != "" {
+		r = r.Clone(r.Context())
+		r.URL.RawQuery = strings.TrimPrefix(r.URL.RawQuery+"&"+a.query, "&")
 	}
 	return a.next.RoundTrip(r)
 }

@@ -10,9 +10,8 @@ import (
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 
-	"sallyport.dev/dataplane/policy"
-
 	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/credentials"
 )
 
 // IssueCredential returns the header with which a proxy may call a connector for the agent whose token it
@@ -24,12 +23,12 @@ func (s *Server) IssueCredential(ctx context.Context, req *connect.Request[fleet
 		return nil, err
 	}
 	res, user, err := s.issue(ctx, token, req)
-	s.noteCredential(token, user, req.Msg.GetConnector(), err)
+	s.noteCredential(token, user, req.Msg.GetConnector(), res, err)
 	return res, err
 }
 
 // noteCredential records that a proxy was given a credential for a person, or why not.
-func (s *Server) noteCredential(proxy *core.Token, user *core.User, connector string, refused error) {
+func (s *Server) noteCredential(proxy *core.Token, user *core.User, connector string, res *connect.Response[fleetv1.IssueCredentialResponse], refused error) {
 	if s.config.Trail == nil {
 		return
 	}
@@ -46,6 +45,10 @@ func (s *Server) noteCredential(proxy *core.Token, user *core.User, connector st
 			r.Error = said.Message()
 		}
 		r.Action, r.Decision.Verdict, r.Decision.Reason = "credential_refused", auditv1.Verdict_VERDICT_DENIED, auditv1.Reason_REASON_CREDENTIAL_UNAVAILABLE
+	}
+	if res != nil && res.Msg.GetConnect() != nil {
+		r.Action, r.Decision.Verdict, r.Decision.Reason = "credential_refused", auditv1.Verdict_VERDICT_DENIED, auditv1.Reason_REASON_CREDENTIAL_UNAVAILABLE
+		r.Error = res.Msg.GetConnect().GetReason()
 	}
 	s.config.Trail.Note(r)
 }
@@ -67,25 +70,46 @@ func (s *Server) issue(ctx context.Context, token *core.Token, req *connect.Requ
 		return nil, user, connect.NewError(connect.CodeResourceExhausted, errors.New("too many credentials are asked for: try again shortly"))
 	}
 	connector := state.Connector(req.Msg.GetConnector())
-	if connector == nil || !s.mayUse(state, user, token.Region, req.Msg.GetConnector()) {
+	if connector == nil || !state.MayUse(user, token.Region, req.Msg.GetConnector(), s.config.Now()) {
 		return nil, user, connect.NewError(connect.CodePermissionDenied, errors.New("the person has no tool of this connector in this region"))
 	}
-	header := connector.Settings.GetAuth().GetHeader()
-	if header == nil || connector.SecretID == "" {
-		return nil, user, connect.NewError(connect.CodeFailedPrecondition, errors.New("the connector has no secret: set one with sallyport secrets set"))
+	issued, err := s.config.Credentials.Issue(ctx, state, user, connector, credentials.Ask{Rejected: req.Msg.GetRejectedSha256(), Scopes: req.Msg.GetNeededScopes()})
+	var refused *core.Error
+	if errors.As(err, &refused) {
+		return nil, user, connect.NewError(connect.CodeFailedPrecondition, errors.New(refused.Message))
 	}
-	value, err := s.config.Secrets.ConnectorSecret(ctx, connector.SecretID, req.Msg.GetConnector())
 	if err != nil {
-		s.config.Log.ErrorContext(ctx, "a connector's secret could not be read", "connector", req.Msg.GetConnector(), "error", err)
-		return nil, user, connect.NewError(connect.CodeUnavailable, errors.New("the secret cannot be read now: try again"))
+		s.config.Log.ErrorContext(ctx, "an upstream credential cannot be had", "connector", req.Msg.GetConnector(), "error", err)
+		return nil, user, connect.NewError(connect.CodeUnavailable, errors.New("the credential cannot be had now: try again"))
+	}
+	if err := s.still(ctx, token, user); err != nil {
+		return nil, user, err
+	}
+	if c := issued.Connect; c != nil {
+		return connect.NewResponse(&fleetv1.IssueCredentialResponse{Connect: &fleetv1.ConnectRequired{Url: c.URL, Reason: c.Reason, ElicitationId: c.ID}}), user, nil
 	}
 	until := s.config.Now().Add(s.config.Lease)
 	if expires.Before(until) {
 		until = expires
 	}
+	if !issued.Expires.IsZero() && issued.Expires.Before(until) {
+		until = issued.Expires
+	}
 	return connect.NewResponse(&fleetv1.IssueCredentialResponse{
-		HeaderName: header.GetName(), HeaderValue: value, ExpiresAt: timestamppb.New(until),
+		HeaderName: issued.Header, HeaderValue: issued.Value, Query: issued.Query, Identity: issued.Identity, ExpiresAt: timestamppb.New(until),
 	}), user, nil
+}
+
+// still refuses what is in hand where the person's access ended while it was fetched.
+func (s *Server) still(ctx context.Context, token *core.Token, user *core.User) error {
+	state, err := s.config.Engine.Fence(ctx)
+	if err != nil {
+		return connect.NewError(connect.CodeUnavailable, errors.New("the control plane cannot prove that it is current: try again"))
+	}
+	if now := state.User(user.ID); now == nil || !now.Active || now.Generation != user.Generation || state.Token(token.ID) == nil {
+		return connect.NewError(connect.CodePermissionDenied, errors.New("access was taken away meanwhile"))
+	}
+	return nil
 }
 
 // verify says who presents a token: of Sallyport's own authorization server, or of an issuer that an admin trusts.
@@ -96,10 +120,4 @@ func (s *Server) verify(ctx context.Context, state *core.State, req *fleetv1.Iss
 		}
 	}
 	return s.config.Verifier.Verify(ctx, state, req.GetAccessToken(), req.GetResource())
-}
-
-// mayUse decides by the code that proxies run, over what they would be sent of this person.
-func (s *Server) mayUse(state *core.State, user *core.User, region, connector string) bool {
-	table, err := policy.Compile(state.Seq(), state.EntriesFor(user, region))
-	return err == nil && len(table.List(policy.Request{Person: user.ID, Connector: connector, Region: region, Now: s.config.Now()})) > 0
 }

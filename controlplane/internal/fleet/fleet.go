@@ -20,6 +20,7 @@ import (
 	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
 
 	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/credentials"
 )
 
 // Engine is what the server needs of the engine.
@@ -31,10 +32,14 @@ type Engine interface {
 
 // Secrets is what the server needs of the vault.
 type Secrets interface {
-	// ConnectorSecret returns the header value that an admin set for a connector.
-	ConnectorSecret(ctx context.Context, secretID, connector string) (string, error)
 	// RegionKeys returns the keys that seal session ids in a region since an epoch, newest first; it makes the first one.
 	RegionKeys(ctx context.Context, region string, epoch uint64) ([]*fleetv1.SealingKey, error)
+}
+
+// Credentials gets what upstreams want to see.
+type Credentials interface {
+	// Issue returns what a connector's upstream wants to see for a person. A *core.Error says what an admin has to do.
+	Issue(ctx context.Context, s *core.State, user *core.User, connector *core.Connector, ask credentials.Ask) (credentials.Issued, error)
 }
 
 // Audit is what the server needs of the audit store.
@@ -56,16 +61,18 @@ type OwnTokens interface {
 	Verify(s *core.State, token, connector string) (user *core.User, expires time.Time, own bool, err error)
 }
 
-// Config is how a Server behaves. Engine, Commands, Authority, Secrets, Audit, Roster and Publisher are required.
+// Config is how a Server behaves. Engine, Commands, Authority, Secrets, Credentials, Audit, Roster and Publisher are required.
 type Config struct {
 	Engine Engine
 	// Commands and Authority are for proxies that join.
 	Commands  Commander
 	Authority Authority
 	Secrets   Secrets
-	Audit     Audit
-	Roster    *Roster
-	Publisher *Publisher
+	// Credentials are what proxies ask for.
+	Credentials Credentials
+	Audit       Audit
+	Roster      *Roster
+	Publisher   *Publisher
 	// Verifier says who presents an access token.
 	Verifier *Verifier
 	// Own says the same of tokens of Sallyport's own authorization server. Nil: there is none.

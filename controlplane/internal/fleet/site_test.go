@@ -25,6 +25,7 @@ import (
 	"sallyport.dev/controlplane/internal/audit"
 	"sallyport.dev/controlplane/internal/bearer"
 	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/credentials"
 	"sallyport.dev/controlplane/internal/engine/enginetest"
 	"sallyport.dev/controlplane/internal/fleet"
 	"sallyport.dev/controlplane/internal/fleetca"
@@ -96,8 +97,9 @@ func newSite(t *testing.T, c config) *site {
 	s.id, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_PROXY, "us-east-1")
 	s.authority, err = fleetca.Open(t.Context(), p.Vault, time.Hour, time.Now)
 	enginetest.Must(t, err)
+	keeper := credentials.New(credentials.Config{Engine: p.Engine, Store: p.Shared, Vault: p.Vault, URL: "http://127.0.0.1:1", Log: p.Log})
 	server := fleet.New(fleet.Config{
-		Engine: fenced{p.Engine, c.cutOff}, Commands: p.Engine, Authority: s.authority, Secrets: p.Vault, Audit: records, Roster: s.roster, Publisher: publisher,
+		Engine: fenced{p.Engine, c.cutOff}, Commands: p.Engine, Authority: s.authority, Secrets: p.Vault, Credentials: keeper, Audit: records, Roster: s.roster, Publisher: publisher,
 		Verifier: fleet.NewVerifier(nil, nil), Lease: c.lease, Heartbeat: 20 * time.Millisecond, Name: "cp-1", Trail: s.trail, Log: p.Log,
 	})
 	s.fleet = server

@@ -25,6 +25,7 @@ type idToken struct {
 	acr      string
 	amr      []string
 	authTime time.Time
+	given    Tokens // with it
 }
 
 // callback takes a provider's answer: it must be the one that this browser waits for, once.
@@ -110,6 +111,9 @@ func (s *Server) enter(w http.ResponseWriter, r *http.Request, d *policyv1.Direc
 		s.strangerPage(w, d, event, token)
 		return
 	}
+	if err := s.Keep(r.Context(), event.Person, d.GetId(), token.given); err != nil { // the sign-in is good all the same
+		s.Log.WarnContext(r.Context(), "what an identity provider gave at a sign-in could not be kept: connectors that need it ask for another", "directory", d.GetId(), "error", err)
+	}
 	opened := session{Issuer: held.Issuer, ACR: token.acr, AMR: token.amr, AuthTime: token.authTime}
 	if err := s.openSession(r.Context(), w, r, event.Person, opened, d.GetSignIn().GetSession().AsDuration()); err != nil {
 		s.unavailable(w, r, err)
@@ -160,12 +164,9 @@ var errToken = errors.New("the ID token is not good")
 
 // exchange redeems a code and verifies the ID token that comes for it.
 func (s *Server) exchange(ctx context.Context, p *provider, d *policyv1.Directory, code string, held pending, browser []byte, state string) (idToken, error) {
-	var secret string
-	if id := d.GetSignIn().GetSecretId(); id != "" {
-		var err error
-		if secret, err = s.Secrets.SignInSecret(ctx, id, d.GetId()); err != nil {
-			return idToken{}, fmt.Errorf("reading the client's secret: %w", err)
-		}
+	secret, err := s.secretOf(ctx, d)
+	if err != nil {
+		return idToken{}, err
 	}
 	ctx = oidc.ClientContext(ctx, s.Client)
 	tokens, err := s.client(p, d, secret).Exchange(ctx, code, oauth2.VerifierOption(derive(browser, "pkce", state)))
@@ -186,7 +187,9 @@ func (s *Server) exchange(ctx context.Context, p *provider, d *policyv1.Director
 	if verified.AccessTokenHash != "" && verified.VerifyAccessToken(tokens.AccessToken) != nil {
 		return idToken{}, fmt.Errorf("%w: it is of another access token", errToken)
 	}
-	return readClaims(verified, d.GetSignIn(), s.Now())
+	token, err := readClaims(verified, d.GetSignIn(), s.Now())
+	token.given = tokensOf(tokens)
+	return token, err
 }
 
 // readClaims reads what a verified ID token says of the person and the sign-in.

@@ -33,6 +33,7 @@ type provider struct {
 	metadata struct {
 		AuthMethods []string `json:"token_endpoint_auth_methods_supported"`
 		SendsIssuer bool     `json:"authorization_response_iss_parameter_supported"`
+		Revocation  string   `json:"revocation_endpoint"`
 	}
 	at time.Time
 }
@@ -66,7 +67,11 @@ func (p *providers) get(ctx context.Context, issuer string) (*provider, error) {
 	if err := found.Claims(&fresh.metadata); err != nil {
 		return known, fmt.Errorf("reading the provider's metadata: %w", err)
 	}
-	for _, at := range []string{found.Endpoint().AuthURL, found.Endpoint().TokenURL} {
+	ends := []string{found.Endpoint().AuthURL, found.Endpoint().TokenURL}
+	if fresh.metadata.Revocation != "" {
+		ends = append(ends, fresh.metadata.Revocation)
+	}
+	for _, at := range ends {
 		if u, err := url.Parse(at); err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
 			return known, errors.New("the provider's endpoints are not https URLs")
 		}

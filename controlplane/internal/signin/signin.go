@@ -89,7 +89,9 @@ type Config struct {
 	Now    func() time.Time
 	// Record is told what became of each sign-in. Default: nobody.
 	Record func(context.Context, Event)
-	Log    *slog.Logger
+	// Keep is given what the provider gave at each sign-in of a person. Default: it is forgotten.
+	Keep func(ctx context.Context, person *core.User, directory string, t Tokens) error
+	Log  *slog.Logger
 }
 
 // Server signs people in. It is safe for concurrent use.
@@ -115,6 +117,9 @@ func New(c Config) (*Server, error) {
 	}
 	if c.Record == nil {
 		c.Record = func(context.Context, Event) {}
+	}
+	if c.Keep == nil {
+		c.Keep = func(context.Context, *core.User, string, Tokens) error { return nil }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -227,6 +227,15 @@ func (v *Vault) GetOrMake(ctx context.Context, name, owner string, make func() S
 	}
 }
 
+// Names lists the names of secrets under a prefix, which ends with a dot.
+func (v *Vault) Names(ctx context.Context, prefix string) (names []string, err error) {
+	err = v.store.Each(ctx, prefix, func(e kv.Entry) error {
+		names = append(names, e.Key)
+		return nil
+	})
+	return names, err
+}
+
 // Destroy removes a secret for good: its data key first, without which no value of it opens, wherever a copy may lie.
 func (v *Vault) Destroy(ctx context.Context, name string) error {
 	for _, part := range []string{keyPrefix + name, name} {

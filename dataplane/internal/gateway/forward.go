@@ -3,7 +3,6 @@ package gateway
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"io"
 	"net/http"
@@ -34,9 +33,14 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 	if x.revision.Stateless() && strings.HasPrefix(x.message.RequestState, parkedState) {
 		return g.goOn(l, to, x, settings, t)
 	}
-	credential, err := g.credential(l.ctx, x, settings)
+	message, declined, e := g.withoutConnect(x)
+	if e != nil {
+		to.last(e.HTTPStatus(x.revision), mcp.AppendError(nil, x.message.ID, e))
+		return ending{outcome: auditv1.Outcome_OUTCOME_UPSTREAM_ERROR, text: e.Message}, false
+	}
+	credential, err := g.credential(l.ctx, x, settings, refusal{})
 	if err != nil {
-		return g.failed(l.ctx, to, err), false
+		return g.withoutCredential(l.ctx, to, x, settings, err, declined), false
 	}
 	// Once more, now that the credential is in hand and nothing was sent: what changed meanwhile counts.
 	if table, err := g.Replica.Usable(g.Now()); err != nil || !l.flight.allowed(table, g.Now()) {
@@ -53,7 +57,7 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 		return ending{outcome: auditv1.Outcome_OUTCOME_UPSTREAM_ERROR, text: e.Message}, false
 	}
 	call := upstream.Call{
-		Message: x.message, Revision: x.revision, Name: t.name, Party: g.party(x, settings, credential), Params: params, Header: x.header,
+		Message: message, Revision: x.revision, Name: t.name, Party: g.party(x, settings, credential), Params: params, Header: x.header,
 		Capabilities: g.capabilities(x, settings), Safe: safe(x, t), Task: asTask, TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
 	}
 	if l.span != nil {
@@ -74,10 +78,23 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 			return g.forwardTask(l, to, x, t, up, call), false
 		}
 	}
+	renewed := false
 	for range maxRounds {
 		response, err := up.Call(l.ctx, call)
+		if refused := refusedBy(err); refused != nil && !renewed {
+			renewed = true
+			another, err := g.another(l.ctx, x, settings, call.Party.Credential, refused)
+			var first *replica.ConnectError
+			switch {
+			case errors.As(err, &first):
+				return g.withoutCredential(l.ctx, to, x, settings, err, declined), false
+			case err == nil && another != call.Party.Credential:
+				call.Party.Credential = another
+				continue
+			}
+		}
 		if err != nil {
-			g.rejected(t.connector, err)
+			g.rejected(x, t.connector, err)
 			return g.failed(l.ctx, to, err), false
 		}
 		end, held, required := g.pass(l, to, x, settings, t, response)
@@ -113,7 +130,7 @@ func (g *Gateway) forwardSubscription(l *leg, to *answer, x *exchange, t target,
 	if !stateless {
 		response, err := up.Call(l.ctx, call)
 		if err != nil {
-			g.rejected(t.connector, err)
+			g.rejected(x, t.connector, err)
 			return g.failed(l.ctx, to, err)
 		}
 		settings, _ := x.table.Connector(t.connector)
@@ -211,33 +228,6 @@ func (g *Gateway) capabilities(x *exchange, settings *policyv1.Connector) []byte
 	}
 	_, kept := mcp.ReadCapabilities(x.offers(), may, g.JSON)
 	return kept
-}
-
-// credential is what the upstream wants to see. The agent's own token is never it: it only shows the control
-// plane for whom the credential is asked.
-func (g *Gateway) credential(ctx context.Context, x *exchange, settings *policyv1.Connector) (upstream.Credential, error) {
-	if strings.HasPrefix(settings.GetUrl(), stdio) {
-		// For whom it is, and that a proxy asks (RFC 7617).
-		person := x.personID()
-		value := "Basic " + base64.StdEncoding.EncodeToString([]byte(person+":"+g.RunnerToken))
-		return upstream.Credential{Header: "Authorization", Value: value, Identity: person}, nil
-	}
-	if settings.GetAuth().GetHeader() == nil {
-		return upstream.Credential{}, nil
-	}
-	header, err := g.Credentials.Get(ctx, settings.GetId(), x.Audience, x.token)
-	if err != nil {
-		return upstream.Credential{}, err
-	}
-	return upstream.Credential{Header: header.Name, Value: header.Value()}, nil
-}
-
-// rejected forgets a credential that an upstream refused: it may have been replaced.
-func (g *Gateway) rejected(connector string, err error) {
-	var failed *upstream.Error
-	if errors.As(err, &failed) && failed.Kind == upstream.AuthRejected {
-		g.Credentials.Drop(connector)
-	}
 }
 
 // pass passes an answer on as it comes, and closes it unless the call is parked. required: the agent, which is of the session era,

@@ -203,7 +203,7 @@ func (g *Gateway) watchOne(ctx context.Context, x *exchange, connector string, o
 	if !offered {
 		return
 	}
-	credential, err := g.credential(ctx, x, settings)
+	credential, err := g.credential(ctx, x, settings, refusal{})
 	if err != nil {
 		return
 	}

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -357,6 +358,8 @@ type agent struct {
 	revision mcp.Revision
 	session  string
 	tool     string // that waits; empty: wait
+	// capabilities of an agent of the stateless era. Empty: none.
+	capabilities string
 }
 
 // stateless is a person's agent of the stateless era.
@@ -367,8 +370,13 @@ func (w *world) stateless(person uuid.UUID, path string) *agent {
 // opened is a person's agent with an open session.
 func (w *world) opened(person uuid.UUID, path string, revision mcp.Revision) *agent {
 	w.t.Helper()
+	return w.openedWith(person, path, revision, "{}")
+}
+
+func (w *world) openedWith(person uuid.UUID, path string, revision mcp.Revision, capabilities string) *agent {
+	w.t.Helper()
 	a := &agent{w: w, token: w.token(person, path, "agent"), path: path}
-	got := a.post("", fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":%q,"capabilities":{},"clientInfo":{"name":"a","version":"1"}}}`, revision))
+	got := a.post("", fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":%q,"capabilities":%s,"clientInfo":{"name":"a","version":"1"}}}`, revision, capabilities))
 	if got.status != http.StatusOK || got.field("result", "protocolVersion") != string(revision) {
 		w.t.Fatalf("initialize: %+v", got)
 	}
@@ -402,7 +410,7 @@ func (a *agent) header(method, name string) http.Header {
 // message is a request of the agent's era. params is a JSON object.
 func (a *agent) message(id, method, params string) string {
 	if a.revision.Stateless() {
-		meta := `"_meta":{"io.modelcontextprotocol/protocolVersion":"` + string(a.revision) + `","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"a","version":"1"},"progressToken":"p"}`
+		meta := `"_meta":{"io.modelcontextprotocol/protocolVersion":"` + string(a.revision) + `","io.modelcontextprotocol/clientCapabilities":` + cmp.Or(a.capabilities, "{}") + `,"io.modelcontextprotocol/clientInfo":{"name":"a","version":"1"},"progressToken":"p"}`
 		params = strings.Replace(strings.TrimSuffix(params, "}")+","+meta+"}", "{,", "{", 1)
 	} else {
 		params = strings.Replace(strings.TrimSuffix(params, "}")+`,"_meta":{"progressToken":"p"}}`, "{,", "{", 1)
@@ -529,6 +537,8 @@ type server struct {
 	cancelled chan struct{} // and was ended
 	release   chan struct{} // lets it finish
 	status    atomic.Int32  // not zero: what tools/call is answered with
+	challenge atomic.Value  // WWW-Authenticate of that
+	refused   atomic.Value  // an Authorization that is answered with 401
 
 	mu       sync.Mutex
 	received []received
@@ -587,7 +597,14 @@ func newServer(t testing.TB, stateless bool) *server {
 		s.received = append(s.received, received{r.Header.Clone(), asked.Method, string(body)})
 		s.mu.Unlock()
 		if status := s.status.Load(); status != 0 && asked.Method == "tools/call" {
+			if challenge, _ := s.challenge.Load().(string); challenge != "" {
+				w.Header().Set("WWW-Authenticate", challenge)
+			}
 			w.WriteHeader(int(status))
+			return
+		}
+		if refused, _ := s.refused.Load().(string); refused != "" && r.Header.Get("Authorization") == refused {
+			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))

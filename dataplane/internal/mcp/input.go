@@ -116,9 +116,27 @@ func ReadInputResponses(m *Message) (map[string]json.RawMessage, *Error) {
 	return answers, nil
 }
 
+// WithoutResponse returns a request without the answer to one question, which another than the upstream asked, and what was answered; itself
+// and nil, where there is none.
+func WithoutResponse(m *Message, key string, limits strictjson.Limits) (*Message, json.RawMessage, *Error) {
+	answers, e := ReadInputResponses(m)
+	answer, there := answers[key]
+	if e != nil || !there {
+		return m, nil, e
+	}
+	delete(answers, key)
+	again, e := rewrite(m, answers, m.RequestState, limits, len(answers) > 0)
+	return again, answer, e
+}
+
 // Again returns a request as it is made again with answers, raw results by key, and the state that came with the questions.
 // It takes the place of what m had of these.
 func Again(m *Message, answers map[string]json.RawMessage, state string, limits strictjson.Limits) (*Message, *Error) {
+	return rewrite(m, answers, state, limits, true)
+}
+
+// rewrite writes a request anew with these answers, if it is to have any, and this state.
+func rewrite(m *Message, answers map[string]json.RawMessage, state string, limits strictjson.Limits, answered bool) (*Message, *Error) {
 	params := []byte{'{'}
 	if m.Params != nil {
 		var r strictjson.Reader
@@ -133,16 +151,21 @@ func Again(m *Message, answers map[string]json.RawMessage, state string, limits 
 			params = append(params, ',')
 		}
 	}
-	params = append(params, `"inputResponses":{`...)
-	for i, key := range slices.Sorted(maps.Keys(answers)) {
-		if i > 0 {
-			params = append(params, ',')
+	if answered {
+		params = append(params, `"inputResponses":{`...)
+		for i, key := range slices.Sorted(maps.Keys(answers)) {
+			if i > 0 {
+				params = append(params, ',')
+			}
+			params = append(append(strictjson.Quote(params, key), ':'), answers[key]...)
 		}
-		params = append(append(strictjson.Quote(params, key), ':'), answers[key]...)
+		params = append(params, "},"...)
 	}
-	params = append(params, '}')
 	if state != "" {
-		params = strictjson.Quote(append(params, `,"requestState":`...), state)
+		params = append(strictjson.Quote(append(params, `"requestState":`...), state), ',')
+	}
+	if len(params) > 1 {
+		params = params[:len(params)-1] // the last comma
 	}
 	raw := append(append([]byte(`{"jsonrpc":"2.0","id":`), m.ID...), `,"method":`...)
 	raw = append(append(append(strictjson.Quote(raw, m.Method), `,"params":`...), params...), "}}"...)

@@ -3,12 +3,14 @@ package replica
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/google/uuid"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 )
 
@@ -29,21 +31,60 @@ const (
 	maxCredentials  = 16384
 )
 
-// Header is a header to send upstream. Its value is secret.
+// ConnectError says that the person must open a page before there is a credential.
+type ConnectError struct {
+	URL, Reason string
+	// ID names the request to the person.
+	ID string
+}
+
+func (e *ConnectError) Error() string { return "the person must open a page first" }
+
+// Header is what to send upstream: a header, or a parameter of the URL's query. Its value is secret.
 type Header struct {
-	Name  string
-	value string
+	Name string
+	// Identity names whom the upstream takes the caller for.
+	Identity string
+
+	value, query string
 }
 
 // Value returns the secret. Header's other forms, as in logs, do not hold it.
 func (h Header) Value() string { return h.value }
+
+// Query returns the parameter, name=value, encoded. It is secret.
+func (h Header) Query() string { return h.query }
 
 func (h Header) String() string { return h.Name + ": [secret]" }
 
 // GoString keeps the secret out of %#v.
 func (h Header) GoString() string { return h.String() }
 
-// Credentials fetches what upstreams want to see, and keeps it until shortly before it expires, or its connector changes.
+// Is tells whether a digest is that of what is sent.
+func (h Header) Is(digest []byte) bool {
+	return subtle.ConstantTimeCompare(Digest(h.value+h.query), digest) == 1
+}
+
+// Digest names what was sent, and was refused.
+func Digest(sent string) []byte {
+	sum := sha256.Sum256([]byte(sent))
+	return sum[:]
+}
+
+// Ask is what is asked for, on behalf of the agent whose live access token is given.
+type Ask struct {
+	Connector string
+	// Resource is the URL at which the agent called.
+	Resource string
+	Token    string
+	Person   uuid.UUID
+	// Rejected is the digest of what the upstream refused just now. Nil: nothing.
+	Rejected []byte
+	// Scopes that the upstream wants and the credential lacks.
+	Scopes []string
+}
+
+// Credentials fetches what upstreams want to see, and keeps it until shortly before it expires, or until a change of its connector or person.
 type Credentials struct {
 	client *Client
 	now    func() time.Time
@@ -53,13 +94,11 @@ type Credentials struct {
 	closed  bool
 	entries map[credentialKey]*credential
 	pending map[credentialKey]*fetch
-	// changes counts, by connector, how often what was kept was dropped: an answer to an older question is not kept.
-	changes map[string]uint64
-	drops   uint64
 }
 
 type credentialKey struct {
 	connector string
+	person    uuid.UUID
 	token     [sha256.Size]byte
 }
 
@@ -74,14 +113,13 @@ type fetch struct {
 	done   chan struct{}
 	header Header
 	err    error
+	// stale: what it is about changed while it was under way, so that its answer is not kept.
+	stale bool
 }
 
 // Credentials returns a store of upstream credentials that follows the replica's changes. Close ends it.
 func (r *Replica) Credentials() *Credentials {
-	c := &Credentials{
-		client: r.cfg.Client, now: r.cfg.Now,
-		entries: map[credentialKey]*credential{}, pending: map[credentialKey]*fetch{}, changes: map[string]uint64{},
-	}
+	c := &Credentials{client: r.cfg.Client, now: r.cfg.Now, entries: map[credentialKey]*credential{}, pending: map[credentialKey]*fetch{}}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.credentials = append(r.credentials, c)
@@ -96,76 +134,104 @@ func (c *Credentials) Close() {
 	c.wg.Wait()
 }
 
-// Get returns the header for a connector, on behalf of the agent whose live access token is given. resource is the URL at
-// which the agent called. The error is ErrCredentialDenied or ErrCredentialUnavailable, wrapped.
-func (c *Credentials) Get(ctx context.Context, connector, resource, token string) (Header, error) {
-	key := credentialKey{connector, sha256.Sum256([]byte(token))}
+// Get returns what to send. The error is a *ConnectError, or ErrCredentialDenied or ErrCredentialUnavailable, wrapped.
+func (c *Credentials) Get(ctx context.Context, ask Ask) (Header, error) {
+	for {
+		header, mine, err := c.get(ctx, ask)
+		// Another's question, that did not know what was refused.
+		if mine || err != nil || (ask.Rejected == nil || !header.Is(ask.Rejected)) && ask.Scopes == nil {
+			return header, err
+		}
+	}
+}
+
+// get returns what is known, or waits for the answer to a question, which may be another's.
+func (c *Credentials) get(ctx context.Context, ask Ask) (header Header, mine bool, err error) {
+	key := credentialKey{ask.Connector, ask.Person, sha256.Sum256([]byte(ask.Token))}
 	now := c.now()
 	c.mu.Lock()
-	if e := c.entries[key]; e != nil && now.Before(e.expires.Add(-credentialMargin)) {
+	e := c.entries[key]
+	if e != nil && (ask.Scopes != nil || ask.Rejected != nil && e.header.Is(ask.Rejected)) {
+		delete(c.entries, key)
+		e = nil
+	}
+	if e != nil && now.Before(e.expires.Add(-credentialMargin)) {
 		header := e.header
 		if now.Sub(e.fetched) >= credentialFresh && !now.Before(e.nextFetch) && c.pending[key] == nil && !c.closed {
 			e.nextFetch = now.Add(retryRefresh)
 			f := c.begin(key)
-			c.wg.Go(func() { c.fetch(context.WithoutCancel(ctx), key, f, resource, token) })
+			c.wg.Go(func() {
+				c.fetch(context.WithoutCancel(ctx), key, f, Ask{Connector: ask.Connector, Resource: ask.Resource, Token: ask.Token})
+			})
 		}
 		c.mu.Unlock()
-		return header, nil
+		return header, true, nil
 	}
 	f := c.pending[key]
-	mine := f == nil
-	if mine {
+	if mine = f == nil; mine {
 		f = c.begin(key)
 	}
 	c.mu.Unlock()
 	if mine {
 		// Whoever waits with this call must not fail because it is cancelled.
-		c.fetch(context.WithoutCancel(ctx), key, f, resource, token)
+		c.fetch(context.WithoutCancel(ctx), key, f, ask)
 	}
 	select {
 	case <-f.done:
-		return f.header, f.err
+		return f.header, mine, f.err
 	case <-ctx.Done():
-		return Header{}, fmt.Errorf("%w: %w", ErrCredentialUnavailable, ctx.Err())
+		return Header{}, mine, fmt.Errorf("%w: %w", ErrCredentialUnavailable, ctx.Err())
 	}
 }
 
-// Drop forgets a connector's credentials, as after the upstream refused one.
-func (c *Credentials) Drop(connector string) {
+// Forget forgets what a person has on a connector, as after the upstream refused it.
+func (c *Credentials) Forget(connector string, person uuid.UUID) {
+	c.drop(func(k credentialKey) bool { return k.connector == connector && k.person == person })
+}
+
+func (c *Credentials) dropAll() { c.drop(func(credentialKey) bool { return true }) }
+
+// drop forgets what is known of some, and what is being asked: who comes now asks anew.
+func (c *Credentials) drop(these func(credentialKey) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.changes[connector]++
 	for key := range c.entries {
-		if key.connector == connector {
+		if these(key) {
 			delete(c.entries, key)
 		}
 	}
-	for key := range c.pending {
-		if key.connector == connector {
-			delete(c.pending, key) // who comes now asks anew
+	for key, f := range c.pending {
+		if these(key) {
+			f.stale = true
+			delete(c.pending, key)
 		}
 	}
 }
 
-func (c *Credentials) dropAll() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.drops++
-	clear(c.entries)
-	clear(c.pending)
-}
-
+// dropChanged forgets what a change is about: a connector, or a person, whose credentials may have been withdrawn or replaced.
 func (c *Credentials) dropChanged(d *fleetv1.Delta) {
+	connectors, people := map[string]bool{}, map[uuid.UUID]bool{}
 	for _, e := range d.GetChanged() {
-		if id := e.GetConnector().GetId(); id != "" {
-			c.Drop(id)
-		}
+		connectors[e.GetConnector().GetId()] = true
+		people[userID(e.GetUser().GetId())] = true
 	}
 	for _, k := range d.GetRemoved() {
-		if id := k.GetConnector(); id != "" {
-			c.Drop(id)
-		}
+		connectors[k.GetConnector()] = true
+		people[userID(k.GetUser())] = true
 	}
+	delete(connectors, "")
+	delete(people, uuid.Nil)
+	if len(connectors)+len(people) > 0 {
+		c.drop(func(k credentialKey) bool { return connectors[k.connector] || people[k.person] })
+	}
+}
+
+func userID(b []byte) uuid.UUID {
+	id, err := uuid.FromBytes(b)
+	if err != nil {
+		return uuid.Nil
+	}
+	return id
 }
 
 // begin notes that a credential is being fetched. The caller holds mu.
@@ -175,19 +241,19 @@ func (c *Credentials) begin(key credentialKey) *fetch {
 	return f
 }
 
-func (c *Credentials) fetch(ctx context.Context, key credentialKey, f *fetch, resource, token string) {
+func (c *Credentials) fetch(ctx context.Context, key credentialKey, f *fetch, ask Ask) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	c.mu.Lock()
-	changes, drops := c.changes[key.connector], c.drops
-	c.mu.Unlock()
 	resp, err := c.client.peer().IssueCredential(ctx, connect.NewRequest(&fleetv1.IssueCredentialRequest{
-		Connector: key.connector, AccessToken: token, Resource: resource,
+		Connector: ask.Connector, AccessToken: ask.Token, Resource: ask.Resource, RejectedSha256: ask.Rejected, NeededScopes: ask.Scopes,
 	}))
 	var kept *credential
 	switch now := c.now(); {
+	case err == nil && resp.Msg.GetConnect() != nil:
+		to := resp.Msg.GetConnect()
+		f.err = &ConnectError{URL: to.GetUrl(), Reason: to.GetReason(), ID: to.GetElicitationId()}
 	case err == nil:
-		f.header = Header{resp.Msg.GetHeaderName(), resp.Msg.GetHeaderValue()}
+		f.header = Header{Name: resp.Msg.GetHeaderName(), value: resp.Msg.GetHeaderValue(), query: resp.Msg.GetQuery(), Identity: resp.Msg.GetIdentity()}
 		kept = &credential{f.header, resp.Msg.GetExpiresAt().AsTime(), now, now}
 	case denied(err):
 		f.err = fmt.Errorf("%w: %s", ErrCredentialDenied, message(err))
@@ -196,10 +262,11 @@ func (c *Credentials) fetch(ctx context.Context, key credentialKey, f *fetch, re
 		f.err = fmt.Errorf("%w: %s", ErrCredentialUnavailable, connect.CodeOf(err))
 	}
 	c.mu.Lock()
-	switch unchanged := changes == c.changes[key.connector] && drops == c.drops; {
-	case kept != nil && unchanged:
+	var toConnect *ConnectError
+	switch {
+	case kept != nil && !f.stale && (ask.Rejected == nil || !f.header.Is(ask.Rejected)):
 		c.keep(key, kept)
-	case errors.Is(f.err, ErrCredentialDenied):
+	case errors.Is(f.err, ErrCredentialDenied) || errors.As(f.err, &toConnect):
 		delete(c.entries, key)
 	}
 	if c.pending[key] == f {

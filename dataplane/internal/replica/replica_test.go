@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
@@ -357,7 +358,7 @@ func TestCredentialsAreKeptUntilTheirConnectorChanges(t *testing.T) {
 	eventually(t, "serves", serves(r, 2))
 	get := func(connector, token string) {
 		t.Helper()
-		h, err := creds.Get(t.Context(), connector, "https://r", token)
+		h, err := creds.Get(t.Context(), replica.Ask{Connector: connector, Resource: "https://r", Token: token})
 		if err != nil || h.Name != "Authorization" || h.Value() != "Bearer upstream-"+connector {
 			t.Errorf("%v %v", h, err)
 		}
@@ -379,7 +380,7 @@ func TestCredentialsAreKeptUntilTheirConnectorChanges(t *testing.T) {
 	if n := cp.Issued(); n != 4 {
 		t.Errorf("asked %d times after the connector changed", n)
 	}
-	creds.Drop("jira")
+	creds.Forget("jira", uuid.Nil)
 	get("jira", "t1")
 	if n := cp.Issued(); n != 5 {
 		t.Errorf("asked %d times after the upstream refused one", n)
@@ -401,23 +402,23 @@ func TestCredentialsOutliveTheControlPlaneButNotTheirTime(t *testing.T) {
 	r := replica.New(replica.Config{Client: client(t, cp.Start(t)), Logger: quiet, Now: now})
 	creds := r.Credentials()
 	defer creds.Close()
-	if _, err := creds.Get(t.Context(), "github", "", "t"); err != nil {
+	if _, err := creds.Get(t.Context(), replica.Ask{Connector: "github", Token: "t"}); err != nil {
 		t.Fatal(err)
 	}
 	away := error(connect.NewError(connect.CodeUnavailable, errors.New("away")))
 	answer.Store(&away)
 	clock.Store(int64(20 * time.Minute))
-	if _, err := creds.Get(t.Context(), "github", "", "t"); err != nil {
+	if _, err := creds.Get(t.Context(), replica.Ask{Connector: "github", Token: "t"}); err != nil {
 		t.Errorf("while the control plane is away: %v", err)
 	}
 	eventually(t, "was asked again beside the call", func() bool { return cp.Issued() == 2 })
 	clock.Store(int64(30 * time.Minute))
-	if _, err := creds.Get(t.Context(), "github", "", "t"); !errors.Is(err, replica.ErrCredentialUnavailable) {
+	if _, err := creds.Get(t.Context(), replica.Ask{Connector: "github", Token: "t"}); !errors.Is(err, replica.ErrCredentialUnavailable) {
 		t.Errorf("after it expired: %v", err)
 	}
 	denied := error(connect.NewError(connect.CodePermissionDenied, errors.New("no tool of this connector")))
 	answer.Store(&denied)
-	if _, err := creds.Get(t.Context(), "github", "", "t"); !errors.Is(err, replica.ErrCredentialDenied) {
+	if _, err := creds.Get(t.Context(), replica.Ask{Connector: "github", Token: "t"}); !errors.Is(err, replica.ErrCredentialDenied) {
 		t.Errorf("denied: %v", err)
 	}
 }
@@ -434,7 +435,7 @@ func TestManyCallsAskForACredentialOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			if _, err := creds.Get(t.Context(), "github", "", "t"); err != nil {
+			if _, err := creds.Get(t.Context(), replica.Ask{Connector: "github", Token: "t"}); err != nil {
 				t.Error(err)
 			}
 		})

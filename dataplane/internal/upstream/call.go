@@ -232,6 +232,9 @@ func baseFields() []field {
 }
 
 func (u *Upstream) credential(fields []field, c Credential) []field {
+	if c.Query != "" {
+		fields = append(fields, field{queryField, c.Query})
+	}
 	if c.Header == "" {
 		return fields
 	}

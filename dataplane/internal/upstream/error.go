@@ -50,6 +50,8 @@ type Error struct {
 	Reason string
 	// Status is the HTTP status that told of it; zero if none did.
 	Status int
+	// Scopes are those that the upstream wants of a token, where it refused one for the lack of them (RFC 6750, insufficient_scope).
+	Scopes []string
 }
 
 func (e *Error) Error() string {
@@ -62,6 +64,47 @@ func (e *Error) Error() string {
 		b.WriteString(" (HTTP status " + strconv.Itoa(e.Status) + ")")
 	}
 	return b.String()
+}
+
+// neededScopes reads the scopes that a challenge names where a token lacks some. Others than its form allows are none.
+func neededScopes(challenges []string) []string {
+	for _, c := range challenges {
+		if len(c) > 4096 || len(c) < len("bearer ") || !strings.EqualFold(c[:len("bearer ")], "bearer ") || parameter(c, "error") != "insufficient_scope" {
+			continue
+		}
+		scopes := strings.Fields(parameter(c, "scope"))
+		for _, s := range scopes {
+			if len(s) > 200 || strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '"' || r == '\\' }) >= 0 {
+				return nil
+			}
+		}
+		return scopes[:min(len(scopes), 50)]
+	}
+	return nil
+}
+
+// parameter returns the value of a parameter of a challenge, where it is quoted or a token.
+func parameter(challenge, name string) string {
+	for rest := challenge; ; {
+		i := strings.Index(rest, name+"=")
+		if i < 0 {
+			return ""
+		}
+		before := byte(' ')
+		if i > 0 {
+			before = rest[i-1]
+		}
+		rest = rest[i+len(name)+1:]
+		if before != ' ' && before != ',' {
+			continue
+		}
+		if quoted, ok := strings.CutPrefix(rest, `"`); ok {
+			value, _, _ := strings.Cut(quoted, `"`)
+			return value
+		}
+		value, _, _ := strings.Cut(rest, ",")
+		return strings.TrimSpace(value)
+	}
 }
 
 func (u *Upstream) fail(kind Kind, reason string) *Error {

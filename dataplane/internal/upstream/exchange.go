@@ -93,7 +93,9 @@ func (r *Response) begin(rep reply) error {
 		return r.status(Redirected, "", s)
 	case s == http.StatusUnauthorized || s == http.StatusForbidden:
 		r.finished = true
-		return r.status(AuthRejected, "", s)
+		e := r.upstream.fail(AuthRejected, "")
+		e.Status, e.Scopes = s, neededScopes(rep.challenge)
+		return e
 	case s >= 400:
 		r.finished = true
 		return r.refused(rep)

@@ -112,7 +112,7 @@ func (h *plainHead) field(b []byte) bool {
 		h.session = string(value)
 	case is(name, "Connection"):
 		return is(value, "keep-alive")
-	case is(name, "Transfer-Encoding"), is(name, "Content-Encoding"), is(name, "Trailer"), is(name, "Upgrade"), is(name, "Pragma"):
+	case is(name, "Transfer-Encoding"), is(name, "Content-Encoding"), is(name, "Trailer"), is(name, "Upgrade"), is(name, "Pragma"), is(name, "WWW-Authenticate"):
 		return false
 	}
 	return true

@@ -170,6 +170,7 @@ func (w *legacyWire) endpoint(e mcp.Event) (*url.URL, error) {
 
 // request sends one HTTP request.
 func (w *legacyWire) request(ctx context.Context, method string, to *url.URL, fields []field, body []byte) (*http.Response, error) {
+	to, fields = withQuery(to, fields)
 	header := make(http.Header, len(fields)+1)
 	for _, f := range fields {
 		switch f.name {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,7 +22,8 @@ import (
 type plainWire struct {
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	address string
-	head    string // of each request, after its method
+	uri     string
+	head    string // of each request, after its URI
 	header  int64  // most bytes of an answer's header
 	maxIdle int
 	maxAge  time.Duration // of a connection without use
@@ -35,7 +37,7 @@ type plainWire struct {
 func newPlainWire(c Config, t Target, to *url.URL) *plainWire {
 	w := &plainWire{
 		dial: c.Dial, address: to.Host, header: t.MaxHeader, maxIdle: t.MaxIdle, maxAge: t.IdleTimeout,
-		head: " " + to.RequestURI() + " HTTP/1.1\r\nHost: " + to.Host + "\r\nUser-Agent: " + c.Client.Name + "/" + c.Client.Version + "\r\n",
+		uri: to.RequestURI(), head: " HTTP/1.1\r\nHost: " + to.Host + "\r\nUser-Agent: " + c.Client.Name + "/" + c.Client.Version + "\r\n",
 	}
 	if to.Port() == "" {
 		w.address = net.JoinHostPort(to.Hostname(), "80")
@@ -111,8 +113,21 @@ func (w *plainWire) send(ctx context.Context, r *request) (reply, error) {
 
 // exchange writes a request in one piece and reads the head of its answer. last: the server uses the connection for nothing more.
 func (c *plainConn) exchange(r *request) (rep reply, last bool, err error) {
-	b := append(append(c.out[:0], r.method...), c.wire.head...)
+	b := append(append(append(c.out[:0], r.method...), ' '), c.wire.uri...)
 	for _, f := range r.fields {
+		if f.name == queryField {
+			sign := byte('?')
+			if strings.Contains(c.wire.uri, "?") {
+				sign = '&'
+			}
+			b = append(append(b, sign), f.value...)
+		}
+	}
+	b = append(b, c.wire.head...)
+	for _, f := range r.fields {
+		if f.name == queryField {
+			continue
+		}
 		b = append(append(append(append(b, f.name...), ": "...), f.value...), "\r\n"...)
 	}
 	if len(r.body) > 0 || r.method == http.MethodPost {
@@ -141,7 +156,7 @@ func (c *plainConn) exchange(r *request) (rep reply, last bool, err error) {
 			return reply{}, false, errors.New("malformed answer: it switches to a protocol that was not asked for")
 		case resp.StatusCode >= 200:
 			c.left = 1<<63 - 1
-			rep := reply{status: resp.StatusCode, contentType: resp.Header["Content-Type"], length: resp.ContentLength, encoded: resp.Header.Get("Content-Encoding") != "", body: resp.Body}
+			rep := reply{status: resp.StatusCode, contentType: resp.Header["Content-Type"], length: resp.ContentLength, encoded: resp.Header.Get("Content-Encoding") != "", challenge: resp.Header["Www-Authenticate"], body: resp.Body}
 			if ids := resp.Header["Mcp-Session-Id"]; len(ids) == 1 {
 				rep.session = ids[0]
 			}

@@ -144,6 +144,8 @@ func (c Config) orDefaults() Config {
 type Credential struct {
 	// Header and Value; an empty Header sends none.
 	Header, Value string
+	// Query is a parameter of the URL's query, name=value and encoded; empty: none.
+	Query string
 	// Identity names whom the upstream takes the caller for. It must
 	// differ where the upstream sees different people, and stay when a token is renewed. Empty for what all share.
 	Identity string
@@ -179,6 +181,11 @@ func (c Credential) GoString() string { return c.String() }
 
 // check refuses a header that would be no header, or another than one for authentication.
 func (c Credential) check(connector string) error {
+	for i := 0; i < len(c.Query); i++ {
+		if c.Query[i] <= ' ' || c.Query[i] >= 0x7f || c.Query[i] == '#' {
+			return fmt.Errorf("connector %s: its credential cannot be sent in a URL", connector)
+		}
+	}
 	if c.Header == "" {
 		return nil
 	}

@@ -27,13 +27,33 @@ type request struct {
 
 type field struct{ name, value string }
 
+// queryField stands among fields for what is added to the URL's query.
+const queryField = ":query"
+
+// withQuery returns a URL with what fields add to its query, and the fields that are headers.
+func withQuery(to *url.URL, fields []field) (*url.URL, []field) {
+	for i, f := range fields {
+		if f.name != queryField {
+			continue
+		}
+		added := *to
+		if added.RawQuery != "" {
+			added.RawQuery += "&"
+		}
+		added.RawQuery += f.value
+		return &added, append(fields[:i:i], fields[i+1:]...)
+	}
+	return to, fields
+}
+
 // reply is the head of an answer, as far as it matters, and its body.
 type reply struct {
 	status      int
 	contentType []string
 	encoded     bool // it has a content encoding, which was not asked for
 	session     string
-	length      int64 // of the body; -1 if unknown
+	challenge   []string // WWW-Authenticate
+	length      int64    // of the body; -1 if unknown
 	body        io.ReadCloser
 }
 
@@ -66,15 +86,16 @@ func newNetWire(c Config, t Target, to *url.URL) *netWire {
 }
 
 func (w *netWire) send(ctx context.Context, r *request) (reply, error) {
-	header := make(http.Header, len(r.fields)+1)
-	values := make([]string, len(r.fields))
-	for i, f := range r.fields {
+	to, fields := withQuery(w.url, r.fields)
+	header := make(http.Header, len(fields)+1)
+	values := make([]string, len(fields))
+	for i, f := range fields {
 		values[i] = f.value
 		header[f.name] = values[i : i+1 : i+1]
 	}
 	header["User-Agent"] = w.userAgent
 	req := (&http.Request{
-		Method: r.method, URL: w.url, Host: w.url.Host, Header: header,
+		Method: r.method, URL: to, Host: to.Host, Header: header,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(r.body)),
 	}).WithContext(ctx)
 	if len(r.body) > 0 {
@@ -88,7 +109,7 @@ func (w *netWire) send(ctx context.Context, r *request) (reply, error) {
 	}
 	rep := reply{
 		status: resp.StatusCode, contentType: resp.Header["Content-Type"], length: resp.ContentLength, body: resp.Body,
-		encoded: resp.Header.Get("Content-Encoding") != "",
+		encoded: resp.Header.Get("Content-Encoding") != "", challenge: resp.Header["Www-Authenticate"],
 	}
 	if ids := resp.Header["Mcp-Session-Id"]; len(ids) == 1 {
 		rep.session = ids[0]

@@ -3255,7 +3255,9 @@ type SetConnectorSecretRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ConnectorId string                 `protobuf:"bytes,1,opt,name=connector_id,json=connectorId,proto3" json:"connector_id,omitempty"`
 	// The whole value of the header, such as "Bearer …".
-	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Keep the one from before beside it, so that the upstream may know either: the newest is sent, and the other where it is refused.
+	KeepOthers    bool `protobuf:"varint,20,opt,name=keep_others,json=keepOthers,proto3" json:"keep_others,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3302,6 +3304,13 @@ func (x *SetConnectorSecretRequest) GetValue() string {
 		return x.Value
 	}
 	return ""
+}
+
+func (x *SetConnectorSecretRequest) GetKeepOthers() bool {
+	if x != nil {
+		return x.KeepOthers
+	}
+	return false
 }
 
 type SetConnectorSecretResponse struct {
@@ -6183,10 +6192,12 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x16RetireConnectorRequest\x12\x17\n" +
 	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02id\"3\n" +
 	"\x17RetireConnectorResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion\"l\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"\x8d\x01\n" +
 	"\x19SetConnectorSecretRequest\x12*\n" +
 	"\fconnector_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vconnectorId\x12#\n" +
-	"\x05value\x18\x02 \x01(\tB\r\xbaH\ar\x05\x10\x01\x18\x80@\x80\x01\x01R\x05value\"6\n" +
+	"\x05value\x18\x02 \x01(\tB\r\xbaH\ar\x05\x10\x01\x18\x80@\x80\x01\x01R\x05value\x12\x1f\n" +
+	"\vkeep_others\x18\x14 \x01(\bR\n" +
+	"keepOthers\"6\n" +
 	"\x1aSetConnectorSecretResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"F\n" +
 	"\x18DiscoverCatalogueRequest\x12*\n" +

@@ -211,6 +211,11 @@ type Event struct {
 	//	*Event_ServiceKeyAdded
 	//	*Event_ServiceKeyRemoved
 	//	*Event_ProxyJoined
+	//	*Event_CredentialSet
+	//	*Event_CredentialWithdrawn
+	//	*Event_CredentialRevocationTried
+	//	*Event_CredentialDestroyed
+	//	*Event_UpstreamServerPinned
 	//	*Event_RuleSetSet
 	//	*Event_RuleSetRemoved
 	Body          isEvent_Body `protobuf_oneof:"body"`
@@ -691,6 +696,51 @@ func (x *Event) GetProxyJoined() *ProxyJoined {
 	return nil
 }
 
+func (x *Event) GetCredentialSet() *CredentialSet {
+	if x != nil {
+		if x, ok := x.Body.(*Event_CredentialSet); ok {
+			return x.CredentialSet
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetCredentialWithdrawn() *CredentialWithdrawn {
+	if x != nil {
+		if x, ok := x.Body.(*Event_CredentialWithdrawn); ok {
+			return x.CredentialWithdrawn
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetCredentialRevocationTried() *CredentialRevocationTried {
+	if x != nil {
+		if x, ok := x.Body.(*Event_CredentialRevocationTried); ok {
+			return x.CredentialRevocationTried
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetCredentialDestroyed() *CredentialDestroyed {
+	if x != nil {
+		if x, ok := x.Body.(*Event_CredentialDestroyed); ok {
+			return x.CredentialDestroyed
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetUpstreamServerPinned() *UpstreamServerPinned {
+	if x != nil {
+		if x, ok := x.Body.(*Event_UpstreamServerPinned); ok {
+			return x.UpstreamServerPinned
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetRuleSetSet() *RuleSetSet {
 	if x != nil {
 		if x, ok := x.Body.(*Event_RuleSetSet); ok {
@@ -885,6 +935,26 @@ type Event_ProxyJoined struct {
 	ProxyJoined *ProxyJoined `protobuf:"bytes,140,opt,name=proxy_joined,json=proxyJoined,proto3,oneof"`
 }
 
+type Event_CredentialSet struct {
+	CredentialSet *CredentialSet `protobuf:"bytes,141,opt,name=credential_set,json=credentialSet,proto3,oneof"`
+}
+
+type Event_CredentialWithdrawn struct {
+	CredentialWithdrawn *CredentialWithdrawn `protobuf:"bytes,142,opt,name=credential_withdrawn,json=credentialWithdrawn,proto3,oneof"`
+}
+
+type Event_CredentialRevocationTried struct {
+	CredentialRevocationTried *CredentialRevocationTried `protobuf:"bytes,143,opt,name=credential_revocation_tried,json=credentialRevocationTried,proto3,oneof"`
+}
+
+type Event_CredentialDestroyed struct {
+	CredentialDestroyed *CredentialDestroyed `protobuf:"bytes,144,opt,name=credential_destroyed,json=credentialDestroyed,proto3,oneof"`
+}
+
+type Event_UpstreamServerPinned struct {
+	UpstreamServerPinned *UpstreamServerPinned `protobuf:"bytes,145,opt,name=upstream_server_pinned,json=upstreamServerPinned,proto3,oneof"`
+}
+
 type Event_RuleSetSet struct {
 	RuleSetSet *RuleSetSet `protobuf:"bytes,160,opt,name=rule_set_set,json=ruleSetSet,proto3,oneof"`
 }
@@ -978,6 +1048,16 @@ func (*Event_ServiceKeyAdded) isEvent_Body() {}
 func (*Event_ServiceKeyRemoved) isEvent_Body() {}
 
 func (*Event_ProxyJoined) isEvent_Body() {}
+
+func (*Event_CredentialSet) isEvent_Body() {}
+
+func (*Event_CredentialWithdrawn) isEvent_Body() {}
+
+func (*Event_CredentialRevocationTried) isEvent_Body() {}
+
+func (*Event_CredentialDestroyed) isEvent_Body() {}
+
+func (*Event_UpstreamServerPinned) isEvent_Body() {}
 
 func (*Event_RuleSetSet) isEvent_Body() {}
 
@@ -2208,7 +2288,9 @@ type ConnectorSecretSet struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ConnectorId string                 `protobuf:"bytes,1,opt,name=connector_id,json=connectorId,proto3" json:"connector_id,omitempty"`
 	// The secret's name in the vault.
-	SecretId      string `protobuf:"bytes,2,opt,name=secret_id,json=secretId,proto3" json:"secret_id,omitempty"`
+	SecretId string `protobuf:"bytes,2,opt,name=secret_id,json=secretId,proto3" json:"secret_id,omitempty"`
+	// Those from before are kept beside it. Default: it takes their place.
+	KeepOthers    bool `protobuf:"varint,20,opt,name=keep_others,json=keepOthers,proto3" json:"keep_others,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2255,6 +2337,13 @@ func (x *ConnectorSecretSet) GetSecretId() string {
 		return x.SecretId
 	}
 	return ""
+}
+
+func (x *ConnectorSecretSet) GetKeepOthers() bool {
+	if x != nil {
+		return x.KeepOthers
+	}
+	return false
 }
 
 // GrantApplied gives a group, a person or everyone rules on a connector, in place of those they had there.
@@ -3618,11 +3707,376 @@ func (x *AuthorizationPolicySet) GetPolicy() *v1.AuthorizationPolicy {
 	return nil
 }
 
+// CredentialSet says that the vault holds a credential. It is not used any more, and is to be revoked and destroyed, when its person's
+// generation rises, its group or connector is gone, or it is withdrawn.
+type CredentialSet struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Credential *Credential            `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
+	// Others of the same owner and connector are kept beside it. Default: it takes their place.
+	KeepOthers    bool `protobuf:"varint,2,opt,name=keep_others,json=keepOthers,proto3" json:"keep_others,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialSet) Reset() {
+	*x = CredentialSet{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialSet) ProtoMessage() {}
+
+func (x *CredentialSet) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialSet.ProtoReflect.Descriptor instead.
+func (*CredentialSet) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *CredentialSet) GetCredential() *Credential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *CredentialSet) GetKeepOthers() bool {
+	if x != nil {
+		return x.KeepOthers
+	}
+	return false
+}
+
+// Credential is what is known of one beside its value.
+type Credential struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Kind  v1.CredentialKind      `protobuf:"varint,2,opt,name=kind,proto3,enum=sallyport.policy.v1.CredentialKind" json:"kind,omitempty"`
+	// Empty for tokens of an identity provider.
+	ConnectorId string `protobuf:"bytes,3,opt,name=connector_id,json=connectorId,proto3" json:"connector_id,omitempty"`
+	// Whose it is; neither: everybody's.
+	PersonId string `protobuf:"bytes,4,opt,name=person_id,json=personId,proto3" json:"person_id,omitempty"`
+	GroupId  string `protobuf:"bytes,5,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// The person's, for which it was made.
+	Generation uint64 `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Its name in the vault.
+	SecretId      string `protobuf:"bytes,7,opt,name=secret_id,json=secretId,proto3" json:"secret_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Credential) Reset() {
+	*x = Credential{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Credential) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Credential) ProtoMessage() {}
+
+func (x *Credential) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Credential.ProtoReflect.Descriptor instead.
+func (*Credential) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Credential) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Credential) GetKind() v1.CredentialKind {
+	if x != nil {
+		return x.Kind
+	}
+	return v1.CredentialKind(0)
+}
+
+func (x *Credential) GetConnectorId() string {
+	if x != nil {
+		return x.ConnectorId
+	}
+	return ""
+}
+
+func (x *Credential) GetPersonId() string {
+	if x != nil {
+		return x.PersonId
+	}
+	return ""
+}
+
+func (x *Credential) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *Credential) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Credential) GetSecretId() string {
+	if x != nil {
+		return x.SecretId
+	}
+	return ""
+}
+
+// CredentialWithdrawn takes a credential out of use at once.
+type CredentialWithdrawn struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CredentialId  string                 `protobuf:"bytes,1,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialWithdrawn) Reset() {
+	*x = CredentialWithdrawn{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialWithdrawn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialWithdrawn) ProtoMessage() {}
+
+func (x *CredentialWithdrawn) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialWithdrawn.ProtoReflect.Descriptor instead.
+func (*CredentialWithdrawn) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *CredentialWithdrawn) GetCredentialId() string {
+	if x != nil {
+		return x.CredentialId
+	}
+	return ""
+}
+
+// CredentialRevocationTried says what came of trying to revoke a withdrawn credential at its upstream.
+type CredentialRevocationTried struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	CredentialId string                 `protobuf:"bytes,1,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
+	Outcome      v1.CredentialOutcome   `protobuf:"varint,2,opt,name=outcome,proto3,enum=sallyport.policy.v1.CredentialOutcome" json:"outcome,omitempty"`
+	// When it is tried again.
+	NextAt        *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_at,json=nextAt,proto3" json:"next_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialRevocationTried) Reset() {
+	*x = CredentialRevocationTried{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialRevocationTried) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialRevocationTried) ProtoMessage() {}
+
+func (x *CredentialRevocationTried) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialRevocationTried.ProtoReflect.Descriptor instead.
+func (*CredentialRevocationTried) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *CredentialRevocationTried) GetCredentialId() string {
+	if x != nil {
+		return x.CredentialId
+	}
+	return ""
+}
+
+func (x *CredentialRevocationTried) GetOutcome() v1.CredentialOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return v1.CredentialOutcome(0)
+}
+
+func (x *CredentialRevocationTried) GetNextAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextAt
+	}
+	return nil
+}
+
+// CredentialDestroyed says that nothing is left of a withdrawn credential here, and what became of it at its upstream.
+type CredentialDestroyed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CredentialId  string                 `protobuf:"bytes,1,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
+	Outcome       v1.CredentialOutcome   `protobuf:"varint,2,opt,name=outcome,proto3,enum=sallyport.policy.v1.CredentialOutcome" json:"outcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialDestroyed) Reset() {
+	*x = CredentialDestroyed{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialDestroyed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialDestroyed) ProtoMessage() {}
+
+func (x *CredentialDestroyed) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialDestroyed.ProtoReflect.Descriptor instead.
+func (*CredentialDestroyed) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *CredentialDestroyed) GetCredentialId() string {
+	if x != nil {
+		return x.CredentialId
+	}
+	return ""
+}
+
+func (x *CredentialDestroyed) GetOutcome() v1.CredentialOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return v1.CredentialOutcome(0)
+}
+
+// UpstreamServerPinned says which authorization server an admin approved for a connector: tokens are asked for there and nowhere else.
+type UpstreamServerPinned struct {
+	state         protoimpl.MessageState          `protogen:"open.v1"`
+	ConnectorId   string                          `protobuf:"bytes,1,opt,name=connector_id,json=connectorId,proto3" json:"connector_id,omitempty"`
+	Server        *v1.UpstreamAuthorizationServer `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpstreamServerPinned) Reset() {
+	*x = UpstreamServerPinned{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpstreamServerPinned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpstreamServerPinned) ProtoMessage() {}
+
+func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpstreamServerPinned.ProtoReflect.Descriptor instead.
+func (*UpstreamServerPinned) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *UpstreamServerPinned) GetConnectorId() string {
+	if x != nil {
+		return x.ConnectorId
+	}
+	return ""
+}
+
+func (x *UpstreamServerPinned) GetServer() *v1.UpstreamAuthorizationServer {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
 var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\"\xbc\x1e\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\x9c\"\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -3677,7 +4131,12 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x12break_glass_opened\x18z \x01(\v2$.sallyport.event.v1.BreakGlassOpenedH\x00R\x10breakGlassOpened\x12Q\n" +
 	"\x11service_key_added\x18} \x01(\v2#.sallyport.event.v1.ServiceKeyAddedH\x00R\x0fserviceKeyAdded\x12W\n" +
 	"\x13service_key_removed\x18~ \x01(\v2%.sallyport.event.v1.ServiceKeyRemovedH\x00R\x11serviceKeyRemoved\x12E\n" +
-	"\fproxy_joined\x18\x8c\x01 \x01(\v2\x1f.sallyport.event.v1.ProxyJoinedH\x00R\vproxyJoined\x12C\n" +
+	"\fproxy_joined\x18\x8c\x01 \x01(\v2\x1f.sallyport.event.v1.ProxyJoinedH\x00R\vproxyJoined\x12K\n" +
+	"\x0ecredential_set\x18\x8d\x01 \x01(\v2!.sallyport.event.v1.CredentialSetH\x00R\rcredentialSet\x12]\n" +
+	"\x14credential_withdrawn\x18\x8e\x01 \x01(\v2'.sallyport.event.v1.CredentialWithdrawnH\x00R\x13credentialWithdrawn\x12p\n" +
+	"\x1bcredential_revocation_tried\x18\x8f\x01 \x01(\v2-.sallyport.event.v1.CredentialRevocationTriedH\x00R\x19credentialRevocationTried\x12]\n" +
+	"\x14credential_destroyed\x18\x90\x01 \x01(\v2'.sallyport.event.v1.CredentialDestroyedH\x00R\x13credentialDestroyed\x12a\n" +
+	"\x16upstream_server_pinned\x18\x91\x01 \x01(\v2(.sallyport.event.v1.UpstreamServerPinnedH\x00R\x14upstreamServerPinned\x12C\n" +
 	"\frule_set_set\x18\xa0\x01 \x01(\v2\x1e.sallyport.event.v1.RuleSetSetH\x00R\n" +
 	"ruleSetSet\x12O\n" +
 	"\x10rule_set_removed\x18\xa1\x01 \x01(\v2\".sallyport.event.v1.RuleSetRemovedH\x00R\x0eruleSetRemovedB\x06\n" +
@@ -3762,10 +4221,12 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\"e\n" +
 	"\x0fCataloguePinned\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12/\n" +
-	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\"T\n" +
+	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\"u\n" +
 	"\x12ConnectorSecretSet\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12\x1b\n" +
-	"\tsecret_id\x18\x02 \x01(\tR\bsecretId\"\x85\x02\n" +
+	"\tsecret_id\x18\x02 \x01(\tR\bsecretId\x12\x1f\n" +
+	"\vkeep_others\x18\x14 \x01(\bR\n" +
+	"keepOthers\"\x85\x02\n" +
 	"\fGrantApplied\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12!\n" +
 	"\fconnector_id\x18\x02 \x01(\tR\vconnectorId\x12/\n" +
@@ -3852,7 +4313,36 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\rClientRemoved\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\"Z\n" +
 	"\x16AuthorizationPolicySet\x12@\n" +
-	"\x06policy\x18\x01 \x01(\v2(.sallyport.policy.v1.AuthorizationPolicyR\x06policy*\xad\x01\n" +
+	"\x06policy\x18\x01 \x01(\v2(.sallyport.policy.v1.AuthorizationPolicyR\x06policy\"p\n" +
+	"\rCredentialSet\x12>\n" +
+	"\n" +
+	"credential\x18\x01 \x01(\v2\x1e.sallyport.event.v1.CredentialR\n" +
+	"credential\x12\x1f\n" +
+	"\vkeep_others\x18\x02 \x01(\bR\n" +
+	"keepOthers\"\xed\x01\n" +
+	"\n" +
+	"Credential\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x127\n" +
+	"\x04kind\x18\x02 \x01(\x0e2#.sallyport.policy.v1.CredentialKindR\x04kind\x12!\n" +
+	"\fconnector_id\x18\x03 \x01(\tR\vconnectorId\x12\x1b\n" +
+	"\tperson_id\x18\x04 \x01(\tR\bpersonId\x12\x19\n" +
+	"\bgroup_id\x18\x05 \x01(\tR\agroupId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x06 \x01(\x04R\n" +
+	"generation\x12\x1b\n" +
+	"\tsecret_id\x18\a \x01(\tR\bsecretId\":\n" +
+	"\x13CredentialWithdrawn\x12#\n" +
+	"\rcredential_id\x18\x01 \x01(\tR\fcredentialId\"\xb7\x01\n" +
+	"\x19CredentialRevocationTried\x12#\n" +
+	"\rcredential_id\x18\x01 \x01(\tR\fcredentialId\x12@\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2&.sallyport.policy.v1.CredentialOutcomeR\aoutcome\x123\n" +
+	"\anext_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06nextAt\"|\n" +
+	"\x13CredentialDestroyed\x12#\n" +
+	"\rcredential_id\x18\x01 \x01(\tR\fcredentialId\x12@\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2&.sallyport.policy.v1.CredentialOutcomeR\aoutcome\"\x83\x01\n" +
+	"\x14UpstreamServerPinned\x12!\n" +
+	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12H\n" +
+	"\x06server\x18\x02 \x01(\v20.sallyport.policy.v1.UpstreamAuthorizationServerR\x06server*\xad\x01\n" +
 	"\tActorKind\x12\x1a\n" +
 	"\x16ACTOR_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11ACTOR_KIND_SYSTEM\x10\x01\x12\x14\n" +
@@ -3882,74 +4372,83 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
-	(ActorKind)(0),                      // 0: sallyport.event.v1.ActorKind
-	(TokenKind)(0),                      // 1: sallyport.event.v1.TokenKind
-	(*Event)(nil),                       // 2: sallyport.event.v1.Event
-	(*Actor)(nil),                       // 3: sallyport.event.v1.Actor
-	(*Personal)(nil),                    // 4: sallyport.event.v1.Personal
-	(*LogStarted)(nil),                  // 5: sallyport.event.v1.LogStarted
-	(*FeatureLevelRaised)(nil),          // 6: sallyport.event.v1.FeatureLevelRaised
-	(*Barrier)(nil),                     // 7: sallyport.event.v1.Barrier
-	(*DirectorySet)(nil),                // 8: sallyport.event.v1.DirectorySet
-	(*UserCreated)(nil),                 // 9: sallyport.event.v1.UserCreated
-	(*UserUpdated)(nil),                 // 10: sallyport.event.v1.UserUpdated
-	(*UserDeactivated)(nil),             // 11: sallyport.event.v1.UserDeactivated
-	(*UserReactivated)(nil),             // 12: sallyport.event.v1.UserReactivated
-	(*UserSessionsRevoked)(nil),         // 13: sallyport.event.v1.UserSessionsRevoked
-	(*UserDeleted)(nil),                 // 14: sallyport.event.v1.UserDeleted
-	(*UserErased)(nil),                  // 15: sallyport.event.v1.UserErased
-	(*UserSubjectRebound)(nil),          // 16: sallyport.event.v1.UserSubjectRebound
-	(*UserMembershipsConfirmed)(nil),    // 17: sallyport.event.v1.UserMembershipsConfirmed
-	(*GroupCreated)(nil),                // 18: sallyport.event.v1.GroupCreated
-	(*GroupUpdated)(nil),                // 19: sallyport.event.v1.GroupUpdated
-	(*GroupDeleted)(nil),                // 20: sallyport.event.v1.GroupDeleted
-	(*GroupMembersAdded)(nil),           // 21: sallyport.event.v1.GroupMembersAdded
-	(*GroupMembersRemoved)(nil),         // 22: sallyport.event.v1.GroupMembersRemoved
-	(*ConnectorSet)(nil),                // 23: sallyport.event.v1.ConnectorSet
-	(*ConnectorRetired)(nil),            // 24: sallyport.event.v1.ConnectorRetired
-	(*CataloguePinned)(nil),             // 25: sallyport.event.v1.CataloguePinned
-	(*ConnectorSecretSet)(nil),          // 26: sallyport.event.v1.ConnectorSecretSet
-	(*GrantApplied)(nil),                // 27: sallyport.event.v1.GrantApplied
-	(*GrantRemoved)(nil),                // 28: sallyport.event.v1.GrantRemoved
-	(*RuleSetSet)(nil),                  // 29: sallyport.event.v1.RuleSetSet
-	(*RuleSetRemoved)(nil),              // 30: sallyport.event.v1.RuleSetRemoved
-	(*BlockPlaced)(nil),                 // 31: sallyport.event.v1.BlockPlaced
-	(*BlockLifted)(nil),                 // 32: sallyport.event.v1.BlockLifted
-	(*TokenIssued)(nil),                 // 33: sallyport.event.v1.TokenIssued
-	(*TokenExpirySet)(nil),              // 34: sallyport.event.v1.TokenExpirySet
-	(*TokenRevoked)(nil),                // 35: sallyport.event.v1.TokenRevoked
-	(*ProxyJoined)(nil),                 // 36: sallyport.event.v1.ProxyJoined
-	(*Token)(nil),                       // 37: sallyport.event.v1.Token
-	(*AdminDirectoryNamed)(nil),         // 38: sallyport.event.v1.AdminDirectoryNamed
-	(*GroupRoleSet)(nil),                // 39: sallyport.event.v1.GroupRoleSet
-	(*ServiceKeyAdded)(nil),             // 40: sallyport.event.v1.ServiceKeyAdded
-	(*ServiceKeyRemoved)(nil),           // 41: sallyport.event.v1.ServiceKeyRemoved
-	(*ServiceKey)(nil),                  // 42: sallyport.event.v1.ServiceKey
-	(*BreakGlassOpened)(nil),            // 43: sallyport.event.v1.BreakGlassOpened
-	(*SigningKeyAdded)(nil),             // 44: sallyport.event.v1.SigningKeyAdded
-	(*SigningKeyRetired)(nil),           // 45: sallyport.event.v1.SigningKeyRetired
-	(*SessionRevoked)(nil),              // 46: sallyport.event.v1.SessionRevoked
-	(*SessionRevocationsForgotten)(nil), // 47: sallyport.event.v1.SessionRevocationsForgotten
-	(*ClientSessionsRevoked)(nil),       // 48: sallyport.event.v1.ClientSessionsRevoked
-	(*ClientSet)(nil),                   // 49: sallyport.event.v1.ClientSet
-	(*ClientRemoved)(nil),               // 50: sallyport.event.v1.ClientRemoved
-	(*AuthorizationPolicySet)(nil),      // 51: sallyport.event.v1.AuthorizationPolicySet
-	(*timestamppb.Timestamp)(nil),       // 52: google.protobuf.Timestamp
-	(v1.Role)(0),                        // 53: sallyport.policy.v1.Role
-	(*v1.Directory)(nil),                // 54: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),                // 55: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                     // 56: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                     // 57: sallyport.policy.v1.Rule
-	(*v1.RuleSet)(nil),                  // 58: sallyport.policy.v1.RuleSet
-	(*v1.Block)(nil),                    // 59: sallyport.policy.v1.Block
-	(*v1.SigningKey)(nil),               // 60: sallyport.policy.v1.SigningKey
-	(*v1.Client)(nil),                   // 61: sallyport.policy.v1.Client
-	(*v1.AuthorizationPolicy)(nil),      // 62: sallyport.policy.v1.AuthorizationPolicy
+	(ActorKind)(0),                         // 0: sallyport.event.v1.ActorKind
+	(TokenKind)(0),                         // 1: sallyport.event.v1.TokenKind
+	(*Event)(nil),                          // 2: sallyport.event.v1.Event
+	(*Actor)(nil),                          // 3: sallyport.event.v1.Actor
+	(*Personal)(nil),                       // 4: sallyport.event.v1.Personal
+	(*LogStarted)(nil),                     // 5: sallyport.event.v1.LogStarted
+	(*FeatureLevelRaised)(nil),             // 6: sallyport.event.v1.FeatureLevelRaised
+	(*Barrier)(nil),                        // 7: sallyport.event.v1.Barrier
+	(*DirectorySet)(nil),                   // 8: sallyport.event.v1.DirectorySet
+	(*UserCreated)(nil),                    // 9: sallyport.event.v1.UserCreated
+	(*UserUpdated)(nil),                    // 10: sallyport.event.v1.UserUpdated
+	(*UserDeactivated)(nil),                // 11: sallyport.event.v1.UserDeactivated
+	(*UserReactivated)(nil),                // 12: sallyport.event.v1.UserReactivated
+	(*UserSessionsRevoked)(nil),            // 13: sallyport.event.v1.UserSessionsRevoked
+	(*UserDeleted)(nil),                    // 14: sallyport.event.v1.UserDeleted
+	(*UserErased)(nil),                     // 15: sallyport.event.v1.UserErased
+	(*UserSubjectRebound)(nil),             // 16: sallyport.event.v1.UserSubjectRebound
+	(*UserMembershipsConfirmed)(nil),       // 17: sallyport.event.v1.UserMembershipsConfirmed
+	(*GroupCreated)(nil),                   // 18: sallyport.event.v1.GroupCreated
+	(*GroupUpdated)(nil),                   // 19: sallyport.event.v1.GroupUpdated
+	(*GroupDeleted)(nil),                   // 20: sallyport.event.v1.GroupDeleted
+	(*GroupMembersAdded)(nil),              // 21: sallyport.event.v1.GroupMembersAdded
+	(*GroupMembersRemoved)(nil),            // 22: sallyport.event.v1.GroupMembersRemoved
+	(*ConnectorSet)(nil),                   // 23: sallyport.event.v1.ConnectorSet
+	(*ConnectorRetired)(nil),               // 24: sallyport.event.v1.ConnectorRetired
+	(*CataloguePinned)(nil),                // 25: sallyport.event.v1.CataloguePinned
+	(*ConnectorSecretSet)(nil),             // 26: sallyport.event.v1.ConnectorSecretSet
+	(*GrantApplied)(nil),                   // 27: sallyport.event.v1.GrantApplied
+	(*GrantRemoved)(nil),                   // 28: sallyport.event.v1.GrantRemoved
+	(*RuleSetSet)(nil),                     // 29: sallyport.event.v1.RuleSetSet
+	(*RuleSetRemoved)(nil),                 // 30: sallyport.event.v1.RuleSetRemoved
+	(*BlockPlaced)(nil),                    // 31: sallyport.event.v1.BlockPlaced
+	(*BlockLifted)(nil),                    // 32: sallyport.event.v1.BlockLifted
+	(*TokenIssued)(nil),                    // 33: sallyport.event.v1.TokenIssued
+	(*TokenExpirySet)(nil),                 // 34: sallyport.event.v1.TokenExpirySet
+	(*TokenRevoked)(nil),                   // 35: sallyport.event.v1.TokenRevoked
+	(*ProxyJoined)(nil),                    // 36: sallyport.event.v1.ProxyJoined
+	(*Token)(nil),                          // 37: sallyport.event.v1.Token
+	(*AdminDirectoryNamed)(nil),            // 38: sallyport.event.v1.AdminDirectoryNamed
+	(*GroupRoleSet)(nil),                   // 39: sallyport.event.v1.GroupRoleSet
+	(*ServiceKeyAdded)(nil),                // 40: sallyport.event.v1.ServiceKeyAdded
+	(*ServiceKeyRemoved)(nil),              // 41: sallyport.event.v1.ServiceKeyRemoved
+	(*ServiceKey)(nil),                     // 42: sallyport.event.v1.ServiceKey
+	(*BreakGlassOpened)(nil),               // 43: sallyport.event.v1.BreakGlassOpened
+	(*SigningKeyAdded)(nil),                // 44: sallyport.event.v1.SigningKeyAdded
+	(*SigningKeyRetired)(nil),              // 45: sallyport.event.v1.SigningKeyRetired
+	(*SessionRevoked)(nil),                 // 46: sallyport.event.v1.SessionRevoked
+	(*SessionRevocationsForgotten)(nil),    // 47: sallyport.event.v1.SessionRevocationsForgotten
+	(*ClientSessionsRevoked)(nil),          // 48: sallyport.event.v1.ClientSessionsRevoked
+	(*ClientSet)(nil),                      // 49: sallyport.event.v1.ClientSet
+	(*ClientRemoved)(nil),                  // 50: sallyport.event.v1.ClientRemoved
+	(*AuthorizationPolicySet)(nil),         // 51: sallyport.event.v1.AuthorizationPolicySet
+	(*CredentialSet)(nil),                  // 52: sallyport.event.v1.CredentialSet
+	(*Credential)(nil),                     // 53: sallyport.event.v1.Credential
+	(*CredentialWithdrawn)(nil),            // 54: sallyport.event.v1.CredentialWithdrawn
+	(*CredentialRevocationTried)(nil),      // 55: sallyport.event.v1.CredentialRevocationTried
+	(*CredentialDestroyed)(nil),            // 56: sallyport.event.v1.CredentialDestroyed
+	(*UpstreamServerPinned)(nil),           // 57: sallyport.event.v1.UpstreamServerPinned
+	(*timestamppb.Timestamp)(nil),          // 58: google.protobuf.Timestamp
+	(v1.Role)(0),                           // 59: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),                   // 60: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),                   // 61: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                        // 62: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                        // 63: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                     // 64: sallyport.policy.v1.RuleSet
+	(*v1.Block)(nil),                       // 65: sallyport.policy.v1.Block
+	(*v1.SigningKey)(nil),                  // 66: sallyport.policy.v1.SigningKey
+	(*v1.Client)(nil),                      // 67: sallyport.policy.v1.Client
+	(*v1.AuthorizationPolicy)(nil),         // 68: sallyport.policy.v1.AuthorizationPolicy
+	(v1.CredentialKind)(0),                 // 69: sallyport.policy.v1.CredentialKind
+	(v1.CredentialOutcome)(0),              // 70: sallyport.policy.v1.CredentialOutcome
+	(*v1.UpstreamAuthorizationServer)(nil), // 71: sallyport.policy.v1.UpstreamAuthorizationServer
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	52, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	58, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -3995,38 +4494,49 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	40, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
 	41, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
 	36, // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
-	29, // 46: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
-	30, // 47: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
-	0,  // 48: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	53, // 49: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
-	54, // 50: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	52, // 51: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	52, // 52: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	55, // 53: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	56, // 54: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	57, // 55: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	52, // 56: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
-	58, // 57: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
-	59, // 58: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	37, // 59: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	52, // 60: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 61: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	52, // 62: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	53, // 63: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	53, // 64: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
-	42, // 65: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
-	52, // 66: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
-	60, // 67: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
-	52, // 68: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
-	52, // 69: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
-	52, // 70: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	61, // 71: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
-	62, // 72: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
-	73, // [73:73] is the sub-list for method output_type
-	73, // [73:73] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	52, // 46: sallyport.event.v1.Event.credential_set:type_name -> sallyport.event.v1.CredentialSet
+	54, // 47: sallyport.event.v1.Event.credential_withdrawn:type_name -> sallyport.event.v1.CredentialWithdrawn
+	55, // 48: sallyport.event.v1.Event.credential_revocation_tried:type_name -> sallyport.event.v1.CredentialRevocationTried
+	56, // 49: sallyport.event.v1.Event.credential_destroyed:type_name -> sallyport.event.v1.CredentialDestroyed
+	57, // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
+	29, // 51: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
+	30, // 52: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
+	0,  // 53: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	59, // 54: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	60, // 55: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	58, // 56: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	58, // 57: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	61, // 58: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	62, // 59: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	63, // 60: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	58, // 61: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
+	64, // 62: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
+	65, // 63: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	37, // 64: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	58, // 65: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 66: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	58, // 67: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	59, // 68: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	59, // 69: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	42, // 70: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
+	58, // 71: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
+	66, // 72: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
+	58, // 73: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
+	58, // 74: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
+	58, // 75: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	67, // 76: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
+	68, // 77: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	53, // 78: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
+	69, // 79: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
+	70, // 80: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	58, // 81: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
+	70, // 82: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	71, // 83: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
+	84, // [84:84] is the sub-list for method output_type
+	84, // [84:84] is the sub-list for method input_type
+	84, // [84:84] is the sub-list for extension type_name
+	84, // [84:84] is the sub-list for extension extendee
+	0,  // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -4078,6 +4588,11 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_ServiceKeyAdded)(nil),
 		(*Event_ServiceKeyRemoved)(nil),
 		(*Event_ProxyJoined)(nil),
+		(*Event_CredentialSet)(nil),
+		(*Event_CredentialWithdrawn)(nil),
+		(*Event_CredentialRevocationTried)(nil),
+		(*Event_CredentialDestroyed)(nil),
+		(*Event_UpstreamServerPinned)(nil),
 		(*Event_RuleSetSet)(nil),
 		(*Event_RuleSetRemoved)(nil),
 	}
@@ -4087,7 +4602,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   50,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1527,6 +1527,8 @@ type User struct {
 	Groups []uint32 `protobuf:"varint,7,rep,packed,name=groups,proto3" json:"groups,omitempty"`
 	// No person: a service account.
 	Service bool `protobuf:"varint,30,opt,name=service,proto3" json:"service,omitempty"`
+	// Where on the log what is sent upstream for the user last changed. Zero: nothing is.
+	Credentials uint64 `protobuf:"varint,40,opt,name=credentials,proto3" json:"credentials,omitempty"`
 	// A JSON object of those attributes that conditions read, and no others. Empty: none.
 	Attributes    []byte `protobuf:"bytes,50,opt,name=attributes,proto3" json:"attributes,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1617,6 +1619,13 @@ func (x *User) GetService() bool {
 		return x.Service
 	}
 	return false
+}
+
+func (x *User) GetCredentials() uint64 {
+	if x != nil {
+		return x.Credentials
+	}
+	return 0
 }
 
 func (x *User) GetAttributes() []byte {
@@ -2182,7 +2191,11 @@ type IssueCredentialRequest struct {
 	// The agent's live access token. The control plane verifies it itself.
 	AccessToken string `protobuf:"bytes,2,opt,name=access_token,json=accessToken,proto3" json:"access_token,omitempty"`
 	// The resource URL at which the agent presented the token: an audience that the token may carry.
-	Resource      string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
+	Resource string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
+	// SHA-256 of the value that the upstream refused just now (401): another is asked for, where there is one.
+	RejectedSha256 []byte `protobuf:"bytes,40,opt,name=rejected_sha256,json=rejectedSha256,proto3" json:"rejected_sha256,omitempty"`
+	// Scopes that the upstream wants for what was called, and the credential lacks (403, insufficient_scope).
+	NeededScopes  []string `protobuf:"bytes,41,rep,name=needed_scopes,json=neededScopes,proto3" json:"needed_scopes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2238,13 +2251,33 @@ func (x *IssueCredentialRequest) GetResource() string {
 	return ""
 }
 
-// IssueCredentialResponse is a header to send upstream.
+func (x *IssueCredentialRequest) GetRejectedSha256() []byte {
+	if x != nil {
+		return x.RejectedSha256
+	}
+	return nil
+}
+
+func (x *IssueCredentialRequest) GetNeededScopes() []string {
+	if x != nil {
+		return x.NeededScopes
+	}
+	return nil
+}
+
+// IssueCredentialResponse is a header to send upstream, or a parameter of the URL's query, or what the person has to do first.
 type IssueCredentialResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	HeaderName  string                 `protobuf:"bytes,1,opt,name=header_name,json=headerName,proto3" json:"header_name,omitempty"`
 	HeaderValue string                 `protobuf:"bytes,2,opt,name=header_value,json=headerValue,proto3" json:"header_value,omitempty"`
 	// When the proxy must ask again.
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// In place of a header: name=value, encoded.
+	Query string `protobuf:"bytes,40,opt,name=query,proto3" json:"query,omitempty"`
+	// Names whom the upstream takes the caller for, without saying who that is.
+	Identity string `protobuf:"bytes,41,opt,name=identity,proto3" json:"identity,omitempty"`
+	// There is nothing to send before the person has opened a page.
+	Connect       *ConnectRequired `protobuf:"bytes,42,opt,name=connect,proto3" json:"connect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2300,6 +2333,90 @@ func (x *IssueCredentialResponse) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *IssueCredentialResponse) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *IssueCredentialResponse) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *IssueCredentialResponse) GetConnect() *ConnectRequired {
+	if x != nil {
+		return x.Connect
+	}
+	return nil
+}
+
+// ConnectRequired is a page that the person must open.
+type ConnectRequired struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Url   string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// Why, in words for the person.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Names the request to the person; the same for the same page.
+	ElicitationId string `protobuf:"bytes,3,opt,name=elicitation_id,json=elicitationId,proto3" json:"elicitation_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectRequired) Reset() {
+	*x = ConnectRequired{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectRequired) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectRequired) ProtoMessage() {}
+
+func (x *ConnectRequired) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectRequired.ProtoReflect.Descriptor instead.
+func (*ConnectRequired) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ConnectRequired) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *ConnectRequired) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ConnectRequired) GetElicitationId() string {
+	if x != nil {
+		return x.ElicitationId
+	}
+	return ""
+}
+
 // DeliverAuditRequest carries consecutive records of one spool.
 type DeliverAuditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2312,7 +2429,7 @@ type DeliverAuditRequest struct {
 
 func (x *DeliverAuditRequest) Reset() {
 	*x = DeliverAuditRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2324,7 +2441,7 @@ func (x *DeliverAuditRequest) String() string {
 func (*DeliverAuditRequest) ProtoMessage() {}
 
 func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2337,7 +2454,7 @@ func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditRequest.ProtoReflect.Descriptor instead.
 func (*DeliverAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeliverAuditRequest) GetSpoolGeneration() string {
@@ -2365,7 +2482,7 @@ type DeliverAuditResponse struct {
 
 func (x *DeliverAuditResponse) Reset() {
 	*x = DeliverAuditResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2494,7 @@ func (x *DeliverAuditResponse) String() string {
 func (*DeliverAuditResponse) ProtoMessage() {}
 
 func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2507,7 @@ func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditResponse.ProtoReflect.Descriptor instead.
 func (*DeliverAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeliverAuditResponse) GetAcknowledged() uint64 {
@@ -2501,7 +2618,7 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x03key\">\n" +
 	"\bGrantKey\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x1c\n" +
-	"\tconnector\x18\x02 \x01(\tR\tconnector\"\xfe\x01\n" +
+	"\tconnector\x18\x02 \x01(\tR\tconnector\"\xa0\x02\n" +
 	"\x04User\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06active\x18\x02 \x01(\bR\x06active\x12\x1e\n" +
@@ -2512,7 +2629,8 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\tdirectory\x18\x05 \x01(\tR\tdirectory\x12\x18\n" +
 	"\asubject\x18\x06 \x01(\tR\asubject\x12\x16\n" +
 	"\x06groups\x18\a \x03(\rR\x06groups\x12\x18\n" +
-	"\aservice\x18\x1e \x01(\bR\aservice\x12\x1e\n" +
+	"\aservice\x18\x1e \x01(\bR\aservice\x12 \n" +
+	"\vcredentials\x18( \x01(\x04R\vcredentials\x12\x1e\n" +
 	"\n" +
 	"attributes\x182 \x01(\fR\n" +
 	"attributes\"]\n" +
@@ -2547,17 +2665,26 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\fR\x02id\"R\n" +
 	"\rRevokedClient\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12$\n" +
-	"\x0evalid_after_ms\x18\x02 \x01(\x03R\fvalidAfterMs\"\x95\x01\n" +
+	"\x0evalid_after_ms\x18\x02 \x01(\x03R\fvalidAfterMs\"\x90\x02\n" +
 	"\x16IssueCredentialRequest\x12%\n" +
 	"\tconnector\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tconnector\x12.\n" +
 	"\faccess_token\x18\x02 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x01R\vaccessToken\x12$\n" +
-	"\bresource\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xd0\x0fR\bresource\"\x9d\x01\n" +
+	"\bresource\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xd0\x0fR\bresource\x120\n" +
+	"\x0frejected_sha256\x18( \x01(\fB\a\xbaH\x04z\x02\x18 R\x0erejectedSha256\x12G\n" +
+	"\rneeded_scopes\x18) \x03(\tB\"\xbaH\x1f\x92\x01\x1c\x102\"\x18r\x162\x14^[!#-\\[\\]-~]{1,200}$R\fneededScopes\"\x93\x02\n" +
 	"\x17IssueCredentialResponse\x12\x1f\n" +
 	"\vheader_name\x18\x01 \x01(\tR\n" +
 	"headerName\x12&\n" +
 	"\fheader_value\x18\x02 \x01(\tB\x03\x80\x01\x01R\vheaderValue\x129\n" +
 	"\n" +
-	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xa2\x01\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x19\n" +
+	"\x05query\x18( \x01(\tB\x03\x80\x01\x01R\x05query\x12\x1a\n" +
+	"\bidentity\x18) \x01(\tR\bidentity\x12=\n" +
+	"\aconnect\x18* \x01(\v2#.sallyport.fleet.v1.ConnectRequiredR\aconnect\"b\n" +
+	"\x0fConnectRequired\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12%\n" +
+	"\x0eelicitation_id\x18\x03 \x01(\tR\relicitationId\"\xa2\x01\n" +
 	"\x13DeliverAuditRequest\x12E\n" +
 	"\x10spool_generation\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18@2\x0f^[A-Za-z0-9-]+$R\x0fspoolGeneration\x12D\n" +
 	"\arecords\x18\x02 \x03(\v2\x1f.sallyport.audit.v1.AuditRecordB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\arecords\":\n" +
@@ -2580,7 +2707,7 @@ func file_sallyport_fleet_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_sallyport_fleet_v1_fleet_proto_rawDescData
 }
 
-var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*SyncRequest)(nil),             // 0: sallyport.fleet.v1.SyncRequest
 	(*Hello)(nil),                   // 1: sallyport.fleet.v1.Hello
@@ -2610,24 +2737,25 @@ var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*RevokedClient)(nil),           // 25: sallyport.fleet.v1.RevokedClient
 	(*IssueCredentialRequest)(nil),  // 26: sallyport.fleet.v1.IssueCredentialRequest
 	(*IssueCredentialResponse)(nil), // 27: sallyport.fleet.v1.IssueCredentialResponse
-	(*DeliverAuditRequest)(nil),     // 28: sallyport.fleet.v1.DeliverAuditRequest
-	(*DeliverAuditResponse)(nil),    // 29: sallyport.fleet.v1.DeliverAuditResponse
-	(*timestamppb.Timestamp)(nil),   // 30: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 31: google.protobuf.Duration
-	(*v1.Connector)(nil),            // 32: sallyport.policy.v1.Connector
-	(*v1.Block)(nil),                // 33: sallyport.policy.v1.Block
-	(*v1.Rule)(nil),                 // 34: sallyport.policy.v1.Rule
-	(*v1.Tool)(nil),                 // 35: sallyport.policy.v1.Tool
-	(*v1.Issuer)(nil),               // 36: sallyport.policy.v1.Issuer
-	(*v1.SigningKey)(nil),           // 37: sallyport.policy.v1.SigningKey
-	(*v11.AuditRecord)(nil),         // 38: sallyport.audit.v1.AuditRecord
+	(*ConnectRequired)(nil),         // 28: sallyport.fleet.v1.ConnectRequired
+	(*DeliverAuditRequest)(nil),     // 29: sallyport.fleet.v1.DeliverAuditRequest
+	(*DeliverAuditResponse)(nil),    // 30: sallyport.fleet.v1.DeliverAuditResponse
+	(*timestamppb.Timestamp)(nil),   // 31: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 32: google.protobuf.Duration
+	(*v1.Connector)(nil),            // 33: sallyport.policy.v1.Connector
+	(*v1.Block)(nil),                // 34: sallyport.policy.v1.Block
+	(*v1.Rule)(nil),                 // 35: sallyport.policy.v1.Rule
+	(*v1.Tool)(nil),                 // 36: sallyport.policy.v1.Tool
+	(*v1.Issuer)(nil),               // 37: sallyport.policy.v1.Issuer
+	(*v1.SigningKey)(nil),           // 38: sallyport.policy.v1.SigningKey
+	(*v11.AuditRecord)(nil),         // 39: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	1,  // 0: sallyport.fleet.v1.SyncRequest.hello:type_name -> sallyport.fleet.v1.Hello
 	2,  // 1: sallyport.fleet.v1.SyncRequest.ack:type_name -> sallyport.fleet.v1.Ack
 	3,  // 2: sallyport.fleet.v1.Ack.troubles:type_name -> sallyport.fleet.v1.Troubles
 	4,  // 3: sallyport.fleet.v1.Troubles.troubles:type_name -> sallyport.fleet.v1.Trouble
-	30, // 4: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
+	31, // 4: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
 	6,  // 5: sallyport.fleet.v1.SyncResponse.welcome:type_name -> sallyport.fleet.v1.Welcome
 	8,  // 6: sallyport.fleet.v1.SyncResponse.chunk:type_name -> sallyport.fleet.v1.SnapshotChunk
 	9,  // 7: sallyport.fleet.v1.SyncResponse.delta:type_name -> sallyport.fleet.v1.Delta
@@ -2636,16 +2764,16 @@ var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	13, // 10: sallyport.fleet.v1.SnapshotChunk.entries:type_name -> sallyport.fleet.v1.Entry
 	13, // 11: sallyport.fleet.v1.Delta.changed:type_name -> sallyport.fleet.v1.Entry
 	14, // 12: sallyport.fleet.v1.Delta.removed:type_name -> sallyport.fleet.v1.EntryKey
-	31, // 13: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
-	30, // 14: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
+	32, // 13: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
+	31, // 14: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
 	11, // 15: sallyport.fleet.v1.Heartbeat.peers:type_name -> sallyport.fleet.v1.Peers
 	12, // 16: sallyport.fleet.v1.Peers.peers:type_name -> sallyport.fleet.v1.Peer
 	16, // 17: sallyport.fleet.v1.Entry.user:type_name -> sallyport.fleet.v1.User
 	17, // 18: sallyport.fleet.v1.Entry.group:type_name -> sallyport.fleet.v1.Group
 	18, // 19: sallyport.fleet.v1.Entry.grant:type_name -> sallyport.fleet.v1.Grant
-	32, // 20: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
+	33, // 20: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
 	21, // 21: sallyport.fleet.v1.Entry.catalogue:type_name -> sallyport.fleet.v1.Catalogue
-	33, // 22: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
+	34, // 22: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
 	22, // 23: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
 	23, // 24: sallyport.fleet.v1.Entry.authorization_server:type_name -> sallyport.fleet.v1.AuthorizationServer
 	24, // 25: sallyport.fleet.v1.Entry.revoked_session:type_name -> sallyport.fleet.v1.RevokedSession
@@ -2653,25 +2781,26 @@ var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	19, // 27: sallyport.fleet.v1.Entry.principal_grant:type_name -> sallyport.fleet.v1.PrincipalGrant
 	15, // 28: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
 	20, // 29: sallyport.fleet.v1.EntryKey.principal_grant:type_name -> sallyport.fleet.v1.PrincipalGrantKey
-	34, // 30: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	35, // 30: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
 	20, // 31: sallyport.fleet.v1.PrincipalGrant.key:type_name -> sallyport.fleet.v1.PrincipalGrantKey
-	34, // 32: sallyport.fleet.v1.PrincipalGrant.rules:type_name -> sallyport.policy.v1.Rule
-	35, // 33: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
-	36, // 34: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
-	37, // 35: sallyport.fleet.v1.AuthorizationServer.keys:type_name -> sallyport.policy.v1.SigningKey
-	30, // 36: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
-	38, // 37: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
-	0,  // 38: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
-	26, // 39: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
-	28, // 40: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
-	5,  // 41: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
-	27, // 42: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
-	29, // 43: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
-	41, // [41:44] is the sub-list for method output_type
-	38, // [38:41] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	35, // 32: sallyport.fleet.v1.PrincipalGrant.rules:type_name -> sallyport.policy.v1.Rule
+	36, // 33: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
+	37, // 34: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
+	38, // 35: sallyport.fleet.v1.AuthorizationServer.keys:type_name -> sallyport.policy.v1.SigningKey
+	31, // 36: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
+	28, // 37: sallyport.fleet.v1.IssueCredentialResponse.connect:type_name -> sallyport.fleet.v1.ConnectRequired
+	39, // 38: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
+	0,  // 39: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
+	26, // 40: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
+	29, // 41: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
+	5,  // 42: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
+	27, // 43: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
+	30, // 44: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
+	42, // [42:45] is the sub-list for method output_type
+	39, // [39:42] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_fleet_v1_fleet_proto_init() }
@@ -2725,7 +2854,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_fleet_v1_fleet_proto_rawDesc), len(file_sallyport_fleet_v1_fleet_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

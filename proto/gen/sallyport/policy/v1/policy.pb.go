@@ -386,6 +386,8 @@ type Connector struct {
 	// Address ranges in CIDR notation that url, and what its metadata points to, may lie in beside the public internet: private,
 	// loopback and link-local addresses are refused when a connection is made. Default: none.
 	AllowedRanges []string `protobuf:"bytes,20,rep,name=allowed_ranges,json=allowedRanges,proto3" json:"allowed_ranges,omitempty"`
+	// Output, for proxies: where on the log what is sent to the upstream last changed for more than one person.
+	Credentials   uint64 `protobuf:"varint,21,opt,name=credentials,proto3" json:"credentials,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -502,6 +504,13 @@ func (x *Connector) GetAllowedRanges() []string {
 		return x.AllowedRanges
 	}
 	return nil
+}
+
+func (x *Connector) GetCredentials() uint64 {
+	if x != nil {
+		return x.Credentials
+	}
+	return 0
 }
 
 // Consent is what an upstream may ask of the agent that calls it, for the agent's person to answer.
@@ -629,6 +638,12 @@ type UpstreamAuth struct {
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*UpstreamAuth_Header
+	//	*UpstreamAuth_Query
+	//	*UpstreamAuth_Oauth
+	//	*UpstreamAuth_ServiceAccount
+	//	*UpstreamAuth_TokenExchange
+	//	*UpstreamAuth_IdentityAssertion
+	//	*UpstreamAuth_PassThrough
 	Kind          isUpstreamAuth_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -680,6 +695,60 @@ func (x *UpstreamAuth) GetHeader() *UpstreamAuth_StaticHeader {
 	return nil
 }
 
+func (x *UpstreamAuth) GetQuery() *QueryKey {
+	if x != nil {
+		if x, ok := x.Kind.(*UpstreamAuth_Query); ok {
+			return x.Query
+		}
+	}
+	return nil
+}
+
+func (x *UpstreamAuth) GetOauth() *OAuth {
+	if x != nil {
+		if x, ok := x.Kind.(*UpstreamAuth_Oauth); ok {
+			return x.Oauth
+		}
+	}
+	return nil
+}
+
+func (x *UpstreamAuth) GetServiceAccount() *ServiceAccountAuth {
+	if x != nil {
+		if x, ok := x.Kind.(*UpstreamAuth_ServiceAccount); ok {
+			return x.ServiceAccount
+		}
+	}
+	return nil
+}
+
+func (x *UpstreamAuth) GetTokenExchange() *TokenExchange {
+	if x != nil {
+		if x, ok := x.Kind.(*UpstreamAuth_TokenExchange); ok {
+			return x.TokenExchange
+		}
+	}
+	return nil
+}
+
+func (x *UpstreamAuth) GetIdentityAssertion() *IdentityAssertion {
+	if x != nil {
+		if x, ok := x.Kind.(*UpstreamAuth_IdentityAssertion); ok {
+			return x.IdentityAssertion
+		}
+	}
+	return nil
+}
+
+func (x *UpstreamAuth) GetPassThrough() *PassThrough {
+	if x != nil {
+		if x, ok := x.Kind.(*UpstreamAuth_PassThrough); ok {
+			return x.PassThrough
+		}
+	}
+	return nil
+}
+
 type isUpstreamAuth_Kind interface {
 	isUpstreamAuth_Kind()
 }
@@ -689,7 +758,43 @@ type UpstreamAuth_Header struct {
 	Header *UpstreamAuth_StaticHeader `protobuf:"bytes,1,opt,name=header,proto3,oneof"`
 }
 
+type UpstreamAuth_Query struct {
+	Query *QueryKey `protobuf:"bytes,20,opt,name=query,proto3,oneof"`
+}
+
+type UpstreamAuth_Oauth struct {
+	Oauth *OAuth `protobuf:"bytes,21,opt,name=oauth,proto3,oneof"`
+}
+
+type UpstreamAuth_ServiceAccount struct {
+	ServiceAccount *ServiceAccountAuth `protobuf:"bytes,22,opt,name=service_account,json=serviceAccount,proto3,oneof"`
+}
+
+type UpstreamAuth_TokenExchange struct {
+	TokenExchange *TokenExchange `protobuf:"bytes,23,opt,name=token_exchange,json=tokenExchange,proto3,oneof"`
+}
+
+type UpstreamAuth_IdentityAssertion struct {
+	IdentityAssertion *IdentityAssertion `protobuf:"bytes,24,opt,name=identity_assertion,json=identityAssertion,proto3,oneof"`
+}
+
+type UpstreamAuth_PassThrough struct {
+	PassThrough *PassThrough `protobuf:"bytes,25,opt,name=pass_through,json=passThrough,proto3,oneof"`
+}
+
 func (*UpstreamAuth_Header) isUpstreamAuth_Kind() {}
+
+func (*UpstreamAuth_Query) isUpstreamAuth_Kind() {}
+
+func (*UpstreamAuth_Oauth) isUpstreamAuth_Kind() {}
+
+func (*UpstreamAuth_ServiceAccount) isUpstreamAuth_Kind() {}
+
+func (*UpstreamAuth_TokenExchange) isUpstreamAuth_Kind() {}
+
+func (*UpstreamAuth_IdentityAssertion) isUpstreamAuth_Kind() {}
+
+func (*UpstreamAuth_PassThrough) isUpstreamAuth_Kind() {}
 
 // Tool is one tool definition as it was pinned. What else a server offers is pinned in the same way: kind says what it is.
 type Tool struct {
@@ -1736,11 +1841,14 @@ func (x *Assurance) GetMaxAge() *durationpb.Duration {
 	return nil
 }
 
-// StaticHeader names the header; its value lies in the vault.
+// StaticHeader names the header; its value, or the key in it, lies in the vault.
 type UpstreamAuth_StaticHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A header field name (RFC 9110, section 5.1).
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What is sent, such as "Bearer {key}"; {key} stands for the key. Default: the key alone.
+	Template      string    `protobuf:"bytes,20,opt,name=template,proto3" json:"template,omitempty"`
+	Holder        KeyHolder `protobuf:"varint,21,opt,name=holder,proto3,enum=sallyport.policy.v1.KeyHolder" json:"holder,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1782,11 +1890,25 @@ func (x *UpstreamAuth_StaticHeader) GetName() string {
 	return ""
 }
 
+func (x *UpstreamAuth_StaticHeader) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *UpstreamAuth_StaticHeader) GetHolder() KeyHolder {
+	if x != nil {
+		return x.Holder
+	}
+	return KeyHolder_KEY_HOLDER_UNSPECIFIED
+}
+
 var File_sallyport_policy_v1_policy_proto protoreflect.FileDescriptor
 
 const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	" sallyport/policy/v1/policy.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x05\n" +
+	" sallyport/policy/v1/policy.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"sallyport/policy/v1/upstream.proto\"\x8e\x06\n" +
 	"\tConnector\x121\n" +
 	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x18(2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\x02id\x12\x1e\n" +
 	"\x05title\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05title\x12W\n" +
@@ -1801,7 +1923,8 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\aretries\x18\n" +
 	" \x01(\rB\a\xbaH\x04*\x02\x18\x05H\x00R\aretries\x88\x01\x01\x126\n" +
 	"\abreaker\x18\v \x01(\v2\x1c.sallyport.policy.v1.BreakerR\abreaker\x12:\n" +
-	"\x0eallowed_ranges\x18\x14 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\ar\x05\x182\xe8\x01\x01R\rallowedRangesB\n" +
+	"\x0eallowed_ranges\x18\x14 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\ar\x05\x182\xe8\x01\x01R\rallowedRanges\x12 \n" +
+	"\vcredentials\x18\x15 \x01(\x04R\vcredentialsB\n" +
 	"\n" +
 	"\b_retries\"]\n" +
 	"\aConsent\x12\x1a\n" +
@@ -1811,11 +1934,19 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\aBreaker\x12$\n" +
 	"\bfailures\x18\x01 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\bfailures\x12C\n" +
 	"\bopen_for\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\aopenFor\"\xac\x01\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\aopenFor\"\xdd\x05\n" +
 	"\fUpstreamAuth\x12H\n" +
-	"\x06header\x18\x01 \x01(\v2..sallyport.policy.v1.UpstreamAuth.StaticHeaderH\x00R\x06header\x1aJ\n" +
+	"\x06header\x18\x01 \x01(\v2..sallyport.policy.v1.UpstreamAuth.StaticHeaderH\x00R\x06header\x125\n" +
+	"\x05query\x18\x14 \x01(\v2\x1d.sallyport.policy.v1.QueryKeyH\x00R\x05query\x122\n" +
+	"\x05oauth\x18\x15 \x01(\v2\x1a.sallyport.policy.v1.OAuthH\x00R\x05oauth\x12R\n" +
+	"\x0fservice_account\x18\x16 \x01(\v2'.sallyport.policy.v1.ServiceAccountAuthH\x00R\x0eserviceAccount\x12K\n" +
+	"\x0etoken_exchange\x18\x17 \x01(\v2\".sallyport.policy.v1.TokenExchangeH\x00R\rtokenExchange\x12W\n" +
+	"\x12identity_assertion\x18\x18 \x01(\v2&.sallyport.policy.v1.IdentityAssertionH\x00R\x11identityAssertion\x12E\n" +
+	"\fpass_through\x18\x19 \x01(\v2 .sallyport.policy.v1.PassThroughH\x00R\vpassThrough\x1a\xce\x01\n" +
 	"\fStaticHeader\x12:\n" +
-	"\x04name\x18\x01 \x01(\tB&\xbaH#r!\x18d2\x1d^[A-Za-z0-9!#$%&'*+.^_`|~-]+$R\x04nameB\x06\n" +
+	"\x04name\x18\x01 \x01(\tB&\xbaH#r!\x18d2\x1d^[A-Za-z0-9!#$%&'*+.^_`|~-]+$R\x04name\x12@\n" +
+	"\btemplate\x18\x14 \x01(\tB$\xbaH!r\x1f\x18\xc8\x012\x1a^$|^[ -~]*[{]key[}][ -~]*$R\btemplate\x12@\n" +
+	"\x06holder\x18\x15 \x01(\x0e2\x1e.sallyport.policy.v1.KeyHolderB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06holderB\x06\n" +
 	"\x04kind\"\xa2\x02\n" +
 	"\x04Tool\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
@@ -1986,7 +2117,14 @@ var file_sallyport_policy_v1_policy_proto_goTypes = []any{
 	(*Assurance)(nil),                 // 21: sallyport.policy.v1.Assurance
 	(*UpstreamAuth_StaticHeader)(nil), // 22: sallyport.policy.v1.UpstreamAuth.StaticHeader
 	(*durationpb.Duration)(nil),       // 23: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 24: google.protobuf.Timestamp
+	(*QueryKey)(nil),                  // 24: sallyport.policy.v1.QueryKey
+	(*OAuth)(nil),                     // 25: sallyport.policy.v1.OAuth
+	(*ServiceAccountAuth)(nil),        // 26: sallyport.policy.v1.ServiceAccountAuth
+	(*TokenExchange)(nil),             // 27: sallyport.policy.v1.TokenExchange
+	(*IdentityAssertion)(nil),         // 28: sallyport.policy.v1.IdentityAssertion
+	(*PassThrough)(nil),               // 29: sallyport.policy.v1.PassThrough
+	(*timestamppb.Timestamp)(nil),     // 30: google.protobuf.Timestamp
+	(KeyHolder)(0),                    // 31: sallyport.policy.v1.KeyHolder
 }
 var file_sallyport_policy_v1_policy_proto_depIdxs = []int32{
 	9,  // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
@@ -1997,31 +2135,38 @@ var file_sallyport_policy_v1_policy_proto_depIdxs = []int32{
 	8,  // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
 	23, // 6: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
 	22, // 7: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
-	1,  // 8: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
-	2,  // 9: sallyport.policy.v1.Rule.after:type_name -> sallyport.policy.v1.Duty
-	2,  // 10: sallyport.policy.v1.Rule.require:type_name -> sallyport.policy.v1.Duty
-	12, // 11: sallyport.policy.v1.Rule.hints:type_name -> sallyport.policy.v1.Hints
-	24, // 12: sallyport.policy.v1.Rule.until:type_name -> google.protobuf.Timestamp
-	3,  // 13: sallyport.policy.v1.Rule.assurance:type_name -> sallyport.policy.v1.ConfirmationAssurance
-	13, // 14: sallyport.policy.v1.Rule.review:type_name -> sallyport.policy.v1.Review
-	21, // 15: sallyport.policy.v1.Rule.sign_in:type_name -> sallyport.policy.v1.Assurance
-	23, // 16: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
-	23, // 17: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
-	11, // 18: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
-	16, // 19: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
-	24, // 20: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
-	17, // 21: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
-	4,  // 22: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
-	20, // 23: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
-	19, // 24: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
-	23, // 25: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
-	21, // 26: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
-	23, // 27: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	24, // 8: sallyport.policy.v1.UpstreamAuth.query:type_name -> sallyport.policy.v1.QueryKey
+	25, // 9: sallyport.policy.v1.UpstreamAuth.oauth:type_name -> sallyport.policy.v1.OAuth
+	26, // 10: sallyport.policy.v1.UpstreamAuth.service_account:type_name -> sallyport.policy.v1.ServiceAccountAuth
+	27, // 11: sallyport.policy.v1.UpstreamAuth.token_exchange:type_name -> sallyport.policy.v1.TokenExchange
+	28, // 12: sallyport.policy.v1.UpstreamAuth.identity_assertion:type_name -> sallyport.policy.v1.IdentityAssertion
+	29, // 13: sallyport.policy.v1.UpstreamAuth.pass_through:type_name -> sallyport.policy.v1.PassThrough
+	1,  // 14: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
+	2,  // 15: sallyport.policy.v1.Rule.after:type_name -> sallyport.policy.v1.Duty
+	2,  // 16: sallyport.policy.v1.Rule.require:type_name -> sallyport.policy.v1.Duty
+	12, // 17: sallyport.policy.v1.Rule.hints:type_name -> sallyport.policy.v1.Hints
+	30, // 18: sallyport.policy.v1.Rule.until:type_name -> google.protobuf.Timestamp
+	3,  // 19: sallyport.policy.v1.Rule.assurance:type_name -> sallyport.policy.v1.ConfirmationAssurance
+	13, // 20: sallyport.policy.v1.Rule.review:type_name -> sallyport.policy.v1.Review
+	21, // 21: sallyport.policy.v1.Rule.sign_in:type_name -> sallyport.policy.v1.Assurance
+	23, // 22: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
+	23, // 23: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
+	11, // 24: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
+	16, // 25: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
+	30, // 26: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
+	17, // 27: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
+	4,  // 28: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
+	20, // 29: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
+	19, // 30: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
+	23, // 31: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
+	21, // 32: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
+	23, // 33: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
+	31, // 34: sallyport.policy.v1.UpstreamAuth.StaticHeader.holder:type_name -> sallyport.policy.v1.KeyHolder
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_policy_v1_policy_proto_init() }
@@ -2029,9 +2174,16 @@ func file_sallyport_policy_v1_policy_proto_init() {
 	if File_sallyport_policy_v1_policy_proto != nil {
 		return
 	}
+	file_sallyport_policy_v1_upstream_proto_init()
 	file_sallyport_policy_v1_policy_proto_msgTypes[0].OneofWrappers = []any{}
 	file_sallyport_policy_v1_policy_proto_msgTypes[3].OneofWrappers = []any{
 		(*UpstreamAuth_Header)(nil),
+		(*UpstreamAuth_Query)(nil),
+		(*UpstreamAuth_Oauth)(nil),
+		(*UpstreamAuth_ServiceAccount)(nil),
+		(*UpstreamAuth_TokenExchange)(nil),
+		(*UpstreamAuth_IdentityAssertion)(nil),
+		(*UpstreamAuth_PassThrough)(nil),
 	}
 	file_sallyport_policy_v1_policy_proto_msgTypes[6].OneofWrappers = []any{}
 	file_sallyport_policy_v1_policy_proto_msgTypes[9].OneofWrappers = []any{
