@@ -80,11 +80,12 @@ func (a *api) ListCredentials(ctx context.Context, req *connect.Request[adminv1.
 		res.Credentials = append(res.Credentials, shown)
 		return true
 	}
-	if req.Msg.GetWithdrawn() {
+	switch {
+	case req.Msg.GetWithdrawn():
 		s.Withdrawals()(func(w *core.Withdrawal) bool { return put(&w.Credential, w) })
-	} else if req.Msg.GetPerson() != "" {
+	case req.Msg.GetPerson() != "":
 		s.PersonCredentials(person)(func(c *core.Credential) bool { return put(c, nil) })
-	} else {
+	default:
 		s.Credentials()(func(c *core.Credential) bool { return put(c, nil) })
 	}
 	return connect.NewResponse(res), failed

@@ -34,7 +34,7 @@ func (k *Keeper) checkAccount(ctx context.Context, connector *core.Connector, t 
 	if err != nil {
 		return errors.New("the account cannot be read now")
 	}
-	defer res.Body.Close() //nolint:errcheck // it was read
+	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if err != nil || res.StatusCode != http.StatusOK {
 		return fmt.Errorf("the account cannot be read now: HTTP status %d", res.StatusCode)

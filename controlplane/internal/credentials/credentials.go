@@ -99,6 +99,7 @@ type Config struct {
 type Keeper struct {
 	Config
 	path     string
+	reading  singleflight.Group
 	renewing singleflight.Group
 	clients  clients
 	status   statuses

@@ -185,8 +185,14 @@ func TestStepUpAsksForMoreAndKeepsWhatThereWas(t *testing.T) {
 
 func TestOnlyAnAccountThatTheRuleNamesCanBeLinked(t *testing.T) {
 	s := newSite(t, oauth())
-	for allowed, want := range map[string]bool{"@example.com": false, "ann@PRIVATE.example": true, "@private.example": true} {
-		s.connector(oauth(func(o *policyv1.OAuth) { o.Account = &policyv1.AccountRule{Url: s.upstream.URL + "/me", Member: "email", Allowed: []string{allowed}} }))
+	for _, c := range []struct {
+		allowed string
+		want    bool
+	}{{"@example.com", false}, {"ann@PRIVATE.example", true}, {"@private.example", true}} {
+		allowed, want := c.allowed, c.want
+		s.connector(oauth(func(o *policyv1.OAuth) {
+			o.Account = &policyv1.AccountRule{Url: s.upstream.URL + "/me", Member: "email", Allowed: []string{allowed}}
+		}))
 		status, body := s.visit(signintest.NewBrowser(t), s.web.URL+"/connect/demo")
 		if (status == http.StatusOK) != want || !want && !strings.Contains(body, "work account") {
 			t.Errorf("%s: status %d: %s", allowed, status, body)
@@ -195,7 +201,9 @@ func TestOnlyAnAccountThatTheRuleNamesCanBeLinked(t *testing.T) {
 			t.Errorf("%s: the token of a private account is still good", allowed)
 		}
 	}
-	s.connector(oauth(func(o *policyv1.OAuth) { o.Account = &policyv1.AccountRule{Url: s.upstream.URL + "/me", Member: "orgs.login", Allowed: []string{"acme"}} }))
+	s.connector(oauth(func(o *policyv1.OAuth) {
+		o.Account = &policyv1.AccountRule{Url: s.upstream.URL + "/me", Member: "orgs.login", Allowed: []string{"acme"}}
+	}))
 	s.connect2(signintest.NewBrowser(t))
 }
 

@@ -162,10 +162,10 @@ func (d discovery) challenge(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", d.unreachable(err)
 	}
-	defer res.Body.Close() //nolint:errcheck // only the head matters
+	defer res.Body.Close()
 	challenges, err := oauthex.ParseWWWAuthenticate(res.Header.Values("WWW-Authenticate"))
 	if err != nil {
-		return "", nil //nolint:nilerr // one that cannot be read names nothing
+		return "", nil
 	}
 	for _, c := range challenges {
 		if at := c.Params["resource_metadata"]; c.Scheme == "bearer" && safeURL(at) {
@@ -210,7 +210,7 @@ func (d discovery) get(ctx context.Context, at string, into any) (bool, error) {
 	if err != nil {
 		return false, d.unreachable(err)
 	}
-	defer res.Body.Close() //nolint:errcheck // it was read
+	defer res.Body.Close()
 	if res.StatusCode >= 500 {
 		return false, fmt.Errorf("metadata cannot be had now: HTTP status %d", res.StatusCode)
 	}

@@ -266,7 +266,7 @@ func (k *Keeper) revokeOne(ctx context.Context, web *http.Client, server *policy
 	if err != nil {
 		return false, errors.New("the authorization server does not answer")
 	}
-	defer res.Body.Close() //nolint:errcheck // it was read
+	defer res.Body.Close()
 	var said struct {
 		Error string `json:"error"`
 	}
@@ -299,7 +299,7 @@ func (k *Keeper) revokeAtGitHub(ctx context.Context, web *http.Client, server *p
 	if err != nil {
 		return errors.New("GitHub does not answer")
 	}
-	defer res.Body.Close() //nolint:errcheck // only its status matters
+	defer res.Body.Close()
 	switch res.StatusCode {
 	case http.StatusNoContent, http.StatusOK, http.StatusNotFound, http.StatusUnprocessableEntity: // it is no token of this application any more
 		return nil

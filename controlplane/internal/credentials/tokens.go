@@ -42,7 +42,7 @@ type tokens struct {
 
 // good tells whether the access token can still be used.
 func (t tokens) good(ask Ask, now time.Time) bool {
-	return (t.Expires.IsZero() || now.Before(t.Expires.Add(-lastMoments))) && !(len(ask.Rejected) > 0 && ask.rejected("Bearer "+t.Access))
+	return (t.Expires.IsZero() || now.Before(t.Expires.Add(-lastMoments))) && (len(ask.Rejected) == 0 || !ask.rejected("Bearer "+t.Access))
 }
 
 // due tells whether it is time to renew a token that can still be used.
@@ -88,9 +88,20 @@ func (k *Keeper) secret(ctx context.Context, c *core.Credential, t tokens) (vaul
 // tokensOf returns a credential's tokens, renewed where they are to be. Whoever waits for a renewal waits for the same one, at this control
 // plane and all others.
 func (k *Keeper) tokensOf(ctx context.Context, c *core.Credential, ask Ask, renew renewal) (tokens, error) {
-	t, _, err := k.read(ctx, c)
-	if err != nil {
-		return tokens{}, err
+	// Of many that read at the same time one does. What it began to read before a renewal is seen to be old below.
+	done := k.reading.DoChan(c.ID.String(), func() (any, error) {
+		t, _, err := k.read(context.WithoutCancel(ctx), c)
+		return t, err
+	})
+	var t tokens
+	select {
+	case r := <-done:
+		if r.Err != nil {
+			return tokens{}, r.Err
+		}
+		t, _ = r.Val.(tokens)
+	case <-ctx.Done():
+		return tokens{}, context.Cause(ctx)
 	}
 	now := k.Now()
 	if t.good(ask, now) {
@@ -136,7 +147,7 @@ func (k *Keeper) renewAlone(ctx context.Context, c *core.Credential, ask Ask, re
 	if err != nil {
 		return tokens{}, err
 	}
-	if now := k.Now(); old.good(ask, now) && !(ask.Rejected == nil && old.due(now)) {
+	if now := k.Now(); old.good(ask, now) && (ask.Rejected != nil || !old.due(now)) {
 		return old, nil
 	}
 	bounded, cancel := context.WithTimeout(ctx, renewFor)
@@ -181,7 +192,7 @@ func (k *Keeper) renewAlone(ctx context.Context, c *core.Credential, ask Ask, re
 func (k *Keeper) tries(ctx context.Context, old tokens, renew renewal) (t tokens, err error) {
 	pause := 100 * time.Millisecond
 	for range 4 {
-		if t, err = renew(ctx, old); err == nil || errors.Is(err, errAgain) || isRefusal(err) {
+		if t, err = renew(ctx, old); err == nil || errors.Is(err, errAgain) || errors.Is(err, errIdentity) || isRefusal(err) {
 			return t, err
 		}
 		select {

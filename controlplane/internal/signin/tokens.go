@@ -151,7 +151,7 @@ func (s *Server) revokeOne(ctx context.Context, p *provider, d *policyv1.Directo
 	if err != nil {
 		return errors.New("the provider cannot be reached")
 	}
-	defer res.Body.Close() //nolint:errcheck // only its status matters
+	defer res.Body.Close()
 	_, _ = io.Copy(io.Discard, res.Body)
 	if res.StatusCode != http.StatusOK {
 		return fmt.Errorf("the provider refused to revoke: HTTP status %d", res.StatusCode)

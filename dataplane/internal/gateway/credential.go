@@ -90,7 +90,8 @@ func (g *Gateway) withoutConnect(x *exchange) (m *mcp.Message, declined bool, e 
 	var said struct {
 		Action string `json:"action"`
 	}
-	return m, json.Unmarshal(answer, &said) != nil || said.Action != "accept", nil
+	_ = json.Unmarshal(answer, &said) // what cannot be read is no yes
+	return m, said.Action != "accept", nil
 }
 
 // withoutCredential answers a call that there is no credential for: where the person must open a page first, by leading them there, in whichever

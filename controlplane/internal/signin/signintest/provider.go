@@ -45,6 +45,11 @@ type Provider struct {
 	codes  map[string]url.Values
 	// Asked are the queries of authorization requests, in their order.
 	asked []url.Values
+	// What was given last, and how often tokens were renewed.
+	access, refresh string
+	renewals        int
+	exchanged       url.Values
+	revoked         map[string]bool
 }
 
 // NewProvider starts a provider that signs in a subject.
@@ -54,13 +59,13 @@ func NewProvider(t testing.TB, subject string) *Provider {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Provider{t: t, key: key, subject: subject, codes: map[string]url.Values{}}
+	p := &Provider{t: t, key: key, subject: subject, codes: map[string]url.Values{}, revoked: map[string]bool{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
 		p.json(w, map[string]any{
 			"issuer": p.URL, "authorization_endpoint": p.URL + "/authorize", "token_endpoint": p.URL + "/token", "jwks_uri": p.URL + "/keys",
 			"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"}, "id_token_signing_alg_values_supported": []string{"ES256"},
-			"authorization_response_iss_parameter_supported": true,
+			"authorization_response_iss_parameter_supported": true, "revocation_endpoint": p.URL + "/revoke",
 		})
 	})
 	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, _ *http.Request) {
@@ -68,6 +73,7 @@ func NewProvider(t testing.TB, subject string) *Provider {
 	})
 	mux.HandleFunc("GET /authorize", p.authorize)
 	mux.HandleFunc("POST /token", p.token)
+	mux.HandleFunc("POST /revoke", p.revoke)
 	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.mu.Lock()
 		down := p.down
@@ -142,6 +148,10 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	defer p.mu.Unlock()
 	id, secret, _ := r.BasicAuth()
 	secret, _ = url.QueryUnescape(secret)
+	if id == ClientID && secret == Secret && r.PostFormValue("grant_type") != "authorization_code" {
+		p.further(w, r)
+		return
+	}
 	q, known := p.codes[r.PostFormValue("code")]
 	delete(p.codes, r.PostFormValue("code"))
 	if !known || id != ClientID || secret != Secret || Challenge(r.PostFormValue("code_verifier")) != q.Get("code_challenge") ||
@@ -162,7 +172,81 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	if sign == nil {
 		sign = func(claims map[string]any) string { return Sign(p.t, jose.ES256, p.key, "1", claims) }
 	}
-	p.json(w, map[string]any{"access_token": "of no use", "token_type": "Bearer", "id_token": sign(claims)})
+	p.give(w, sign(claims))
+}
+
+// give answers with new tokens. The lock is held.
+func (p *Provider) give(w http.ResponseWriter, idToken string) {
+	p.access, p.refresh = "idp-access-"+rand.Text(), "idp-refresh-"+rand.Text()
+	p.json(w, map[string]any{"access_token": p.access, "token_type": "Bearer", "expires_in": 600, "refresh_token": p.refresh, "id_token": idToken})
+}
+
+// further answers what is asked of tokens that were given before: to renew them, or to exchange them for an assertion (ID-JAG). The lock is held.
+func (p *Provider) further(w http.ResponseWriter, r *http.Request) {
+	now := time.Now()
+	switch r.PostFormValue("grant_type") {
+	case "refresh_token":
+		if r.PostFormValue("refresh_token") != p.refresh || p.revoked[p.refresh] {
+			break
+		}
+		p.renewals++
+		p.give(w, Sign(p.t, jose.ES256, p.key, "1", map[string]any{"iss": p.URL, "aud": ClientID, "sub": p.subject, "iat": now.Unix(), "exp": now.Add(24 * time.Hour).Unix()}))
+		return
+	case "urn:ietf:params:oauth:grant-type:token-exchange":
+		p.exchanged = r.PostForm
+		signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: p.key}, (&jose.SignerOptions{}).WithType("oauth-id-jag+jwt"))
+		if err != nil {
+			break
+		}
+		assertion, err := jwt.Signed(signer).Claims(map[string]any{
+			"iss": p.URL, "sub": p.subject, "aud": r.PostFormValue("audience"), "resource": r.PostFormValue("resource"), "client_id": "gateway", "iat": now.Unix(), "exp": now.Add(time.Minute).Unix(),
+		}).Serialize()
+		if err != nil {
+			break
+		}
+		p.json(w, map[string]any{"access_token": assertion, "issued_token_type": r.PostFormValue("requested_token_type"), "token_type": "N_A", "expires_in": 60})
+		return
+	}
+	w.WriteHeader(http.StatusBadRequest)
+	p.json(w, map[string]string{"error": "invalid_grant"})
+}
+
+func (p *Provider) revoke(_ http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.revoked[r.PostFormValue("token")] = true
+}
+
+// Access and Refresh are the tokens that were given last, Renewals how often some were renewed.
+func (p *Provider) Access() string { p.mu.Lock(); defer p.mu.Unlock(); return p.access }
+
+// Refresh is the refresh token that was given last.
+func (p *Provider) Refresh() string { p.mu.Lock(); defer p.mu.Unlock(); return p.refresh }
+
+// Renewals is how often tokens were renewed.
+func (p *Provider) Renewals() int { p.mu.Lock(); defer p.mu.Unlock(); return p.renewals }
+
+// Exchanged is the last request to exchange a token.
+func (p *Provider) Exchanged() url.Values { p.mu.Lock(); defer p.mu.Unlock(); return p.exchanged }
+
+// Revoked tells whether a token was revoked.
+func (p *Provider) Revoked(token string) bool { p.mu.Lock(); defer p.mu.Unlock(); return p.revoked[token] }
+
+// Key is the public key of what the provider signs.
+func (p *Provider) Key() *jose.JSONWebKey { return &jose.JSONWebKey{Key: p.key.Public(), KeyID: "1"} }
+
+// Claims are those of a JWT, unverified.
+func Claims(t testing.TB, token string) map[string]any {
+	t.Helper()
+	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var claims map[string]any
+	if err := parsed.UnsafeClaimsWithoutVerification(&claims); err != nil {
+		t.Fatal(err)
+	}
+	return claims
 }
 
 // Sign makes a JWT.
