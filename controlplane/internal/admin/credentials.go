@@ -20,7 +20,7 @@ type Credentials interface {
 	// ForDiscovery returns with what an upstream is asked what it offers.
 	ForDiscovery(ctx context.Context, connector *core.Connector, admin *core.User) (credentials.Issued, error)
 	SetKey(ctx context.Context, by *eventv1.Actor, s *core.State, owner core.Grantee, connector, value string, keepOthers bool) (uint64, error)
-	RenewNow(ctx context.Context, id uuid.UUID) (credentials.Status, error)
+	RenewNow(ctx context.Context, by *eventv1.Actor, id uuid.UUID) (credentials.Status, error)
 	StatusOf(ctx context.Context, id uuid.UUID) (credentials.Status, error)
 	FindServer(ctx context.Context, connector *core.Connector) (credentials.Found, error)
 	TrustServer(ctx context.Context, by *eventv1.Actor, connector *core.Connector, digest string) (*policyv1.UpstreamAuthorizationServer, uint64, error)
@@ -163,7 +163,7 @@ func (a *api) SetKey(ctx context.Context, req *connect.Request[adminv1.SetKeyReq
 }
 
 func (a *api) RenewCredential(ctx context.Context, req *connect.Request[adminv1.RenewCredentialRequest]) (*connect.Response[adminv1.RenewCredentialResponse], error) {
-	status, err := a.Credentials.RenewNow(ctx, uuid.MustParse(req.Msg.GetId()))
+	status, err := a.Credentials.RenewNow(ctx, callerOf(ctx).actor(), uuid.MustParse(req.Msg.GetId()))
 	if err != nil {
 		return nil, a.passing(ctx, "the tokens cannot be renewed now", err)
 	}

@@ -93,6 +93,7 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"WithdrawCredentials": decode[WithdrawCredentials],
 	"NoteRevocation":      decode[NoteRevocation],
 	"FinishWithdrawal":    decode[FinishWithdrawal],
+	"NoteRenewal":         decode[NoteRenewal],
 	"PinUpstreamServer":   decode[PinUpstreamServer],
 
 	"RemoveRuleSet": decode[RemoveRuleSet],

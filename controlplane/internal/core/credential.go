@@ -140,6 +140,16 @@ func (c NoteRevocation) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	return env.events(&eventv1.Event{Body: &eventv1.Event_CredentialRevocationTried{CredentialRevocationTried: tried}}), nil
 }
 
+// NoteRenewal says that a credential's tokens were renewed, so that those from before go out of use.
+type NoteRenewal struct{ ID uuid.UUID }
+
+func (c NoteRenewal) decide(s *State, env Env) ([]*eventv1.Event, error) {
+	if s.Credential(c.ID) == nil {
+		return nil, refuse(NotFound, "there is no credential %s in use", c.ID)
+	}
+	return env.events(&eventv1.Event{Body: &eventv1.Event_CredentialRenewed{CredentialRenewed: &eventv1.CredentialRenewed{CredentialId: c.ID.String()}}}), nil
+}
+
 // FinishWithdrawal says that nothing is left of a withdrawn credential here.
 type FinishWithdrawal struct {
 	ID      uuid.UUID
@@ -311,15 +321,17 @@ func (s *State) applyCredential(rec Record) (known bool, err error) {
 	case *eventv1.Event_CredentialSet:
 		return true, s.applyCredentialSet(rec, b.CredentialSet)
 	case *eventv1.Event_CredentialWithdrawn:
-		id, err := uuid.Parse(b.CredentialWithdrawn.GetCredentialId())
+		c, err := s.mustCredential(b.CredentialWithdrawn.GetCredentialId())
 		if err != nil {
 			return true, err
 		}
-		c := s.Credential(id)
-		if c == nil {
-			return true, invalidLog("there is no credential %s", id)
-		}
 		return true, s.withdraw(rec, c)
+	case *eventv1.Event_CredentialRenewed:
+		c, err := s.mustCredential(b.CredentialRenewed.GetCredentialId())
+		if err != nil {
+			return true, err
+		}
+		return true, s.credentialChanged(rec, c)
 	case *eventv1.Event_CredentialRevocationTried:
 		return true, s.changeWithdrawal(b.CredentialRevocationTried.GetCredentialId(), func(w *Withdrawal) {
 			w.Tries++
@@ -339,6 +351,17 @@ func (s *State) applyCredential(rec Record) (known bool, err error) {
 		return true, s.changeConnector(b.UpstreamServerPinned.GetConnectorId(), func(c *Connector) { c.Server = b.UpstreamServerPinned.GetServer() })
 	}
 	return false, nil
+}
+
+func (s *State) mustCredential(id string) (*Credential, error) {
+	parsed, err := uuid.Parse(id)
+	if err != nil {
+		return nil, err
+	}
+	if c := s.Credential(parsed); c != nil {
+		return c, nil
+	}
+	return nil, invalidLog("there is no credential %s", id)
 }
 
 // applyConnectorSecretSet keeps a connector's own secret as a credential that everybody shares.

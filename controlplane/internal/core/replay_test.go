@@ -166,7 +166,9 @@ func randomCredential(t *rapid.T, w *world, user, group uuid.UUID, connector str
 	one := func(ids []uuid.UUID) uuid.UUID {
 		return rapid.SampledFrom(append(ids, uuid.New())).Draw(t, "credential")
 	}
-	switch rapid.IntRange(0, 6).Draw(t, "what") {
+	switch rapid.IntRange(0, 7).Draw(t, "what") {
+	case 7:
+		return NoteRenewal{ID: one(inUse)}
 	case 0:
 		return WithdrawCredentials{IDs: []uuid.UUID{one(inUse), one(inUse)}}
 	case 1:

@@ -450,6 +450,8 @@ func (t *touch) policy(ev *eventv1.Event) {
 		t.key(entryKey{kind: connectorEntry, text: b.CredentialSet.GetCredential().GetConnectorId()})
 	case *eventv1.Event_CredentialWithdrawn:
 		t.credential(b.CredentialWithdrawn.GetCredentialId())
+	case *eventv1.Event_CredentialRenewed:
+		t.credential(b.CredentialRenewed.GetCredentialId())
 	case *eventv1.Event_GrantApplied:
 		if to, err := granteeOf(b.GrantApplied.GetGroupId(), b.GrantApplied.GetPersonId(), b.GrantApplied.GetEveryone()); err == nil {
 			t.grant(to, b.GrantApplied.GetConnectorId())
@@ -477,9 +479,13 @@ func (t *touch) credential(id string) {
 	if err != nil {
 		return
 	}
+	c := t.next.Credential(parsed)
 	if w := t.next.Withdrawal(parsed); w != nil {
-		t.key(entryKey{kind: userEntry, id: w.Owner.Person})
-		t.key(entryKey{kind: connectorEntry, text: w.Connector})
+		c = &w.Credential
+	}
+	if c != nil {
+		t.key(entryKey{kind: userEntry, id: c.Owner.Person})
+		t.key(entryKey{kind: connectorEntry, text: c.Connector})
 	}
 }
 

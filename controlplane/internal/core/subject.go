@@ -52,6 +52,8 @@ func Subject(ev *eventv1.Event) string {
 		return subjectPrefix + "credential." + b.CredentialSet.GetCredential().GetId()
 	case *eventv1.Event_CredentialWithdrawn:
 		return subjectPrefix + "credential." + b.CredentialWithdrawn.GetCredentialId()
+	case *eventv1.Event_CredentialRenewed:
+		return subjectPrefix + "credential." + b.CredentialRenewed.GetCredentialId()
 	case *eventv1.Event_CredentialRevocationTried:
 		return subjectPrefix + "credential." + b.CredentialRevocationTried.GetCredentialId()
 	case *eventv1.Event_CredentialDestroyed:

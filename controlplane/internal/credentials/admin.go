@@ -49,7 +49,7 @@ func (k *Keeper) ForDiscovery(ctx context.Context, connector *core.Connector, ad
 }
 
 // RenewNow renews a credential's tokens, though they are still good.
-func (k *Keeper) RenewNow(ctx context.Context, id uuid.UUID) (Status, error) {
+func (k *Keeper) RenewNow(ctx context.Context, by *eventv1.Actor, id uuid.UUID) (Status, error) {
 	s, err := k.Engine.Fence(ctx)
 	if err != nil {
 		return Status{}, err
@@ -76,6 +76,10 @@ func (k *Keeper) RenewNow(ctx context.Context, id uuid.UUID) (Status, error) {
 		err = refuse("%s: they are asked again at their next call", issued.Connect.Reason)
 	}
 	if err != nil {
+		return Status{}, err
+	}
+	// Proxies forget what they hold of it.
+	if _, err := k.Engine.Do(ctx, by, core.NoteRenewal{ID: id}); err != nil {
 		return Status{}, err
 	}
 	return k.StatusOf(ctx, id)
@@ -107,7 +111,7 @@ func (k *Keeper) FindServer(ctx context.Context, connector *core.Connector) (Fou
 	switch given := clientOf(connector.Settings.GetAuth()).GetId(); {
 	case given != "":
 		found.Client = "as " + given
-	case server.GetClientMetadataDocuments() && connector.Settings.GetAuth().GetOauth() != nil:
+	case k.namesItself(connector.Settings, server):
 		found.Client = "by its metadata document " + k.documentURL(connector.Settings.GetId())
 	case server.GetRegistrationEndpoint() != "" && connector.Settings.GetAuth().GetOauth() != nil:
 		found.Client = "registers itself at the first link"

@@ -105,6 +105,10 @@ func TestAThousandCallsWithOneExpiredTokenRenewItOnce(t *testing.T) {
 	}
 	// The same for one that the upstream refuses before its time.
 	rejected := digest(s.must(credentials.Ask{}).Value)
+	if _, err := s.issue(s.keeper, s.ann, credentials.Ask{Rejected: rejected}); err != nil || s.upstream.refreshes != 1 {
+		t.Errorf("a token of just now was renewed because it was refused: %s, %v", s.upstream, err)
+	}
+	s.later(time.Minute)
 	for i := range 200 {
 		wg.Go(func() {
 			if _, err := s.issue([]*credentials.Keeper{s.keeper, s.second}[i%2], s.ann, credentials.Ask{Rejected: rejected}); err != nil {
@@ -405,6 +409,7 @@ func TestTheGatewaysOwnAccountHasOneTokenForEverybody(t *testing.T) {
 			if s.upstream.living() != 1 || !s.upstream.good(strings.TrimPrefix(first.Value, "Bearer ")) || first.Identity != "" {
 				t.Errorf("%d tokens, identity %q", s.upstream.living(), first.Identity)
 			}
+			s.later(time.Minute)
 			if second := s.must(credentials.Ask{Rejected: digest(first.Value)}); second.Value == first.Value {
 				t.Error("a refused token was issued again")
 			}

@@ -74,6 +74,7 @@ func TestAProviderVouchesForThePersonAtTheUpstream(t *testing.T) {
 		t.Errorf("the provider was asked %v", asked)
 	}
 	s.upstream.set(func() { s.upstream.issuer = "https://another.example" })
+	s.later(time.Minute)
 	if _, err := s.issue(s.keeper, s.ann, credentials.Ask{Rejected: digest(issued.Value)}); err == nil {
 		t.Error("an upstream that does not trust the provider gave a token")
 	}

@@ -119,12 +119,17 @@ func (k *Keeper) client(ctx context.Context, connector *core.Connector) (client,
 		return cl, err
 	}
 	switch server := connector.Server; {
-	case server.GetClientMetadataDocuments() && connector.Settings.GetAuth().GetOauth() != nil:
+	case k.namesItself(connector.Settings, server):
 		return client{id: k.documentURL(id)}, nil
 	case server.GetRegistrationEndpoint() != "" && connector.Settings.GetAuth().GetOauth() != nil:
 		return k.register(ctx, connector)
 	}
 	return client{}, refuse("the gateway is no client of the authorization server of connector %q, and cannot become one by itself: register one there with the redirect URI %s, name it under auth.client.id, and set its secret with sallyport secrets set --connector %s", id, k.redirectURI(id), id)
+}
+
+// namesItself tells whether the gateway is a client by a metadata document, which servers fetch from an https URL.
+func (k *Keeper) namesItself(settings *policyv1.Connector, server *policyv1.UpstreamAuthorizationServer) bool {
+	return server.GetClientMetadataDocuments() && settings.GetAuth().GetOauth() != nil && (strings.HasPrefix(k.URL, "https://") || server.GetRegistrationEndpoint() == "")
 }
 
 // readClient reads the client that settings and the connector's secret make.

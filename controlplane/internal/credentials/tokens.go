@@ -22,6 +22,8 @@ const (
 	renewFor = 40 * time.Second
 	// lastMoments of a token are not used.
 	lastMoments = 10 * time.Second
+	// freshFor is how long a token is not renewed again because an upstream refuses it.
+	freshFor = 10 * time.Second
 	// earliest is how long before its end a token is renewed at the earliest, while it is used on.
 	earliest = 5 * time.Minute
 )
@@ -149,6 +151,9 @@ func (k *Keeper) renewAlone(ctx context.Context, c *core.Credential, ask Ask, re
 	}
 	if now := k.Now(); old.good(ask, now) && (ask.Rejected != nil || !old.due(now)) {
 		return old, nil
+	}
+	if age := k.Now().Sub(old.Since); ask.Rejected != nil && old.good(Ask{}, k.Now()) && age >= 0 && age < freshFor {
+		return old, nil // what refuses this one refuses the next
 	}
 	bounded, cancel := context.WithTimeout(ctx, renewFor)
 	defer cancel()

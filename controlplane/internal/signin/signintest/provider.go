@@ -230,7 +230,11 @@ func (p *Provider) Renewals() int { p.mu.Lock(); defer p.mu.Unlock(); return p.r
 func (p *Provider) Exchanged() url.Values { p.mu.Lock(); defer p.mu.Unlock(); return p.exchanged }
 
 // Revoked tells whether a token was revoked.
-func (p *Provider) Revoked(token string) bool { p.mu.Lock(); defer p.mu.Unlock(); return p.revoked[token] }
+func (p *Provider) Revoked(token string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.revoked[token]
+}
 
 // Key is the public key of what the provider signs.
 func (p *Provider) Key() *jose.JSONWebKey { return &jose.JSONWebKey{Key: p.key.Public(), KeyID: "1"} }

@@ -216,6 +216,7 @@ type Event struct {
 	//	*Event_CredentialRevocationTried
 	//	*Event_CredentialDestroyed
 	//	*Event_UpstreamServerPinned
+	//	*Event_CredentialRenewed
 	//	*Event_RuleSetSet
 	//	*Event_RuleSetRemoved
 	Body          isEvent_Body `protobuf_oneof:"body"`
@@ -741,6 +742,15 @@ func (x *Event) GetUpstreamServerPinned() *UpstreamServerPinned {
 	return nil
 }
 
+func (x *Event) GetCredentialRenewed() *CredentialRenewed {
+	if x != nil {
+		if x, ok := x.Body.(*Event_CredentialRenewed); ok {
+			return x.CredentialRenewed
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetRuleSetSet() *RuleSetSet {
 	if x != nil {
 		if x, ok := x.Body.(*Event_RuleSetSet); ok {
@@ -955,6 +965,10 @@ type Event_UpstreamServerPinned struct {
 	UpstreamServerPinned *UpstreamServerPinned `protobuf:"bytes,145,opt,name=upstream_server_pinned,json=upstreamServerPinned,proto3,oneof"`
 }
 
+type Event_CredentialRenewed struct {
+	CredentialRenewed *CredentialRenewed `protobuf:"bytes,146,opt,name=credential_renewed,json=credentialRenewed,proto3,oneof"`
+}
+
 type Event_RuleSetSet struct {
 	RuleSetSet *RuleSetSet `protobuf:"bytes,160,opt,name=rule_set_set,json=ruleSetSet,proto3,oneof"`
 }
@@ -1058,6 +1072,8 @@ func (*Event_CredentialRevocationTried) isEvent_Body() {}
 func (*Event_CredentialDestroyed) isEvent_Body() {}
 
 func (*Event_UpstreamServerPinned) isEvent_Body() {}
+
+func (*Event_CredentialRenewed) isEvent_Body() {}
 
 func (*Event_RuleSetSet) isEvent_Body() {}
 
@@ -4019,6 +4035,51 @@ func (x *CredentialDestroyed) GetOutcome() v1.CredentialOutcome {
 	return v1.CredentialOutcome(0)
 }
 
+// CredentialRenewed says that an admin had a credential's tokens renewed. Renewals of their own accord are not on the log.
+type CredentialRenewed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CredentialId  string                 `protobuf:"bytes,1,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialRenewed) Reset() {
+	*x = CredentialRenewed{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialRenewed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialRenewed) ProtoMessage() {}
+
+func (x *CredentialRenewed) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialRenewed.ProtoReflect.Descriptor instead.
+func (*CredentialRenewed) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *CredentialRenewed) GetCredentialId() string {
+	if x != nil {
+		return x.CredentialId
+	}
+	return ""
+}
+
 // UpstreamServerPinned says which authorization server an admin approved for a connector: tokens are asked for there and nowhere else.
 type UpstreamServerPinned struct {
 	state         protoimpl.MessageState          `protogen:"open.v1"`
@@ -4030,7 +4091,7 @@ type UpstreamServerPinned struct {
 
 func (x *UpstreamServerPinned) Reset() {
 	*x = UpstreamServerPinned{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4042,7 +4103,7 @@ func (x *UpstreamServerPinned) String() string {
 func (*UpstreamServerPinned) ProtoMessage() {}
 
 func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4055,7 +4116,7 @@ func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamServerPinned.ProtoReflect.Descriptor instead.
 func (*UpstreamServerPinned) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UpstreamServerPinned) GetConnectorId() string {
@@ -4076,7 +4137,7 @@ var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\x9c\"\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xf5\"\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -4136,7 +4197,8 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x14credential_withdrawn\x18\x8e\x01 \x01(\v2'.sallyport.event.v1.CredentialWithdrawnH\x00R\x13credentialWithdrawn\x12p\n" +
 	"\x1bcredential_revocation_tried\x18\x8f\x01 \x01(\v2-.sallyport.event.v1.CredentialRevocationTriedH\x00R\x19credentialRevocationTried\x12]\n" +
 	"\x14credential_destroyed\x18\x90\x01 \x01(\v2'.sallyport.event.v1.CredentialDestroyedH\x00R\x13credentialDestroyed\x12a\n" +
-	"\x16upstream_server_pinned\x18\x91\x01 \x01(\v2(.sallyport.event.v1.UpstreamServerPinnedH\x00R\x14upstreamServerPinned\x12C\n" +
+	"\x16upstream_server_pinned\x18\x91\x01 \x01(\v2(.sallyport.event.v1.UpstreamServerPinnedH\x00R\x14upstreamServerPinned\x12W\n" +
+	"\x12credential_renewed\x18\x92\x01 \x01(\v2%.sallyport.event.v1.CredentialRenewedH\x00R\x11credentialRenewed\x12C\n" +
 	"\frule_set_set\x18\xa0\x01 \x01(\v2\x1e.sallyport.event.v1.RuleSetSetH\x00R\n" +
 	"ruleSetSet\x12O\n" +
 	"\x10rule_set_removed\x18\xa1\x01 \x01(\v2\".sallyport.event.v1.RuleSetRemovedH\x00R\x0eruleSetRemovedB\x06\n" +
@@ -4339,7 +4401,9 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\anext_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06nextAt\"|\n" +
 	"\x13CredentialDestroyed\x12#\n" +
 	"\rcredential_id\x18\x01 \x01(\tR\fcredentialId\x12@\n" +
-	"\aoutcome\x18\x02 \x01(\x0e2&.sallyport.policy.v1.CredentialOutcomeR\aoutcome\"\x83\x01\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2&.sallyport.policy.v1.CredentialOutcomeR\aoutcome\"8\n" +
+	"\x11CredentialRenewed\x12#\n" +
+	"\rcredential_id\x18\x01 \x01(\tR\fcredentialId\"\x83\x01\n" +
 	"\x14UpstreamServerPinned\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12H\n" +
 	"\x06server\x18\x02 \x01(\v20.sallyport.policy.v1.UpstreamAuthorizationServerR\x06server*\xad\x01\n" +
@@ -4372,7 +4436,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                         // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                         // 1: sallyport.event.v1.TokenKind
@@ -4431,24 +4495,25 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*CredentialWithdrawn)(nil),            // 54: sallyport.event.v1.CredentialWithdrawn
 	(*CredentialRevocationTried)(nil),      // 55: sallyport.event.v1.CredentialRevocationTried
 	(*CredentialDestroyed)(nil),            // 56: sallyport.event.v1.CredentialDestroyed
-	(*UpstreamServerPinned)(nil),           // 57: sallyport.event.v1.UpstreamServerPinned
-	(*timestamppb.Timestamp)(nil),          // 58: google.protobuf.Timestamp
-	(v1.Role)(0),                           // 59: sallyport.policy.v1.Role
-	(*v1.Directory)(nil),                   // 60: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),                   // 61: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                        // 62: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                        // 63: sallyport.policy.v1.Rule
-	(*v1.RuleSet)(nil),                     // 64: sallyport.policy.v1.RuleSet
-	(*v1.Block)(nil),                       // 65: sallyport.policy.v1.Block
-	(*v1.SigningKey)(nil),                  // 66: sallyport.policy.v1.SigningKey
-	(*v1.Client)(nil),                      // 67: sallyport.policy.v1.Client
-	(*v1.AuthorizationPolicy)(nil),         // 68: sallyport.policy.v1.AuthorizationPolicy
-	(v1.CredentialKind)(0),                 // 69: sallyport.policy.v1.CredentialKind
-	(v1.CredentialOutcome)(0),              // 70: sallyport.policy.v1.CredentialOutcome
-	(*v1.UpstreamAuthorizationServer)(nil), // 71: sallyport.policy.v1.UpstreamAuthorizationServer
+	(*CredentialRenewed)(nil),              // 57: sallyport.event.v1.CredentialRenewed
+	(*UpstreamServerPinned)(nil),           // 58: sallyport.event.v1.UpstreamServerPinned
+	(*timestamppb.Timestamp)(nil),          // 59: google.protobuf.Timestamp
+	(v1.Role)(0),                           // 60: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),                   // 61: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),                   // 62: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                        // 63: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                        // 64: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                     // 65: sallyport.policy.v1.RuleSet
+	(*v1.Block)(nil),                       // 66: sallyport.policy.v1.Block
+	(*v1.SigningKey)(nil),                  // 67: sallyport.policy.v1.SigningKey
+	(*v1.Client)(nil),                      // 68: sallyport.policy.v1.Client
+	(*v1.AuthorizationPolicy)(nil),         // 69: sallyport.policy.v1.AuthorizationPolicy
+	(v1.CredentialKind)(0),                 // 70: sallyport.policy.v1.CredentialKind
+	(v1.CredentialOutcome)(0),              // 71: sallyport.policy.v1.CredentialOutcome
+	(*v1.UpstreamAuthorizationServer)(nil), // 72: sallyport.policy.v1.UpstreamAuthorizationServer
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	58, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	59, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -4498,45 +4563,46 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	54, // 47: sallyport.event.v1.Event.credential_withdrawn:type_name -> sallyport.event.v1.CredentialWithdrawn
 	55, // 48: sallyport.event.v1.Event.credential_revocation_tried:type_name -> sallyport.event.v1.CredentialRevocationTried
 	56, // 49: sallyport.event.v1.Event.credential_destroyed:type_name -> sallyport.event.v1.CredentialDestroyed
-	57, // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
-	29, // 51: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
-	30, // 52: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
-	0,  // 53: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	59, // 54: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
-	60, // 55: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	58, // 56: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	58, // 57: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	61, // 58: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	62, // 59: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	63, // 60: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	58, // 61: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
-	64, // 62: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
-	65, // 63: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	37, // 64: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	58, // 65: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 66: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	58, // 67: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	59, // 68: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	59, // 69: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
-	42, // 70: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
-	58, // 71: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
-	66, // 72: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
-	58, // 73: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
-	58, // 74: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
-	58, // 75: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	67, // 76: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
-	68, // 77: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
-	53, // 78: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
-	69, // 79: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
-	70, // 80: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	58, // 81: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
-	70, // 82: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	71, // 83: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
-	84, // [84:84] is the sub-list for method output_type
-	84, // [84:84] is the sub-list for method input_type
-	84, // [84:84] is the sub-list for extension type_name
-	84, // [84:84] is the sub-list for extension extendee
-	0,  // [0:84] is the sub-list for field type_name
+	58, // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
+	57, // 51: sallyport.event.v1.Event.credential_renewed:type_name -> sallyport.event.v1.CredentialRenewed
+	29, // 52: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
+	30, // 53: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
+	0,  // 54: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	60, // 55: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	61, // 56: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	59, // 57: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	59, // 58: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	62, // 59: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	63, // 60: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	64, // 61: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	59, // 62: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
+	65, // 63: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
+	66, // 64: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	37, // 65: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	59, // 66: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 67: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	59, // 68: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	60, // 69: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	60, // 70: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	42, // 71: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
+	59, // 72: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
+	67, // 73: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
+	59, // 74: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
+	59, // 75: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
+	59, // 76: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	68, // 77: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
+	69, // 78: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	53, // 79: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
+	70, // 80: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
+	71, // 81: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	59, // 82: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
+	71, // 83: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	72, // 84: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
+	85, // [85:85] is the sub-list for method output_type
+	85, // [85:85] is the sub-list for method input_type
+	85, // [85:85] is the sub-list for extension type_name
+	85, // [85:85] is the sub-list for extension extendee
+	0,  // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -4593,6 +4659,7 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_CredentialRevocationTried)(nil),
 		(*Event_CredentialDestroyed)(nil),
 		(*Event_UpstreamServerPinned)(nil),
+		(*Event_CredentialRenewed)(nil),
 		(*Event_RuleSetSet)(nil),
 		(*Event_RuleSetRemoved)(nil),
 	}
@@ -4602,7 +4669,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   56,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
