@@ -9,6 +9,7 @@ import (
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
+	"sallyport.dev/dataplane/dpop"
 	"sallyport.dev/dataplane/internal/identity"
 	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/policy"
@@ -47,9 +48,13 @@ func (g *Gateway) identify(w http.ResponseWriter, r *http.Request, connector str
 		return nil, false
 	}
 	c.table = table
-	if c.token, err = identity.Bearer(r.Header); err == nil {
+	var bound bool
+	if c.token, bound, err = identity.Credential(r.Header); err == nil {
 		audiences := g.audiences(c)
 		c.Caller, err = g.Verifier.Verify(r.Context(), table, audiences[:], c.token)
+	}
+	if err == nil && (bound || c.Bound()) {
+		err = g.Verifier.Possession(&c.Caller, r, c.token, bound, g.addresses(c))
 	}
 	if err == nil {
 		c.person = c.ID.String()
@@ -64,7 +69,7 @@ func (g *Gateway) identify(w http.ResponseWriter, r *http.Request, connector str
 		c.Caller = failed.Caller
 		g.refused(c, "authenticate", failed.Reason())
 	}
-	w.Header().Set("WWW-Authenticate", g.challenge(c, failed.Code(), failed.Error()))
+	w.Header().Set("WWW-Authenticate", g.challenge(c, bound || failed.Kind == identity.ProofMissing, failed.Code(), failed.Error()))
 	mcp.WriteError(w, "", nil, &mcp.Error{Code: mcp.CodeInvalidRequest, Message: failed.Error(), Status: failed.Status()})
 	return nil, false
 }
@@ -104,6 +109,7 @@ func (g *Gateway) metadata(w http.ResponseWriter, r *http.Request) {
 	}
 	said := map[string]any{
 		"resource": resource, "resource_name": "Sallyport", "authorization_servers": table.AuthorizationServers(), "bearer_methods_supported": []string{"header"},
+		"dpop_signing_alg_values_supported": dpop.Algorithms,
 	}
 	if table.OffersOwn() {
 		said["scopes_supported"] = []string{scope}

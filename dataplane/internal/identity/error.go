@@ -26,6 +26,10 @@ const (
 	PersonUnknown
 	PersonInactive
 	Revoked
+	// ProofMissing: the token is bound to a key, and comes as one that is not, or the other way round.
+	ProofMissing
+	// ProofInvalid: it comes with a proof that is not good.
+	ProofInvalid
 )
 
 var kinds = map[Kind]struct {
@@ -46,6 +50,8 @@ var kinds = map[Kind]struct {
 	PersonUnknown:   {"the person is not provisioned; ask your administrator", auditv1.Reason_REASON_PERSON_UNKNOWN},
 	PersonInactive:  {"the person is deactivated", auditv1.Reason_REASON_PERSON_INACTIVE},
 	Revoked:         {"the access token was revoked; sign in again", auditv1.Reason_REASON_TOKEN_REVOKED},
+	ProofMissing:    {"an access token that is bound to a key, and no other, comes by the scheme DPoP with a proof", auditv1.Reason_REASON_TOKEN_INVALID},
+	ProofInvalid:    {"the DPoP proof is not good", auditv1.Reason_REASON_TOKEN_INVALID},
 }
 
 // Error says why nobody was identified. Its text is safe to show to clients; the cause, for logs, is unwrapped.
@@ -56,7 +62,12 @@ type Error struct {
 	cause  error
 }
 
-func (e *Error) Error() string { return kinds[e.Kind].text }
+func (e *Error) Error() string {
+	if e.Kind == ProofInvalid && e.cause != nil { // its texts are for whoever sent it
+		return e.cause.Error()
+	}
+	return kinds[e.Kind].text
+}
 
 // Unwrap returns what went wrong underneath, without the token.
 func (e *Error) Unwrap() error { return e.cause }
@@ -69,6 +80,8 @@ func (e *Error) Code() string {
 	switch e.Kind {
 	case Missing, KeysUnavailable:
 		return ""
+	case ProofInvalid:
+		return "invalid_dpop_proof"
 	default:
 		return "invalid_token"
 	}

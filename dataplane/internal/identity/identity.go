@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 
+	"sallyport.dev/dataplane/dpop"
 	"sallyport.dev/dataplane/policy"
 )
 
@@ -55,7 +56,8 @@ type Caller struct {
 	AMR      []string
 	AuthTime time.Time
 
-	own *own // nil: a token of another issuer
+	own   *own   // nil: a token of another issuer
+	bound string // the thumbprint of the key that the token is bound to; empty: whoever has it may use it
 }
 
 // Own tells whether the token is of Sallyport's own authorization server.
@@ -81,6 +83,7 @@ type Verifier struct {
 	client *http.Client
 	cache  *cache
 	ours   ownKeys
+	seen   dpop.Seen
 	// changed holds a token when Watch was called and Run has not seen it.
 	changed chan struct{}
 
@@ -240,7 +243,7 @@ func identify(table Table, issuer *fleetv1.Issuer, known *verified, d digest) (C
 	c := Caller{
 		Person: person, Issuer: known.issuer, Subject: known.subject,
 		ClientID: known.clientID, TokenID: known.tokenID, Session: known.session, Token: d,
-		IssuedAt: known.issuedAt, Expiry: known.expiry, ACR: known.acr, AMR: known.amr, AuthTime: known.authTime,
+		IssuedAt: known.issuedAt, Expiry: known.expiry, ACR: known.acr, AMR: known.amr, AuthTime: known.authTime, bound: known.bound,
 	}
 	kind := Kind(0)
 	switch {

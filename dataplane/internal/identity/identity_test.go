@@ -528,7 +528,7 @@ func TestTheCacheIsBounded(t *testing.T) {
 	}
 }
 
-func TestBearerReadsOneHeaderOnly(t *testing.T) {
+func TestACredentialIsInOneHeaderOnly(t *testing.T) {
 	for _, tc := range []struct {
 		values []string
 		token  string
@@ -536,9 +536,13 @@ func TestBearerReadsOneHeaderOnly(t *testing.T) {
 	}{
 		{nil, "", Missing}, {[]string{"Basic abc"}, "", Missing}, {[]string{"bearer abc"}, "abc", 0}, {[]string{"Bearer  abc "}, "abc", 0},
 		{[]string{"Bearer"}, "", Malformed}, {[]string{"Bearer "}, "", Malformed}, {[]string{"Bearer a", "Bearer b"}, "", Malformed},
+		{[]string{"DPoP abc"}, "abc", 0}, {[]string{"DPoP"}, "", Malformed},
 		{[]string{"Bearer " + strings.Repeat("a", maxToken+1)}, "", TooLarge},
 	} {
-		token, err := Bearer(http.Header{"Authorization": tc.values})
+		token, bound, err := Credential(http.Header{"Authorization": tc.values})
+		if bound != (len(tc.values) > 0 && strings.HasPrefix(tc.values[0], "DPoP")) {
+			t.Errorf("%.40q: bound %v", tc.values, bound)
+		}
 		if token != tc.token || (err == nil) != (tc.kind == 0) || err != nil && !IsKind(err, tc.kind) {
 			t.Errorf("%.40q: %q %v", tc.values, token, err)
 		}

@@ -97,7 +97,7 @@ func identifyOwn(table Table, known *verified, d digest) (Caller, error) {
 	person, found := table.PersonByID(known.own.person)
 	c := Caller{
 		Person: person, Issuer: known.issuer, Subject: known.subject, ClientID: known.clientID, TokenID: known.tokenID, Session: known.session,
-		Token: d, IssuedAt: known.issuedAt, Expiry: known.expiry, ACR: known.acr, AMR: known.amr, AuthTime: known.authTime, own: known.own,
+		Token: d, IssuedAt: known.issuedAt, Expiry: known.expiry, ACR: known.acr, AMR: known.amr, AuthTime: known.authTime, own: known.own, bound: known.bound,
 	}
 	switch {
 	case !found:

@@ -38,6 +38,7 @@ type verified struct {
 	acr       string
 	amr       []string
 	authTime  time.Time
+	bound     string // the thumbprint of the key that it is bound to
 }
 
 // claims is a token's payload as far as it is read.
@@ -57,6 +58,9 @@ type claims struct {
 	ACR      string   `json:"acr"`
 	AMR      []string `json:"amr"`
 	AuthTime *seconds `json:"auth_time"`
+
+	// Confirmation is the key that the token is bound to (RFC 7800).
+	Confirmation map[string]json.RawMessage `json:"cnf"`
 
 	// What only ID tokens, refresh tokens and logout tokens carry.
 	Nonce    json.RawMessage `json:"nonce"`
@@ -176,6 +180,10 @@ func (p *parsed) believe(k *key, payload []byte, claim string) (*verified, *Erro
 	if err != nil {
 		return nil, fail(NoSubject, err)
 	}
+	bound, err := boundTo(c.Confirmation)
+	if err != nil {
+		return nil, fail(Malformed, err)
+	}
 	client := c.ClientID
 	for _, other := range []string{c.Cid, c.Azp, c.Appid} {
 		if client == "" {
@@ -186,8 +194,21 @@ func (p *parsed) believe(k *key, payload []byte, claim string) (*verified, *Erro
 		key: k, issuer: c.Issuer, claim: claim, subject: subject, audience: c.Audience, clientID: client,
 		tokenID: c.ID, session: c.Session,
 		issuedAt: c.IssuedAt.time(), notBefore: c.NotBefore.time(), expiry: c.Expiry.time(),
-		acr: c.ACR, amr: c.AMR, authTime: c.AuthTime.time(),
+		acr: c.ACR, amr: c.AMR, authTime: c.AuthTime.time(), bound: bound,
 	}, nil
+}
+
+// boundTo is the thumbprint of the key to which a token is bound. One that is bound in a way that is not known here cannot be held to
+// it, and is refused.
+func boundTo(confirmation map[string]json.RawMessage) (string, error) {
+	if confirmation == nil {
+		return "", nil
+	}
+	var thumbprint string
+	if err := json.Unmarshal(confirmation["jkt"], &thumbprint); err != nil || thumbprint == "" || len(confirmation) != 1 {
+		return "", errors.New("it is bound to something else than a key of DPoP")
+	}
+	return thumbprint, nil
 }
 
 // userClaim returns the claim that names the person: a string that is not empty. Nothing stands in for it.
