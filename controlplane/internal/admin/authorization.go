@@ -100,6 +100,7 @@ func (a *api) SetClient(ctx context.Context, req *connect.Request[adminv1.SetCli
 		for _, r := range known {
 			if r.GetRegistered() && r.GetClient().GetId() == c.GetId() { // from now on it does not expire
 				c.RedirectUris = r.GetClient().GetRedirectUris()
+				c.DpopBoundAccessTokens = c.GetDpopBoundAccessTokens() || r.GetClient().GetDpopBoundAccessTokens()
 				if c.GetName() == "" {
 					c.Name = r.GetClient().GetName()
 				}

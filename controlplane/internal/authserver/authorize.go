@@ -30,6 +30,7 @@ type request struct {
 	challenge string
 	resource  string
 	scopes    []string
+	key       string // the thumbprint of the key to which the code is bound (RFC 9449, section 10); empty: to none
 	need      signin.Need
 	// consent: the person is asked again. silent: nobody may be asked anything.
 	consent, silent bool
@@ -148,6 +149,9 @@ func (s *Server) read(state *core.State, q url.Values, req *request) error {
 	case len(q["resource"]) > 1:
 		return refuse("invalid_target", "", "a token is for one resource")
 	}
+	if req.key = q.Get("dpop_jkt"); req.key != "" && !challengePattern.MatchString(req.key) {
+		return refuse("invalid_request", "", "dpop_jkt is no thumbprint of a key (RFC 7638)")
+	}
 	req.challenge = q.Get("code_challenge")
 	var err error
 	if req.resource, err = s.resource(state, q.Get("resource")); err != nil {
@@ -235,6 +239,7 @@ type code struct {
 	ACR        string    `json:"acr,omitempty"`
 	AMR        []string  `json:"amr,omitempty"`
 	AuthTime   time.Time `json:"auth_time,omitzero"`
+	Key        string    `json:"key,omitempty"`
 	Expires    time.Time `json:"expires"`
 }
 
@@ -263,7 +268,7 @@ func (s *Server) letIn(w http.ResponseWriter, r *http.Request, req *request, who
 	}
 	c := code{
 		Client: req.client.id, Redirect: req.redirect, Challenge: req.challenge, Resource: req.resource, Scopes: req.scopes,
-		Person: who.User.ID, Generation: who.User.Generation, Session: session, ACR: who.ACR, AMR: who.AMR, AuthTime: who.AuthTime, Expires: s.Now().Add(codeFor),
+		Person: who.User.ID, Generation: who.User.Generation, Session: session, ACR: who.ACR, AMR: who.AMR, AuthTime: who.AuthTime, Key: req.key, Expires: s.Now().Add(codeFor),
 	}
 	value, err := json.Marshal(c)
 	text := newToken("")

@@ -33,6 +33,8 @@ type client struct {
 	secret    []byte // SHA-256; nil: it has none
 	// keys are those by which it proves who it is. Where it has some, nothing else does.
 	keys []provingKey
+	// bound: its tokens are bound to a key of its own (RFC 9449), always.
+	bound bool
 	// account is the service account that it is; nil: people's agents.
 	account  *core.User
 	refresh  bool // it wants refresh tokens
@@ -81,7 +83,7 @@ func (s *Server) client(ctx context.Context, state *core.State, id string, known
 	said := state.Client(id)
 	document := isDocument(id)
 	if said != nil && len(said.GetRedirectUris()) > 0 {
-		c := &client{id: id, name: said.GetName(), redirects: said.GetRedirectUris(), secret: said.GetSecretSha256(), keys: keysOfSet(said.GetJwks()), refresh: true, approved: true}
+		c := &client{id: id, name: said.GetName(), redirects: said.GetRedirectUris(), secret: said.GetSecretSha256(), keys: keysOfSet(said.GetJwks()), bound: said.GetDpopBoundAccessTokens(), refresh: true, approved: true}
 		if document {
 			c.host = hostOf(id)
 		}
@@ -99,14 +101,14 @@ func (s *Server) client(ctx context.Context, state *core.State, id string, known
 		if err != nil {
 			return nil, err
 		}
-		c.approved = said != nil
+		c.approved, c.bound = said != nil, c.bound || said.GetDpopBoundAccessTokens()
 		return c, nil
 	}
 	c, err := s.registered(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	c.approved = said != nil
+	c.approved, c.bound = said != nil, c.bound || said.GetDpopBoundAccessTokens()
 	return c, admitted(policy.GetDynamicRegistration(), c.approved)
 }
 
@@ -144,6 +146,7 @@ type registration struct {
 	Name      string    `json:"name,omitempty"`
 	Redirects []string  `json:"redirects"`
 	Refresh   bool      `json:"refresh"`
+	Bound     bool      `json:"bound,omitempty"`
 	At        time.Time `json:"at"`
 	Expires   time.Time `json:"expires"`
 	Used      bool      `json:"used,omitempty"`
@@ -179,7 +182,7 @@ func (s *Server) registered(ctx context.Context, id string) (*client, error) {
 	if !s.Now().Before(r.Expires) {
 		return nil, errUnknownClient
 	}
-	return &client{id: id, name: r.Name, redirects: r.Redirects, refresh: r.Refresh, registered: true}, nil
+	return &client{id: id, name: r.Name, redirects: r.Redirects, refresh: r.Refresh, bound: r.Bound, registered: true}, nil
 }
 
 // used keeps a registration, or what is kept of a document, from expiring, now that a person let its client in or it goes on.

@@ -46,6 +46,7 @@ type document struct {
 	Redirects  []string `json:"redirect_uris"`
 	GrantTypes []string `json:"grant_types,omitempty"`
 	AuthMethod string   `json:"token_endpoint_auth_method,omitempty"`
+	Bound      bool     `json:"dpop_bound_access_tokens,omitempty"`
 	Secret     any      `json:"client_secret,omitempty"`
 	// A document has no secret, and so none that expires.
 	SecretExpires any `json:"client_secret_expires_at,omitempty"`
@@ -128,7 +129,7 @@ func (s *Server) document(ctx context.Context, id string, known bool) (*client, 
 		}
 	}
 	return &client{
-		id: id, name: cleanName(d.ClientName), host: hostOf(id), redirects: d.Redirects, document: true,
+		id: id, name: cleanName(d.ClientName), host: hostOf(id), redirects: d.Redirects, bound: d.Bound, document: true,
 		refresh: len(d.GrantTypes) == 0 || slices.Contains(d.GrantTypes, "refresh_token"),
 	}, nil
 }

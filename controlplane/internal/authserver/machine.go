@@ -26,7 +26,7 @@ func accountClient(state *core.State, id string) *client {
 
 // machine gives a service account a token (RFC 6749, section 4.4). There is no refresh token: its key is what it comes back with.
 // Each token is a session of its own, so that it is shown and ended as people's are.
-func (s *Server) machine(r *http.Request, state *core.State, c *client, f url.Values) (map[string]any, error) {
+func (s *Server) machine(r *http.Request, state *core.State, c *client, f url.Values, key string) (map[string]any, error) {
 	ctx, now := r.Context(), s.Now()
 	if c.account == nil {
 		return nil, &refusal{code: "unauthorized_client", text: "client_credentials is for service accounts: an administrator makes one with sallyport service-accounts create",
@@ -45,7 +45,7 @@ func (s *Server) machine(r *http.Request, state *core.State, c *client, f url.Va
 	}
 	x := &Session{
 		ID: id, Person: c.account.ID, Generation: c.account.Generation, Client: c.id, ClientName: c.name, Resource: resource, Scopes: []string{scope},
-		Began: now, Used: now, Expires: now.Add(s.Lease), Addresses: []string{address(r)},
+		Began: now, Used: now, Expires: now.Add(s.Lease), Addresses: []string{address(r)}, Key: key,
 	}
 	if err := s.live(state, x); err != nil {
 		return nil, err
@@ -65,5 +65,5 @@ func (s *Server) machine(r *http.Request, state *core.State, c *client, f url.Va
 	if _, err := s.Store.Create(ctx, sessionKey(x.Person, x.ID), value, s.Lease); err != nil {
 		return nil, err
 	}
-	return s.issue(ctx, x, resource, "")
+	return s.issue(ctx, x, resource, "", key)
 }

@@ -9,6 +9,7 @@ import (
 
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
+	"sallyport.dev/dataplane/dpop"
 	"sallyport.dev/dataplane/policy"
 
 	"sallyport.dev/controlplane/internal/signin"
@@ -80,6 +81,7 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 		"code_challenge_methods_supported":                      []string{"S256"},
 		"authorization_response_iss_parameter_supported":        true,
 		"client_id_metadata_document_supported":                 said.GetMetadataDocuments() != policyv1.Admission_ADMISSION_OFF,
+		"dpop_signing_alg_values_supported":                     dpop.Algorithms,
 		"subject_types_supported":                               []string{"public"},
 		"id_token_signing_alg_values_supported":                 []string{"ES256"},
 	}

@@ -17,7 +17,7 @@ import (
 
 // refresh exchanges a refresh token. Agents of one person run side by side and share one: who comes late with a token that
 // another exchanged within the window is answered with the one that counts now. See docs/decisions.
-func (s *Server) refresh(r *http.Request, state *core.State, c *client, f url.Values) (map[string]any, error) {
+func (s *Server) refresh(r *http.Request, state *core.State, c *client, f url.Values, key string) (map[string]any, error) {
 	ctx, token := r.Context(), f.Get("refresh_token")
 	unknown := refuse("invalid_grant", "refresh_refused", "the refresh token is not known, or its session is over: sign in again")
 	person, id, ok := readRefresh(token)
@@ -48,7 +48,10 @@ func (s *Server) refresh(r *http.Request, state *core.State, c *client, f url.Va
 		}
 		next, fresh, err := s.successor(state, x, token)
 		if err != nil {
-			return nil, s.late(ctx, x, r, err)
+			return nil, s.late(ctx, x, r, key, err)
+		}
+		if err := x.boundTo(key); err != nil {
+			return nil, err
 		}
 		known := x.seen(address(r))
 		x.Used = s.Now()
@@ -66,7 +69,7 @@ func (s *Server) refresh(r *http.Request, state *core.State, c *client, f url.Va
 		}
 		s.noteRefresh(r, x, fresh, known)
 		s.used(ctx, c)
-		return s.issue(ctx, x, audience, next)
+		return s.issue(ctx, x, audience, next, key)
 	}
 }
 
@@ -104,14 +107,14 @@ func (s *Server) successor(state *core.State, x *Session, token string) (next st
 }
 
 // late answers a token that was superseded longer ago than the window. That request fails alone; where it also comes from
-// a network where the session never was, somebody else has it, and the session ends.
-func (s *Server) late(ctx context.Context, x *Session, r *http.Request, err error) error {
+// a network where the session never was, or without the session's key, somebody else has it, and the session ends.
+func (s *Server) late(ctx context.Context, x *Session, r *http.Request, key string, err error) error {
 	if !errors.Is(err, errLate) {
 		return err
 	}
 	e := &refusal{code: "invalid_grant", text: "the refresh token was superseded: use the newer one, or sign in again", status: http.StatusBadRequest,
 		action: "refresh_reused", person: x.Person.String(), session: x.ID.String()}
-	if x.near(address(r)) {
+	if x.near(address(r)) && x.boundTo(key) == nil {
 		return e
 	}
 	return s.stolen(ctx, x, "the refresh token was superseded, and came from elsewhere: its session is ended; sign in again")

@@ -67,6 +67,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 		GrantTypes    []string `json:"grant_types"`
 		ResponseTypes []string `json:"response_types"`
 		Scope         string   `json:"scope"`
+		Bound         bool     `json:"dpop_bound_access_tokens"`
 	}
 	if kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); !strings.EqualFold(strings.TrimSpace(kind), "application/json") {
 		s.fail(w, r, "", refuse("invalid_client_metadata", "", "send application/json"))
@@ -92,7 +93,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 	grants := []string{"authorization_code", "refresh_token"}
 	held := registration{
 		ID: id, Name: cleanName(asked.Name), Redirects: asked.Redirects, At: now, Expires: now.Add(unusedFor),
-		Refresh: len(asked.GrantTypes) == 0 || slices.Contains(asked.GrantTypes, "refresh_token"),
+		Bound: asked.Bound, Refresh: len(asked.GrantTypes) == 0 || slices.Contains(asked.GrantTypes, "refresh_token"),
 	}
 	if !held.Refresh {
 		grants = grants[:1]
@@ -112,6 +113,6 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 	})
 	writeJSON(w, http.StatusCreated, map[string]any{
 		"client_id": id, "client_id_issued_at": now.Unix(), "client_name": held.Name, "redirect_uris": held.Redirects, "grant_types": grants,
-		"response_types": []string{"code"}, "token_endpoint_auth_method": "none", "scope": scope,
+		"response_types": []string{"code"}, "token_endpoint_auth_method": "none", "scope": scope, "dpop_bound_access_tokens": held.Bound,
 	})
 }

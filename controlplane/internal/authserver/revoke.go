@@ -136,6 +136,9 @@ func (s *Server) introspection(x *Session, token string) map[string]any {
 	}
 	if claims, err := s.verify(s.Engine.State(), token); err == nil {
 		out["aud"], out["iat"], out["exp"], out["jti"], out["scope"], out["token_type"] = claims.Audience, claims.IssuedAt, claims.Expires, claims.ID, claims.Scope, "Bearer"
+		if claims.Confirmation != nil {
+			out["token_type"], out["cnf"] = "DPoP", claims.Confirmation
+		}
 		return out
 	}
 	if digest(token) != x.Current { // superseded

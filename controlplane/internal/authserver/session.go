@@ -39,6 +39,8 @@ type Session struct {
 	Expires    time.Time `json:"expires"`
 	// Addresses from which it was used, the last one first.
 	Addresses []string `json:"addresses,omitempty"`
+	// Key is the thumbprint of the key to which its tokens are bound. Empty: to none.
+	Key string `json:"key,omitempty"`
 	// Current is the SHA-256 of the refresh token that counts. Empty: the client has none.
 	Current string `json:"current,omitempty"`
 	// Superseded are those before it, the last one first.

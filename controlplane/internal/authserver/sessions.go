@@ -218,7 +218,7 @@ func (s *Server) KnownClients(ctx context.Context) ([]*adminv1.ClientStatus, err
 		var r registration
 		if json.Unmarshal(e.Value, &r) == nil && s.Now().Before(r.Expires) {
 			byID[r.ID] = &adminv1.ClientStatus{
-				Client:     &policyv1.Client{Id: r.ID, Name: r.Name, RedirectUris: r.Redirects},
+				Client:     &policyv1.Client{Id: r.ID, Name: r.Name, RedirectUris: r.Redirects, DpopBoundAccessTokens: r.Bound},
 				Registered: true, RegisteredAt: timestamppb.New(r.At), ExpiresAt: timestamppb.New(r.Expires),
 			}
 		}

@@ -39,6 +39,8 @@ type accessToken struct {
 	Generation uint64 `json:"sallyport_gen"`
 	// Began is when the session did, in Unix milliseconds: all of a client's up to a moment can be ended.
 	Began int64 `json:"sallyport_began"`
+	// Confirmation is the key that the token is bound to; nil: none.
+	Confirmation *confirmation `json:"cnf,omitempty"`
 }
 
 // token answers the token endpoint.
@@ -59,14 +61,19 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, name, err)
 		return
 	}
+	key, err := s.possession(r, c)
+	if err != nil {
+		s.fail(w, r, c.id, err)
+		return
+	}
 	var answer map[string]any
 	switch f.Get("grant_type") {
 	case "authorization_code":
-		answer, err = s.redeem(r, state, c, f)
+		answer, err = s.redeem(r, state, c, f, key)
 	case "refresh_token":
-		answer, err = s.refresh(r, state, c, f)
+		answer, err = s.refresh(r, state, c, f, key)
 	case "client_credentials":
-		answer, err = s.machine(r, state, c, f)
+		answer, err = s.machine(r, state, c, f, key)
 	default:
 		err = refuse("unsupported_grant_type", "", "the grant types are authorization_code, refresh_token and, for service accounts, client_credentials")
 	}
@@ -96,7 +103,7 @@ func (s *Server) audience(state *core.State, f url.Values, granted string) (stri
 }
 
 // redeem exchanges a code, once.
-func (s *Server) redeem(r *http.Request, state *core.State, c *client, f url.Values) (map[string]any, error) {
+func (s *Server) redeem(r *http.Request, state *core.State, c *client, f url.Values, key string) (map[string]any, error) {
 	ctx := r.Context()
 	bad := func(action, text string) *refusal { return refuse("invalid_grant", action, text) }
 	text := f.Get("code")
@@ -129,13 +136,15 @@ func (s *Server) redeem(r *http.Request, state *core.State, c *client, f url.Val
 		return nil, err
 	case f.Get("code_verifier") == "" || subtle.ConstantTimeCompare([]byte(challengeOf(f.Get("code_verifier"))), []byte(held.Challenge)) != 1:
 		return nil, about(bad("code_injected", "the code_verifier is missing, or is not that of the code"))
+	case held.Key != "" && held.Key != key:
+		return nil, about(proofRefused("code_injected", "the code was asked for with another key (dpop_jkt), or there is no DPoP proof"))
 	case !s.Now().Before(held.Expires):
 		return nil, about(bad("code_refused", "the code is too old: begin again"))
 	}
 	now := s.Now()
 	x := &Session{
 		ID: held.Session, Person: held.Person, Generation: held.Generation, Client: c.id, ClientName: c.name, Resource: held.Resource, Scopes: held.Scopes,
-		ACR: held.ACR, AMR: held.AMR, AuthTime: held.AuthTime, Began: now, Used: now, Expires: limitsOf(state, now, now), Addresses: []string{address(r)},
+		ACR: held.ACR, AMR: held.AMR, AuthTime: held.AuthTime, Began: now, Used: now, Expires: limitsOf(state, now, now), Addresses: []string{address(r)}, Key: key,
 	}
 	if err := s.live(state, x); err != nil {
 		return nil, err
@@ -170,7 +179,7 @@ func (s *Server) redeem(r *http.Request, state *core.State, c *client, f url.Val
 	if _, err := s.Store.Create(ctx, sessionKey(x.Person, x.ID), value, x.Expires.Sub(now)); err != nil {
 		return nil, err
 	}
-	return s.issue(ctx, x, audience, refresh)
+	return s.issue(ctx, x, audience, refresh, key)
 }
 
 func authentication(x *Session) *auditv1.Authentication {
@@ -194,8 +203,9 @@ func challengeOf(verifier string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// issue makes an access token for a session, if it still counts: after what was stored, the state is fenced once more.
-func (s *Server) issue(ctx context.Context, x *Session, audience, refresh string) (map[string]any, error) {
+// issue makes an access token for a session, bound to a key where there is one, if it still counts: after what was stored, the state
+// is fenced once more.
+func (s *Server) issue(ctx context.Context, x *Session, audience, refresh, key string) (map[string]any, error) {
 	state, err := s.Engine.Fence(ctx)
 	if err != nil {
 		return nil, err
@@ -209,7 +219,7 @@ func (s *Server) issue(ctx context.Context, x *Session, audience, refresh string
 	now := s.Now()
 	claims := accessToken{
 		Issuer: s.Issuer, Subject: x.Person.String(), Audience: audience, ClientID: x.Client, IssuedAt: now.Unix(), Expires: now.Add(s.Lease).Unix(),
-		ID: uuid.NewString(), Session: x.ID.String(), Scope: strings.Join(x.Scopes, " "), ACR: x.ACR, AMR: x.AMR, Generation: x.Generation, Began: x.Began.UnixMilli(),
+		ID: uuid.NewString(), Session: x.ID.String(), Scope: strings.Join(x.Scopes, " "), ACR: x.ACR, AMR: x.AMR, Generation: x.Generation, Began: x.Began.UnixMilli(), Confirmation: confirm(key),
 	}
 	if !x.AuthTime.IsZero() {
 		claims.AuthTime = x.AuthTime.Unix()
@@ -219,6 +229,9 @@ func (s *Server) issue(ctx context.Context, x *Session, audience, refresh string
 		return nil, err
 	}
 	answer := map[string]any{"access_token": signed, "token_type": "Bearer", "expires_in": int64(s.Lease / time.Second)}
+	if key != "" {
+		answer["token_type"] = "DPoP"
+	}
 	if claims.Scope != "" {
 		answer["scope"] = claims.Scope
 	}

@@ -40,7 +40,7 @@ func clientsCommand(o *options) *cobra.Command {
 	}
 	var redirects []string
 	var name string
-	var secret bool
+	var secret, bound bool
 	var keys string
 	approve := &cobra.Command{
 		Use: "approve CLIENT", Aliases: []string{"set"}, Short: "Approve a client, or describe one whole",
@@ -50,7 +50,7 @@ func clientsCommand(o *options) *cobra.Command {
 			"  sallyport clients approve crm-portal --redirect-uri https://crm.example.com/oauth/callback --jwks public.json",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &adminv1.SetClientRequest{Client: &policyv1.Client{Id: args[0], Name: name, RedirectUris: redirects}, MakeSecret: secret}
+			req := &adminv1.SetClientRequest{Client: &policyv1.Client{Id: args[0], Name: name, RedirectUris: redirects, DpopBoundAccessTokens: bound}, MakeSecret: secret}
 			if keys != "" {
 				data, err := os.ReadFile(keys)
 				if err != nil {
@@ -70,6 +70,7 @@ func clientsCommand(o *options) *cobra.Command {
 	approve.Flags().StringVar(&name, "name", "", "what people read (default: what it calls itself)")
 	approve.Flags().BoolVar(&secret, "secret", false, "make a secret with which the client authenticates, and print it")
 	approve.Flags().StringVar(&keys, "jwks", "", "`file` with a public JSON Web Key, or a set of them, by which the client proves who it is in place of a secret (private_key_jwt)")
+	approve.Flags().BoolVar(&bound, "dpop", false, "refuse the client tokens that are not bound to a key of its own (DPoP)")
 	remove := &cobra.Command{
 		Use: "remove CLIENT", Short: "Take back what was said of a client; one that registered itself is forgotten", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -97,9 +97,11 @@ type Client struct {
 	SecretSha256 []byte `protobuf:"bytes,4,opt,name=secret_sha256,json=secretSha256,proto3" json:"secret_sha256,omitempty"`
 	// A JSON Web Key Set (RFC 7517) of the public keys by which the client proves who it is (private_key_jwt). Empty: it does not so;
 	// otherwise it has no secret.
-	Jwks          []byte `protobuf:"bytes,10,opt,name=jwks,proto3" json:"jwks,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Jwks []byte `protobuf:"bytes,10,opt,name=jwks,proto3" json:"jwks,omitempty"`
+	// Its tokens are always bound to a key of its own (RFC 9449). Otherwise they are where it proves to have one.
+	DpopBoundAccessTokens bool `protobuf:"varint,11,opt,name=dpop_bound_access_tokens,json=dpopBoundAccessTokens,proto3" json:"dpop_bound_access_tokens,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *Client) Reset() {
@@ -165,6 +167,13 @@ func (x *Client) GetJwks() []byte {
 		return x.Jwks
 	}
 	return nil
+}
+
+func (x *Client) GetDpopBoundAccessTokens() bool {
+	if x != nil {
+		return x.DpopBoundAccessTokens
+	}
+	return false
 }
 
 // AuthorizationPolicy is what the authorization server permits, for all clients.
@@ -344,14 +353,15 @@ var File_sallyport_policy_v1_authorization_proto protoreflect.FileDescriptor
 
 const file_sallyport_policy_v1_authorization_proto_rawDesc = "" +
 	"\n" +
-	"'sallyport/policy/v1/authorization.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x01\n" +
+	"'sallyport/policy/v1/authorization.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x02\n" +
 	"\x06Client\x12\"\n" +
 	"\x02id\x18\x01 \x01(\tB\x12\xbaH\x0fr\r\x18\xf4\x032\b^[!-~]+$R\x02id\x12\x1b\n" +
 	"\x04name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18dR\x04name\x128\n" +
 	"\rredirect_uris\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\x102\x18\x01\"\ar\x05\x10\x01\x18\xd0\x0fR\fredirectUris\x12#\n" +
 	"\rsecret_sha256\x18\x04 \x01(\fR\fsecretSha256\x12\x1d\n" +
 	"\x04jwks\x18\n" +
-	" \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\x02R\x04jwks\"\xf0\x04\n" +
+	" \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\x02R\x04jwks\x127\n" +
+	"\x18dpop_bound_access_tokens\x18\v \x01(\bR\x15dpopBoundAccessTokens\"\xf0\x04\n" +
 	"\x13AuthorizationPolicy\x12W\n" +
 	"\x12metadata_documents\x18\x01 \x01(\x0e2\x1e.sallyport.policy.v1.AdmissionB\b\xbaH\x05\x82\x01\x02\x10\x01R\x11metadataDocuments\x12[\n" +
 	"\x14dynamic_registration\x18\x02 \x01(\x0e2\x1e.sallyport.policy.v1.AdmissionB\b\xbaH\x05\x82\x01\x02\x10\x01R\x13dynamicRegistration\x12Z\n" +
