@@ -339,3 +339,33 @@ func TestAnAgentHearsNoMoreOfAResourceThatWasTakenFromIt(t *testing.T) {
 		}
 	})
 }
+
+// TestWhatAResourceHoldsIsKeptByThePersonsOwnClientAlone, whatever its server says, and however long it is.
+func TestWhatAResourceHoldsIsKeptByThePersonsOwnClientAlone(t *testing.T) {
+	for _, length := range []int{1, 200_000} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var m struct {
+				ID     json.RawMessage `json:"id"`
+				Method string          `json:"method"`
+			}
+			_ = json.NewDecoder(r.Body).Decode(&m) // the answer to nothing is wrong
+			w.Header().Set("Content-Type", "application/json")
+			result := `{"supportedVersions":["2026-07-28"],"capabilities":{},"resultType":"complete"}`
+			if m.Method == mcp.MethodReadResource {
+				result = fmt.Sprintf(`{"contents":[{"uri":"doc://open/1","text":%q}],"ttlMs":60000,"cacheScope":"public","resultType":"complete"}`, strings.Repeat("x", length))
+			}
+			_, _ = fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":%s}`, m.ID, result)
+		}))
+		defer s.Close()
+		w := newWorld(t, &options{})
+		catalogue := catalogueEntry("lib")
+		catalogue.GetCatalogue().Tools = []*policyv1.Tool{{Kind: policyv1.Kind_KIND_RESOURCE, Name: "doc://open/1", Definition: []byte(`{"name":"n","uri":"doc://open/1"}`)}}
+		w.set(connectorEntry("lib", s.URL, ""), catalogue, grantEntry(1, "lib", allow("resource:*")))
+		for _, a := range []*agent{w.stateless(ada, "/mcp/lib"), w.opened(ada, "/mcp/lib", mcp.Revision20251125)} {
+			got := a.about(mcp.MethodReadResource, "doc://open/1", `{"uri":"doc://open/1"}`)
+			if !strings.Contains(got.body, `"cacheScope":"private"`) || strings.Contains(got.body, "public") || !strings.Contains(got.body, strings.Repeat("x", length)) {
+				t.Errorf("%s, %d bytes: %+.300v", a.revision, length, got)
+			}
+		}
+	}
+}

@@ -241,7 +241,7 @@ func (g *Gateway) pass(l *leg, to *answer, x *exchange, settings *policyv1.Conne
 	if response.Stream {
 		return g.passEvents(l, to, x, settings, t, response)
 	}
-	if mcp.OfTask(x.message.Method) && !response.Whole() {
+	if (mcp.OfTask(x.message.Method) || x.message.Method == mcp.MethodReadResource) && !response.Whole() {
 		if _, err := response.All(g.MaxResult); err != nil {
 			return g.failed(l.ctx, to, err), false, nil
 		}
@@ -284,6 +284,15 @@ func (g *Gateway) said(l *leg, x *exchange, settings *policyv1.Connector, t targ
 			was = result
 		}
 		if now := mcp.PrefixURIs(was, t.connector+policy.URISeparator); len(now) != len(was) {
+			result = now
+		}
+	}
+	if x.message.Method == mcp.MethodReadResource {
+		was := m.Result
+		if result != nil {
+			was = result
+		}
+		if now := mcp.PrivateResult(was); now != nil {
 			result = now
 		}
 	}

@@ -48,6 +48,22 @@ func CompleteResult(result []byte) []byte {
 	return append(append(out[:len(out):len(out)], Complete...), '}')
 }
 
+// PrivateResult returns a raw result that nobody but the person's own client may keep, where it says for how long at all: who is given it was
+// decided for the person. Nil: the result says so already, or nothing of that.
+func PrivateResult(result []byte) []byte {
+	if scope := lookup(result, []string{"cacheScope"}); scope == nil || string(scope) == private {
+		return nil
+	}
+	return members(result, func(key string, value []byte) []byte {
+		if key == "cacheScope" {
+			return []byte(private)
+		}
+		return value
+	})
+}
+
+const private = `"private"`
+
 // prefixItem renames what a content item holds (resource) or leads to (resource_link).
 func prefixItem(raw []byte, prefix string) []byte {
 	if strictjson.KindOf(raw) != strictjson.Object {

@@ -31,3 +31,15 @@ func TestAResultIsCompletedOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestAResultIsKeptByThePersonsOwnClientAlone(t *testing.T) {
+	for in, out := range map[string]string{
+		`{"contents":[],"ttlMs":9,"cacheScope":"public"}`: `{"contents":[],"ttlMs":9,"cacheScope":"private"}`,
+		`{"cacheScope":7}`: `{"cacheScope":"private"}`, `{"cacheScope":"anybody"}`: `{"cacheScope":"private"}`, `{ "cacheScope":"private"}`: "",
+		`{"contents":[{"cacheScope":"public"}]}`: "", `{}`: "",
+	} {
+		if got := string(mcp.PrivateResult([]byte(in))); got != out {
+			t.Errorf("%s became %s", in, got)
+		}
+	}
+}
