@@ -121,7 +121,7 @@ func TestAMachineCallsByItsKeyUntilItIsTakenAway(t *testing.T) {
 	if res := s.Call(t.Context(), "github__merge_pull_request", map[string]any{"owner": "acme", "repo": "payments", "pull_number": 1}); res.OK {
 		t.Error("what is granted to Staff alone is done for a machine")
 	}
-	w.cp.must("explain", "service/nightly", "github", "list_branches", "--args", mustJSON(t, payments))
+	w.cp.must("access", "explain", "service/nightly", "github", "list_branches", "--args", mustJSON(t, payments))
 
 	// Keys overlap: the second is good before the first goes, and the first takes along what is in flight.
 	second, _ := m.addKey("second.json")

@@ -25,7 +25,7 @@ func run() int {
 	root := &cobra.Command{
 		Use: "sallyport", Short: "An MCP gateway: which of an upstream's tools a person's agents may use, enforced and recorded",
 		Version: version, SilenceUsage: true, SilenceErrors: true,
-		Example: "  sallyport serve --data-dir ./data\n  sallyport apply -f policy/\n  sallyport explain ann@example.com github push_files --args '{\"branch\":\"main\"}'",
+		Example: "  sallyport serve --data-dir ./data\n  sallyport apply -f policy/\n  sallyport access explain ann@example.com github push_files --args '{\"branch\":\"main\"}'",
 	}
 	root.AddCommand(serveCommand(), benchCommand())
 	cli.Commands(root)

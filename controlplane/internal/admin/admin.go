@@ -139,6 +139,8 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewProxyServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewRuleSetServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewCredentialServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewAccessServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewPlanServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
@@ -149,6 +151,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.ServiceAccountServiceName, adminv1connect.SignalServiceName,
 		adminv1connect.SignInServiceName, adminv1connect.ClientServiceName, adminv1connect.SessionServiceName,
 		adminv1connect.RuleSetServiceName, adminv1connect.CredentialServiceName,
+		adminv1connect.AccessServiceName, adminv1connect.PlanServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

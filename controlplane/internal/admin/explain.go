@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"connectrpc.com/connect"
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
@@ -25,34 +27,59 @@ func (a *api) Explain(_ context.Context, req *connect.Request[adminv1.ExplainReq
 	if err != nil {
 		return nil, fmt.Errorf("compiling one person's table: %w", err)
 	}
-	res := &adminv1.ExplainResponse{Version: s.Seq(), Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED}}
-	arguments, err := table.Arguments(req.Msg.GetConnector(), req.Msg.GetTool(), req.Msg.GetArguments())
-	if err != nil {
-		res.Decision.Reason = auditv1.Reason_REASON_ARGUMENTS_INVALID
-		res.Decision.Text = err.Error()
-		return connect.NewResponse(res), nil //nolint:nilerr // arguments that are refused are a verdict, not a failure
-	}
-	e := table.Explain(a.asked(u, req.Msg, arguments))
-	if e.Allowed {
-		res.Decision.Verdict = auditv1.Verdict_VERDICT_ALLOWED
-	}
-	res.Decision.Reason, res.Decision.Group, res.Decision.Rule, res.Decision.Text = e.Reason, e.Group, uint32(e.Rule), e.Text()
-	res.Decision.RuleSet = e.RuleSet
+	decision, e := a.explained(table, u.ID, req.Msg)
+	res := &adminv1.ExplainResponse{Version: s.Seq(), Decision: decision}
 	res.Groups = groupsThatCount(s, u, e.Groups)
+	for _, ref := range res.Groups {
+		if id, err := uuid.Parse(ref.GetId()); err == nil {
+			path := &adminv1.GroupPath{}
+			for _, g := range s.GroupPath(u, s.Group(id)) {
+				path.Groups = append(path.Groups, groupRef(g))
+			}
+			res.Paths = append(res.Paths, path)
+		}
+	}
 	for _, t := range e.Rules {
 		res.Rules = append(res.Rules, ruleTrace(t))
 	}
 	return connect.NewResponse(res), nil
 }
 
+// callAsked is a call that somebody asks about.
+type callAsked interface {
+	GetConnector() string
+	GetTool() string
+	GetArguments() []byte
+	GetRegion() string
+	GetClient() string
+	GetAddress() string
+	GetAcr() string
+	GetAmr() []string
+	GetAuthTime() *timestamppb.Timestamp
+	GetAt() *timestamppb.Timestamp
+}
+
+// explained decides a call, and says what became of each rule.
+func (a *api) explained(table *policy.Table, person uuid.UUID, call callAsked) (*auditv1.Decision, policy.Explanation) {
+	decision := &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED}
+	arguments, _ := table.Arguments(call.GetConnector(), call.GetTool(), call.GetArguments()) // what is wrong with them goes into the verdict
+	e := table.Explain(a.asked(person, call, arguments))
+	if e.Allowed {
+		decision.Verdict = auditv1.Verdict_VERDICT_ALLOWED
+	}
+	decision.Reason, decision.Group, decision.Rule, decision.Text = e.Reason, e.Group, uint32(e.Rule), e.Text()
+	decision.RuleSet = e.RuleSet
+	return decision, e
+}
+
 // asked is the request that an explanation is of.
-func (a *api) asked(u *core.User, req *adminv1.ExplainRequest, arguments policy.Arguments) policy.Request {
+func (a *api) asked(person uuid.UUID, req callAsked, arguments policy.Arguments) policy.Request {
 	from := &policy.Origin{Address: req.GetAddress(), ACR: req.GetAcr(), AMR: req.GetAmr()}
 	if req.GetAuthTime() != nil {
 		from.AuthTime = req.GetAuthTime().AsTime()
 	}
 	r := policy.Request{
-		Person: u.ID, Connector: req.GetConnector(), Tool: req.GetTool(), Client: req.GetClient(), Region: req.GetRegion(), From: from,
+		Person: person, Connector: req.GetConnector(), Tool: req.GetTool(), Client: req.GetClient(), Region: req.GetRegion(), From: from,
 		Arguments: arguments, Now: a.Now(),
 	}
 	if req.GetAt() != nil {

@@ -61,6 +61,12 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.RuleSetServiceListRuleSetsProcedure:  viewer,
 	adminv1connect.RuleSetServiceRemoveRuleSetProcedure: admin,
 
+	adminv1connect.AccessServiceWhoCanProcedure:  viewer,
+	adminv1connect.AccessServiceWhatCanProcedure: viewer,
+
+	adminv1connect.PlanServicePlanPolicyProcedure: viewer,
+	adminv1connect.PlanServiceTestPolicyProcedure: viewer,
+
 	adminv1connect.FleetAdminServiceListProxiesProcedure: viewer,
 	adminv1connect.FleetAdminServiceGetReceiptProcedure:  viewer,
 

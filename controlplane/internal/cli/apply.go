@@ -68,14 +68,12 @@ func applyCommand(o *options) *cobra.Command {
 		Example: "  sallyport apply -f policy/\n  sallyport apply -f grants.yaml --dry-run",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(files) == 0 {
-				return usage("say what to apply with -f FILE or -f DIR")
+			req, err := policyFiles(files, cmd.InOrStdin())
+			if err != nil {
+				return err
 			}
-			req := &adminv1.ApplyRequest{DryRun: dryRun}
-			for _, path := range files {
-				if err := readResources(path, cmd.InOrStdin(), req); err != nil {
-					return err
-				}
+			if req.DryRun = dryRun; dryRun {
+				o.wait = false
 			}
 			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.Apply, req, func(r *adminv1.ApplyResponse) table {
 				t := table{head: []string{"KIND", "NAME", "ACTION"}}
@@ -86,8 +84,9 @@ func applyCommand(o *options) *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringSliceVarP(&files, "filename", "f", nil, "a YAML file, a folder of them, or - for standard input")
+	c.Flags().StringSliceVarP(&files, "filename", "f", nil, filesUsage)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, but change nothing")
+	o.waits(c)
 	return c
 }
 

@@ -1,7 +1,7 @@
 // Package cli is the admin command line: each command is a call of the admin API, its output a table for
 // people and JSON or YAML for scripts.
 //
-// Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the control plane cannot be reached,
+// Exit codes: 0 done, 1 refused or failed, 2 wrong usage or a plan that would change something, 3 the control plane cannot be reached,
 // 4 the token is missing or not valid. The package holds no rules and keeps no state.
 package cli
 
@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -24,6 +25,7 @@ import (
 const (
 	ExitFailed          = 1
 	ExitUsage           = 2
+	ExitChanges         = 2
 	ExitUnreachable     = 3
 	ExitUnauthenticated = 4
 )
@@ -34,6 +36,9 @@ type options struct {
 	tokenFile string
 	output    string
 	out       io.Writer
+	// wait: a change is answered when it is enforced everywhere, within patience.
+	wait     bool
+	patience time.Duration
 }
 
 // Commands returns every admin command, to be added to a root command.
@@ -45,7 +50,7 @@ func Commands(root *cobra.Command) {
 	flags.StringVarP(&o.output, "output", "o", "table", "output: table, json or yaml")
 	root.AddCommand(
 		directoriesCommand(o), usersCommand(o), groupsCommand(o), tokensCommand(o), connectorsCommand(o), catalogueCommand(o),
-		secretsCommand(o), credentialsCommand(o), vaultCommand(o), applyCommand(o), grantsCommand(o), ruleSetsCommand(o), blocksCommand(o), explainCommand(o), proxiesCommand(o),
+		secretsCommand(o), credentialsCommand(o), vaultCommand(o), applyCommand(o), grantsCommand(o), ruleSetsCommand(o), blocksCommand(o), accessCommand(o), policyCommand(o), proxiesCommand(o),
 		receiptCommand(o), auditCommand(o), scimCommand(o),
 		adminsCommand(o), breakGlassCommand(o), whoamiCommand(o), loginCommand(o), logoutCommand(o), serviceAccountsCommand(o),
 		clientsCommand(o), sessionsCommand(o), keysCommand(o),
@@ -64,13 +69,22 @@ type usageError struct{ error }
 
 func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// codedError has an exit code of its own.
+type codedError struct {
+	error
+	code int
+}
+
 // ExitCode is the code with which to exit after an error.
 func ExitCode(err error) int {
 	var wrong usageError
+	var coded codedError
 	var netErr *net.OpError
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &coded):
+		return coded.code
 	case errors.As(err, &wrong), strings.HasPrefix(err.Error(), "unknown command"), strings.HasPrefix(err.Error(), "unknown flag"),
 		strings.HasPrefix(err.Error(), "accepts "), strings.HasPrefix(err.Error(), "required flag"):
 		return ExitUsage
@@ -173,11 +187,26 @@ func ask[C, Req, Res any](ctx context.Context, o *options, client newClient[C], 
 	return res.Msg, nil
 }
 
-// call makes one unary call and prints its answer.
+// call makes one unary call, prints its answer and, where that is asked for, waits until what it changed is enforced.
 func call[C, Req, Res any](ctx context.Context, o *options, client newClient[C], m method[C, Req, Res], req *Req, show func(*Res) table) error {
 	res, err := ask(ctx, o, client, m, req)
 	if err != nil {
 		return err
 	}
-	return o.print(res, func() table { return show(res) })
+	if err := o.print(res, func() table { return show(res) }); err != nil || !o.wait {
+		return err
+	}
+	change, ok := any(res).(interface{ GetVersion() uint64 })
+	if !ok {
+		return nil
+	}
+	return o.receipt(ctx, change.GetVersion(), true, o.patience)
+}
+
+// waits gives commands that change something the flag to wait until that is enforced.
+func (o *options) waits(commands ...*cobra.Command) {
+	for _, c := range commands {
+		c.Flags().BoolVar(&o.wait, "wait", false, "return when every live proxy enforces the change, and print the receipt")
+		c.Flags().DurationVar(&o.patience, "timeout", time.Minute, "how long to wait; after it the exit code is 1, and the change stands")
+	}
 }

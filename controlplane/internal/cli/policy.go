@@ -54,6 +54,7 @@ func grantsCommand(o *options) *cobra.Command {
 	}
 	remove.Flags().StringVar(&person, "person", "", "a user, by id or name")
 	remove.Flags().StringVar(&everyone, "everyone", "", "a directory, or * for all of them")
+	o.waits(remove)
 	return parent("grants", "What people may do on connectors", list, remove)
 }
 
@@ -147,6 +148,7 @@ func blocksCommand(o *options) *cobra.Command {
 				})
 		},
 	}
+	o.waits(place, lift)
 	return parent("blocks", "Denials that come before all grants", place, lift, list)
 }
 
@@ -170,9 +172,9 @@ func explainCommand(o *options) *cobra.Command {
 	var arguments, at, signedIn string
 	req := &adminv1.ExplainRequest{}
 	c := &cobra.Command{
-		Use: "explain PERSON CONNECTOR TOOL", Short: "Say why a person may call a tool with these arguments, or why not, by the code that proxies run",
-		Example: "  sallyport explain ann@example.com github push_files --args '{\"branch\":\"main\"}'",
-		Args:    cobra.ExactArgs(3),
+		Use: "explain PERSON CONNECTOR TOOL | PERSON CONNECTOR__TOOL", Short: "Say why a person may call a tool with these arguments, or why not, by the code that proxies run",
+		Example: "  sallyport access explain ann@example.com github push_files --args '{\"branch\":\"main\"}'",
+		Args:    cobra.RangeArgs(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if req.At, err = instant("--at", at); err != nil {
@@ -181,7 +183,10 @@ func explainCommand(o *options) *cobra.Command {
 			if req.AuthTime, err = instant("--auth-time", signedIn); err != nil {
 				return usage("%w", err)
 			}
-			req.Person, req.Connector, req.Tool, req.Arguments = args[0], args[1], args[2], []byte(arguments)
+			if req.Connector, req.Tool, err = toolNamed(args[1:]); err != nil {
+				return err
+			}
+			req.Person, req.Arguments = args[0], []byte(arguments)
 			return call(cmd.Context(), o, adminv1connect.NewPolicyServiceClient, adminv1connect.PolicyServiceClient.Explain, req, explanation)
 		},
 	}
@@ -205,8 +210,16 @@ func explanation(r *adminv1.ExplainResponse) table {
 	}
 	fmt.Fprintf(&b, "%s at version %d: %s\n", verdict, r.GetVersion(), printable(r.GetDecision().GetText()))
 	var groups []string
-	for _, g := range r.GetGroups() {
-		groups = append(groups, printable(g.GetName()))
+	for i, g := range r.GetGroups() {
+		name := g.GetName()
+		if i < len(r.GetPaths()) && len(r.GetPaths()[i].GetGroups()) > 1 {
+			var below []string
+			for _, of := range r.GetPaths()[i].GetGroups()[:len(r.GetPaths()[i].GetGroups())-1] {
+				below = append(below, of.GetName())
+			}
+			name += " (by " + strings.Join(below, " in ") + ")"
+		}
+		groups = append(groups, printable(name))
 	}
 	fmt.Fprintf(&b, "groups: %s\n", dash(strings.Join(groups, ", ")))
 	for _, rule := range r.GetRules() {

@@ -207,5 +207,6 @@ func ruleSetsCommand(o *options) *cobra.Command {
 				})
 		},
 	}
+	o.waits(remove)
 	return parent("rulesets", "Rules under a name, which grants refer to", list, remove)
 }

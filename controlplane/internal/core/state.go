@@ -2,6 +2,7 @@ package core
 
 import (
 	"maps"
+	"sync"
 
 	"github.com/google/uuid"
 	"github.com/tidwall/btree"
@@ -15,6 +16,8 @@ import (
 // Users and groups are known inside by a small number, given in the order of their creation and never
 // again: ten million memberships are then two sets of pairs of four-byte numbers.
 type State struct {
+	forking sync.Mutex // a tree notes that it was copied
+
 	seq   uint64
 	epoch string
 	level uint32
@@ -91,8 +94,10 @@ func NewState() *State {
 }
 
 // Fork returns a state that may be changed by Apply while readers go on reading s.
-// It costs the same whatever the size of s. One goroutine at a time may fork a state.
+// It costs the same whatever the size of s.
 func (s *State) Fork() *State {
+	s.forking.Lock()
+	defer s.forking.Unlock()
 	f := &State{
 		seq: s.seq, epoch: s.epoch, level: s.level,
 		populations: maps.Clone(s.populations),

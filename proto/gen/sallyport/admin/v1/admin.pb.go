@@ -4554,7 +4554,9 @@ type ExplainResponse struct {
 	// Groups that count, directly or by nesting.
 	Groups []*GroupRef `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
 	// Every rule that was looked at, in order.
-	Rules         []*RuleTrace `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`
+	Rules []*RuleTrace `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`
+	// How the person is in each of groups: from a group that they are directly in up to it.
+	Paths         []*GroupPath `protobuf:"bytes,30,rep,name=paths,proto3" json:"paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4617,6 +4619,58 @@ func (x *ExplainResponse) GetRules() []*RuleTrace {
 	return nil
 }
 
+func (x *ExplainResponse) GetPaths() []*GroupPath {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+// GroupPath is a group within a group, and so on.
+type GroupPath struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Groups        []*GroupRef            `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupPath) Reset() {
+	*x = GroupPath{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupPath) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupPath) ProtoMessage() {}
+
+func (x *GroupPath) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupPath.ProtoReflect.Descriptor instead.
+func (*GroupPath) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *GroupPath) GetGroups() []*GroupRef {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
 // RuleTrace is what became of one rule.
 type RuleTrace struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4640,7 +4694,7 @@ type RuleTrace struct {
 
 func (x *RuleTrace) Reset() {
 	*x = RuleTrace{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4652,7 +4706,7 @@ func (x *RuleTrace) String() string {
 func (*RuleTrace) ProtoMessage() {}
 
 func (x *RuleTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4665,7 +4719,7 @@ func (x *RuleTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleTrace.ProtoReflect.Descriptor instead.
 func (*RuleTrace) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{72}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *RuleTrace) GetGroup() string {
@@ -4739,7 +4793,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4751,7 +4805,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4764,7 +4818,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{73}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{74}
 }
 
 type ListProxiesResponse struct {
@@ -4778,7 +4832,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4790,7 +4844,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4803,7 +4857,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{74}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*Proxy {
@@ -4847,7 +4901,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4859,7 +4913,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4872,7 +4926,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{75}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Proxy) GetName() string {
@@ -4971,7 +5025,7 @@ type ProxyTrouble struct {
 
 func (x *ProxyTrouble) Reset() {
 	*x = ProxyTrouble{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4983,7 +5037,7 @@ func (x *ProxyTrouble) String() string {
 func (*ProxyTrouble) ProtoMessage() {}
 
 func (x *ProxyTrouble) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4996,7 +5050,7 @@ func (x *ProxyTrouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyTrouble.ProtoReflect.Descriptor instead.
 func (*ProxyTrouble) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{76}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ProxyTrouble) GetConnector() string {
@@ -5045,7 +5099,7 @@ type GetReceiptRequest struct {
 
 func (x *GetReceiptRequest) Reset() {
 	*x = GetReceiptRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5057,7 +5111,7 @@ func (x *GetReceiptRequest) String() string {
 func (*GetReceiptRequest) ProtoMessage() {}
 
 func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5070,7 +5124,7 @@ func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptRequest.ProtoReflect.Descriptor instead.
 func (*GetReceiptRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{77}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *GetReceiptRequest) GetVersion() uint64 {
@@ -5099,7 +5153,7 @@ type GetReceiptResponse struct {
 
 func (x *GetReceiptResponse) Reset() {
 	*x = GetReceiptResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5111,7 +5165,7 @@ func (x *GetReceiptResponse) String() string {
 func (*GetReceiptResponse) ProtoMessage() {}
 
 func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5124,7 +5178,7 @@ func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptResponse.ProtoReflect.Descriptor instead.
 func (*GetReceiptResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{78}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *GetReceiptResponse) GetVersion() uint64 {
@@ -5164,7 +5218,7 @@ type ProxyReceipt struct {
 
 func (x *ProxyReceipt) Reset() {
 	*x = ProxyReceipt{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5176,7 +5230,7 @@ func (x *ProxyReceipt) String() string {
 func (*ProxyReceipt) ProtoMessage() {}
 
 func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5189,7 +5243,7 @@ func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyReceipt.ProtoReflect.Descriptor instead.
 func (*ProxyReceipt) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{79}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ProxyReceipt) GetProxy() string {
@@ -5270,7 +5324,7 @@ type AuditFilter struct {
 
 func (x *AuditFilter) Reset() {
 	*x = AuditFilter{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5282,7 +5336,7 @@ func (x *AuditFilter) String() string {
 func (*AuditFilter) ProtoMessage() {}
 
 func (x *AuditFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5295,7 +5349,7 @@ func (x *AuditFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditFilter.ProtoReflect.Descriptor instead.
 func (*AuditFilter) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *AuditFilter) GetPerson() string {
@@ -5473,7 +5527,7 @@ type ArgumentEquals struct {
 
 func (x *ArgumentEquals) Reset() {
 	*x = ArgumentEquals{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5485,7 +5539,7 @@ func (x *ArgumentEquals) String() string {
 func (*ArgumentEquals) ProtoMessage() {}
 
 func (x *ArgumentEquals) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5498,7 +5552,7 @@ func (x *ArgumentEquals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArgumentEquals.ProtoReflect.Descriptor instead.
 func (*ArgumentEquals) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ArgumentEquals) GetPath() string {
@@ -5530,7 +5584,7 @@ type CountAuditRequest struct {
 
 func (x *CountAuditRequest) Reset() {
 	*x = CountAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5542,7 +5596,7 @@ func (x *CountAuditRequest) String() string {
 func (*CountAuditRequest) ProtoMessage() {}
 
 func (x *CountAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5555,7 +5609,7 @@ func (x *CountAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountAuditRequest.ProtoReflect.Descriptor instead.
 func (*CountAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *CountAuditRequest) GetFilter() *AuditFilter {
@@ -5599,7 +5653,7 @@ type CountAuditResponse struct {
 
 func (x *CountAuditResponse) Reset() {
 	*x = CountAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5611,7 +5665,7 @@ func (x *CountAuditResponse) String() string {
 func (*CountAuditResponse) ProtoMessage() {}
 
 func (x *CountAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5624,7 +5678,7 @@ func (x *CountAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountAuditResponse.ProtoReflect.Descriptor instead.
 func (*CountAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *CountAuditResponse) GetCounts() []*AuditCount {
@@ -5662,7 +5716,7 @@ type AuditCount struct {
 
 func (x *AuditCount) Reset() {
 	*x = AuditCount{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5674,7 +5728,7 @@ func (x *AuditCount) String() string {
 func (*AuditCount) ProtoMessage() {}
 
 func (x *AuditCount) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5687,7 +5741,7 @@ func (x *AuditCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditCount.ProtoReflect.Descriptor instead.
 func (*AuditCount) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *AuditCount) GetKeys() []string {
@@ -5723,7 +5777,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5735,7 +5789,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5748,7 +5802,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{85}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *SearchAuditRequest) GetFilter() *AuditFilter {
@@ -5783,7 +5837,7 @@ type SearchAuditResponse struct {
 
 func (x *SearchAuditResponse) Reset() {
 	*x = SearchAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5795,7 +5849,7 @@ func (x *SearchAuditResponse) String() string {
 func (*SearchAuditResponse) ProtoMessage() {}
 
 func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5808,7 +5862,7 @@ func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditResponse.ProtoReflect.Descriptor instead.
 func (*SearchAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{86}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *SearchAuditResponse) GetRecords() []*StoredRecord {
@@ -5838,7 +5892,7 @@ type StoredRecord struct {
 
 func (x *StoredRecord) Reset() {
 	*x = StoredRecord{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5850,7 +5904,7 @@ func (x *StoredRecord) String() string {
 func (*StoredRecord) ProtoMessage() {}
 
 func (x *StoredRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5863,7 +5917,7 @@ func (x *StoredRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredRecord.ProtoReflect.Descriptor instead.
 func (*StoredRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{87}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *StoredRecord) GetSequence() uint64 {
@@ -5898,7 +5952,7 @@ type TailAuditRequest struct {
 
 func (x *TailAuditRequest) Reset() {
 	*x = TailAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5910,7 +5964,7 @@ func (x *TailAuditRequest) String() string {
 func (*TailAuditRequest) ProtoMessage() {}
 
 func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5923,7 +5977,7 @@ func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditRequest.ProtoReflect.Descriptor instead.
 func (*TailAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{88}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *TailAuditRequest) GetFilter() *AuditFilter {
@@ -5949,7 +6003,7 @@ type TailAuditResponse struct {
 
 func (x *TailAuditResponse) Reset() {
 	*x = TailAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5961,7 +6015,7 @@ func (x *TailAuditResponse) String() string {
 func (*TailAuditResponse) ProtoMessage() {}
 
 func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5974,7 +6028,7 @@ func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditResponse.ProtoReflect.Descriptor instead.
 func (*TailAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{89}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *TailAuditResponse) GetRecord() *StoredRecord {
@@ -6281,12 +6335,15 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\aaddress\x18\x16 \x01(\tR\aaddress\x12\x10\n" +
 	"\x03acr\x18\x17 \x01(\tR\x03acr\x12\x10\n" +
 	"\x03amr\x18\x18 \x03(\tR\x03amr\x127\n" +
-	"\tauth_time\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\bauthTime\"\xd0\x01\n" +
+	"\tauth_time\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\bauthTime\"\x85\x02\n" +
 	"\x0fExplainResponse\x128\n" +
 	"\bdecision\x18\x01 \x01(\v2\x1c.sallyport.audit.v1.DecisionR\bdecision\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x124\n" +
 	"\x06groups\x18\x03 \x03(\v2\x1c.sallyport.admin.v1.GroupRefR\x06groups\x123\n" +
-	"\x05rules\x18\x04 \x03(\v2\x1d.sallyport.admin.v1.RuleTraceR\x05rules\"\x8d\x02\n" +
+	"\x05rules\x18\x04 \x03(\v2\x1d.sallyport.admin.v1.RuleTraceR\x05rules\x123\n" +
+	"\x05paths\x18\x1e \x03(\v2\x1d.sallyport.admin.v1.GroupPathR\x05paths\"A\n" +
+	"\tGroupPath\x124\n" +
+	"\x06groups\x18\x01 \x03(\v2\x1c.sallyport.admin.v1.GroupRefR\x06groups\"\x8d\x02\n" +
 	"\tRuleTrace\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\rR\x04rule\x12\x16\n" +
@@ -6507,7 +6564,7 @@ func file_sallyport_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
+var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
 var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(MemberChange)(0),                     // 0: sallyport.admin.v1.MemberChange
 	(TokenKind)(0),                        // 1: sallyport.admin.v1.TokenKind
@@ -6587,205 +6644,208 @@ var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(*ListBlocksResponse)(nil),            // 75: sallyport.admin.v1.ListBlocksResponse
 	(*ExplainRequest)(nil),                // 76: sallyport.admin.v1.ExplainRequest
 	(*ExplainResponse)(nil),               // 77: sallyport.admin.v1.ExplainResponse
-	(*RuleTrace)(nil),                     // 78: sallyport.admin.v1.RuleTrace
-	(*ListProxiesRequest)(nil),            // 79: sallyport.admin.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),           // 80: sallyport.admin.v1.ListProxiesResponse
-	(*Proxy)(nil),                         // 81: sallyport.admin.v1.Proxy
-	(*ProxyTrouble)(nil),                  // 82: sallyport.admin.v1.ProxyTrouble
-	(*GetReceiptRequest)(nil),             // 83: sallyport.admin.v1.GetReceiptRequest
-	(*GetReceiptResponse)(nil),            // 84: sallyport.admin.v1.GetReceiptResponse
-	(*ProxyReceipt)(nil),                  // 85: sallyport.admin.v1.ProxyReceipt
-	(*AuditFilter)(nil),                   // 86: sallyport.admin.v1.AuditFilter
-	(*ArgumentEquals)(nil),                // 87: sallyport.admin.v1.ArgumentEquals
-	(*CountAuditRequest)(nil),             // 88: sallyport.admin.v1.CountAuditRequest
-	(*CountAuditResponse)(nil),            // 89: sallyport.admin.v1.CountAuditResponse
-	(*AuditCount)(nil),                    // 90: sallyport.admin.v1.AuditCount
-	(*SearchAuditRequest)(nil),            // 91: sallyport.admin.v1.SearchAuditRequest
-	(*SearchAuditResponse)(nil),           // 92: sallyport.admin.v1.SearchAuditResponse
-	(*StoredRecord)(nil),                  // 93: sallyport.admin.v1.StoredRecord
-	(*TailAuditRequest)(nil),              // 94: sallyport.admin.v1.TailAuditRequest
-	(*TailAuditResponse)(nil),             // 95: sallyport.admin.v1.TailAuditResponse
-	(*v1.Directory)(nil),                  // 96: sallyport.policy.v1.Directory
-	(*timestamppb.Timestamp)(nil),         // 97: google.protobuf.Timestamp
-	(*v1.ConnectorTool)(nil),              // 98: sallyport.policy.v1.ConnectorTool
-	(v1.Role)(0),                          // 99: sallyport.policy.v1.Role
-	(*durationpb.Duration)(nil),           // 100: google.protobuf.Duration
-	(*v1.Connector)(nil),                  // 101: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                       // 102: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                       // 103: sallyport.policy.v1.Rule
-	(*v1.RuleSet)(nil),                    // 104: sallyport.policy.v1.RuleSet
-	(*v1.Block)(nil),                      // 105: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),                  // 106: sallyport.audit.v1.Decision
-	(v1.Duty)(0),                          // 107: sallyport.policy.v1.Duty
-	(v11.Verdict)(0),                      // 108: sallyport.audit.v1.Verdict
-	(v11.Reason)(0),                       // 109: sallyport.audit.v1.Reason
-	(v11.Kind)(0),                         // 110: sallyport.audit.v1.Kind
-	(v11.Outcome)(0),                      // 111: sallyport.audit.v1.Outcome
-	(*v11.AuditRecord)(nil),               // 112: sallyport.audit.v1.AuditRecord
+	(*GroupPath)(nil),                     // 78: sallyport.admin.v1.GroupPath
+	(*RuleTrace)(nil),                     // 79: sallyport.admin.v1.RuleTrace
+	(*ListProxiesRequest)(nil),            // 80: sallyport.admin.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),           // 81: sallyport.admin.v1.ListProxiesResponse
+	(*Proxy)(nil),                         // 82: sallyport.admin.v1.Proxy
+	(*ProxyTrouble)(nil),                  // 83: sallyport.admin.v1.ProxyTrouble
+	(*GetReceiptRequest)(nil),             // 84: sallyport.admin.v1.GetReceiptRequest
+	(*GetReceiptResponse)(nil),            // 85: sallyport.admin.v1.GetReceiptResponse
+	(*ProxyReceipt)(nil),                  // 86: sallyport.admin.v1.ProxyReceipt
+	(*AuditFilter)(nil),                   // 87: sallyport.admin.v1.AuditFilter
+	(*ArgumentEquals)(nil),                // 88: sallyport.admin.v1.ArgumentEquals
+	(*CountAuditRequest)(nil),             // 89: sallyport.admin.v1.CountAuditRequest
+	(*CountAuditResponse)(nil),            // 90: sallyport.admin.v1.CountAuditResponse
+	(*AuditCount)(nil),                    // 91: sallyport.admin.v1.AuditCount
+	(*SearchAuditRequest)(nil),            // 92: sallyport.admin.v1.SearchAuditRequest
+	(*SearchAuditResponse)(nil),           // 93: sallyport.admin.v1.SearchAuditResponse
+	(*StoredRecord)(nil),                  // 94: sallyport.admin.v1.StoredRecord
+	(*TailAuditRequest)(nil),              // 95: sallyport.admin.v1.TailAuditRequest
+	(*TailAuditResponse)(nil),             // 96: sallyport.admin.v1.TailAuditResponse
+	(*v1.Directory)(nil),                  // 97: sallyport.policy.v1.Directory
+	(*timestamppb.Timestamp)(nil),         // 98: google.protobuf.Timestamp
+	(*v1.ConnectorTool)(nil),              // 99: sallyport.policy.v1.ConnectorTool
+	(v1.Role)(0),                          // 100: sallyport.policy.v1.Role
+	(*durationpb.Duration)(nil),           // 101: google.protobuf.Duration
+	(*v1.Connector)(nil),                  // 102: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                       // 103: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                       // 104: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                    // 105: sallyport.policy.v1.RuleSet
+	(*v1.Block)(nil),                      // 106: sallyport.policy.v1.Block
+	(*v11.Decision)(nil),                  // 107: sallyport.audit.v1.Decision
+	(v1.Duty)(0),                          // 108: sallyport.policy.v1.Duty
+	(v11.Verdict)(0),                      // 109: sallyport.audit.v1.Verdict
+	(v11.Reason)(0),                       // 110: sallyport.audit.v1.Reason
+	(v11.Kind)(0),                         // 111: sallyport.audit.v1.Kind
+	(v11.Outcome)(0),                      // 112: sallyport.audit.v1.Outcome
+	(*v11.AuditRecord)(nil),               // 113: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
-	96,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
-	96,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
-	97,  // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	97,  // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
+	97,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
+	97,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
+	98,  // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	98,  // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
 	11,  // 4: sallyport.admin.v1.User.groups:type_name -> sallyport.admin.v1.GroupRef
 	11,  // 5: sallyport.admin.v1.User.held_groups:type_name -> sallyport.admin.v1.GroupRef
-	97,  // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
-	97,  // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
+	98,  // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
+	98,  // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
 	10,  // 8: sallyport.admin.v1.ListUsersResponse.users:type_name -> sallyport.admin.v1.User
 	10,  // 9: sallyport.admin.v1.GetUserResponse.user:type_name -> sallyport.admin.v1.User
 	27,  // 10: sallyport.admin.v1.ListErasuresResponse.erasures:type_name -> sallyport.admin.v1.Erasure
-	97,  // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
+	98,  // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
 	12,  // 12: sallyport.admin.v1.ListGroupsResponse.groups:type_name -> sallyport.admin.v1.Group
 	12,  // 13: sallyport.admin.v1.GetGroupResponse.group:type_name -> sallyport.admin.v1.Group
 	10,  // 14: sallyport.admin.v1.GetGroupResponse.members:type_name -> sallyport.admin.v1.User
 	11,  // 15: sallyport.admin.v1.GetGroupResponse.member_groups:type_name -> sallyport.admin.v1.GroupRef
 	34,  // 16: sallyport.admin.v1.GetProvisioningStatusResponse.directories:type_name -> sallyport.admin.v1.ProvisioningStatus
-	97,  // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
+	98,  // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
 	39,  // 18: sallyport.admin.v1.ProvisioningStatus.tokens:type_name -> sallyport.admin.v1.Token
 	10,  // 19: sallyport.admin.v1.ProvisioningStatus.waiting_users:type_name -> sallyport.admin.v1.User
 	35,  // 20: sallyport.admin.v1.ProvisioningStatus.refusals:type_name -> sallyport.admin.v1.Refusal
 	10,  // 21: sallyport.admin.v1.ProvisioningStatus.renamed_users:type_name -> sallyport.admin.v1.User
-	97,  // 22: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
+	98,  // 22: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
 	0,   // 23: sallyport.admin.v1.PreviewMembersRequest.change:type_name -> sallyport.admin.v1.MemberChange
 	38,  // 24: sallyport.admin.v1.PreviewMembersResponse.changes:type_name -> sallyport.admin.v1.AccessChange
-	98,  // 25: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
-	98,  // 26: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
+	99,  // 25: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
+	99,  // 26: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
 	1,   // 27: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
-	97,  // 28: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	97,  // 29: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	97,  // 30: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
-	99,  // 31: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	98,  // 28: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	98,  // 29: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	98,  // 30: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
+	100, // 31: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
 	1,   // 32: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
-	100, // 33: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	99,  // 34: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
-	100, // 35: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
-	100, // 36: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	97,  // 37: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
+	101, // 33: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	100, // 34: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
+	101, // 35: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
+	101, // 36: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	98,  // 37: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
 	39,  // 38: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
 	50,  // 39: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
-	101, // 40: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
+	102, // 40: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
 	50,  // 41: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
-	102, // 42: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
+	103, // 42: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
 	59,  // 43: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
 	2,   // 44: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
-	102, // 45: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
-	103, // 46: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	97,  // 47: sallyport.admin.v1.Grant.until:type_name -> google.protobuf.Timestamp
-	101, // 48: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
+	103, // 45: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
+	104, // 46: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	98,  // 47: sallyport.admin.v1.Grant.until:type_name -> google.protobuf.Timestamp
+	102, // 48: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
 	62,  // 49: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
-	104, // 50: sallyport.admin.v1.ApplyRequest.rule_sets:type_name -> sallyport.policy.v1.RuleSet
+	105, // 50: sallyport.admin.v1.ApplyRequest.rule_sets:type_name -> sallyport.policy.v1.RuleSet
 	65,  // 51: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
 	3,   // 52: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
 	62,  // 53: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
-	105, // 54: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
-	105, // 55: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
-	97,  // 56: sallyport.admin.v1.ExplainRequest.at:type_name -> google.protobuf.Timestamp
-	97,  // 57: sallyport.admin.v1.ExplainRequest.auth_time:type_name -> google.protobuf.Timestamp
-	106, // 58: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	106, // 54: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
+	106, // 55: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
+	98,  // 56: sallyport.admin.v1.ExplainRequest.at:type_name -> google.protobuf.Timestamp
+	98,  // 57: sallyport.admin.v1.ExplainRequest.auth_time:type_name -> google.protobuf.Timestamp
+	107, // 58: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
 	11,  // 59: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
-	78,  // 60: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
-	4,   // 61: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
-	107, // 62: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
-	81,  // 63: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	97,  // 64: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	97,  // 65: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
-	82,  // 66: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
-	97,  // 67: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
-	85,  // 68: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	97,  // 69: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	108, // 70: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	97,  // 71: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	97,  // 72: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	109, // 73: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
-	87,  // 74: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
-	110, // 75: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
-	111, // 76: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
-	86,  // 77: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	5,   // 78: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
-	100, // 79: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
-	90,  // 80: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
-	97,  // 81: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
-	86,  // 82: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	93,  // 83: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	112, // 84: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	86,  // 85: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	93,  // 86: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	6,   // 87: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	8,   // 88: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	13,  // 89: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	15,  // 90: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	17,  // 91: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	19,  // 92: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	21,  // 93: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
-	23,  // 94: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
-	25,  // 95: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
-	28,  // 96: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	30,  // 97: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	32,  // 98: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
-	36,  // 99: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
-	40,  // 100: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	42,  // 101: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
-	44,  // 102: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	46,  // 103: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	48,  // 104: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	51,  // 105: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	53,  // 106: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	55,  // 107: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	57,  // 108: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	60,  // 109: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	63,  // 110: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	66,  // 111: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	68,  // 112: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	70,  // 113: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	72,  // 114: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	74,  // 115: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	76,  // 116: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	79,  // 117: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	83,  // 118: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	91,  // 119: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	94,  // 120: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	88,  // 121: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
-	7,   // 122: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	9,   // 123: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	14,  // 124: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	16,  // 125: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	18,  // 126: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	20,  // 127: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	22,  // 128: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
-	24,  // 129: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
-	26,  // 130: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
-	29,  // 131: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	31,  // 132: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	33,  // 133: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
-	37,  // 134: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
-	41,  // 135: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	43,  // 136: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
-	45,  // 137: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	47,  // 138: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	49,  // 139: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	52,  // 140: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	54,  // 141: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	56,  // 142: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	58,  // 143: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	61,  // 144: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	64,  // 145: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	67,  // 146: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	69,  // 147: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	71,  // 148: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	73,  // 149: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	75,  // 150: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	77,  // 151: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	80,  // 152: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	84,  // 153: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	92,  // 154: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	95,  // 155: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	89,  // 156: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
-	122, // [122:157] is the sub-list for method output_type
-	87,  // [87:122] is the sub-list for method input_type
-	87,  // [87:87] is the sub-list for extension type_name
-	87,  // [87:87] is the sub-list for extension extendee
-	0,   // [0:87] is the sub-list for field type_name
+	79,  // 60: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
+	78,  // 61: sallyport.admin.v1.ExplainResponse.paths:type_name -> sallyport.admin.v1.GroupPath
+	11,  // 62: sallyport.admin.v1.GroupPath.groups:type_name -> sallyport.admin.v1.GroupRef
+	4,   // 63: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
+	108, // 64: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
+	82,  // 65: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	98,  // 66: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	98,  // 67: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	83,  // 68: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
+	98,  // 69: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
+	86,  // 70: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	98,  // 71: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	109, // 72: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	98,  // 73: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	98,  // 74: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	110, // 75: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
+	88,  // 76: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
+	111, // 77: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
+	112, // 78: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
+	87,  // 79: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	5,   // 80: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
+	101, // 81: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
+	91,  // 82: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
+	98,  // 83: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
+	87,  // 84: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	94,  // 85: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	113, // 86: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	87,  // 87: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	94,  // 88: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	6,   // 89: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	8,   // 90: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	13,  // 91: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	15,  // 92: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	17,  // 93: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	19,  // 94: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	21,  // 95: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
+	23,  // 96: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	25,  // 97: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	28,  // 98: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	30,  // 99: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	32,  // 100: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
+	36,  // 101: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
+	40,  // 102: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	42,  // 103: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
+	44,  // 104: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	46,  // 105: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	48,  // 106: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	51,  // 107: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	53,  // 108: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	55,  // 109: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	57,  // 110: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	60,  // 111: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	63,  // 112: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	66,  // 113: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	68,  // 114: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	70,  // 115: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	72,  // 116: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	74,  // 117: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	76,  // 118: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	80,  // 119: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	84,  // 120: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	92,  // 121: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	95,  // 122: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	89,  // 123: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
+	7,   // 124: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	9,   // 125: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	14,  // 126: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	16,  // 127: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	18,  // 128: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	20,  // 129: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	22,  // 130: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
+	24,  // 131: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	26,  // 132: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	29,  // 133: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	31,  // 134: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	33,  // 135: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
+	37,  // 136: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
+	41,  // 137: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	43,  // 138: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
+	45,  // 139: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	47,  // 140: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	49,  // 141: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	52,  // 142: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	54,  // 143: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	56,  // 144: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	58,  // 145: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	61,  // 146: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	64,  // 147: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	67,  // 148: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	69,  // 149: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	71,  // 150: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	73,  // 151: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	75,  // 152: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	77,  // 153: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	81,  // 154: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	85,  // 155: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	93,  // 156: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	96,  // 157: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	90,  // 158: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
+	124, // [124:159] is the sub-list for method output_type
+	89,  // [89:124] is the sub-list for method input_type
+	89,  // [89:89] is the sub-list for extension type_name
+	89,  // [89:89] is the sub-list for extension extendee
+	0,   // [0:89] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }
@@ -6799,7 +6859,7 @@ func file_sallyport_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_admin_proto_rawDesc), len(file_sallyport_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   90,
+			NumMessages:   91,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

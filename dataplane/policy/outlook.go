@@ -1,0 +1,158 @@
+package policy
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"slices"
+
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+)
+
+// Access is what can be said of a person's calls of one tool before there is a call.
+type Access uint8
+
+const (
+	// Never: whatever the arguments are.
+	Never Access = iota
+	// Sometimes: what only a call says decides, by conditions or by how its person signed in.
+	Sometimes
+	// Always: whatever the arguments are, once what is asked for was done.
+	Always
+)
+
+// Outlook is what a person may do with one tool, and what that rests on.
+type Outlook struct {
+	Access Access
+	// Reason is why, where it is Never.
+	Reason auditv1.Reason
+	// Duty is the least that a call is asked for before it is made.
+	Duty policyv1.Duty
+	// By names the rules that may allow it, or the one that denies it.
+	By []string
+	// Rules is the same for the same words of all rules that have a say, wherever they stand.
+	Rules [16]byte
+}
+
+// Outlook tells what a request's person may do with its tool at its time, the arguments, the client, the address and approvals
+// being unknown. It rests on the same verdict as Decide and List: what is listed is not Never.
+func (t *Table) Outlook(r Request) Outlook {
+	s := t.state()
+	if s.broken {
+		return Outlook{Reason: auditv1.Reason_REASON_STALE}
+	}
+	p, c := s.person(r.Person), s.connector(r.Connector)
+	tool := c.tool(r.Tool)
+	if tool == nil {
+		tool = c.unpinned(r.Tool)
+	}
+	switch {
+	case p == nil:
+		return Outlook{Reason: auditv1.Reason_REASON_PERSON_UNKNOWN}
+	case !p.active:
+		return Outlook{Reason: auditv1.Reason_REASON_PERSON_INACTIVE}
+	case s.blocked.stand(&r):
+		return Outlook{Reason: auditv1.Reason_REASON_BLOCKED}
+	case tool == nil || !c.offered(r.Region):
+		return Outlook{Reason: auditv1.Reason_REASON_TOOL_UNKNOWN}
+	}
+	v := s.verdict(p.members, c, tool)
+	f := facts{person: p, groups: v.names, tool: tool, connector: c}
+	if !v.open {
+		return v.settled()
+	}
+	return v.outlook(&f, &r)
+}
+
+// settled is the outlook where nothing is up to a call.
+func (v *verdict) settled() Outlook {
+	out := Outlook{Reason: v.decision.reason}
+	if v.decision.group != "" {
+		out.By = []string{ruleName(v.decision.place, v.decision.set, v.decision.group)}
+	}
+	if v.decision.reason == auditv1.Reason_REASON_RULE_ALLOWED {
+		out.Access, out.Reason, out.Duty = Always, 0, v.decision.duties.least()
+	}
+	return out
+}
+
+// least is the least that duties come to.
+func (d *Duties) least() policyv1.Duty {
+	switch {
+	case d == nil:
+		return policyv1.Duty_DUTY_UNSPECIFIED
+	case len(d.Steps) > 0:
+		return policyv1.Duty_DUTY_REVIEW
+	case d.Confirm != 0:
+		return policyv1.Duty_DUTY_CONFIRM
+	}
+	return policyv1.Duty_DUTY_UNSPECIFIED
+}
+
+// outlook is what an open verdict may come to.
+func (v *verdict) outlook(f *facts, q *Request) Outlook {
+	out := Outlook{Access: Never, Reason: auditv1.Reason_REASON_NOTHING_ALLOWS}
+	access := Sometimes
+	spared := true // no deny may match, and no sign-in is required
+	var words [][]byte
+	for i := range v.denies {
+		switch r := &v.denies[i]; r.without(f, q) {
+		case surely, surelyFails:
+			return Outlook{Reason: auditv1.Reason_REASON_RULE_DENIED, By: []string{r.name()}}
+		case perhaps:
+			spared = false
+			words = append(words, r.words())
+		}
+	}
+	for i := range v.allows {
+		r := &v.allows[i]
+		is := r.without(f, q)
+		if is == surelyNot || is == surelyFails {
+			continue
+		}
+		if len(out.By) == 0 {
+			out.Duty = r.duty()
+		}
+		out.By = append(out.By, r.name())
+		if words = append(words, r.words()); is == surely && r.signIn == nil {
+			access = Always
+			break
+		}
+	}
+	if len(out.By) == 0 {
+		return out
+	}
+	for i := range v.requires {
+		r := &v.requires[i]
+		is := r.without(f, q)
+		if is != surelyNot && r.signIn != nil { // only a call tells how its person signed in
+			spared = false
+			words = append(words, r.words())
+			continue
+		}
+		switch is {
+		case surely, surelyFails:
+			out.Duty = max(out.Duty, r.duty())
+			words = append(words, r.words())
+		case perhaps:
+			words = append(words, r.words())
+		}
+	}
+	if out.Access, out.Reason = access, 0; !spared {
+		out.Access = Sometimes
+	}
+	out.Rules = digestOf(words)
+	return out
+}
+
+func (r *ruleOf) words() []byte { return r.digest(&connector{}) }
+
+func digestOf(words [][]byte) (out [16]byte) {
+	slices.SortFunc(words, bytes.Compare)
+	h := sha256.New()
+	for _, w := range slices.CompactFunc(words, bytes.Equal) {
+		_, _ = h.Write(w) // a hash does not fail
+	}
+	copy(out[:], h.Sum(nil))
+	return out
+}
