@@ -1,6 +1,15 @@
-// Claude Code: adds the gateway by its own command and says whether it is connected. No login, no model.
+// Claude Code: adds the gateway by its own command, signs in as it does for anybody (it names itself by a metadata document), and says
+// whether it is connected; and the same with a token in a header. No model.
+
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
 
 import { bearer, expect } from "./run.mjs";
+
+const run = promisify(execFile);
+
+// The document by which it names itself. The quickstart knows it beforehand, as in a network that has no way to it.
+const document = "https://claude.ai/oauth/claude-code-client-metadata";
 
 export async function checkClaude(client, gateway, report) {
   const list = async () => (await client.run(["mcp", "list"])).stdout;
@@ -28,10 +37,54 @@ export async function checkClaude(client, gateway, report) {
     const { stdout } = await client.run(["mcp", "get", added[0].name]);
     expect(/Status:.*Connected/.test(stdout) && stdout.includes(`URL: ${added[0].url}`), "it should be connected at its address", stdout);
   });
+  await checkSignIn(client, gateway, report, list, state);
   await report.check("mcp list: a false token is turned away, in the gateway's words", async () => {
     await client.run(["mcp", "add", "--transport", "http", "false-token", gateway.regions["us-east"], "--header", bearer("not-a-token")]);
     const line = state(await list(), "false-token");
     expect(line.includes("Failed to connect") && line.includes("401") && line.includes("the access token is malformed"), "it should have failed by 401", line);
   });
-  report.skipped("tools/call", "only a model that is signed in makes calls in Claude Code, and this signs in nowhere");
+  report.skipped("tools/call", "only a model that is signed in makes calls in Claude Code, and this signs in at no model");
+}
+
+// checkSignIn adds the gateway with nothing but its URL.
+async function checkSignIn(client, gateway, report, list, state) {
+  const sallyport = (...args) => run(gateway.cli, args, { env: { PATH: process.env.PATH, SALLYPORT_SERVER: gateway.admin.url, SALLYPORT_TOKEN: gateway.admin.token } });
+  const added = [
+    { name: "signed-in", url: gateway.regions["us-east"] },
+    { name: "signed-in-github", url: `${gateway.regions["eu-west"]}/github` },
+  ];
+  for (const { name, url } of added) {
+    await report.check(`${name}: mcp add with the URL alone needs a sign-in`, async () => {
+      await client.run(["mcp", "add", "--transport", "http", name, url]);
+      const line = state(await list(), name);
+      expect(line.includes("Needs authentication"), "it should ask for a sign-in", line);
+    });
+    await report.check(`${name}: mcp login, through the browser and back`, async () => {
+      const said = await client.terminal(["mcp", "login", name]);
+      expect(said.stdout.includes(`Authenticated with "${name}"`), "it should have said that it is authenticated", said.stdout + said.stderr);
+    });
+  }
+  await report.check("mcp list: connected by its own sign-ins", async () => {
+    const text = await list();
+    for (const { name, url } of added) {
+      const line = state(text, name);
+      expect(line.includes(url) && line.endsWith("Connected"), `${name} should be connected`, text);
+    }
+  });
+  await report.check("sessions list: the gateway knows them as Claude Code's", async () => {
+    const { stdout } = await sallyport("sessions", "list", "--client", document, "-o", "json");
+    const { sessions = [] } = JSON.parse(stdout);
+    expect(sessions.length === added.length, "there should be a session for each", stdout);
+  });
+  await report.check("sessions revoke: it is asked to sign in again", async () => {
+    const { stdout } = await sallyport("sessions", "revoke", "--client", document, "-o", "json");
+    await sallyport("receipt", "--version", String(JSON.parse(stdout).version), "--wait");
+    const text = await list();
+    for (const { name } of added) expect(state(text, name).includes("Needs authentication"), `${name} should not be connected any more`, text);
+  });
+  await report.check("mcp login again", async () => {
+    const said = await client.terminal(["mcp", "login", added[0].name]);
+    expect(said.stdout.includes("Authenticated"), "it should have said that it is authenticated", said.stdout + said.stderr);
+    expect(state(await list(), added[0].name).endsWith("Connected"), "it should be connected", said.stdout);
+  });
 }

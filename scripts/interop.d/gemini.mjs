@@ -1,4 +1,4 @@
-// Gemini CLI: adds the gateway by its own command and says whether it is connected. No login, no model.
+// Gemini CLI: adds the gateway by its own command and says whether it is connected. With a token in a header, no model.
 
 import { bearer, expect } from "./run.mjs";
 
@@ -35,5 +35,5 @@ export async function checkGemini(client, gateway, report) {
     const line = state(await list(), "false-token");
     expect(line.endsWith("- Disconnected"), "it should not be connected", line);
   });
-  report.skipped("tools/call", "only a model that is signed in makes calls in Gemini CLI, and this signs in nowhere");
+  report.skipped("tools/call", "only a model that is signed in makes calls in Gemini CLI, and this signs in at no model; it signs in at a gateway only then too");
 }

@@ -1,4 +1,5 @@
-// MCP Inspector's command line: both eras of MCP, both regions, all connectors and one.
+// MCP Inspector's command line: both eras of MCP, both regions, all connectors and one, with a token in a header; and by a sign-in of
+// its own, for which it registers itself.
 
 import { allowed, commits, expectFile, expectRefusal, expectTools, expectUntouched, named, refused } from "./expected.mjs";
 import { bearer, expect } from "./run.mjs";
@@ -58,7 +59,28 @@ export async function checkInspector(client, gateway, report) {
     const { result, stdout, stderr } = await ask(home, "auto", bearer(gateway.senior), "--method", "initialize");
     expect(result?.protocolVersion === "2026-07-28", "2026-07-28 should have been agreed on", stdout + stderr);
   });
+  await checkSignIn(client, gateway, report);
   await report.check("main is as it was after the refused pushes", async () => expectUntouched(await call(home, "legacy", named("/mcp", commits.tool), commits.args)));
+}
+
+// checkSignIn gives it a URL and a browser, and no token.
+async function checkSignIn(client, gateway, report) {
+  const env = { MCP_AUTO_OPEN_ENABLED: "true", MCP_INSPECTOR_SECRET_STORE: "file" };
+  const url = `${gateway.regions["eu-west"]}/github`;
+  const ask = async (browser, ...args) => {
+    const said = await client.run(["--cli", url, "--transport", "http", "--protocol-era", "modern", "--format", "json", "--callback-url", "http://127.0.0.1:0/oauth/callback", ...args], { ...env, ...browser });
+    expect(parsed(said.stdout)?.result, "a result should have been printed", said.stdout + said.stderr);
+    return { ...said, result: parsed(said.stdout).result };
+  };
+  await report.check("it registers itself, signs in with a browser, and lists", async () => {
+    const said = await ask({}, "--method", "tools/list");
+    expect(said.stderr.includes("Authorization complete"), "it should have signed in", said.stderr);
+    expectTools("/mcp/github", said.result.tools.map((tool) => tool.name));
+  });
+  await report.check("it calls with the token that it kept, and opens no browser", async () => {
+    const said = await ask({ BROWSER: "/bin/false" }, "--stored-auth-only", "--method", "tools/call", "--tool-name", allowed.tool, "--tool-args-json", JSON.stringify(allowed.args));
+    expectFile(said.result);
+  });
 }
 
 function parsed(text) {

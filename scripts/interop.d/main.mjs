@@ -7,6 +7,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 
+import { checkAuthorization } from "./authorization.mjs";
 import { checkClaude } from "./claude.mjs";
 import { checkConformance } from "./conformance.mjs";
 import { checkGemini } from "./gemini.mjs";
@@ -33,28 +34,34 @@ const gateway = {
   cli: join(flags.work, "data", "bin", "sallyport"),
   proxy: join(flags.work, "data", "bin", "sallyport-proxy"),
   fixture: join(flags.work, "fixture"),
+  // What opens a URL as a person of the quickstart, and where that person's agents are sent to sign in.
+  browser: join(flags.work, "browser"),
+  signIn: env.SALLYPORT_SIGNIN_URL,
   work: flags.work,
 };
 const checks = { inspector: checkInspector, claude: checkClaude, gemini: checkGemini, "mcp-remote": checkRemote };
 
+const clientOf = (name, program) => new Client(program, join(flags.work, `home-${name}`), gateway.browser);
 const suites = new Map();
 const report = new Report(flags.json);
 for (const line of readFileSync(join(flags.work, "clients"), "utf8").split("\n").filter(Boolean)) {
   const [name, version, program, reason] = line.split("\t");
   const of = report.client(name, version);
   if (name.startsWith("conformance")) {
-    suites.set(name, { version, client: reason ? null : new Client(program, join(flags.work, `home-${name}`)) });
+    suites.set(name, { version, client: reason ? null : clientOf(name, program) });
     continue;
   }
   if (reason) {
     of.skipped("all of it", reason);
     continue;
   }
-  await checks[name](new Client(program, join(flags.work, `home-${name}`)), gateway, of);
+  await checks[name](clientOf(name, program), gateway, of);
 }
 if (suites.size > 0) {
   const clients = Object.fromEntries([...suites].map(([name, { client }]) => [name, client]));
-  await checkConformance(clients, gateway, (suite) => report.client(`conformance ${suite.name}`, suites.get(suite.client)?.version ?? "-"));
+  const of = (suite) => report.client(`conformance ${suite.name}`, suites.get(suite.client)?.version ?? "-");
+  await checkAuthorization(clients, gateway, of);
+  await checkConformance(clients, gateway, of);
 }
 const programs = readFileSync(join(flags.work, "programs"), "utf8").split("\n").filter(Boolean).map((line) => {
   const [name, version, program, reason] = line.split("\t");

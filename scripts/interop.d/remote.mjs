@@ -1,27 +1,33 @@
-// mcp-remote: a bridge from stdio to the gateway, for clients that speak only stdio. A small client speaks to it here.
+// mcp-remote: a bridge from stdio to the gateway, for clients that speak only stdio. It registers itself, has a person sign in with a
+// browser, and keeps the tokens; or it is given a token. A small client speaks to it here.
 
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 
 import { allowed, expectFile, expectRefusal, expectTools, named, refused } from "./expected.mjs";
 import { brief, expect, patience } from "./run.mjs";
 
 export async function checkRemote(client, gateway, report) {
+  const runs = [];
   for (const [region, base] of Object.entries(gateway.regions)) {
-    for (const [path, suffix] of Object.entries(gateway.paths)) {
-      const at = `${region} ${path}`;
-      const bridge = new Bridge(client, base + suffix, gateway.senior);
-      try {
-        await report.check(`${at} initialize`, async () => {
-          const result = await bridge.ask("initialize", { protocolVersion: "2025-11-25", capabilities: {}, clientInfo: { name: "sallyport-interop", version: "1" } });
-          expect(result.serverInfo?.name === "sallyport" && result.protocolVersion === "2025-11-25", "sallyport at 2025-11-25 should have answered", result);
-          bridge.send({ method: "notifications/initialized" });
-        });
-        await report.check(`${at} tools/list`, async () => expectTools(path, ((await bridge.ask("tools/list", {})).tools ?? []).map((tool) => tool.name)));
-        await report.check(`${at} allowed tools/call`, async () => expectFile(await bridge.call(named(path, allowed.tool), allowed.args)));
-        await report.check(`${at} refused tools/call`, async () => expectRefusal(await bridge.call(named(path, refused.tool), refused.args)));
-      } finally {
-        await bridge.end();
-      }
+    for (const [path, suffix] of Object.entries(gateway.paths)) runs.push({ at: `${region} ${path}`, path, url: base + suffix });
+  }
+  // Once more at the first: with what it kept, so that no browser may open; and with a token in a header, in a home that knows nothing.
+  runs.push({ ...runs[0], at: `${runs[0].at}, signed in before`, extra: { BROWSER: "/bin/false" } });
+  runs.push({ ...runs[0], at: `${runs[0].at}, with a token`, token: gateway.senior, extra: { HOME: join(client.home, "token"), BROWSER: "/bin/false" } });
+  for (const { at, path, url, token, extra } of runs) {
+    const bridge = new Bridge(client, url, token, extra);
+    try {
+      await report.check(`${at} initialize`, async () => {
+        const result = await bridge.ask("initialize", { protocolVersion: "2025-11-25", capabilities: {}, clientInfo: { name: "sallyport-interop", version: "1" } });
+        expect(result.serverInfo?.name === "sallyport" && result.protocolVersion === "2025-11-25", "sallyport at 2025-11-25 should have answered", result);
+        bridge.send({ method: "notifications/initialized" });
+      });
+      await report.check(`${at} tools/list`, async () => expectTools(path, ((await bridge.ask("tools/list", {})).tools ?? []).map((tool) => tool.name)));
+      await report.check(`${at} allowed tools/call`, async () => expectFile(await bridge.call(named(path, allowed.tool), allowed.args)));
+      await report.check(`${at} refused tools/call`, async () => expectRefusal(await bridge.call(named(path, refused.tool), refused.args)));
+    } finally {
+      await bridge.end();
     }
   }
 }
@@ -34,9 +40,10 @@ class Bridge {
   #stderr = "";
   #ended = "";
 
-  constructor(client, url, token) {
+  constructor(client, url, token, extra = {}) {
     // By the environment the token stands in no list of processes.
-    this.#child = client.start([url, "--transport", "http-only", "--header", "Authorization:${SALLYPORT_AUTHORIZATION}"], { SALLYPORT_AUTHORIZATION: `Bearer ${token}` });
+    const header = token ? ["--header", "Authorization:${SALLYPORT_AUTHORIZATION}"] : [];
+    this.#child = client.start([url, "--transport", "http-only", ...header], { ...extra, ...(token ? { SALLYPORT_AUTHORIZATION: `Bearer ${token}` } : {}) });
     this.#child.stderr.on("data", (data) => (this.#stderr = (this.#stderr + data).slice(-4000)));
     this.#child.stdin.on("error", () => {}); // it ended: said by close
     this.#child.on("error", (err) => this.#fail(`it could not be started: ${err.message}`));

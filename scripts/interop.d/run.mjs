@@ -2,7 +2,7 @@
 
 import { execFile, spawn } from "node:child_process";
 import { mkdirSync } from "node:fs";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 
 export const patience = 60_000; // milliseconds that one command of a client may take
 
@@ -19,14 +19,15 @@ function tracked(child) {
 }
 
 export class Client {
-  // program is the client's path; home is a folder that nothing else uses.
-  constructor(program, home) {
+  // program is the client's path; home is a folder that nothing else uses; browser is what it is given for a browser, in which Maya
+  // Chen signs in by script.
+  constructor(program, home, browser) {
     this.program = program;
     this.home = home;
     mkdirSync(home, { recursive: true });
     // Nothing of the caller's environment: a client must not find the caller's settings, accounts or proxies.
     this.env = {
-      PATH: `${dirname(process.execPath)}:/usr/local/bin:/usr/bin:/bin`,
+      PATH: `${dirname(process.execPath)}:${join(dirname(browser), "bin")}:/usr/local/bin:/usr/bin:/bin`,
       HOME: home,
       LANG: "C.UTF-8",
       TERM: "dumb",
@@ -35,6 +36,8 @@ export class Client {
       CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: "1",
       DISABLE_AUTOUPDATER: "1",
       GEMINI_TELEMETRY_ENABLED: "false",
+      BROWSER: browser,
+      SALLYPORT_BROWSER_EMAIL: "maya.chen@acme.example",
     };
   }
 
@@ -51,6 +54,12 @@ export class Client {
       ));
       child.stdin.end();
     });
+  }
+
+  // terminal is run at a terminal of its own, for what a program does only where a person could be.
+  terminal(args, extra = {}) {
+    const line = [this.program, ...args].map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");
+    return new Client("script", this.home, this.env.BROWSER).run(["-qec", line, "/dev/null"], { TERM: "xterm", ...extra });
   }
 
   // start begins a program that is spoken to.

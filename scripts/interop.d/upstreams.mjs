@@ -159,7 +159,7 @@ export async function checkUpstreams(programs, gateway, report) {
     start(["runner", "--config", config, "--listen", `127.0.0.1:${runnerPort}`]);
     const token = JSON.parse((await sallyport("proxies", "invite", "interop", "--region", "us-east", "-o", "json")).stdout).token;
     start(["serve", "--name", "interop", "--region", "us-east", "--control-plane", gateway.fleet, "--listen", `127.0.0.1:${proxyPort}`,
-      "--data-dir", join(gateway.work, "interop-proxy"), "--runner", `http://127.0.0.1:${runnerPort}`], { SALLYPORT_INVITATION: token });
+      "--data-dir", join(gateway.work, "interop-proxy"), "--resource", gateway.regions["us-east"], "--runner", `http://127.0.0.1:${runnerPort}`], { SALLYPORT_INVITATION: token });
     await until("the proxy is ready", async () => (await fetch(`http://127.0.0.1:${proxyPort}/readyz`)).ok);
     for (const one of ready) {
       const of = report.client(one.name, one.version);

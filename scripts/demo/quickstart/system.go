@@ -175,7 +175,7 @@ func (s *system) connectOkta(ctx context.Context) error {
 	return nil
 }
 
-// connectSignIn creates the web app by which people sign in at Okta.
+// connectSignIn creates the web app by which people sign in at Okta, and says which programs are known.
 func (s *system) connectSignIn(ctx context.Context) error {
 	id, secret := s.org.CreateWebApp(s.signInURL() + "/signin/callback/okta")
 	file := filepath.Join(s.dir, "okta-client-secret")
@@ -184,7 +184,13 @@ func (s *system) connectSignIn(ctx context.Context) error {
 	}
 	_, err := s.admin.Run(ctx, "directories", "sign-in", "okta", "--issuer", s.issuer, "--client-id", id, "--client-secret-file", file,
 		"--title", "Acme's Okta", "--contact", helpDesk)
-	return errors.Join(err, os.Remove(file))
+	if err = errors.Join(err, os.Remove(file)); err != nil {
+		return err
+	}
+	// Claude Code names itself by a document on the web. It is known here beforehand, as in a network that has no way there.
+	_, err = s.admin.Run(ctx, "clients", "approve", "https://claude.ai/oauth/claude-code-client-metadata", "--name", "Claude Code",
+		"--redirect-uri", "http://localhost/callback", "--redirect-uri", "http://127.0.0.1/callback")
+	return err
 }
 
 // connectSignals lets Okta tell what it does not tell by SCIM: suspensions above all.
