@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"bytes"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -112,4 +115,58 @@ func TestAProxyNeedsItsInvitationOnceAndIsGoneWhenItIsRevoked(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestAProxyRenewsItsCertificateAndServesOn lets several certificates of a proxy run out.
+func TestAProxyRenewsItsCertificateAndServesOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "--certificate-ttl", "10s")
+	p := newProxy(t, w.cp, "us-east")
+	s := w.session(p, ada)
+	certificate := func() *x509.Certificate {
+		t.Helper()
+		files, err := filepath.Glob(filepath.Join(p.data(), "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			data, _ := os.ReadFile(file) // a folder has none
+			for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+				if cert, err := x509.ParseCertificate(block.Bytes); err == nil && !cert.IsCA {
+					return cert
+				}
+			}
+		}
+		t.Fatal("the proxy has no certificate")
+		return nil
+	}
+	first, last := certificate(), certificate()
+	renewals := 0
+	eventually(t, func() error {
+		if now := certificate(); now.SerialNumber.Cmp(last.SerialNumber) != 0 {
+			last = now
+			renewals++
+		}
+		if time.Now().Before(first.NotAfter.Add(3*time.Second)) || renewals < 2 {
+			return fmt.Errorf("%d renewals", renewals)
+		}
+		return nil
+	})
+	if renewals > 20 {
+		t.Errorf("%d renewals within two certificates' time", renewals)
+	}
+	if bytes.Equal(first.RawSubjectPublicKeyInfo, last.RawSubjectPublicKeyInfo) {
+		t.Error("the key was not renewed")
+	}
+	w.cp.enforced()
+	if err := works(t.Context(), s); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(p.Stop(), os.Remove(p.invitation)); err != nil {
+		t.Fatal(err)
+	}
+	p.start()
+	if err := works(t.Context(), w.session(p, ada)); err != nil {
+		t.Errorf("after a start with a renewed certificate: %v", err)
+	}
 }

@@ -216,7 +216,7 @@ func (a *api) FindUpstreamServer(ctx context.Context, req *connect.Request[admin
 	if err != nil {
 		return nil, a.passing(ctx, "the upstream or its authorization server cannot be asked now", err)
 	}
-	return connect.NewResponse(&adminv1.FindUpstreamServerResponse{Found: found.Server, Approved: c.Server, Digest: found.Digest, RedirectUri: found.RedirectURI, Client: found.Client}), nil
+	return connect.NewResponse(&adminv1.FindUpstreamServerResponse{Found: found.Server, Approved: c.Server, Digest: found.Digest, RedirectUri: found.RedirectURI, Client: found.Client, IsClient: found.IsClient}), nil
 }
 
 func (a *api) TrustUpstreamServer(ctx context.Context, req *connect.Request[adminv1.TrustUpstreamServerRequest]) (*connect.Response[adminv1.TrustUpstreamServerResponse], error) {

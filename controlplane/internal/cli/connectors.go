@@ -53,19 +53,13 @@ func connectorsCommand(o *options) *cobra.Command {
 				})
 		},
 	}
-	return parent("connectors", "Upstream MCP servers", list, get, discover, trustCommand(o), retire, healthCommand(o))
+	return parent("connectors", "Upstream MCP servers", list, get, discover, checkCommand(o), trustCommand(o), retire, healthCommand(o))
 }
 
 func connectorsTable(all []*adminv1.ConnectorStatus) table {
 	t := table{head: []string{"CONNECTOR", "URL", "REGIONS", "TOOLS", "SECRET"}}
 	for _, c := range all {
-		secret := "not needed"
-		if c.GetConnector().GetAuth().GetHeader() != nil {
-			secret = "missing"
-			if c.GetSecretSet() {
-				secret = "set"
-			}
-		}
+		secret := secretWord(c)
 		regions := strings.Join(c.GetConnector().GetRegions(), ",")
 		if regions == "" {
 			regions = "all"
@@ -73,6 +67,25 @@ func connectorsTable(all []*adminv1.ConnectorStatus) table {
 		t.rows = append(t.rows, []string{c.GetConnector().GetId(), c.GetConnector().GetUrl(), regions, fmt.Sprint(c.GetPinnedTools()), secret})
 	}
 	return t
+}
+
+// secretWord says what of a connector's credentials an admin has to set.
+func secretWord(c *adminv1.ConnectorStatus) string {
+	a := c.GetConnector().GetAuth()
+	holder := max(a.GetHeader().GetHolder(), a.GetQuery().GetHolder())
+	switch {
+	case a.GetKind() == nil || a.GetPassThrough() != nil:
+		return "not needed"
+	case holder == policyv1.KeyHolder_KEY_HOLDER_PERSON:
+		return "of each person"
+	case holder == policyv1.KeyHolder_KEY_HOLDER_GROUP:
+		return "of each group"
+	case c.GetSecretSet():
+		return "set"
+	case a.GetOauth() != nil && a.GetOauth().GetClient().GetId() == "":
+		return "not needed"
+	}
+	return "missing"
 }
 
 func changesTable(id string, r *adminv1.DiscoverCatalogueResponse) table {

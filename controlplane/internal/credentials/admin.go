@@ -91,6 +91,8 @@ type Found struct {
 	Digest string
 	// RedirectURI is the gateway's, Client how it is a client there, in words.
 	RedirectURI, Client string
+	// IsClient: it is one, or becomes one by itself.
+	IsClient bool
 }
 
 // FindServer asks a connector's upstream for its authorization server.
@@ -107,7 +109,7 @@ func (k *Keeper) FindServer(ctx context.Context, connector *core.Connector) (Fou
 		return Found{}, err
 	}
 	sum := sha256.Sum256(data)
-	found := Found{Server: server, Digest: hex.EncodeToString(sum[:]), RedirectURI: k.redirectURI(connector.Settings.GetId())}
+	found := Found{Server: server, Digest: hex.EncodeToString(sum[:]), RedirectURI: k.redirectURI(connector.Settings.GetId()), IsClient: true}
 	switch given := clientOf(connector.Settings.GetAuth()).GetId(); {
 	case given != "":
 		found.Client = "as " + given
@@ -116,7 +118,7 @@ func (k *Keeper) FindServer(ctx context.Context, connector *core.Connector) (Fou
 	case server.GetRegistrationEndpoint() != "" && connector.Settings.GetAuth().GetOauth() != nil:
 		found.Client = "registers itself at the first link"
 	default:
-		found.Client = "not yet: register one by hand and name it under auth.client.id"
+		found.IsClient, found.Client = false, "not yet: register one by hand and name it under auth.client.id"
 	}
 	return found, nil
 }

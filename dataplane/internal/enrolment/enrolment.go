@@ -321,9 +321,10 @@ func (i *Identity) FromPeers() *tls.Config {
 // Run renews the certificate when half of its time is over, until ctx ends.
 func (i *Identity) Run(ctx context.Context) {
 	pause := retryFirst
+	leaf := i.current.Load().cert.Leaf
+	due := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2)
 	for {
-		leaf := i.current.Load().cert.Leaf
-		wait := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2).Sub(i.config.Now())
+		wait := due.Sub(i.config.Now())
 		if wait <= 0 {
 			if err := i.renew(ctx); err != nil {
 				if ctx.Err() != nil {
@@ -332,7 +333,9 @@ func (i *Identity) Run(ctx context.Context) {
 				i.config.Log.WarnContext(ctx, "the proxy's certificate could not be renewed; trying again", "good_until", leaf.NotAfter, "error", err)
 				wait, pause = pause, min(2*pause, retryLast)
 			} else {
-				pause = retryFirst
+				// Of what is left of it: a certificate begins before it was made, for clocks that differ.
+				pause, leaf = retryFirst, i.current.Load().cert.Leaf
+				due = i.config.Now().Add(leaf.NotAfter.Sub(i.config.Now()) / 2)
 				continue
 			}
 		}

@@ -706,7 +706,9 @@ type FindUpstreamServerResponse struct {
 	// The gateway's redirect URI, for clients that are registered by hand.
 	RedirectUri string `protobuf:"bytes,4,opt,name=redirect_uri,json=redirectUri,proto3" json:"redirect_uri,omitempty"`
 	// How the gateway is a client there, in words.
-	Client        string `protobuf:"bytes,5,opt,name=client,proto3" json:"client,omitempty"`
+	Client string `protobuf:"bytes,5,opt,name=client,proto3" json:"client,omitempty"`
+	// It is one, or becomes one by itself.
+	IsClient      bool `protobuf:"varint,6,opt,name=is_client,json=isClient,proto3" json:"is_client,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -774,6 +776,13 @@ func (x *FindUpstreamServerResponse) GetClient() string {
 		return x.Client
 	}
 	return ""
+}
+
+func (x *FindUpstreamServerResponse) GetIsClient() bool {
+	if x != nil {
+		return x.IsClient
+	}
+	return false
 }
 
 type TrustUpstreamServerRequest struct {
@@ -941,13 +950,14 @@ const file_sallyport_admin_v1_credentials_proto_rawDesc = "" +
 	"\arevoked\x18\x01 \x01(\rR\arevoked\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\"G\n" +
 	"\x19FindUpstreamServerRequest\x12*\n" +
-	"\fconnector_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vconnectorId\"\x85\x02\n" +
+	"\fconnector_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vconnectorId\"\xa2\x02\n" +
 	"\x1aFindUpstreamServerResponse\x12F\n" +
 	"\x05found\x18\x01 \x01(\v20.sallyport.policy.v1.UpstreamAuthorizationServerR\x05found\x12L\n" +
 	"\bapproved\x18\x02 \x01(\v20.sallyport.policy.v1.UpstreamAuthorizationServerR\bapproved\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\tR\x06digest\x12!\n" +
 	"\fredirect_uri\x18\x04 \x01(\tR\vredirectUri\x12\x16\n" +
-	"\x06client\x18\x05 \x01(\tR\x06client\"`\n" +
+	"\x06client\x18\x05 \x01(\tR\x06client\x12\x1b\n" +
+	"\tis_client\x18\x06 \x01(\bR\bisClient\"`\n" +
 	"\x1aTrustUpstreamServerRequest\x12*\n" +
 	"\fconnector_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vconnectorId\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\"\x85\x01\n" +
