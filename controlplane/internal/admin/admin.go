@@ -17,6 +17,7 @@ import (
 	"connectrpc.com/grpchealth"
 	"connectrpc.com/grpcreflect"
 	"connectrpc.com/validate"
+	"golang.org/x/time/rate"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
@@ -108,14 +109,17 @@ type Config struct {
 const maxRequest = 8 << 20
 
 // api implements every admin service; each has a file.
-type api struct{ Config }
+type api struct {
+	Config
+	tries *rate.Limiter // of the break-glass credential
+}
 
 // NewHandler returns the API with reflection and health, for a server that speaks HTTP/1.1 and HTTP/2.
 func NewHandler(c Config) http.Handler {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	a := &api{c}
+	a := &api{c, newTries()}
 	options := connect.WithHandlerOptions(
 		connect.WithInterceptors(&authenticator{a}, &failures{a.Log}, validate.NewInterceptor()),
 		connect.WithReadMaxBytes(maxRequest),

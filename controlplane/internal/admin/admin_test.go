@@ -71,6 +71,11 @@ func newSite(t *testing.T) *site {
 
 func newSiteLogging(t *testing.T, log *slog.Logger) *site {
 	t.Helper()
+	return newSiteNoting(t, log, nil)
+}
+
+func newSiteNoting(t *testing.T, log *slog.Logger, trail admin.Trail) *site {
+	t.Helper()
 	p := enginetest.New(t).Start(nil)
 	p.Directory("okta")
 	records, err := audit.Open(t.Context(), p.Conn.Conn, audit.Config{})
@@ -92,7 +97,7 @@ func newSiteLogging(t *testing.T, log *slog.Logger) *site {
 	go func() { keeper.Run(keeping); close(kept) }()
 	t.Cleanup(func() { stop(); <-kept })
 	s.server = enginetest.Serve(t, admin.NewHandler(admin.Config{
-		Engine: p.Engine, Secrets: p.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Credentials: keeper, Audit: records, Activity: s.activity, Sessions: s.sessions, Log: log,
+		Engine: p.Engine, Secrets: p.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Credentials: keeper, Audit: records, Activity: s.activity, Sessions: s.sessions, Trail: trail, Log: log,
 		Invitation: func(token string) string { return token }, SignInSecrets: p.Vault, SignInURL: "https://sallyport.example",
 	}))
 	return s

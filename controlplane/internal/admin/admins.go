@@ -83,30 +83,3 @@ func (a *api) SetGroupRole(ctx context.Context, req *connect.Request[adminv1.Set
 	}
 	return connect.NewResponse(&adminv1.SetGroupRoleResponse{GroupId: g.ID.String(), Version: out.Seq}), nil
 }
-
-func (a *api) CreateBreakGlass(ctx context.Context, req *connect.Request[adminv1.CreateBreakGlassRequest]) (*connect.Response[adminv1.CreateBreakGlassResponse], error) {
-	id, token, sum, err := bearer.New(eventv1.TokenKind_TOKEN_KIND_BREAK_GLASS)
-	if err != nil {
-		return nil, fmt.Errorf("making a token: %w", err)
-	}
-	out, err := a.do(ctx, core.IssueBreakGlass{ID: id, SHA256: sum[:], Name: req.Msg.GetName()})
-	if err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&adminv1.CreateBreakGlassResponse{Id: id.String(), Token: token, Version: out.Seq}), nil
-}
-
-func (a *api) OpenBreakGlass(ctx context.Context, req *connect.Request[adminv1.OpenBreakGlassRequest]) (*connect.Response[adminv1.OpenBreakGlassResponse], error) {
-	id, token, sum, err := bearer.New(eventv1.TokenKind_TOKEN_KIND_ADMIN)
-	if err != nil {
-		return nil, fmt.Errorf("making a token: %w", err)
-	}
-	credential, expires := callerOf(ctx).token.ID, a.Now().Add(core.MaxBreakGlass)
-	out, err := a.do(ctx, core.OpenBreakGlass{Credential: credential, ID: id, SHA256: sum[:], Reason: req.Msg.GetReason(), ExpiresAt: expires})
-	if err != nil {
-		return nil, err
-	}
-	a.Log.WarnContext(ctx, "ALARM: the break-glass credential was used; whoever did is an owner now",
-		"credential", credential, "token", id, "until", expires, "reason", req.Msg.GetReason(), "address", req.Peer().Addr)
-	return connect.NewResponse(&adminv1.OpenBreakGlassResponse{Id: id.String(), Token: token, Version: out.Seq, ExpiresAt: moment(expires)}), nil
-}

@@ -186,8 +186,8 @@ func TestTheBootstrapTokenIsGoodForTheFirstOwnerAlone(t *testing.T) {
 }
 
 func TestBreakGlassIsAnAlarm(t *testing.T) {
-	log := &lines{}
-	s := newSiteLogging(t, slog.New(slog.NewTextHandler(log, nil)))
+	log, trail := &lines{}, &noted{}
+	s := newSiteNoting(t, slog.New(slog.NewTextHandler(log, nil)), trail)
 	made, err := s.admins(s.token).CreateBreakGlass(t.Context(), connect.NewRequest(&adminv1.CreateBreakGlassRequest{Name: "safe"}))
 	enginetest.Must(t, err)
 	sealed := s.admins(made.Msg.GetToken())
@@ -214,7 +214,11 @@ func TestBreakGlassIsAnAlarm(t *testing.T) {
 	}
 	_, err = s.admins(made.Msg.GetToken()[:len(made.Msg.GetToken())-4]+"AAAA").OpenBreakGlass(t.Context(), connect.NewRequest(&adminv1.OpenBreakGlassRequest{Reason: "guessing"}))
 	code(t, "a forged credential", err, connect.CodeUnauthenticated)
-	if !strings.Contains(log.String(), "somebody tried to open") {
+	if !strings.Contains(log.String(), "ALARM: somebody tried to open") {
 		t.Error("a forged credential left no trace")
+	}
+	if len(trail.records) != 2 || trail.records[0].GetAction() != "break_glass_opened" || trail.records[0].GetActor().GetId() != made.Msg.GetId() ||
+		!strings.Contains(trail.records[0].String(), "INC-4711") || trail.records[1].GetAction() != "break_glass_refused" {
+		t.Errorf("audit has %v", trail.records)
 	}
 }

@@ -21,7 +21,7 @@ const recheckEvery = time.Second
 // a stream when that is over.
 type authenticator struct{ *api }
 
-func (i *authenticator) authenticate(ctx context.Context, h http.Header, procedure, protocol string, fenced bool) (context.Context, error) {
+func (i *authenticator) authenticate(ctx context.Context, h http.Header, procedure string, peer connect.Peer, fenced bool) (context.Context, error) {
 	c, err := i.identify(ctx, bearer.FromHeader(h), fenced)
 	if err != nil {
 		i.Log.ErrorContext(ctx, "it could not be looked up who calls", "error", err)
@@ -29,11 +29,11 @@ func (i *authenticator) authenticate(ctx context.Context, h http.Header, procedu
 	}
 	if c == nil {
 		if procedure == adminv1connect.AdminServiceOpenBreakGlassProcedure {
-			i.Log.WarnContext(ctx, "somebody tried to open the break-glass credential with a token that is not valid")
+			i.triedBreakGlass(ctx, peer.Addr)
 		}
 		err := connect.NewError(connect.CodeUnauthenticated,
 			errors.New("an admin token is needed that is valid: sign in with sallyport login, or set SALLYPORT_TOKEN or --token-file; the first is made by: sallyport admins first-owner --token-file DATA-DIR/bootstrap-token"))
-		if protocol == connect.ProtocolConnect { // gRPC has trailers alone, where HTTP does not allow it
+		if peer.Protocol == connect.ProtocolConnect { // gRPC has trailers alone, where HTTP does not allow it
 			err.Meta().Set("WWW-Authenticate", `Bearer realm="sallyport-admin"`)
 		}
 		return nil, err
@@ -48,7 +48,7 @@ func (i *authenticator) authenticate(ctx context.Context, h http.Header, procedu
 // WrapUnary guards unary calls.
 func (i *authenticator) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-		ctx, err := i.authenticate(ctx, req.Header(), req.Spec().Procedure, req.Peer().Protocol, true)
+		ctx, err := i.authenticate(ctx, req.Header(), req.Spec().Procedure, req.Peer(), true)
 		if err != nil {
 			return nil, err
 		}
@@ -65,7 +65,7 @@ func (i *authenticator) WrapStreamingClient(next connect.StreamingClientFunc) co
 func (i *authenticator) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
 		guard := func(fenced bool) (context.Context, error) {
-			return i.authenticate(ctx, conn.RequestHeader(), conn.Spec().Procedure, conn.Peer().Protocol, fenced)
+			return i.authenticate(ctx, conn.RequestHeader(), conn.Spec().Procedure, conn.Peer(), fenced)
 		}
 		admitted, err := guard(true)
 		if err != nil {
