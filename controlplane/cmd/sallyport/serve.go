@@ -26,6 +26,7 @@ import (
 	"sallyport.dev/controlplane/internal/audit/postgres"
 	"sallyport.dev/controlplane/internal/authserver"
 	"sallyport.dev/controlplane/internal/discover"
+	"sallyport.dev/controlplane/internal/doctor"
 	"sallyport.dev/controlplane/internal/engine"
 	"sallyport.dev/controlplane/internal/erasure"
 	"sallyport.dev/controlplane/internal/fleet"
@@ -109,7 +110,9 @@ type plane struct {
 	eraser *erasure.Worker
 	admins *adminsession.Sessions
 	tokens *authserver.Server
-	name   string
+	// sightings remembers who signed in, for the doctor.
+	sightings *doctor.Sightings
+	name      string
 }
 
 func serve(ctx context.Context, c *serveConfig) error {
@@ -213,10 +216,10 @@ func (p *plane) run(ctx context.Context) error {
 	adminMux := http.NewServeMux()
 	adminMux.Handle("/login", p.admins.Handler())
 	adminMux.Handle("/login/", p.admins.Handler())
-	adminMux.Handle("/", admin.NewHandler(p.auditOf(admin.Config{
+	adminMux.Handle("/", admin.NewHandler(p.withDoctor(p.auditOf(admin.Config{
 		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Credentials: signIn.keeper, Activity: p.lately, Sessions: p.admins,
 		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
-	})))
+	}), signIn.people)))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
 

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
@@ -17,6 +18,7 @@ import (
 
 	"sallyport.dev/controlplane/internal/authserver"
 	"sallyport.dev/controlplane/internal/credentials"
+	"sallyport.dev/controlplane/internal/doctor"
 	"sallyport.dev/controlplane/internal/kv"
 	"sallyport.dev/controlplane/internal/signin"
 )
@@ -49,6 +51,7 @@ func (p *plane) signinURL() string {
 // signInParts are the parts that browsers and agents sign in with.
 type signInParts struct {
 	handler http.Handler
+	people  *signin.Server
 	server  *authserver.Server
 	uses    *authserver.Uses
 	keeper  *credentials.Keeper
@@ -60,6 +63,7 @@ func (p *plane) openSignIn(ctx context.Context) (*signInParts, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.sightings = &doctor.Sightings{Store: store, Now: time.Now}
 	people, err := signin.New(signin.Config{Engine: p.engine, Store: store, Secrets: p.vault, URL: p.signinURL(), Record: p.noteSignIn, Log: p.log})
 	if err != nil {
 		return nil, err
@@ -94,11 +98,12 @@ func (p *plane) openSignIn(ctx context.Context) (*signInParts, error) {
 	if path != "" {
 		mux.Handle(path+"/.well-known/", server.Handler())
 	}
-	return &signInParts{handler: mux, server: server, uses: authserver.NewUses(store), keeper: keeper}, nil
+	return &signInParts{handler: mux, people: people, server: server, uses: authserver.NewUses(store), keeper: keeper}, nil
 }
 
 // noteSignIn has audit keep what became of a sign-in.
-func (p *plane) noteSignIn(_ context.Context, e signin.Event) {
+func (p *plane) noteSignIn(ctx context.Context, e signin.Event) {
+	p.sight(ctx, e)
 	rec := &auditv1.AuditRecord{
 		Kind: auditv1.Kind_KIND_SIGN_IN_FAILED, Method: "signin", Action: e.Outcome, Target: "directory/" + e.Directory,
 		Authentication: &auditv1.Authentication{Acr: e.ACR, Amr: e.AMR},

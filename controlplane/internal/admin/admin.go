@@ -101,6 +101,7 @@ type Config struct {
 	SignInSecrets SignInSecrets
 	SignInURL     string
 	Authorization Authorization
+	Doctor        Doctor
 	Now           func() time.Time
 	Log           *slog.Logger
 }
@@ -138,6 +139,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewVaultServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewServiceAccountServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewSignalServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewDoctorServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewClientServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewSessionServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewProxyServiceHandler(a, options))
@@ -152,7 +154,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.AuditIndexServiceName, adminv1connect.AuditProofServiceName,
 		adminv1connect.VaultServiceName,
 		adminv1connect.ProxyServiceName,
-		adminv1connect.ServiceAccountServiceName, adminv1connect.SignalServiceName,
+		adminv1connect.ServiceAccountServiceName, adminv1connect.SignalServiceName, adminv1connect.DoctorServiceName,
 		adminv1connect.SignInServiceName, adminv1connect.ClientServiceName, adminv1connect.SessionServiceName,
 		adminv1connect.RuleSetServiceName, adminv1connect.CredentialServiceName,
 		adminv1connect.AccessServiceName, adminv1connect.PlanServiceName,

@@ -84,6 +84,9 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.VaultServiceGetVaultStatusProcedure: viewer,
 	adminv1connect.SignalServiceSetSignalsProcedure:    admin,
 
+	// It asks providers, and says whom they signed in.
+	adminv1connect.DoctorServiceDiagnoseDirectoryProcedure: admin,
+
 	adminv1connect.ServiceAccountServiceCreateServiceAccountProcedure:    admin,
 	adminv1connect.ServiceAccountServiceListServiceAccountsProcedure:     viewer,
 	adminv1connect.ServiceAccountServiceSetServiceAccountActiveProcedure: admin,

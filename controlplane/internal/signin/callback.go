@@ -100,7 +100,7 @@ func (s *Server) enter(w http.ResponseWriter, r *http.Request, d *policyv1.Direc
 	event.Person = state.UserBySubject(d.GetId(), token.subject)
 	switch {
 	case event.Person == nil:
-		event.Outcome = NotProvisioned
+		event.Outcome, event.Subject = NotProvisioned, token.subject
 	case !event.Person.Active:
 		event.Outcome = Deactivated
 	case !strong(held.Need, token.acr, token.amr, token.authTime, s.Now()):

@@ -51,6 +51,8 @@ type Event struct {
 	// Directory at whose provider it was; Person is set where somebody was matched.
 	Directory string
 	Person    *core.User
+	// Subject is what the provider calls somebody who is not provisioned. It is not for audit.
+	Subject string
 	// Outcome is one of the words below.
 	Outcome string
 	ACR     string

@@ -42,7 +42,9 @@ type Provider struct {
 	answer func(url.Values)
 	sign   func(map[string]any) string
 	down   bool
-	codes  map[string]url.Values
+	// redirect is the one redirect URI of the client; empty: any.
+	redirect string
+	codes    map[string]url.Values
 	// Asked are the queries of authorization requests, in their order.
 	asked []url.Values
 	// What was given last, and how often tokens were renewed.
@@ -107,6 +109,9 @@ func (p *Provider) Answer(change func(url.Values)) { p.set(func() { p.answer = c
 // Sign has ID tokens made by another than the provider's key.
 func (p *Provider) Sign(sign func(map[string]any) string) { p.set(func() { p.sign = sign }) }
 
+// Redirect has the provider know one redirect URI alone.
+func (p *Provider) Redirect(uri string) { p.set(func() { p.redirect = uri }) }
+
 // Down makes the provider answer nothing but errors, or well again.
 func (p *Provider) Down(down bool) { p.set(func() { p.down = down }) }
 
@@ -126,12 +131,17 @@ func (p *Provider) set(change func()) {
 func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	back, err := url.Parse(q.Get("redirect_uri"))
-	if err != nil || q.Get("client_id") != ClientID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil || q.Get("client_id") != ClientID || p.redirect != "" && q.Get("redirect_uri") != p.redirect {
 		http.Error(w, "unknown client", http.StatusBadRequest)
 		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	if q.Get("prompt") == "none" { // nobody is signed in here
+		back.RawQuery = url.Values{"error": {"login_required"}, "state": {q.Get("state")}, "iss": {p.URL}}.Encode()
+		http.Redirect(w, r, back.String(), http.StatusFound)
+		return
+	}
 	code := rand.Text()
 	p.codes[code] = q
 	p.asked = append(p.asked, q)
@@ -154,7 +164,12 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	}
 	q, known := p.codes[r.PostFormValue("code")]
 	delete(p.codes, r.PostFormValue("code"))
-	if !known || id != ClientID || secret != Secret || Challenge(r.PostFormValue("code_verifier")) != q.Get("code_challenge") ||
+	if id != ClientID || secret != Secret {
+		w.WriteHeader(http.StatusUnauthorized)
+		p.json(w, map[string]string{"error": "invalid_client"})
+		return
+	}
+	if !known || Challenge(r.PostFormValue("code_verifier")) != q.Get("code_challenge") ||
 		r.PostFormValue("redirect_uri") != q.Get("redirect_uri") {
 		w.WriteHeader(http.StatusBadRequest)
 		p.json(w, map[string]string{"error": "invalid_grant"})
