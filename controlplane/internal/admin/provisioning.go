@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"net/http"
 	"slices"
 	"time"
 
@@ -92,39 +91,4 @@ func moment(at time.Time) *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(at)
-}
-
-// advice is what an admin can do about a refusal.
-func advice(r activity.Refusal) string {
-	byType := map[string]string{
-		"uniqueness":    "Somebody else of the directory has that userName or externalId: match the directory's person to it, or change one of the two.",
-		"mutability":    "The directory maps an attribute that is the server's or must not be removed: take it out of the mapping.",
-		"invalidValue":  "A value is missing or not of its attribute's type, or a member is not provisioned: look at the attribute mappings, and provision people before groups.",
-		"invalidFilter": "The directory asks by a filter that cannot be read: look at its matching attribute.",
-		"invalidPath":   "The directory changes an attribute that is not here: look at its attribute mappings.",
-		"noTarget":      "The directory changes part of something that is not there: push the person or group again as a whole.",
-		"invalidSyntax": "The request is no SCIM 2.0: see that the directory's app is one for SCIM 2.0.",
-		"tooMany":       "The request asks for too much at once: make the directory's batches smaller.",
-		"invalidVers":   "The directory speaks an older SCIM: set its base URL to one that ends in /scim/v2.",
-	}
-	if text, known := byType[r.Type]; known {
-		return text
-	}
-	switch r.Status {
-	case http.StatusUnauthorized:
-		return "The token is unknown, revoked or has expired: make one with sallyport tokens create scim, and enter it at the directory."
-	case http.StatusNotFound:
-		return "It is not here, or is another directory's: let the directory forget its link and match again."
-	case http.StatusPreconditionFailed:
-		return "It was changed by somebody else in between: the directory reads it again by itself."
-	case http.StatusRequestEntityTooLarge:
-		return "The request is too large: make the directory's batches smaller."
-	case http.StatusTooManyRequests:
-		return "The directory sent more than --scim-rate allows and comes again by itself: raise it if this goes on."
-	case http.StatusServiceUnavailable:
-		return "Changes could not be made durable: look at the control plane's /readyz and its log."
-	case http.StatusMethodNotAllowed, http.StatusNotImplemented:
-		return "The directory uses what this server does not have: see docs/scim.md."
-	}
-	return "See docs/scim.md for what the status means."
 }

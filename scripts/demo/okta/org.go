@@ -23,6 +23,8 @@ type Config struct {
 	Audience string
 	// ClientID is the sign-in app's id. Default: DefaultClientID.
 	ClientID string
+	// APIToken opens the management API for reading. Empty: nothing does.
+	APIToken string
 	// TokenLifetime of access and ID tokens. Default: 1 hour, as at Okta.
 	TokenLifetime time.Duration
 	// Now is the clock. Default: time.Now.

@@ -48,6 +48,7 @@ func (o *Org) Handler(baseURL string) (http.Handler, error) {
 	mux.HandleFunc("GET /login", page.show)
 	mux.HandleFunc("POST /login", page.submit)
 	mux.Handle("/control/", o.controlHandler())
+	mux.Handle("/api/", o.apiHandler(baseURL))
 	return mux, nil
 }
 
