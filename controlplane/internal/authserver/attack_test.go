@@ -221,6 +221,14 @@ func TestACodeIsRedeemedByWhoBeganAndOnce(t *testing.T) {
 			}
 		})
 	}
+	t.Run("by a challenge of nothing", func(t *testing.T) {
+		code := a.code("code_challenge", signintest.Challenge("")).Get("code")
+		s.wantRecord(t, "code_injected", func() {
+			if _, out := a.redeem(code, "code_verifier", ""); out["error"] != "invalid_grant" {
+				t.Error(out)
+			}
+		})
+	})
 	t.Run("too late", func(t *testing.T) {
 		code := a.code().Get("code")
 		s.later(61 * time.Second)
