@@ -33,6 +33,8 @@ type Engine interface {
 	Do(ctx context.Context, actor *eventv1.Actor, c core.Command) (engine.Outcome, error)
 	State() *core.State
 	Fence(ctx context.Context) (*core.State, error)
+	// At returns the state as it was at a version or, for version zero, at a time.
+	At(ctx context.Context, version uint64, at time.Time) (*engine.Past, error)
 }
 
 // Secrets is what the API needs of the vault.

@@ -64,8 +64,9 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.AccessServiceWhoCanProcedure:  viewer,
 	adminv1connect.AccessServiceWhatCanProcedure: viewer,
 
-	adminv1connect.PlanServicePlanPolicyProcedure: viewer,
-	adminv1connect.PlanServiceTestPolicyProcedure: viewer,
+	adminv1connect.PlanServicePlanPolicyProcedure:     viewer,
+	adminv1connect.PlanServiceTestPolicyProcedure:     viewer,
+	adminv1connect.PlanServiceRollbackPolicyProcedure: admin,
 
 	adminv1connect.FleetAdminServiceListProxiesProcedure: viewer,
 	adminv1connect.FleetAdminServiceGetReceiptProcedure:  viewer,

@@ -16,7 +16,7 @@ import (
 )
 
 func policyCommand(o *options) *cobra.Command {
-	return parent("policy", "What a change of policy would do, before it is made", planCommand(o), policyTestCommand(o))
+	return parent("policy", "What a change of policy would do, and how to take one back", planCommand(o), policyTestCommand(o), rollbackCommand(o))
 }
 
 // errWouldChange is no failure: what was planned is printed.
@@ -247,4 +247,28 @@ func testsTable(tests []*adminv1.PolicyTest, r *adminv1.TestPolicyResponse) tabl
 		})
 	}
 	return tables(fmt.Sprintf("at version %d\n", r.GetVersion()), t)
+}
+
+func rollbackCommand(o *options) *cobra.Command {
+	req := &adminv1.RollbackPolicyRequest{}
+	c := &cobra.Command{
+		Use: "rollback --to SEQ", Short: "Make connectors, catalogues, rule sets and grants what they were at a version of the log", Args: cobra.NoArgs,
+		Long: "Make connectors' settings, catalogues, rule sets and grants what they were at a version of the log, all or none. People, blocks and\n" +
+			"secrets stay as they are; a connector that came since stays, without grants; what was granted to a group or person that is gone stays away.\n" +
+			"With --dry-run it says what would change, and for whom, as policy plan does.",
+		Example: "  sallyport policy rollback --to 812 --dry-run\n  sallyport policy rollback --to 812 --wait",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if req.GetDryRun() {
+				o.wait = false
+			}
+			return call(cmd.Context(), o, adminv1connect.NewPlanServiceClient, adminv1connect.PlanServiceClient.RollbackPolicy, req, func(r *adminv1.RollbackPolicyResponse) table {
+				return planTable(r.GetVersion(), r.GetChanges(), r.GetEffects(), r.GetPeople())
+			})
+		},
+	}
+	c.Flags().Uint64Var(&req.Version, "to", 0, "the version whose policy is to stand again")
+	c.Flags().BoolVar(&req.DryRun, "dry-run", false, "say what it would do, but change nothing")
+	_ = c.MarkFlagRequired("to")
+	o.waits(c)
+	return c
 }

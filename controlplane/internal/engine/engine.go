@@ -100,6 +100,9 @@ type Engine struct {
 	saving sync.Mutex
 	saved  atomic.Uint64
 
+	// past is held to make a state that was.
+	past sync.Mutex
+
 	// moved is closed and replaced when the state moves.
 	movedMu sync.Mutex
 	moved   chan struct{}

@@ -136,7 +136,7 @@ func (j *Journal) look(ctx context.Context, t *taker) []Record {
 		t.ahead = min(max(t.ahead, 1), lookAhead)
 		found := j.readAt(ctx, t.last+1, t.ahead)
 		for _, m := range found {
-			whole = append(whole, t.add(m.Header, Record{Seq: m.Sequence, Subject: m.Subject, Data: m.Data}, false)...)
+			whole = append(whole, t.add(m.Header, Record{Seq: m.Sequence, Subject: m.Subject, Data: m.Data, At: m.Time}, false)...)
 		}
 		if len(found) < t.ahead {
 			t.ahead = 2 * len(found) // about as many may have come by the next time
@@ -223,7 +223,7 @@ func (t *taker) take(m jetstream.Msg, more <-chan jetstream.Msg) ([]Record, erro
 		if t.consumed++; meta.Sequence.Consumer != t.consumed {
 			return nil, fmt.Errorf("delivery %d came where %d was due", meta.Sequence.Consumer, t.consumed)
 		}
-		record := Record{Seq: meta.Sequence.Stream, Subject: m.Subject(), Data: m.Data()}
+		record := Record{Seq: meta.Sequence.Stream, Subject: m.Subject(), Data: m.Data(), At: meta.Timestamp}
 		whole = append(whole, t.add(m.Headers(), record, meta.NumPending == 0)...)
 		if len(whole) >= followBatch {
 			return whole, nil

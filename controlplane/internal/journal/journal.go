@@ -43,6 +43,8 @@ type Record struct {
 	Seq     uint64
 	Subject string
 	Data    []byte
+	// At is when the stream stored it, by the clock of the server that led it.
+	At time.Time
 }
 
 // Config is how a journal is kept. Its zero value is usable.

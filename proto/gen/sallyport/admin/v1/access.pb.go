@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	v1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 	sync "sync"
@@ -142,6 +143,145 @@ func (x *Outlook) GetBy() []string {
 	return nil
 }
 
+// AsOf is which state a question is about. Empty: the one that stands.
+type AsOf struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to At:
+	//
+	//	*AsOf_Time
+	//	*AsOf_Version
+	At            isAsOf_At `protobuf_oneof:"at"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AsOf) Reset() {
+	*x = AsOf{}
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AsOf) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AsOf) ProtoMessage() {}
+
+func (x *AsOf) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AsOf.ProtoReflect.Descriptor instead.
+func (*AsOf) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AsOf) GetAt() isAsOf_At {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *AsOf) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.At.(*AsOf_Time); ok {
+			return x.Time
+		}
+	}
+	return nil
+}
+
+func (x *AsOf) GetVersion() uint64 {
+	if x != nil {
+		if x, ok := x.At.(*AsOf_Version); ok {
+			return x.Version
+		}
+	}
+	return 0
+}
+
+type isAsOf_At interface {
+	isAsOf_At()
+}
+
+type AsOf_Time struct {
+	// As it was then, by the log's times.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3,oneof"`
+}
+
+type AsOf_Version struct {
+	// As it was at this version of the log.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3,oneof"`
+}
+
+func (*AsOf_Time) isAsOf_At() {}
+
+func (*AsOf_Version) isAsOf_At() {}
+
+// Standing says how long a state was the newest, by the log's times.
+type Standing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
+	// Absent: nothing has changed yet.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Standing) Reset() {
+	*x = Standing{}
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Standing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Standing) ProtoMessage() {}
+
+func (x *Standing) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Standing.ProtoReflect.Descriptor instead.
+func (*Standing) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Standing) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Standing) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
 type WhoCanRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Connector string                 `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
@@ -151,13 +291,14 @@ type WhoCanRequest struct {
 	PageSize uint32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the page before.
 	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	AsOf          *AsOf  `protobuf:"bytes,5,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WhoCanRequest) Reset() {
 	*x = WhoCanRequest{}
-	mi := &file_sallyport_admin_v1_access_proto_msgTypes[1]
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -169,7 +310,7 @@ func (x *WhoCanRequest) String() string {
 func (*WhoCanRequest) ProtoMessage() {}
 
 func (x *WhoCanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_access_proto_msgTypes[1]
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -182,7 +323,7 @@ func (x *WhoCanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoCanRequest.ProtoReflect.Descriptor instead.
 func (*WhoCanRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *WhoCanRequest) GetConnector() string {
@@ -213,6 +354,13 @@ func (x *WhoCanRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *WhoCanRequest) GetAsOf() *AsOf {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
 type WhoCanResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The version of the log at which it is so.
@@ -222,13 +370,15 @@ type WhoCanResponse struct {
 	Always        uint32 `protobuf:"varint,3,opt,name=always,proto3" json:"always,omitempty"`
 	Sometimes     uint32 `protobuf:"varint,4,opt,name=sometimes,proto3" json:"sometimes,omitempty"`
 	NextPageToken string `protobuf:"bytes,5,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Where it was asked as of some time.
+	Standing      *Standing `protobuf:"bytes,6,opt,name=standing,proto3" json:"standing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WhoCanResponse) Reset() {
 	*x = WhoCanResponse{}
-	mi := &file_sallyport_admin_v1_access_proto_msgTypes[2]
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -240,7 +390,7 @@ func (x *WhoCanResponse) String() string {
 func (*WhoCanResponse) ProtoMessage() {}
 
 func (x *WhoCanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_access_proto_msgTypes[2]
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -253,7 +403,7 @@ func (x *WhoCanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoCanResponse.ProtoReflect.Descriptor instead.
 func (*WhoCanResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *WhoCanResponse) GetVersion() uint64 {
@@ -291,6 +441,13 @@ func (x *WhoCanResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *WhoCanResponse) GetStanding() *Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return nil
+}
+
 // PersonAccess is a person with what they may do.
 type PersonAccess struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -304,7 +461,7 @@ type PersonAccess struct {
 
 func (x *PersonAccess) Reset() {
 	*x = PersonAccess{}
-	mi := &file_sallyport_admin_v1_access_proto_msgTypes[3]
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +473,7 @@ func (x *PersonAccess) String() string {
 func (*PersonAccess) ProtoMessage() {}
 
 func (x *PersonAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_access_proto_msgTypes[3]
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +486,7 @@ func (x *PersonAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonAccess.ProtoReflect.Descriptor instead.
 func (*PersonAccess) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PersonAccess) GetUserId() string {
@@ -359,13 +516,14 @@ type WhatCanRequest struct {
 	Person string `protobuf:"bytes,1,opt,name=person,proto3" json:"person,omitempty"`
 	// Only of this connector. Empty: of all.
 	Connector     string `protobuf:"bytes,2,opt,name=connector,proto3" json:"connector,omitempty"`
+	AsOf          *AsOf  `protobuf:"bytes,3,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WhatCanRequest) Reset() {
 	*x = WhatCanRequest{}
-	mi := &file_sallyport_admin_v1_access_proto_msgTypes[4]
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -377,7 +535,7 @@ func (x *WhatCanRequest) String() string {
 func (*WhatCanRequest) ProtoMessage() {}
 
 func (x *WhatCanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_access_proto_msgTypes[4]
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -390,7 +548,7 @@ func (x *WhatCanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhatCanRequest.ProtoReflect.Descriptor instead.
 func (*WhatCanRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WhatCanRequest) GetPerson() string {
@@ -407,17 +565,25 @@ func (x *WhatCanRequest) GetConnector() string {
 	return ""
 }
 
+func (x *WhatCanRequest) GetAsOf() *AsOf {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
 type WhatCanResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	Tools         []*ToolAccess          `protobuf:"bytes,2,rep,name=tools,proto3" json:"tools,omitempty"`
+	Standing      *Standing              `protobuf:"bytes,3,opt,name=standing,proto3" json:"standing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WhatCanResponse) Reset() {
 	*x = WhatCanResponse{}
-	mi := &file_sallyport_admin_v1_access_proto_msgTypes[5]
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +595,7 @@ func (x *WhatCanResponse) String() string {
 func (*WhatCanResponse) ProtoMessage() {}
 
 func (x *WhatCanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_access_proto_msgTypes[5]
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,7 +608,7 @@ func (x *WhatCanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhatCanResponse.ProtoReflect.Descriptor instead.
 func (*WhatCanResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WhatCanResponse) GetVersion() uint64 {
@@ -459,6 +625,13 @@ func (x *WhatCanResponse) GetTools() []*ToolAccess {
 	return nil
 }
 
+func (x *WhatCanResponse) GetStanding() *Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return nil
+}
+
 // ToolAccess is a tool with what a person may do with it.
 type ToolAccess struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -471,7 +644,7 @@ type ToolAccess struct {
 
 func (x *ToolAccess) Reset() {
 	*x = ToolAccess{}
-	mi := &file_sallyport_admin_v1_access_proto_msgTypes[6]
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -483,7 +656,7 @@ func (x *ToolAccess) String() string {
 func (*ToolAccess) ProtoMessage() {}
 
 func (x *ToolAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_access_proto_msgTypes[6]
+	mi := &file_sallyport_admin_v1_access_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -496,7 +669,7 @@ func (x *ToolAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolAccess.ProtoReflect.Descriptor instead.
 func (*ToolAccess) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_admin_v1_access_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ToolAccess) GetConnector() string {
@@ -524,33 +697,44 @@ var File_sallyport_admin_v1_access_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_access_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsallyport/admin/v1/access.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a sallyport/policy/v1/policy.proto\"|\n" +
+	"\x1fsallyport/admin/v1/access.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"|\n" +
 	"\aOutlook\x122\n" +
 	"\x06access\x18\x01 \x01(\x0e2\x1a.sallyport.admin.v1.AccessR\x06access\x12-\n" +
 	"\x04duty\x18\x02 \x01(\x0e2\x19.sallyport.policy.v1.DutyR\x04duty\x12\x0e\n" +
-	"\x02by\x18\x03 \x03(\tR\x02by\"\x99\x01\n" +
+	"\x02by\x18\x03 \x03(\tR\x02by\"c\n" +
+	"\x04AsOf\x120\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x04time\x12#\n" +
+	"\aversion\x18\x02 \x01(\x04B\a\xbaH\x042\x02 \x00H\x00R\aversionB\x04\n" +
+	"\x02at\"n\n" +
+	"\bStanding\x120\n" +
+	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\xc8\x01\n" +
 	"\rWhoCanRequest\x12%\n" +
 	"\tconnector\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tconnector\x12\x1b\n" +
 	"\x04tool\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04tool\x12%\n" +
 	"\tpage_size\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\"\xc2\x01\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x12-\n" +
+	"\x05as_of\x18\x05 \x01(\v2\x18.sallyport.admin.v1.AsOfR\x04asOf\"\xfc\x01\n" +
 	"\x0eWhoCanResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x128\n" +
 	"\x06people\x18\x02 \x03(\v2 .sallyport.admin.v1.PersonAccessR\x06people\x12\x16\n" +
 	"\x06always\x18\x03 \x01(\rR\x06always\x12\x1c\n" +
 	"\tsometimes\x18\x04 \x01(\rR\tsometimes\x12&\n" +
-	"\x0fnext_page_token\x18\x05 \x01(\tR\rnextPageToken\"{\n" +
+	"\x0fnext_page_token\x18\x05 \x01(\tR\rnextPageToken\x128\n" +
+	"\bstanding\x18\x06 \x01(\v2\x1c.sallyport.admin.v1.StandingR\bstanding\"{\n" +
 	"\fPersonAccess\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n" +
 	"\tuser_name\x18\x02 \x01(\tR\buserName\x125\n" +
-	"\aoutlook\x18\x03 \x01(\v2\x1b.sallyport.admin.v1.OutlookR\aoutlook\"O\n" +
+	"\aoutlook\x18\x03 \x01(\v2\x1b.sallyport.admin.v1.OutlookR\aoutlook\"~\n" +
 	"\x0eWhatCanRequest\x12\x1f\n" +
 	"\x06person\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06person\x12\x1c\n" +
-	"\tconnector\x18\x02 \x01(\tR\tconnector\"a\n" +
+	"\tconnector\x18\x02 \x01(\tR\tconnector\x12-\n" +
+	"\x05as_of\x18\x03 \x01(\v2\x18.sallyport.admin.v1.AsOfR\x04asOf\"\x9b\x01\n" +
 	"\x0fWhatCanResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x124\n" +
-	"\x05tools\x18\x02 \x03(\v2\x1e.sallyport.admin.v1.ToolAccessR\x05tools\"u\n" +
+	"\x05tools\x18\x02 \x03(\v2\x1e.sallyport.admin.v1.ToolAccessR\x05tools\x128\n" +
+	"\bstanding\x18\x03 \x01(\v2\x1c.sallyport.admin.v1.StandingR\bstanding\"u\n" +
 	"\n" +
 	"ToolAccess\x12\x1c\n" +
 	"\tconnector\x18\x01 \x01(\tR\tconnector\x12\x12\n" +
@@ -578,34 +762,44 @@ func file_sallyport_admin_v1_access_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_admin_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_sallyport_admin_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_sallyport_admin_v1_access_proto_goTypes = []any{
-	(Access)(0),             // 0: sallyport.admin.v1.Access
-	(*Outlook)(nil),         // 1: sallyport.admin.v1.Outlook
-	(*WhoCanRequest)(nil),   // 2: sallyport.admin.v1.WhoCanRequest
-	(*WhoCanResponse)(nil),  // 3: sallyport.admin.v1.WhoCanResponse
-	(*PersonAccess)(nil),    // 4: sallyport.admin.v1.PersonAccess
-	(*WhatCanRequest)(nil),  // 5: sallyport.admin.v1.WhatCanRequest
-	(*WhatCanResponse)(nil), // 6: sallyport.admin.v1.WhatCanResponse
-	(*ToolAccess)(nil),      // 7: sallyport.admin.v1.ToolAccess
-	(v1.Duty)(0),            // 8: sallyport.policy.v1.Duty
+	(Access)(0),                   // 0: sallyport.admin.v1.Access
+	(*Outlook)(nil),               // 1: sallyport.admin.v1.Outlook
+	(*AsOf)(nil),                  // 2: sallyport.admin.v1.AsOf
+	(*Standing)(nil),              // 3: sallyport.admin.v1.Standing
+	(*WhoCanRequest)(nil),         // 4: sallyport.admin.v1.WhoCanRequest
+	(*WhoCanResponse)(nil),        // 5: sallyport.admin.v1.WhoCanResponse
+	(*PersonAccess)(nil),          // 6: sallyport.admin.v1.PersonAccess
+	(*WhatCanRequest)(nil),        // 7: sallyport.admin.v1.WhatCanRequest
+	(*WhatCanResponse)(nil),       // 8: sallyport.admin.v1.WhatCanResponse
+	(*ToolAccess)(nil),            // 9: sallyport.admin.v1.ToolAccess
+	(v1.Duty)(0),                  // 10: sallyport.policy.v1.Duty
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_sallyport_admin_v1_access_proto_depIdxs = []int32{
-	0, // 0: sallyport.admin.v1.Outlook.access:type_name -> sallyport.admin.v1.Access
-	8, // 1: sallyport.admin.v1.Outlook.duty:type_name -> sallyport.policy.v1.Duty
-	4, // 2: sallyport.admin.v1.WhoCanResponse.people:type_name -> sallyport.admin.v1.PersonAccess
-	1, // 3: sallyport.admin.v1.PersonAccess.outlook:type_name -> sallyport.admin.v1.Outlook
-	7, // 4: sallyport.admin.v1.WhatCanResponse.tools:type_name -> sallyport.admin.v1.ToolAccess
-	1, // 5: sallyport.admin.v1.ToolAccess.outlook:type_name -> sallyport.admin.v1.Outlook
-	2, // 6: sallyport.admin.v1.AccessService.WhoCan:input_type -> sallyport.admin.v1.WhoCanRequest
-	5, // 7: sallyport.admin.v1.AccessService.WhatCan:input_type -> sallyport.admin.v1.WhatCanRequest
-	3, // 8: sallyport.admin.v1.AccessService.WhoCan:output_type -> sallyport.admin.v1.WhoCanResponse
-	6, // 9: sallyport.admin.v1.AccessService.WhatCan:output_type -> sallyport.admin.v1.WhatCanResponse
-	8, // [8:10] is the sub-list for method output_type
-	6, // [6:8] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	0,  // 0: sallyport.admin.v1.Outlook.access:type_name -> sallyport.admin.v1.Access
+	10, // 1: sallyport.admin.v1.Outlook.duty:type_name -> sallyport.policy.v1.Duty
+	11, // 2: sallyport.admin.v1.AsOf.time:type_name -> google.protobuf.Timestamp
+	11, // 3: sallyport.admin.v1.Standing.since:type_name -> google.protobuf.Timestamp
+	11, // 4: sallyport.admin.v1.Standing.until:type_name -> google.protobuf.Timestamp
+	2,  // 5: sallyport.admin.v1.WhoCanRequest.as_of:type_name -> sallyport.admin.v1.AsOf
+	6,  // 6: sallyport.admin.v1.WhoCanResponse.people:type_name -> sallyport.admin.v1.PersonAccess
+	3,  // 7: sallyport.admin.v1.WhoCanResponse.standing:type_name -> sallyport.admin.v1.Standing
+	1,  // 8: sallyport.admin.v1.PersonAccess.outlook:type_name -> sallyport.admin.v1.Outlook
+	2,  // 9: sallyport.admin.v1.WhatCanRequest.as_of:type_name -> sallyport.admin.v1.AsOf
+	9,  // 10: sallyport.admin.v1.WhatCanResponse.tools:type_name -> sallyport.admin.v1.ToolAccess
+	3,  // 11: sallyport.admin.v1.WhatCanResponse.standing:type_name -> sallyport.admin.v1.Standing
+	1,  // 12: sallyport.admin.v1.ToolAccess.outlook:type_name -> sallyport.admin.v1.Outlook
+	4,  // 13: sallyport.admin.v1.AccessService.WhoCan:input_type -> sallyport.admin.v1.WhoCanRequest
+	7,  // 14: sallyport.admin.v1.AccessService.WhatCan:input_type -> sallyport.admin.v1.WhatCanRequest
+	5,  // 15: sallyport.admin.v1.AccessService.WhoCan:output_type -> sallyport.admin.v1.WhoCanResponse
+	8,  // 16: sallyport.admin.v1.AccessService.WhatCan:output_type -> sallyport.admin.v1.WhatCanResponse
+	15, // [15:17] is the sub-list for method output_type
+	13, // [13:15] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_access_proto_init() }
@@ -613,13 +807,17 @@ func file_sallyport_admin_v1_access_proto_init() {
 	if File_sallyport_admin_v1_access_proto != nil {
 		return
 	}
+	file_sallyport_admin_v1_access_proto_msgTypes[1].OneofWrappers = []any{
+		(*AsOf_Time)(nil),
+		(*AsOf_Version)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_access_proto_rawDesc), len(file_sallyport_admin_v1_access_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -205,6 +205,7 @@ const (
 	AppliedAction_APPLIED_ACTION_CREATED     AppliedAction = 1
 	AppliedAction_APPLIED_ACTION_UPDATED     AppliedAction = 2
 	AppliedAction_APPLIED_ACTION_UNCHANGED   AppliedAction = 3
+	AppliedAction_APPLIED_ACTION_REMOVED     AppliedAction = 4
 )
 
 // Enum value maps for AppliedAction.
@@ -214,12 +215,14 @@ var (
 		1: "APPLIED_ACTION_CREATED",
 		2: "APPLIED_ACTION_UPDATED",
 		3: "APPLIED_ACTION_UNCHANGED",
+		4: "APPLIED_ACTION_REMOVED",
 	}
 	AppliedAction_value = map[string]int32{
 		"APPLIED_ACTION_UNSPECIFIED": 0,
 		"APPLIED_ACTION_CREATED":     1,
 		"APPLIED_ACTION_UPDATED":     2,
 		"APPLIED_ACTION_UNCHANGED":   3,
+		"APPLIED_ACTION_REMOVED":     4,
 	}
 )
 
@@ -6474,12 +6477,13 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x1cTOOL_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16TOOL_CHANGE_KIND_ADDED\x10\x01\x12\x1c\n" +
 	"\x18TOOL_CHANGE_KIND_CHANGED\x10\x02\x12\x1c\n" +
-	"\x18TOOL_CHANGE_KIND_REMOVED\x10\x03*\x85\x01\n" +
+	"\x18TOOL_CHANGE_KIND_REMOVED\x10\x03*\xa1\x01\n" +
 	"\rAppliedAction\x12\x1e\n" +
 	"\x1aAPPLIED_ACTION_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16APPLIED_ACTION_CREATED\x10\x01\x12\x1a\n" +
 	"\x16APPLIED_ACTION_UPDATED\x10\x02\x12\x1c\n" +
-	"\x18APPLIED_ACTION_UNCHANGED\x10\x03*\xf7\x01\n" +
+	"\x18APPLIED_ACTION_UNCHANGED\x10\x03\x12\x1a\n" +
+	"\x16APPLIED_ACTION_REMOVED\x10\x04*\xf7\x01\n" +
 	"\n" +
 	"RuleResult\x12\x1b\n" +
 	"\x17RULE_RESULT_UNSPECIFIED\x10\x00\x12\x17\n" +

@@ -746,6 +746,129 @@ func (x *PolicyTestResult) GetDecision() *v1.Decision {
 	return nil
 }
 
+type RollbackPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version of the log whose policy is to stand again.
+	Version uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Say what it would do, and change nothing.
+	DryRun        bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackPolicyRequest) Reset() {
+	*x = RollbackPolicyRequest{}
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackPolicyRequest) ProtoMessage() {}
+
+func (x *RollbackPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackPolicyRequest.ProtoReflect.Descriptor instead.
+func (*RollbackPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RollbackPolicyRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RollbackPolicyRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type RollbackPolicyResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// What changes; nothing that stays is listed.
+	Changes       []*AppliedChange `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	Effects       []*AccessEffect  `protobuf:"bytes,3,rep,name=effects,proto3" json:"effects,omitempty"`
+	People        uint32           `protobuf:"varint,4,opt,name=people,proto3" json:"people,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackPolicyResponse) Reset() {
+	*x = RollbackPolicyResponse{}
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackPolicyResponse) ProtoMessage() {}
+
+func (x *RollbackPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackPolicyResponse.ProtoReflect.Descriptor instead.
+func (*RollbackPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RollbackPolicyResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RollbackPolicyResponse) GetChanges() []*AppliedChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *RollbackPolicyResponse) GetEffects() []*AccessEffect {
+	if x != nil {
+		return x.Effects
+	}
+	return nil
+}
+
+func (x *RollbackPolicyResponse) GetPeople() uint32 {
+	if x != nil {
+		return x.People
+	}
+	return 0
+}
+
 var File_sallyport_admin_v1_plans_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_plans_proto_rawDesc = "" +
@@ -801,7 +924,15 @@ const file_sallyport_admin_v1_plans_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06passed\x18\x02 \x01(\bR\x06passed\x121\n" +
 	"\x03got\x18\x03 \x01(\x0e2\x1f.sallyport.admin.v1.ExpectationR\x03got\x128\n" +
-	"\bdecision\x18\x04 \x01(\v2\x1c.sallyport.audit.v1.DecisionR\bdecision*\x7f\n" +
+	"\bdecision\x18\x04 \x01(\v2\x1c.sallyport.audit.v1.DecisionR\bdecision\"S\n" +
+	"\x15RollbackPolicyRequest\x12!\n" +
+	"\aversion\x18\x01 \x01(\x04B\a\xbaH\x042\x02 \x00R\aversion\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"\xc3\x01\n" +
+	"\x16RollbackPolicyResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12;\n" +
+	"\achanges\x18\x02 \x03(\v2!.sallyport.admin.v1.AppliedChangeR\achanges\x12:\n" +
+	"\aeffects\x18\x03 \x03(\v2 .sallyport.admin.v1.AccessEffectR\aeffects\x12\x16\n" +
+	"\x06people\x18\x04 \x01(\rR\x06people*\x7f\n" +
 	"\x06Effect\x12\x16\n" +
 	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fEFFECT_GAINS\x10\x01\x12\x10\n" +
@@ -814,12 +945,13 @@ const file_sallyport_admin_v1_plans_proto_rawDesc = "" +
 	"\x13EXPECTATION_ALLOWED\x10\x01\x12\x16\n" +
 	"\x12EXPECTATION_DENIED\x10\x02\x12\x17\n" +
 	"\x13EXPECTATION_CONFIRM\x10\x03\x12\x16\n" +
-	"\x12EXPECTATION_REVIEW\x10\x042\xc7\x01\n" +
+	"\x12EXPECTATION_REVIEW\x10\x042\xb0\x02\n" +
 	"\vPlanService\x12[\n" +
 	"\n" +
 	"PlanPolicy\x12%.sallyport.admin.v1.PlanPolicyRequest\x1a&.sallyport.admin.v1.PlanPolicyResponse\x12[\n" +
 	"\n" +
-	"TestPolicy\x12%.sallyport.admin.v1.TestPolicyRequest\x1a&.sallyport.admin.v1.TestPolicyResponseB4Z2sallyport.dev/proto/gen/sallyport/admin/v1;adminv1b\x06proto3"
+	"TestPolicy\x12%.sallyport.admin.v1.TestPolicyRequest\x1a&.sallyport.admin.v1.TestPolicyResponse\x12g\n" +
+	"\x0eRollbackPolicy\x12).sallyport.admin.v1.RollbackPolicyRequest\x1a*.sallyport.admin.v1.RollbackPolicyResponseB4Z2sallyport.dev/proto/gen/sallyport/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_sallyport_admin_v1_plans_proto_rawDescOnce sync.Once
@@ -834,49 +966,55 @@ func file_sallyport_admin_v1_plans_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_plans_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_admin_v1_plans_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_sallyport_admin_v1_plans_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_sallyport_admin_v1_plans_proto_goTypes = []any{
-	(Effect)(0),                   // 0: sallyport.admin.v1.Effect
-	(Expectation)(0),              // 1: sallyport.admin.v1.Expectation
-	(*PlanPolicyRequest)(nil),     // 2: sallyport.admin.v1.PlanPolicyRequest
-	(*PlanPolicyResponse)(nil),    // 3: sallyport.admin.v1.PlanPolicyResponse
-	(*AccessEffect)(nil),          // 4: sallyport.admin.v1.AccessEffect
-	(*ToolEffect)(nil),            // 5: sallyport.admin.v1.ToolEffect
-	(*TestPolicyRequest)(nil),     // 6: sallyport.admin.v1.TestPolicyRequest
-	(*TestPolicyResponse)(nil),    // 7: sallyport.admin.v1.TestPolicyResponse
-	(*PolicyTest)(nil),            // 8: sallyport.admin.v1.PolicyTest
-	(*PolicyTestResult)(nil),      // 9: sallyport.admin.v1.PolicyTestResult
-	(*ApplyRequest)(nil),          // 10: sallyport.admin.v1.ApplyRequest
-	(*AppliedChange)(nil),         // 11: sallyport.admin.v1.AppliedChange
-	(*Outlook)(nil),               // 12: sallyport.admin.v1.Outlook
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*v1.Decision)(nil),           // 14: sallyport.audit.v1.Decision
+	(Effect)(0),                    // 0: sallyport.admin.v1.Effect
+	(Expectation)(0),               // 1: sallyport.admin.v1.Expectation
+	(*PlanPolicyRequest)(nil),      // 2: sallyport.admin.v1.PlanPolicyRequest
+	(*PlanPolicyResponse)(nil),     // 3: sallyport.admin.v1.PlanPolicyResponse
+	(*AccessEffect)(nil),           // 4: sallyport.admin.v1.AccessEffect
+	(*ToolEffect)(nil),             // 5: sallyport.admin.v1.ToolEffect
+	(*TestPolicyRequest)(nil),      // 6: sallyport.admin.v1.TestPolicyRequest
+	(*TestPolicyResponse)(nil),     // 7: sallyport.admin.v1.TestPolicyResponse
+	(*PolicyTest)(nil),             // 8: sallyport.admin.v1.PolicyTest
+	(*PolicyTestResult)(nil),       // 9: sallyport.admin.v1.PolicyTestResult
+	(*RollbackPolicyRequest)(nil),  // 10: sallyport.admin.v1.RollbackPolicyRequest
+	(*RollbackPolicyResponse)(nil), // 11: sallyport.admin.v1.RollbackPolicyResponse
+	(*ApplyRequest)(nil),           // 12: sallyport.admin.v1.ApplyRequest
+	(*AppliedChange)(nil),          // 13: sallyport.admin.v1.AppliedChange
+	(*Outlook)(nil),                // 14: sallyport.admin.v1.Outlook
+	(*timestamppb.Timestamp)(nil),  // 15: google.protobuf.Timestamp
+	(*v1.Decision)(nil),            // 16: sallyport.audit.v1.Decision
 }
 var file_sallyport_admin_v1_plans_proto_depIdxs = []int32{
-	10, // 0: sallyport.admin.v1.PlanPolicyRequest.policy:type_name -> sallyport.admin.v1.ApplyRequest
-	11, // 1: sallyport.admin.v1.PlanPolicyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
+	12, // 0: sallyport.admin.v1.PlanPolicyRequest.policy:type_name -> sallyport.admin.v1.ApplyRequest
+	13, // 1: sallyport.admin.v1.PlanPolicyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
 	4,  // 2: sallyport.admin.v1.PlanPolicyResponse.effects:type_name -> sallyport.admin.v1.AccessEffect
 	5,  // 3: sallyport.admin.v1.AccessEffect.tools:type_name -> sallyport.admin.v1.ToolEffect
-	12, // 4: sallyport.admin.v1.ToolEffect.before:type_name -> sallyport.admin.v1.Outlook
-	12, // 5: sallyport.admin.v1.ToolEffect.after:type_name -> sallyport.admin.v1.Outlook
+	14, // 4: sallyport.admin.v1.ToolEffect.before:type_name -> sallyport.admin.v1.Outlook
+	14, // 5: sallyport.admin.v1.ToolEffect.after:type_name -> sallyport.admin.v1.Outlook
 	0,  // 6: sallyport.admin.v1.ToolEffect.effect:type_name -> sallyport.admin.v1.Effect
-	10, // 7: sallyport.admin.v1.TestPolicyRequest.policy:type_name -> sallyport.admin.v1.ApplyRequest
+	12, // 7: sallyport.admin.v1.TestPolicyRequest.policy:type_name -> sallyport.admin.v1.ApplyRequest
 	8,  // 8: sallyport.admin.v1.TestPolicyRequest.tests:type_name -> sallyport.admin.v1.PolicyTest
 	9,  // 9: sallyport.admin.v1.TestPolicyResponse.results:type_name -> sallyport.admin.v1.PolicyTestResult
-	13, // 10: sallyport.admin.v1.PolicyTest.at:type_name -> google.protobuf.Timestamp
-	13, // 11: sallyport.admin.v1.PolicyTest.auth_time:type_name -> google.protobuf.Timestamp
+	15, // 10: sallyport.admin.v1.PolicyTest.at:type_name -> google.protobuf.Timestamp
+	15, // 11: sallyport.admin.v1.PolicyTest.auth_time:type_name -> google.protobuf.Timestamp
 	1,  // 12: sallyport.admin.v1.PolicyTest.expect:type_name -> sallyport.admin.v1.Expectation
 	1,  // 13: sallyport.admin.v1.PolicyTestResult.got:type_name -> sallyport.admin.v1.Expectation
-	14, // 14: sallyport.admin.v1.PolicyTestResult.decision:type_name -> sallyport.audit.v1.Decision
-	2,  // 15: sallyport.admin.v1.PlanService.PlanPolicy:input_type -> sallyport.admin.v1.PlanPolicyRequest
-	6,  // 16: sallyport.admin.v1.PlanService.TestPolicy:input_type -> sallyport.admin.v1.TestPolicyRequest
-	3,  // 17: sallyport.admin.v1.PlanService.PlanPolicy:output_type -> sallyport.admin.v1.PlanPolicyResponse
-	7,  // 18: sallyport.admin.v1.PlanService.TestPolicy:output_type -> sallyport.admin.v1.TestPolicyResponse
-	17, // [17:19] is the sub-list for method output_type
-	15, // [15:17] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	16, // 14: sallyport.admin.v1.PolicyTestResult.decision:type_name -> sallyport.audit.v1.Decision
+	13, // 15: sallyport.admin.v1.RollbackPolicyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
+	4,  // 16: sallyport.admin.v1.RollbackPolicyResponse.effects:type_name -> sallyport.admin.v1.AccessEffect
+	2,  // 17: sallyport.admin.v1.PlanService.PlanPolicy:input_type -> sallyport.admin.v1.PlanPolicyRequest
+	6,  // 18: sallyport.admin.v1.PlanService.TestPolicy:input_type -> sallyport.admin.v1.TestPolicyRequest
+	10, // 19: sallyport.admin.v1.PlanService.RollbackPolicy:input_type -> sallyport.admin.v1.RollbackPolicyRequest
+	3,  // 20: sallyport.admin.v1.PlanService.PlanPolicy:output_type -> sallyport.admin.v1.PlanPolicyResponse
+	7,  // 21: sallyport.admin.v1.PlanService.TestPolicy:output_type -> sallyport.admin.v1.TestPolicyResponse
+	11, // 22: sallyport.admin.v1.PlanService.RollbackPolicy:output_type -> sallyport.admin.v1.RollbackPolicyResponse
+	20, // [20:23] is the sub-list for method output_type
+	17, // [17:20] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_plans_proto_init() }
@@ -892,7 +1030,7 @@ func file_sallyport_admin_v1_plans_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_plans_proto_rawDesc), len(file_sallyport_admin_v1_plans_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,6 +37,9 @@ const (
 	PlanServicePlanPolicyProcedure = "/sallyport.admin.v1.PlanService/PlanPolicy"
 	// PlanServiceTestPolicyProcedure is the fully-qualified name of the PlanService's TestPolicy RPC.
 	PlanServiceTestPolicyProcedure = "/sallyport.admin.v1.PlanService/TestPolicy"
+	// PlanServiceRollbackPolicyProcedure is the fully-qualified name of the PlanService's
+	// RollbackPolicy RPC.
+	PlanServiceRollbackPolicyProcedure = "/sallyport.admin.v1.PlanService/RollbackPolicy"
 )
 
 // PlanServiceClient is a client for the sallyport.admin.v1.PlanService service.
@@ -45,6 +48,8 @@ type PlanServiceClient interface {
 	PlanPolicy(context.Context, *connect.Request[v1.PlanPolicyRequest]) (*connect.Response[v1.PlanPolicyResponse], error)
 	// TestPolicy decides given calls under a policy, as it would be after Apply.
 	TestPolicy(context.Context, *connect.Request[v1.TestPolicyRequest]) (*connect.Response[v1.TestPolicyResponse], error)
+	// RollbackPolicy makes connectors' settings, catalogues, rule sets and grants what they were. People, blocks and secrets stay as they are.
+	RollbackPolicy(context.Context, *connect.Request[v1.RollbackPolicyRequest]) (*connect.Response[v1.RollbackPolicyResponse], error)
 }
 
 // NewPlanServiceClient constructs a client for the sallyport.admin.v1.PlanService service. By
@@ -70,13 +75,20 @@ func NewPlanServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(planServiceMethods.ByName("TestPolicy")),
 			connect.WithClientOptions(opts...),
 		),
+		rollbackPolicy: connect.NewClient[v1.RollbackPolicyRequest, v1.RollbackPolicyResponse](
+			httpClient,
+			baseURL+PlanServiceRollbackPolicyProcedure,
+			connect.WithSchema(planServiceMethods.ByName("RollbackPolicy")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // planServiceClient implements PlanServiceClient.
 type planServiceClient struct {
-	planPolicy *connect.Client[v1.PlanPolicyRequest, v1.PlanPolicyResponse]
-	testPolicy *connect.Client[v1.TestPolicyRequest, v1.TestPolicyResponse]
+	planPolicy     *connect.Client[v1.PlanPolicyRequest, v1.PlanPolicyResponse]
+	testPolicy     *connect.Client[v1.TestPolicyRequest, v1.TestPolicyResponse]
+	rollbackPolicy *connect.Client[v1.RollbackPolicyRequest, v1.RollbackPolicyResponse]
 }
 
 // PlanPolicy calls sallyport.admin.v1.PlanService.PlanPolicy.
@@ -89,12 +101,19 @@ func (c *planServiceClient) TestPolicy(ctx context.Context, req *connect.Request
 	return c.testPolicy.CallUnary(ctx, req)
 }
 
+// RollbackPolicy calls sallyport.admin.v1.PlanService.RollbackPolicy.
+func (c *planServiceClient) RollbackPolicy(ctx context.Context, req *connect.Request[v1.RollbackPolicyRequest]) (*connect.Response[v1.RollbackPolicyResponse], error) {
+	return c.rollbackPolicy.CallUnary(ctx, req)
+}
+
 // PlanServiceHandler is an implementation of the sallyport.admin.v1.PlanService service.
 type PlanServiceHandler interface {
 	// PlanPolicy says what Apply would change: in resources, and in what people may do.
 	PlanPolicy(context.Context, *connect.Request[v1.PlanPolicyRequest]) (*connect.Response[v1.PlanPolicyResponse], error)
 	// TestPolicy decides given calls under a policy, as it would be after Apply.
 	TestPolicy(context.Context, *connect.Request[v1.TestPolicyRequest]) (*connect.Response[v1.TestPolicyResponse], error)
+	// RollbackPolicy makes connectors' settings, catalogues, rule sets and grants what they were. People, blocks and secrets stay as they are.
+	RollbackPolicy(context.Context, *connect.Request[v1.RollbackPolicyRequest]) (*connect.Response[v1.RollbackPolicyResponse], error)
 }
 
 // NewPlanServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -116,12 +135,20 @@ func NewPlanServiceHandler(svc PlanServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(planServiceMethods.ByName("TestPolicy")),
 		connect.WithHandlerOptions(opts...),
 	)
+	planServiceRollbackPolicyHandler := connect.NewUnaryHandler(
+		PlanServiceRollbackPolicyProcedure,
+		svc.RollbackPolicy,
+		connect.WithSchema(planServiceMethods.ByName("RollbackPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/sallyport.admin.v1.PlanService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case PlanServicePlanPolicyProcedure:
 			planServicePlanPolicyHandler.ServeHTTP(w, r)
 		case PlanServiceTestPolicyProcedure:
 			planServiceTestPolicyHandler.ServeHTTP(w, r)
+		case PlanServiceRollbackPolicyProcedure:
+			planServiceRollbackPolicyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -137,4 +164,8 @@ func (UnimplementedPlanServiceHandler) PlanPolicy(context.Context, *connect.Requ
 
 func (UnimplementedPlanServiceHandler) TestPolicy(context.Context, *connect.Request[v1.TestPolicyRequest]) (*connect.Response[v1.TestPolicyResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.PlanService.TestPolicy is not implemented"))
+}
+
+func (UnimplementedPlanServiceHandler) RollbackPolicy(context.Context, *connect.Request[v1.RollbackPolicyRequest]) (*connect.Response[v1.RollbackPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.PlanService.RollbackPolicy is not implemented"))
 }

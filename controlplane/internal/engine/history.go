@@ -1,0 +1,67 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/journal"
+)
+
+// Past is a state that was, and when it was the newest.
+type Past struct {
+	State *core.State
+	// Since is when its last event was stored, Until when the next one was; zero: there is none yet. They are the stream's
+	// times, and never run backwards: where a server's clock did, the latest time before it counts.
+	Since, Until time.Time
+}
+
+// ErrFuture: what is asked for was not yet.
+var ErrFuture = errors.New("that is still to come")
+
+// At returns the state as it was at a version or, for version zero, at a time. It folds the log from its beginning, so that it takes as
+// long as a start without a checkpoint; one is made at a time. Of people who were erased since, ids are left.
+func (e *Engine) At(ctx context.Context, version uint64, at time.Time) (*Past, error) {
+	e.past.Lock()
+	defer e.past.Unlock()
+	end := e.State().Seq()
+	switch {
+	case version > end:
+		return nil, fmt.Errorf("version %d: %w: the log ends at %d", version, ErrFuture, end)
+	case version == 0 && at.After(e.Now()):
+		return nil, fmt.Errorf("%s: %w", at.Format(time.RFC3339), ErrFuture)
+	}
+	if end > manyEvents {
+		if err := e.Seals.Preload(ctx); err != nil {
+			return nil, err
+		}
+	}
+	p := &Past{State: core.NewState()}
+	err := e.read(ctx, 0, end, func(records []journal.Record) error {
+		events, err := e.decodeAll(ctx, records)
+		if err != nil {
+			return err
+		}
+		for i, rec := range records {
+			stored := rec.At
+			if stored.Before(p.Since) {
+				stored = p.Since
+			}
+			if version != 0 && rec.Seq > version || version == 0 && stored.After(at) {
+				p.Until = stored
+				return errRead
+			}
+			if err := p.State.Apply(core.Record{Seq: rec.Seq, Event: events[i]}); err != nil {
+				return err
+			}
+			p.Since = stored
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errRead) {
+		return nil, err
+	}
+	return p, nil
+}
