@@ -356,7 +356,7 @@ func TestWhatAResourceHoldsIsKeptByThePersonsOwnClientAlone(t *testing.T) {
 			}
 			_, _ = fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":%s}`, m.ID, result)
 		}))
-		defer s.Close()
+		t.Cleanup(s.Close)
 		w := newWorld(t, &options{})
 		catalogue := catalogueEntry("lib")
 		catalogue.GetCatalogue().Tools = []*policyv1.Tool{{Kind: policyv1.Kind_KIND_RESOURCE, Name: "doc://open/1", Definition: []byte(`{"name":"n","uri":"doc://open/1"}`)}}

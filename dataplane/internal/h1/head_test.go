@@ -59,7 +59,7 @@ func same(t *testing.T, h *head, b []byte) verdict {
 	case r.Method != http.MethodPost, r.Proto != "HTTP/1.1", r.RequestURI != h.target, r.URL.String() != h.target, r.URL.Path != h.target, r.Host != h.host,
 		r.ContentLength != int64(h.length), len(r.TransferEncoding) != 0, r.Close, !bytes.Equal(body, b[size:size+h.length]), !bytes.Equal(rest, b[size+h.length:]):
 		t.Fatalf("%q: net/http reads %s %s at %s, %d bytes, %q and then %q; here it is %s at %s, %d bytes", b, r.Method, r.RequestURI, r.Host, r.ContentLength, body, rest, h.target, h.host, h.length)
-	case !maps.EqualFunc(r.Header, h.header, func(x, y []string) bool { return slices.Equal(x, y) }):
+	case !maps.EqualFunc(r.Header, h.header, slices.Equal):
 		t.Fatalf("%q: net/http reads the header %v, here it is %v", b, r.Header, h.header)
 	}
 	return v
@@ -109,7 +109,7 @@ func TestTheHeaderOfARequestIsNotChangedByTheNext(t *testing.T) {
 	before := h.header
 	was := before.Clone()
 	h.read([]byte(strings.Replace(ordinary, "a.b.c", "d.e.f", 1)))
-	if !maps.EqualFunc(before, was, func(x, y []string) bool { return slices.Equal(x, y) }) || h.header.Get("Authorization") != "Bearer d.e.f" {
+	if !maps.EqualFunc(before, was, slices.Equal) || h.header.Get("Authorization") != "Bearer d.e.f" {
 		t.Errorf("it was %v and is %v; the next is %v", was, before, h.header)
 	}
 }

@@ -63,7 +63,9 @@ func (s *Server) Serve(l net.Listener) error {
 	err := s.accept(base, l)
 	if !s.closing.Load() {
 		_ = s.Close() // the listener failed: nothing else can be done
-		<-rest
+		if ended := <-rest; !errors.Is(ended, http.ErrServerClosed) {
+			err = errors.Join(err, ended)
+		}
 		return fmt.Errorf("accepting connections: %w", err)
 	}
 	return <-rest

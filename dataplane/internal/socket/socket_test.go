@@ -17,7 +17,7 @@ func pair(t *testing.T) (near, far net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // it accepts nothing more
+	defer l.Close()
 	if far, err = new(net.Dialer).DialContext(t.Context(), "tcp", l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
