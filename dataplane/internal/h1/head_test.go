@@ -87,6 +87,13 @@ func TestAHeadIsReadTheSameInPieces(t *testing.T) {
 	if v := same(t, &h, []byte(ordinary)); v != plain {
 		t.Fatalf("the whole is %d", v)
 	}
+	next := strings.Replace(ordinary, "a.b.c", "d.e.f", 1) // of somebody else, and just as long
+	for n := range len(next) - len("{}") {
+		h.read([]byte(next[:n]))
+	}
+	if v := same(t, &h, []byte(next)); v != plain {
+		t.Fatalf("the next is %d", v)
+	}
 }
 
 // TestAHeadIsNotTakenForTheOneBefore, which it is compared with line by line.

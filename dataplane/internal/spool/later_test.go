@@ -3,6 +3,9 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -104,5 +107,44 @@ func TestAppendsOfBothKindsMix(t *testing.T) {
 	}
 	if st := s.Stats(); st.Last != 8*200*2 || st.OpenCalls != 0 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// TestWhatIsKeptLaterDuringAWriteWaitsForNobody, and nobody for it.
+func TestWhatIsKeptLaterDuringAWriteWaitsForNobody(t *testing.T) {
+	s := open(t, testConfig(t.TempDir()))
+	defer s.Close() //nolint:errcheck // the test is over
+	if err := s.exclusive(func() {
+		if err := s.AppendLater(refused(1)); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, s, refused(2))
+	if last := s.Stats().Last; last != 2 {
+		t.Errorf("%d are written", last)
+	}
+}
+
+func TestWhatTheDiskDoesNotTakeLaterIsLogged(t *testing.T) {
+	var log strings.Builder
+	cfg := testConfig(t.TempDir())
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	s := open(t, cfg)
+	if err := s.exclusive(func() {
+		s.endSegment()
+		if err := os.RemoveAll(s.current().dir); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AppendLater(refused(7)); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close() // which finds its folder gone
+	if !strings.Contains(log.String(), "call-7") {
+		t.Errorf("logged: %s", log.String())
 	}
 }
