@@ -124,9 +124,9 @@ func TestTwoControlPlanesOnACluster(t *testing.T) {
 }
 
 // join starts a second control plane with the first's key, as an operator would.
-func join(t *testing.T, first *controlPlane, urls string) *controlPlane {
+func join(t *testing.T, first *controlPlane, urls string, flags ...string) *controlPlane {
 	t.Helper()
-	second := &controlPlane{t: t, dir: t.TempDir(), flags: []string{"--nats-url", urls}, scim: freeAddress(t), admin: freeAddress(t), fleet: freeAddress(t), signin: freeAddress(t)}
+	second := &controlPlane{t: t, dir: t.TempDir(), flags: append([]string{"--nats-url", urls}, flags...), scim: freeAddress(t), admin: freeAddress(t), fleet: freeAddress(t), signin: freeAddress(t)}
 	if err := os.MkdirAll(second.data(), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -131,7 +131,13 @@ type proxy struct {
 // newProxy starts one at a control plane.
 func newProxy(t testing.TB, c *controlPlane, region string, flags ...string) *proxy {
 	t.Helper()
-	p := &proxy{t: t, name: region + "-1", region: region, listen: freeAddress(t), dir: t.TempDir(), fleet: "https://" + c.fleet, flags: flags}
+	return newProxyAt(t, c, region, freeAddress(t), flags...)
+}
+
+// newProxyAt starts one at an address that others know beforehand.
+func newProxyAt(t testing.TB, c *controlPlane, region, listen string, flags ...string) *proxy {
+	t.Helper()
+	p := &proxy{t: t, name: region + "-1", region: region, listen: listen, dir: t.TempDir(), fleet: "https://" + c.fleet, flags: flags}
 	p.invitation = filepath.Join(p.dir, "invitation")
 	if err := c.Invite(t.Context(), p.invitation, p.name, region); err != nil {
 		t.Fatal(err)

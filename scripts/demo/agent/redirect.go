@@ -50,9 +50,15 @@ func (r *Answer) Close() {
 	<-r.done
 }
 
+// Opener is a browser with a person at it.
+type Opener interface {
+	// Open opens a URL and answers pages as the person would who wants to get in, until one asks for nothing more.
+	Open(ctx context.Context, target string) (Page, error)
+}
+
 // Fetch has a browser open an authorization request and returns the answer to it. A browser that is left with another page, and an
 // answer that is an error, are a Refusal.
-func (r *Answer) Fetch(ctx context.Context, b *Browser, start string) (url.Values, error) {
+func (r *Answer) Fetch(ctx context.Context, b Opener, start string) (url.Values, error) {
 	page, err := b.Open(ctx, start)
 	if err != nil {
 		return nil, err

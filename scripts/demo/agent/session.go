@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/auth"
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
@@ -29,6 +30,8 @@ type Options struct {
 	Name string
 	// Watch asks to be told when the list of tools changes.
 	Watch bool
+	// SignIn has the person sign in when the gateway asks for it, in place of a token; see Program.Handler.
+	SignIn auth.OAuthHandler
 }
 
 // Session is a connection to a gateway or a server. Close it.
@@ -53,7 +56,7 @@ type Result struct {
 	Took time.Duration
 }
 
-// Connect opens a session with a bearer token.
+// Connect opens a session with a bearer token, or without one where the options say how to sign in.
 func Connect(ctx context.Context, url, token string, o Options) (*Session, error) {
 	if o.Name == "" {
 		o.Name = "sallyport-demo-agent"
@@ -84,6 +87,7 @@ func Connect(ctx context.Context, url, token string, o Options) (*Session, error
 		// A stream that ends is something to see, not to mend.
 		MaxRetries:           -1,
 		DisableStandaloneSSE: !o.Watch,
+		OAuthHandler:         o.SignIn,
 	}
 	session, err := client.Connect(ctx, transport, &mcp.ClientSessionOptions{ProtocolVersion: o.Revision})
 	if err != nil {

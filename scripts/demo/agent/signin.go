@@ -26,6 +26,8 @@ const (
 type Program struct {
 	// Name that it registers by.
 	Name string
+	// Document is the URL of a metadata document by which it names itself (CIMD). Empty: it registers itself.
+	Document string
 
 	mu  sync.Mutex
 	ids map[string]string // as the authorization server knows it, by gateway
@@ -40,14 +42,20 @@ type Tokens struct {
 	client *oauth2.Config // by which they were got
 }
 
-// SignIn has a person sign in with a new browser and let the program in. A Refusal says what they saw in its place.
+// SignIn has a person sign in with a new browser, by script, and let the program in. A Refusal says what they saw in its place.
 func (p *Program) SignIn(ctx context.Context, gateway string, who Person) (Tokens, error) {
-	ctx, cancel := context.WithTimeout(ctx, signInTimeout)
-	defer cancel()
-	handler, err := p.handler(gateway, who)
+	browser, err := NewBrowser(who)
 	if err != nil {
 		return Tokens{}, err
 	}
+	return p.SignInWith(ctx, gateway, browser)
+}
+
+// SignInWith is SignIn with a browser that there is.
+func (p *Program) SignInWith(ctx context.Context, gateway string, browser Opener) (Tokens, error) {
+	ctx, cancel := context.WithTimeout(ctx, signInTimeout)
+	defer cancel()
+	handler := &handler{program: p, gateway: gateway, browser: browser}
 	// A request without a token is how an agent asks where to get one.
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, gateway, bytes.NewReader([]byte(`{"jsonrpc":"2.0","id":1,"method":"ping"}`)))
 	if err != nil {
@@ -82,24 +90,16 @@ func tokensOf(client *oauth2.Config, t *oauth2.Token) Tokens {
 	return Tokens{Access: t.AccessToken, Refresh: t.RefreshToken, Expires: t.Expiry, client: client}
 }
 
-// Handler is how the MCP library's client signs a person in when the gateway asks for it, and refreshes.
-func (p *Program) Handler(gateway string, who Person) (auth.OAuthHandler, error) {
-	return p.handler(gateway, who)
-}
-
-func (p *Program) handler(gateway string, who Person) (*handler, error) {
-	browser, err := NewBrowser(who)
-	if err != nil {
-		return nil, err
-	}
-	return &handler{program: p, gateway: gateway, browser: browser}, nil
+// Handler is how the MCP library's client has a person sign in when the gateway asks for it, and refreshes.
+func (p *Program) Handler(gateway string, browser Opener) auth.OAuthHandler {
+	return &handler{program: p, gateway: gateway, browser: browser}
 }
 
 // handler makes the library's own handler for each authorization, since its listener's port is a new one each time.
 type handler struct {
 	program *Program
 	gateway string
-	browser *Browser
+	browser Opener
 
 	mu     sync.Mutex
 	inner  *auth.AuthorizationCodeHandler
@@ -141,7 +141,9 @@ func (h *handler) Authorize(ctx context.Context, req *http.Request, resp *http.R
 			return &auth.AuthorizationResult{Code: q.Get("code"), State: q.Get("state"), Iss: q.Get("iss")}, nil
 		},
 	}
-	if id := h.program.known(h.gateway); id != "" {
+	if h.program.Document != "" {
+		config.ClientIDMetadataDocumentConfig = &auth.ClientIDMetadataDocumentConfig{URL: h.program.Document}
+	} else if id := h.program.known(h.gateway); id != "" {
 		config.PreregisteredClient = &oauthex.ClientCredentials{ClientID: id}
 	} else {
 		config.DynamicClientRegistrationConfig = &auth.DynamicClientRegistrationConfig{Metadata: &oauthex.ClientRegistrationMetadata{
