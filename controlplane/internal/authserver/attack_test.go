@@ -372,7 +372,7 @@ func TestTheConsentPageCannotBeFramedAndItsCookiesStayAtHome(t *testing.T) {
 		}
 		return nil
 	}
-	if _, err = fresh.Client.Do(httpGet(t, a.authorizeURL())); err != nil || seen == 0 {
+	if _, err = fresh.Do(httpGet(t, a.authorizeURL())); err != nil || seen == 0 {
 		t.Errorf("saw %d cookies, %v", seen, err)
 	}
 }

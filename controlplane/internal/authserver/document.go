@@ -89,7 +89,7 @@ func (s *Server) readDocument(ctx context.Context, id string) (d document, kept 
 		return d, false, err
 	}
 	if json.Unmarshal(entry.Value, &d) != nil || d.ClientID != id {
-		return document{}, false, nil
+		return document{}, false, nil //nolint:nilerr // what cannot be read is as good as not kept
 	}
 	return d, true, nil
 }

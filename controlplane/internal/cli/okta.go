@@ -27,7 +27,7 @@ func (k *okta) complete() error {
 		return usage("to compare with Okta name --okta-url, --oidc-app and --scim-app")
 	case k.token == "":
 		return usage("to compare with Okta give a read-only API token by --okta-token-file or OKTA_API_TOKEN")
-	case err != nil || u.Host == "" || u.Scheme != "https" && !(u.Scheme == "http" && loopback):
+	case err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !loopback):
 		return usage("--okta-url is an https URL, such as https://example.okta.com")
 	}
 	k.url = u.Scheme + "://" + u.Host
