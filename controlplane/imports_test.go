@@ -10,7 +10,7 @@ const (
 )
 
 // adapters translate between the core and one outside party each.
-var adapters = []string{"admin", "adminsession", "audit", "authserver", "console", "fleet", "reporting", "scim", "signals"}
+var adapters = []string{"admin", "adminsession", "approval", "audit", "authserver", "console", "fleet", "reporting", "scim", "signals"}
 
 // planned packages are named by a rule but not written yet.
 var planned = []string{

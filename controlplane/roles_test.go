@@ -34,7 +34,8 @@ func TestEachAdminCallNeedsARole(t *testing.T) {
 					reads = reads || strings.HasPrefix(string(method.Name()), verb)
 				}
 				exchange := method.Name() == "BecomeFirstOwner" || method.Name() == "OpenBreakGlass"
-				if known && !reads && !exchange && role < policyv1.Role_ROLE_ADMIN {
+				answers := service.Name() == "ReviewService" // approvers' groups say who may, for each review
+				if known && !reads && !exchange && !answers && role < policyv1.Role_ROLE_ADMIN {
 					t.Errorf("%s is no read, and a %s may call it", method.FullName(), role)
 				}
 			}

@@ -22,6 +22,7 @@ import (
 	"sallyport.dev/controlplane/internal/activity"
 	"sallyport.dev/controlplane/internal/admin"
 	"sallyport.dev/controlplane/internal/adminsession"
+	"sallyport.dev/controlplane/internal/approval"
 	"sallyport.dev/controlplane/internal/audit"
 	"sallyport.dev/controlplane/internal/audit/postgres"
 	"sallyport.dev/controlplane/internal/authserver"
@@ -53,6 +54,7 @@ type serveConfig struct {
 	scimURL          string
 	tlsCert, tlsKey  string
 	signin           signinConfig
+	webhook          webhookConfig
 	nats             natsconn.Config
 	lease, heartbeat time.Duration
 	vaultKeys        []string
@@ -82,6 +84,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&c.scimURL, "scim-url", "", "public URL of the SCIM listener, for locations in answers (default: as requested)")
 	f.Float64Var(&c.scimRate, "scim-rate", 500, "SCIM requests a second that are taken of one token, on average; twice as many may come at once (0: any number)")
 	c.signin.flags(f)
+	c.webhook.flags(f)
 	f.StringVar(&c.tlsCert, "tls-cert", "", "certificate file: all listeners then speak TLS; that of proxies always does, by the fleet's own authority")
 	f.StringVar(&c.tlsKey, "tls-key", "", "key file of --tls-cert")
 	f.StringVar(&c.nats.URL, "nats-url", "", "URLs of an external NATS cluster, separated by commas (default: embedded)")
@@ -112,6 +115,8 @@ type plane struct {
 	tokens *authserver.Server
 	// sightings remembers who signed in, for the doctor.
 	sightings *doctor.Sightings
+	// approvals asks people for their yes.
+	approvals *approval.Server
 	name      string
 }
 
@@ -206,10 +211,11 @@ func (p *plane) run(ctx context.Context) error {
 	}
 	fleetServer := fleet.New(fleet.Config{
 		Engine: p.engine, Commands: p.engine, Authority: authority, Secrets: p.vault, Credentials: signIn.keeper, Audit: p.audit, Trail: p.trail, Roster: p.roster, Publisher: publisher,
-		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Seen: signIn.uses.Seen, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
+		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Approvals: p.approvals, Seen: signIn.uses.Seen, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
 	})
 	fleetMux := http.NewServeMux()
 	fleetMux.Handle(fleetv1connect.NewFleetServiceHandler(fleetServer, fleet.Validation(), connect.WithReadMaxBytes(32<<20), fleet.Compression()))
+	fleetMux.Handle(fleetv1connect.NewApprovalServiceHandler(fleetServer, fleet.Validation(), connect.WithReadMaxBytes(1<<20)))
 	fleetMux.Handle(fleetv1connect.NewEnrolmentServiceHandler(fleetServer,
 		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(64<<10)))
 
@@ -218,7 +224,7 @@ func (p *plane) run(ctx context.Context) error {
 	adminMux.Handle("/login/", p.admins.Handler())
 	adminMux.Handle("/", admin.NewHandler(p.withDoctor(p.auditOf(admin.Config{
 		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Credentials: signIn.keeper, Activity: p.lately, Sessions: p.admins,
-		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
+		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Reviews: p.approvals, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
 	}), signIn.people)))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
@@ -234,6 +240,7 @@ func (p *plane) run(ctx context.Context) error {
 	running.Go(func() { signIn.server.Run(ctx) })
 	running.Go(func() { signIn.uses.Run(ctx) })
 	running.Go(func() { signIn.keeper.Run(ctx) })
+	running.Go(func() { p.approvals.Run(ctx) })
 	if bootstrap != uuid.Nil {
 		running.Go(func() { p.forgetBootstrap(ctx, bootstrap) })
 	}

@@ -92,6 +92,9 @@ func (p *plane) openSignIn(ctx context.Context) (*signInParts, error) {
 	if u, err := url.Parse(p.signinURL()); err == nil {
 		path = strings.TrimRight(u.Path, "/")
 	}
+	if err := p.openApprovals(ctx, people, mux); err != nil {
+		return nil, err
+	}
 	mux.Handle(path+"/oauth/", server.Handler())
 	mux.Handle(path+"/connect/", keeper.Handler())
 	mux.Handle("/.well-known/", server.Handler())

@@ -68,6 +68,12 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.PlanServiceTestPolicyProcedure:     viewer,
 	adminv1connect.PlanServiceRollbackPolicyProcedure: admin,
 
+	// Who may approve is said by groups, for each review.
+	adminv1connect.ReviewServiceListReviewsProcedure:   viewer,
+	adminv1connect.ReviewServiceGetReviewProcedure:     viewer,
+	adminv1connect.ReviewServiceApproveReviewProcedure: viewer,
+	adminv1connect.ReviewServiceRefuseReviewProcedure:  viewer,
+
 	adminv1connect.FleetAdminServiceListProxiesProcedure: viewer,
 	adminv1connect.FleetAdminServiceGetReceiptProcedure:  viewer,
 

@@ -241,25 +241,37 @@ func (s *State) roleOf(u *User, held bool) policyv1.Role {
 		return policyv1.Role_ROLE_UNSPECIFIED
 	}
 	var best policyv1.Role
-	seen := map[uint32]bool{}
-	var reach func(no uint32)
-	reach = func(no uint32) {
-		if seen[no] {
-			return
-		}
-		seen[no] = true
-		g, _ := s.groups.Get(no)
+	for g := range s.groupsWithEffect(u, held) {
 		best = max(best, s.GroupRole(g.ID))
-		for parent := range s.parents.of(no) {
-			reach(parent)
-		}
-	}
-	for no := range s.memberOf.of(u.No) {
-		if held || !s.held.has(u.No, no) {
-			reach(no)
-		}
 	}
 	return best
+}
+
+// groupsWithEffect yields the groups that a user is in, directly or by nesting, each once; with held, as if no membership were held.
+func (s *State) groupsWithEffect(u *User, held bool) iter.Seq[*Group] {
+	return func(yield func(*Group) bool) {
+		seen := map[uint32]bool{}
+		more := true
+		var reach func(no uint32)
+		reach = func(no uint32) {
+			if seen[no] || !more {
+				return
+			}
+			seen[no] = true
+			g, _ := s.groups.Get(no)
+			if more = yield(g); !more {
+				return
+			}
+			for parent := range s.parents.of(no) {
+				reach(parent)
+			}
+		}
+		for no := range s.memberOf.of(u.No) {
+			if held || !s.held.has(u.No, no) {
+				reach(no)
+			}
+		}
+	}
 }
 
 // PeopleOf yields the active people who are in a group with effect, directly or by nesting, each once.

@@ -113,6 +113,16 @@ func (s *State) applyPolicy(rec Record) error {
 		s.putRuleSet(b.RuleSetSet.GetRuleSet().GetName(), b.RuleSetSet.GetRuleSet())
 	case *eventv1.Event_RuleSetRemoved:
 		s.putRuleSet(b.RuleSetRemoved.GetName(), nil)
+	case *eventv1.Event_ReviewRequested:
+		s.applyReviewRequested(rec.Event, b.ReviewRequested)
+	case *eventv1.Event_ReviewApproved:
+		return s.applyReviewApproved(rec.Event, b.ReviewApproved)
+	case *eventv1.Event_ReviewRefused:
+		return s.applyReviewRefused(b.ReviewRefused)
+	case *eventv1.Event_ReviewUsed:
+		return s.changeReview(b.ReviewUsed.GetReviewId(), func(r *Review) { r.Used = true })
+	case *eventv1.Event_ReviewsForgotten:
+		s.applyReviewsForgotten(b.ReviewsForgotten)
 	case *eventv1.Event_BlockPlaced:
 		s.blocks.Set(b.BlockPlaced.GetBlock().GetId(), b.BlockPlaced.GetBlock())
 	case *eventv1.Event_BlockLifted:

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
@@ -39,6 +40,16 @@ type checkpointHead struct {
 	ServiceKeys         []checkpointServiceKeys
 	Credentials         []Credential
 	Withdrawals         []checkpointWithdrawal
+	Reviews             []checkpointReview
+}
+
+type checkpointReview struct {
+	Asked     []byte
+	At        time.Time
+	Approvals []ReviewApproval
+	Refused   uuid.UUID
+	Reason    string
+	Used      bool
 }
 
 type checkpointServiceKeys struct {
@@ -167,6 +178,9 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 		head.ServiceKeys = append(head.ServiceKeys, checkpointServiceKeys{Account: uuid.UUID([]byte(key)), Keys: keys})
 		return true
 	})
+	for r := range s.Reviews() {
+		head.Reviews = append(head.Reviews, checkpointReview{Asked: marshal(r.Asked), At: r.At, Approvals: r.Approvals, Refused: r.Refused, Reason: r.Reason, Used: r.Used})
+	}
 	for g, role := range s.GroupRoles() {
 		head.Roles = append(head.Roles, checkpointRole{Group: g.ID, Role: role})
 	}
@@ -321,6 +335,13 @@ func (s *State) restoreHead(head *checkpointHead) error {
 	s.adminDirectory, s.breakGlass = head.AdminDirectory, head.BreakGlass
 	for _, k := range head.ServiceKeys {
 		s.serviceKeys.Set(idKey(k.Account), k.Keys)
+	}
+	for _, r := range head.Reviews {
+		review := &Review{Asked: &eventv1.ReviewRequested{}, At: r.At, Approvals: r.Approvals, Refused: r.Refused, Reason: r.Reason, Used: r.Used}
+		if err := proto.Unmarshal(r.Asked, review.Asked); err != nil {
+			return fmt.Errorf("reading a checkpoint: %w", err)
+		}
+		s.putReview(review)
 	}
 	for _, r := range head.Roles {
 		s.roles.Set(idKey(r.Group), r.Role)

@@ -60,7 +60,7 @@ func IsSecurity(c Command) bool {
 		return c.Role == policyv1.Role_ROLE_UNSPECIFIED
 	case AddSigningKey:
 		return c.Alone
-	case DeleteUser, EraseUser, WithdrawCredentials, RemoveServiceKey, RevokeSessions, EndSession, EndClientSessions, RetireSigningKey, PlaceBlock, RevokeToken, RetireConnector, RemoveGrant:
+	case DeleteUser, EraseUser, WithdrawCredentials, RemoveServiceKey, RevokeSessions, EndSession, EndClientSessions, RefuseReview, RetireSigningKey, PlaceBlock, RevokeToken, RetireConnector, RemoveGrant:
 		return true
 	}
 	return false
@@ -110,6 +110,11 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"AddServiceKey":        decode[AddServiceKey],
 	"RemoveServiceKey":     decode[RemoveServiceKey],
 	"SetSignals":           decode[SetSignals],
+
+	"RequestReview": decode[RequestReview],
+	"ApproveReview": decode[ApproveReview],
+	"RefuseReview":  decode[RefuseReview],
+	"UseReview":     decode[UseReview],
 
 	"NameAdminDirectory": decode[NameAdminDirectory],
 	"SetGroupRole":       decode[SetGroupRole],

@@ -250,9 +250,6 @@ func (a *applying) check(g *Grant, name string, code Code) error {
 
 // checkRule refuses a rule that is wrong in itself, or does not fit the tools that it matches.
 func (s *State) checkRule(rule *policyv1.Rule, tools []*policyv1.Tool) error {
-	if rule.GetAfter() != 0 || rule.GetRequire() != 0 && rule.GetRequire() != policyv1.Duty_DUTY_SIGN_IN { // verdicts know them, and nobody can be asked yet
-		return refuse(InvalidArgument, "after and require are not in this version")
-	}
 	for _, approver := range rule.GetReview().GetApprovers() {
 		if id, err := uuid.Parse(approver); err != nil || s.Group(id) == nil {
 			return refuse(NotFound, "there is no group %q whose people could approve", approver)

@@ -62,21 +62,17 @@ func TestToChangeARuleSetChangesAllGrantsThatReferToIt(t *testing.T) {
 	w.must(RemoveRuleSet{Name: "readers"})
 }
 
-func TestRulesThatNeedSomebodysYesAreRefusedWhileNobodyCanBeAsked(t *testing.T) {
+func TestRulesNameApproversThatExist(t *testing.T) {
 	w := newWorld(t)
-	to := Grantee{Group: w.group("Engineers").ID}
+	g := w.group("Engineers")
 	w.must(NewApplyPolicy([]*policyv1.Connector{github()}, nil))
-	for name, rule := range map[string]*policyv1.Rule{
-		"after confirm":   {Allow: []string{"push"}, After: policyv1.Duty_DUTY_CONFIRM},
-		"after review":    {Allow: []string{"push"}, After: policyv1.Duty_DUTY_REVIEW},
-		"require confirm": {Require: policyv1.Duty_DUTY_CONFIRM, Tools: []string{"push"}},
-		"require review":  {Require: policyv1.Duty_DUTY_REVIEW, Tools: []string{"push"}},
-	} {
-		t.Run(name, func(*testing.T) {
-			w.refused(NewApplyPolicy(nil, []GrantSpec{NewGrantTo(to, "github", []*policyv1.Rule{rule})}), InvalidArgument)
-			w.refused(NewApplyPolicy(nil, nil).WithRuleSets([]*policyv1.RuleSet{{Name: "careful", Rules: []*policyv1.Rule{rule}}}), InvalidArgument)
-		})
+	apply := func(rules ...*policyv1.Rule) ApplyPolicy {
+		return NewApplyPolicy(nil, []GrantSpec{NewGrantTo(Grantee{Group: g.ID}, "github", rules)})
 	}
+	review := func(groups ...string) *policyv1.Review { return &policyv1.Review{Approvers: groups} }
+	w.must(apply(&policyv1.Rule{Allow: []string{"push"}, After: policyv1.Duty_DUTY_CONFIRM}, &policyv1.Rule{Require: policyv1.Duty_DUTY_REVIEW, Tools: []string{"push"}, Review: review(g.ID.String())}))
+	w.refused(apply(&policyv1.Rule{Allow: []string{"push"}, After: policyv1.Duty_DUTY_REVIEW}), InvalidArgument)
+	w.refused(apply(&policyv1.Rule{Allow: []string{"push"}, After: policyv1.Duty_DUTY_REVIEW, Review: review(uuid.NewString())}), InvalidArgument)
 }
 
 func TestAGrantIsToSomebodyWhoExistsAndToNobodyElse(t *testing.T) {

@@ -48,7 +48,7 @@ func randomCommand(t *rapid.T, w *world) Command {
 		name := rapid.SampledFrom(names).Draw(t, "name")
 		return Profile{UserName: name, ExternalID: "00u" + name, DisplayName: rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "display")}
 	}
-	switch rapid.IntRange(0, 39).Draw(t, "command") {
+	switch rapid.IntRange(0, 42).Draw(t, "command") {
 	case 0, 1:
 		return CreateUser{Directory: "okta", Profile: profile(), Active: rapid.Bool().Draw(t, "active")}
 	case 2, 3:
@@ -126,6 +126,8 @@ func randomCommand(t *rapid.T, w *world) Command {
 		return AddServiceKey{Account: in(ServiceDirectory), ID: rapid.SampledFrom([]string{"k1", "k2"}).Draw(t, "key"), JWK: []byte("{}")}
 	case 29:
 		return RemoveServiceKey{Account: in(ServiceDirectory), ID: rapid.SampledFrom([]string{"k1", "k2"}).Draw(t, "key")}
+	case 39, 40, 41:
+		return reviewCommand(t, w, user, group)
 	case 30:
 		return DeleteUser{Directory: ServiceDirectory, ID: in(ServiceDirectory)}
 	case 31:
@@ -342,6 +344,7 @@ func TestCommandsSurviveTheWire(t *testing.T) {
 		NewAddSigningKey(&policyv1.SigningKey{Id: "k", Jwk: []byte("{}")}, true, false), RetireSigningKey{ID: "k"}, EndSession{ID: uuid.New(), Until: time.Now()},
 		EndClientSessions{ClientID: "c"}, ForgetEndedSessions{}, NewSetClient(&policyv1.Client{Id: "c"}), RemoveClient{ID: "c"},
 		NewSetAuthorizationPolicy(&policyv1.AuthorizationPolicy{DenyHosts: []string{"x"}}), NewSetSignIn("okta", nil), NewSetSignIn("okta", &policyv1.SignIn{ClientId: "c"}),
+		NewRequestReview(&eventv1.ReviewRequested{UserId: "u", Steps: []*eventv1.ReviewStep{{}}}, time.Hour), ApproveReview{ID: uuid.New(), By: uuid.New()}, RefuseReview{ID: uuid.New(), Reason: "no"}, UseReview{ID: uuid.New()},
 		EraseUser{ID: uuid.New()}, FinishErasures{IDs: []uuid.UUID{uuid.New()}},
 		CreateUser{Directory: "okta", Profile: Profile{UserName: "ann", Attributes: []byte(`{"a":1}`)}, Active: true},
 		NewApplyPolicy([]*policyv1.Connector{github()}, []GrantSpec{NewGrantSpec(g.ID, "github", []*policyv1.Rule{{Allow: []string{"*"}, When: "true"}})}),

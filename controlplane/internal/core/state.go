@@ -71,6 +71,8 @@ type State struct {
 	breakGlass     []BreakGlassUse
 	// Keys of service accounts, by the account's id.
 	serviceKeys btree.Map[string, []ServiceKey]
+	// What approvers are asked, by id, which is in the order of time.
+	reviews btree.Map[string, *Review]
 }
 
 // population is a directory with the indexes over its users and groups.
@@ -111,7 +113,7 @@ func (s *State) Fork() *State {
 		credentials: *s.credentials.Copy(), credentialByID: *s.credentialByID.Copy(), withdrawn: *s.withdrawn.Copy(), openWithdrawals: s.openWithdrawals,
 		authorization:  s.authorization.fork(),
 		adminDirectory: s.adminDirectory, roles: *s.roles.Copy(), breakGlass: s.breakGlass,
-		serviceKeys: *s.serviceKeys.Copy(),
+		serviceKeys: *s.serviceKeys.Copy(), reviews: *s.reviews.Copy(),
 	}
 	for id, p := range f.populations {
 		f.populations[id] = &population{

@@ -91,6 +91,23 @@ func Subject(ev *eventv1.Event) string {
 	case *eventv1.Event_BreakGlassOpened:
 		return subjectPrefix + "token." + b.BreakGlassOpened.GetTokenId()
 	}
+	return reviewSubject(ev)
+}
+
+// reviewSubject is where events about reviews lie.
+func reviewSubject(ev *eventv1.Event) string {
+	switch b := ev.GetBody().(type) {
+	case *eventv1.Event_ReviewRequested:
+		return subjectPrefix + "review." + b.ReviewRequested.GetReviewId()
+	case *eventv1.Event_ReviewApproved:
+		return subjectPrefix + "review." + b.ReviewApproved.GetReviewId()
+	case *eventv1.Event_ReviewRefused:
+		return subjectPrefix + "review." + b.ReviewRefused.GetReviewId()
+	case *eventv1.Event_ReviewUsed:
+		return subjectPrefix + "review." + b.ReviewUsed.GetReviewId()
+	case *eventv1.Event_ReviewsForgotten:
+		return subjectPrefix + "review.all"
+	}
 	return authorizationSubject(ev)
 }
 

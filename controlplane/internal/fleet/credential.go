@@ -61,7 +61,7 @@ func (s *Server) issue(ctx context.Context, token *core.Token, req *connect.Requ
 	if state.Token(token.ID) == nil { // revoked, which the state that let it in did not hold yet
 		return nil, nil, errNoProxy()
 	}
-	user, expires, err := s.verify(ctx, state, req.Msg)
+	user, expires, err := s.verify(ctx, state, req.Msg.GetAccessToken(), req.Msg.GetConnector(), req.Msg.GetResource())
 	if err != nil {
 		return nil, nil, connect.NewError(connect.CodePermissionDenied, err)
 	}
@@ -113,11 +113,11 @@ func (s *Server) still(ctx context.Context, token *core.Token, user *core.User) 
 }
 
 // verify says who presents a token: of Sallyport's own authorization server, or of an issuer that an admin trusts.
-func (s *Server) verify(ctx context.Context, state *core.State, req *fleetv1.IssueCredentialRequest) (*core.User, time.Time, error) {
+func (s *Server) verify(ctx context.Context, state *core.State, token, connector, resource string) (*core.User, time.Time, error) {
 	if s.config.Own != nil {
-		if user, expires, own, err := s.config.Own.Verify(state, req.GetAccessToken(), req.GetConnector()); own {
+		if user, expires, own, err := s.config.Own.Verify(state, token, connector); own {
 			return user, expires, err
 		}
 	}
-	return s.config.Verifier.Verify(ctx, state, req.GetAccessToken(), req.GetResource())
+	return s.config.Verifier.Verify(ctx, state, token, resource)
 }

@@ -77,6 +77,8 @@ type Config struct {
 	Verifier *Verifier
 	// Own says the same of tokens of Sallyport's own authorization server. Nil: there is none.
 	Own OwnTokens
+	// Approvals asks people for the yes that rules want. Nil: nobody is asked.
+	Approvals Approvals
 	// Seen is told which person used which client where and when, as proxies' audit says. Nil: nobody asks.
 	Seen func(person, client, region string, at time.Time)
 	// Lease is how long a proxy may serve without hearing from a control plane. Default 30 minutes.
@@ -93,7 +95,7 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Server implements FleetService and EnrolmentService.
+// Server implements FleetService, EnrolmentService and ApprovalService.
 type Server struct {
 	config Config
 	beat   *pulse
@@ -104,6 +106,7 @@ type Server struct {
 var (
 	_ fleetv1connect.FleetServiceHandler     = (*Server)(nil)
 	_ fleetv1connect.EnrolmentServiceHandler = (*Server)(nil)
+	_ fleetv1connect.ApprovalServiceHandler  = (*Server)(nil)
 )
 
 // New returns a server. Run must be running for leases to be renewed.

@@ -51,6 +51,8 @@ type config struct {
 	ring  int
 	// cutOff makes the end of the log unprovable while it is true.
 	cutOff *atomic.Bool
+	// approvals asks people. Nil: nobody does.
+	approvals fleet.Approvals
 }
 
 // fenced is the engine with a fence that can be made to fail.
@@ -100,7 +102,7 @@ func newSite(t *testing.T, c config) *site {
 	keeper := credentials.New(credentials.Config{Engine: p.Engine, Store: p.Shared, Vault: p.Vault, URL: "http://127.0.0.1:1", Log: p.Log})
 	server := fleet.New(fleet.Config{
 		Engine: fenced{p.Engine, c.cutOff}, Commands: p.Engine, Authority: s.authority, Secrets: p.Vault, Credentials: keeper, Audit: records, Roster: s.roster, Publisher: publisher,
-		Verifier: fleet.NewVerifier(nil, nil), Lease: c.lease, Heartbeat: 20 * time.Millisecond, Name: "cp-1", Trail: s.trail, Log: p.Log,
+		Verifier: fleet.NewVerifier(nil, nil), Lease: c.lease, Heartbeat: 20 * time.Millisecond, Name: "cp-1", Trail: s.trail, Approvals: c.approvals, Log: p.Log,
 	})
 	s.fleet = server
 	ctx, cancel := context.WithCancel(context.Background())
@@ -115,6 +117,7 @@ func newSite(t *testing.T, c config) *site {
 	mux := http.NewServeMux()
 	mux.Handle(fleetv1connect.NewFleetServiceHandler(server, fleet.Validation()))
 	mux.Handle(fleetv1connect.NewEnrolmentServiceHandler(server, fleet.Validation()))
+	mux.Handle(fleetv1connect.NewApprovalServiceHandler(server, fleet.Validation()))
 	// Tests name a proxy by its token, where the real listener does by its certificate.
 	s.server = enginetest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if token := bearer.Check(p.Engine.State(), eventv1.TokenKind_TOKEN_KIND_PROXY, bearer.FromHeader(r.Header), time.Now()); token != nil {

@@ -29,7 +29,7 @@ import (
 )
 
 // featureLevel is the newest level of changes that this build understands.
-const featureLevel = 2
+const featureLevel = 4
 
 // serveConfig is what the flags of `serve` say.
 type serveConfig struct {
@@ -204,7 +204,7 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, who *enrolment.
 	}
 	front, err = gateway.New(gateway.Config{
 		PublicURL: c.publicURL, Resource: c.resource, Proxy: c.name, Region: c.region, Replica: policies, Verifier: verifier, Spool: records,
-		Upstream: pool, Credentials: credentials, PeerTLS: who.ForPeer, Runner: c.runner, RunnerToken: runnerToken, Metrics: metrics, Tracer: tracer, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, FindTools: c.findTools, Version: version, Log: log,
+		Upstream: pool, Credentials: credentials, Approvals: client, PeerTLS: who.ForPeer, Runner: c.runner, RunnerToken: runnerToken, Metrics: metrics, Tracer: tracer, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, FindTools: c.findTools, Version: version, Log: log,
 	})
 	if err != nil {
 		return err

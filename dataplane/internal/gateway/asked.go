@@ -89,7 +89,7 @@ func linkable(address string) bool {
 
 // refusal is what an agent is told where an upstream answers with an error that means something between it and its client alone.
 // Nothing: the error is passed as it came.
-func (g *Gateway) refusal(x *exchange, settings *policyv1.Connector, response *upstream.Response, m *mcp.Message) (said []byte, required *mcp.InputRequired, e *mcp.Error) {
+func (g *Gateway) refusal(x *exchange, t target, settings *policyv1.Connector, response *upstream.Response, m *mcp.Message) (said []byte, required *mcp.InputRequired, e *mcp.Error) {
 	var failure struct {
 		Code    int    `json:"code"`
 		Message string `json:"message"`
@@ -119,7 +119,7 @@ func (g *Gateway) refusal(x *exchange, settings *policyv1.Connector, response *u
 		failure.Data.Elicitations[i] = a.Params
 	}
 	if x.revision.Stateless() {
-		return mcp.AppendInputRequired(nil, x.message.ID, required), nil, nil
+		return g.inputRequiredOf(x, t, required), nil, nil
 	}
 	// Written anew, so that nothing but what was looked at comes through.
 	labelled, err := json.Marshal(failure)

@@ -46,32 +46,38 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		}
 	}()
 
+	to := &answer{g: g, w: w, x: x, leg: l}
+	defer to.end()
 	if !admitted {
-		g.refuse(w, x, t, policy.Decision{Reason: auditv1.Reason_REASON_LIMIT_REACHED, Version: x.table.Version()}, policy.Decision{Reason: auditv1.Reason_REASON_LIMIT_REACHED}.Text())
+		g.refuse(to, x, t, policy.Decision{Reason: auditv1.Reason_REASON_LIMIT_REACHED, Version: x.table.Version()}, policy.Decision{Reason: auditv1.Reason_REASON_LIMIT_REACHED}.Text())
 		return
 	}
 	table, stale := g.Replica.Usable(ask.Now)
 	if stale != nil {
-		g.refuse(w, x, t, policy.Decision{Reason: auditv1.Reason_REASON_STALE}, "this proxy's policy is not current")
+		g.refuse(to, x, t, policy.Decision{Reason: auditv1.Reason_REASON_STALE}, "this proxy's policy is not current")
 		return
 	}
 	d := table.Decide(ask)
-	rules := d.Allowed || d.Reason == auditv1.Reason_REASON_RULE_DENIED || d.Reason == auditv1.Reason_REASON_NOTHING_ALLOWS
+	rules := d.Allowed || wanted(d) || d.Reason == auditv1.Reason_REASON_RULE_DENIED || d.Reason == auditv1.Reason_REASON_NOTHING_ALLOWS
 	if err != nil && rules && shown(table, ask) { // what is wrong with them tells of the schema
 		d.Allowed, d.Reason, d.Group, d.Rule = false, auditv1.Reason_REASON_ARGUMENTS_INVALID, "", 0
-		g.refuse(w, x, t, d, err.Error())
+		g.refuse(to, x, t, d, err.Error())
 		return
 	}
+	if wanted(d) || d.Allowed && (x.roundTrip != nil || x.foreignState) {
+		var goOn bool
+		if d, goOn = g.approve(l, to, x, t, ask, d); !goOn {
+			return
+		}
+	}
 	if !d.Allowed {
-		g.refuse(w, x, t, d, d.Text())
+		g.refuse(to, x, t, d, d.Text())
 		return
 	}
 	first := g.record(x, t, d)
 	if l.span = g.span(r, x, t, first.GetCallId()); l.span != nil {
 		first.TraceId = l.span.TraceID()
 	}
-	to := &answer{g: g, w: w, x: x, leg: l}
-	defer to.end()
 	if err := g.Spool.Append(first); err != nil {
 		// No effect without a record: the call is not made.
 		g.Log.Error("a call was refused because its record could not be kept", "connector", t.connector, "error", err)
@@ -148,22 +154,20 @@ func paramHeaders(definition []byte) []mcp.ParamHeader {
 
 // refuse records a call that is not made and says why, where the model reads it. What is not there is an error of the protocol
 // (MCP, tools, error handling), and so is whatever is no call of a tool.
-func (g *Gateway) refuse(w http.ResponseWriter, x *exchange, t target, d policy.Decision, why string) {
+func (g *Gateway) refuse(to *answer, x *exchange, t target, d policy.Decision, why string) {
 	r := g.record(x, t, d)
 	r.Decision.Text = clip(why)
 	g.keep(r)
 	g.Metrics.Refused(d.Reason)
 	said := "Sallyport refused this call: " + why + ". Do not try to get around it; ask an administrator if it should be allowed."
 	switch {
-	case d.Reason == auditv1.Reason_REASON_SIGN_IN_REQUIRED:
-		g.stepUp(w, x, d.SignIn, said)
+	case d.Reason == auditv1.Reason_REASON_SIGN_IN_REQUIRED && to.events == nil: // or else the status was sent
+		g.stepUp(to.w, x, d.SignIn, said)
 	case d.Reason == auditv1.Reason_REASON_TOOL_UNKNOWN && x.message.Method == mcp.MethodReadResource && !x.revision.Stateless():
-		mcp.WriteError(w, x.revision, x.message.ID, &mcp.Error{Code: mcp.CodeResourceNotFound, Message: "there is no such resource here: list the resources again"})
+		to.refuse(&mcp.Error{Code: mcp.CodeResourceNotFound, Message: "there is no such resource here: list the resources again"})
 	case d.Reason == auditv1.Reason_REASON_TOOL_UNKNOWN:
-		mcp.WriteError(w, x.revision, x.message.ID, mcp.InvalidParams("there is nothing of this name here: list again what there is"))
-	case x.message.Method == mcp.MethodCallTool:
-		mcp.WriteJSON(w, http.StatusOK, mcp.AppendToolError(nil, x.message.ID, x.revision, said))
+		to.refuse(mcp.InvalidParams("there is nothing of this name here: list again what there is"))
 	default:
-		mcp.WriteError(w, x.revision, x.message.ID, mcp.InvalidParams(said))
+		to.say(said)
 	}
 }

@@ -96,7 +96,7 @@ func (g *Gateway) withoutConnect(x *exchange) (m *mcp.Message, declined bool, e 
 
 // withoutCredential answers a call that there is no credential for: where the person must open a page first, by leading them there, in whichever
 // form the agent has (URL elicitation of 2026-07-28 and of 2025-11-25), or in words.
-func (g *Gateway) withoutCredential(ctx context.Context, to *answer, x *exchange, settings *policyv1.Connector, err error, declined bool) ending {
+func (g *Gateway) withoutCredential(ctx context.Context, to *answer, x *exchange, t target, settings *policyv1.Connector, err error, declined bool) ending {
 	var first *replica.ConnectError
 	if !errors.As(err, &first) {
 		return g.failed(ctx, to, err)
@@ -112,7 +112,7 @@ func (g *Gateway) withoutCredential(ctx context.Context, to *answer, x *exchange
 	case declined || !ways.URL || to.events != nil || x.revision.Stateless() && x.message.RequestState != "":
 		to.fail("Sallyport could not complete this call: " + first.Reason + ". Tell the person to open " + first.URL + " in their browser, signed in as themselves, and try again after that.")
 	case x.revision.Stateless():
-		to.last(http.StatusOK, mcp.AppendInputRequired(nil, x.message.ID, &mcp.InputRequired{Asked: []mcp.Asked{{Key: connectKey, Method: mcp.MethodElicit, Params: params}}}))
+		to.last(http.StatusOK, g.inputRequiredOf(x, t, &mcp.InputRequired{Asked: []mcp.Asked{{Key: connectKey, Method: mcp.MethodElicit, Params: params}}}))
 	default:
 		to.last(http.StatusOK, mcp.AppendError(nil, x.message.ID, &mcp.Error{
 			Code: mcp.CodeURLElicitation, Message: first.Reason, Data: json.RawMessage(`{"elicitations":[` + string(params) + `]}`),

@@ -216,6 +216,13 @@ func (fs *flights) fingerprints(t *policy.Table, f *flight, now time.Time) (all 
 	return all
 }
 
+// change has a call in flight be decided again as another request from now on.
+func (fs *flights) change(f *flight, r policy.Request) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f.call = &r
+}
+
 // cancelled cancels the call that a client's notification names: its own, of its own session.
 func (fs *flights) cancelled(person uuid.UUID, session string, request []byte) {
 	fs.mu.Lock()

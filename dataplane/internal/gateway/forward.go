@@ -40,7 +40,7 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 	}
 	credential, err := g.credential(l.ctx, x, settings, refusal{})
 	if err != nil {
-		return g.withoutCredential(l.ctx, to, x, settings, err, declined), false
+		return g.withoutCredential(l.ctx, to, x, t, settings, err, declined), false
 	}
 	// Once more, now that the credential is in hand and nothing was sent: what changed meanwhile counts.
 	if table, err := g.Replica.Usable(g.Now()); err != nil || !l.flight.allowed(table, g.Now()) {
@@ -87,7 +87,7 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 			var first *replica.ConnectError
 			switch {
 			case errors.As(err, &first):
-				return g.withoutCredential(l.ctx, to, x, settings, err, declined), false
+				return g.withoutCredential(l.ctx, to, x, t, settings, err, declined), false
 			case err == nil && another != call.Party.Credential:
 				call.Party.Credential = another
 				continue
@@ -265,14 +265,14 @@ func (g *Gateway) pass(l *leg, to *answer, x *exchange, settings *policyv1.Conne
 // which is of the session era, is to be asked for input first.
 func (g *Gateway) said(l *leg, x *exchange, settings *policyv1.Connector, t target, response *upstream.Response, m *mcp.Message) (said []byte, required *mcp.InputRequired, e *mcp.Error) {
 	if m.Failure != nil {
-		return g.refusal(x, settings, response, m)
+		return g.refusal(x, t, settings, response, m)
 	}
 	required, e = g.inputRequired(x, settings, m)
 	if e != nil || required != nil && !x.revision.Stateless() {
 		return nil, required, e
 	}
 	if required != nil {
-		return mcp.AppendInputRequired(nil, x.message.ID, required), nil, nil
+		return g.inputRequiredOf(x, t, required), nil, nil
 	}
 	result, e := g.taskResult(l, x, t, response, m.Result)
 	if e != nil {
@@ -426,7 +426,7 @@ func (g *Gateway) ask(l *leg, to *answer, x *exchange, settings *policyv1.Connec
 		response.Refuse(id, &mcp.Error{Code: mcp.CodeInternal, Message: errBusy.Error()})
 		return false
 	}
-	to.last(http.StatusOK, mcp.AppendInputRequired(nil, x.message.ID, &mcp.InputRequired{Asked: []mcp.Asked{asked}, State: state}))
+	to.last(http.StatusOK, g.inputRequiredOf(x, t, &mcp.InputRequired{Asked: []mcp.Asked{asked}, State: state}))
 	return true
 }
 

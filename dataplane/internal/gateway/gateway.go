@@ -46,6 +46,8 @@ type Config struct {
 	Spool       *spool.Spool
 	Upstream    *upstream.Pool
 	Credentials *replica.Credentials
+	// Approvals asks people for the yes that rules want. Nil: nobody can be asked, and such calls are refused.
+	Approvals Approvals
 
 	// PeerTLS configures connections to another proxy of the region, by its name. Default: the system's authorities.
 	PeerTLS func(proxy string) *tls.Config

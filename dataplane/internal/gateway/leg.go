@@ -115,6 +115,20 @@ func (a *answer) last(status int, message []byte) {
 	_ = a.event(message) // the agent may be gone; there is nothing to tell it
 }
 
+// refuse answers with an error.
+func (a *answer) refuse(e *mcp.Error) {
+	a.last(e.HTTPStatus(a.x.revision), mcp.AppendError(nil, a.x.message.ID, e))
+}
+
+// say answers that a call is not made: of a tool where the model reads it, of all else by an error.
+func (a *answer) say(text string) {
+	if a.x.message.Method == mcp.MethodCallTool {
+		a.last(http.StatusOK, mcp.AppendToolError(nil, a.x.message.ID, a.x.revision, text))
+		return
+	}
+	a.refuse(mcp.InvalidParams(text))
+}
+
 // fail answers that a call did not come about: of a tool where the model reads it, of all else by an error.
 func (a *answer) fail(text string) {
 	if a.x.message.Method == mcp.MethodCallTool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
@@ -22,6 +23,10 @@ type exchange struct {
 	began    time.Time
 	header   http.Header
 	found    bool // a call by call_tool
+	// What an agent of the stateless era brought back of what it was asked. foreignState: it is not this region's.
+	roundTrip    *roundTrip
+	foreignState bool
+	approved     approval
 }
 
 // post reads one POST, strictly, and answers each message in it.
@@ -53,6 +58,14 @@ func (g *Gateway) post(w http.ResponseWriter, r *http.Request, c *caller) {
 			return
 		}
 		x.revision = p.Revision
+	}
+	if p.Revision.Stateless() && strings.HasPrefix(p.Messages[0].RequestState, roundTripState) {
+		q, m, e := g.broughtBack(&p.Messages[0])
+		if e != nil {
+			mcp.WriteError(w, p.Revision, p.ID(), e)
+			return
+		}
+		x.roundTrip, x.foreignState, p.Messages[0] = q, q == nil, *m
 	}
 	if g.sentBack(w, r, &p.Messages[0]) || g.elsewhere(w, r, g.homeOf(&x.session, &p.Messages[0]), body) {
 		return

@@ -59,6 +59,12 @@ func (g *Gateway) record(x *exchange, t target, d policy.Decision) *auditv1.Audi
 		SnapshotVersion: d.Version, TraceId: traceID(x), Revision: string(x.revision),
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: d.Reason, Group: d.Group, Rule: uint32(d.Rule), Text: d.Text()},
 	}
+	if a := &x.approved; *a != (approval{}) {
+		r.Decision.Asked = a.ID
+		if a.Confirmed != 0 {
+			r.Decision.Confirmed = strings.ToLower(strings.TrimPrefix(a.Confirmed.String(), "CONFIRMATION_ASSURANCE_"))
+		}
+	}
 	if d.Allowed {
 		r.Phase, r.Decision.Verdict = auditv1.Phase_PHASE_AUTHORIZED, auditv1.Verdict_VERDICT_ALLOWED
 	}

@@ -130,7 +130,7 @@ func newWorld(t testing.TB, o *options) *world {
 	credentials := w.replica.Credentials()
 	config := gateway.Config{
 		PublicURL: w.url, Proxy: o.name, Region: "test", Replica: w.replica, Verifier: identity.New(identity.Config{Logger: discard}),
-		Spool: w.spool, Upstream: pool, Credentials: credentials, Version: "test", Log: discard,
+		Spool: w.spool, Upstream: pool, Credentials: credentials, Approvals: client, Version: "test", Log: discard,
 	}
 	if o.gateway != nil {
 		o.gateway(&config)

@@ -132,7 +132,7 @@ func WithoutResponse(m *Message, key string, limits strictjson.Limits) (*Message
 // Again returns a request as it is made again with answers, raw results by key, and the state that came with the questions.
 // It takes the place of what m had of these.
 func Again(m *Message, answers map[string]json.RawMessage, state string, limits strictjson.Limits) (*Message, *Error) {
-	return rewrite(m, answers, state, limits, true)
+	return rewrite(m, answers, state, limits, len(answers) > 0 || state != "")
 }
 
 // rewrite writes a request anew with these answers, if it is to have any, and this state.

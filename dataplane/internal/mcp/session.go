@@ -87,7 +87,7 @@ const (
 	sealVersion = 2
 	sealLabel   = "sallyport session "
 	sealHead    = 5
-	sealMost    = 8192
+	sealMost    = 64 << 10
 )
 
 var sealText = base64.RawURLEncoding.Strict() // one text for one session

@@ -26,8 +26,14 @@ const (
 
 // Client calls the control planes as one proxy. When one of them fails, the next call goes to the next.
 type Client struct {
-	peers   []fleetv1connect.FleetServiceClient
+	peers   []peer
 	current atomic.Uint32
+}
+
+// peer is a control plane.
+type peer struct {
+	fleetv1connect.FleetServiceClient
+	approvals fleetv1connect.ApprovalServiceClient
 }
 
 // NewClient returns a client for the control planes at the URLs, https, or http (HTTP/2 without TLS) in tests. tlsConfig shows who the proxy is.
@@ -41,10 +47,8 @@ func NewClient(urls []string, tlsConfig *tls.Config) (*Client, error) {
 		if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" {
 			return nil, fmt.Errorf("control plane %q: not an http or https URL", u)
 		}
-		c.peers = append(c.peers, fleetv1connect.NewFleetServiceClient(
-			&http.Client{Transport: transport(parsed.Scheme, tlsConfig)}, u,
-			connect.WithReadMaxBytes(maxMessage),
-		))
+		over, most := &http.Client{Transport: transport(parsed.Scheme, tlsConfig)}, connect.WithReadMaxBytes(maxMessage)
+		c.peers = append(c.peers, peer{fleetv1connect.NewFleetServiceClient(over, u, most), fleetv1connect.NewApprovalServiceClient(over, u, most)})
 	}
 	return c, nil
 }
@@ -62,7 +66,7 @@ func transport(scheme string, tlsConfig *tls.Config) *http.Transport {
 }
 
 // peer returns the control plane to call now.
-func (c *Client) peer() fleetv1connect.FleetServiceClient {
+func (c *Client) peer() peer {
 	return c.peers[int(c.current.Load())%len(c.peers)]
 }
 

@@ -20,6 +20,7 @@ main{max-width:32rem;margin:0 auto}
 header{max-width:32rem;margin:0 auto 1.5rem;color:var(--weak);font-size:.9rem}
 h1{font-size:1.4rem;line-height:1.25;margin:0 0 1rem}
 a{color:inherit}
+pre{font:.9rem/1.4 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere;margin:0}
 code{font-family:ui-monospace,monospace;overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.35rem 1rem;margin:1rem 0}
 dt{color:var(--weak)}dd{margin:0;overflow-wrap:anywhere}

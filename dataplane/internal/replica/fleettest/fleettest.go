@@ -30,6 +30,7 @@ import (
 // ControlPlane is a control plane with one region. Fields are set before Start.
 type ControlPlane struct {
 	fleetv1connect.UnimplementedFleetServiceHandler
+	fleetv1connect.UnimplementedApprovalServiceHandler
 
 	// Revoked refuses the proxy.
 	Revoked bool
@@ -42,6 +43,11 @@ type ControlPlane struct {
 	// Credential answers IssueCredential. Default: the header "Authorization: Bearer upstream-CONNECTOR" for a minute.
 	Credential func(*fleetv1.IssueCredentialRequest) (*fleetv1.IssueCredentialResponse, error)
 
+	// Confirming and Reviewing answer Confirm and Review. Default: nobody can be asked.
+	Confirming func(*fleetv1.ConfirmRequest) (*fleetv1.ConfirmResponse, error)
+	Reviewing  func(*fleetv1.ReviewRequest) (*fleetv1.ReviewResponse, error)
+
+	redeemed sync.Map // ids
 	mu       sync.Mutex
 	entries  map[string]*fleetv1.Entry
 	digest   policy.Digest
@@ -65,6 +71,7 @@ type ControlPlane struct {
 func (c *ControlPlane) Start(t testing.TB) string {
 	mux := http.NewServeMux()
 	mux.Handle(fleetv1connect.NewFleetServiceHandler(c))
+	mux.Handle(fleetv1connect.NewApprovalServiceHandler(c))
 	server := httptest.NewUnstartedServer(mux)
 	server.Config.Protocols = new(http.Protocols)
 	server.Config.Protocols.SetHTTP1(true)
@@ -76,6 +83,30 @@ func (c *ControlPlane) Start(t testing.TB) string {
 		server.Close()
 	})
 	return server.URL
+}
+
+// Confirm asks the test.
+func (c *ControlPlane) Confirm(_ context.Context, r *connect.Request[fleetv1.ConfirmRequest]) (*connect.Response[fleetv1.ConfirmResponse], error) {
+	if c.Confirming == nil {
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("nobody can be asked"))
+	}
+	res, err := c.Confirming(r.Msg)
+	return connect.NewResponse(res), err
+}
+
+// Review asks the test.
+func (c *ControlPlane) Review(_ context.Context, r *connect.Request[fleetv1.ReviewRequest]) (*connect.Response[fleetv1.ReviewResponse], error) {
+	if c.Reviewing == nil {
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("nobody can be asked"))
+	}
+	res, err := c.Reviewing(r.Msg)
+	return connect.NewResponse(res), err
+}
+
+// Redeem is true once for each id.
+func (c *ControlPlane) Redeem(_ context.Context, r *connect.Request[fleetv1.RedeemRequest]) (*connect.Response[fleetv1.RedeemResponse], error) {
+	_, before := c.redeemed.LoadOrStore(r.Msg.GetId(), true)
+	return connect.NewResponse(&fleetv1.RedeemResponse{Redeemed: !before}), nil
 }
 
 // lock locks and sees that the zero value works.

@@ -385,6 +385,14 @@ const (
 	Reason_REASON_CONFIRM_REQUIRED Reason = 40
 	// Rules allow it once the very call has been approved.
 	Reason_REASON_REVIEW_REQUIRED Reason = 41
+	// The person said no to it.
+	Reason_REASON_CONFIRM_REFUSED Reason = 42
+	// An approver said no to it.
+	Reason_REASON_REVIEW_REFUSED Reason = 43
+	// What came as the person's yes is of another call, too old, was used, or forged.
+	Reason_REASON_CONFIRM_INVALID Reason = 44
+	// Nobody can be asked now.
+	Reason_REASON_APPROVAL_UNAVAILABLE Reason = 45
 )
 
 // Enum value maps for Reason.
@@ -409,6 +417,10 @@ var (
 		20: "REASON_SIGN_IN_REQUIRED",
 		40: "REASON_CONFIRM_REQUIRED",
 		41: "REASON_REVIEW_REQUIRED",
+		42: "REASON_CONFIRM_REFUSED",
+		43: "REASON_REVIEW_REFUSED",
+		44: "REASON_CONFIRM_INVALID",
+		45: "REASON_APPROVAL_UNAVAILABLE",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":            0,
@@ -430,6 +442,10 @@ var (
 		"REASON_SIGN_IN_REQUIRED":       20,
 		"REASON_CONFIRM_REQUIRED":       40,
 		"REASON_REVIEW_REQUIRED":        41,
+		"REASON_CONFIRM_REFUSED":        42,
+		"REASON_REVIEW_REFUSED":         43,
+		"REASON_CONFIRM_INVALID":        44,
+		"REASON_APPROVAL_UNAVAILABLE":   45,
 	}
 )
 
@@ -1264,7 +1280,12 @@ type Decision struct {
 	// For people.
 	Text string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
 	// The rule set that the rule is from, and the rule's place is in it. Empty: the grant's own.
-	RuleSet       string `protobuf:"bytes,50,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
+	RuleSet string `protobuf:"bytes,50,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
+	// How sure it is that the person said yes to this very call: "client", which is the word of the agent's program alone, or
+	// "browser". Empty: they were not asked.
+	Confirmed string `protobuf:"bytes,51,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
+	// What was asked of people: the confirmation's or the review's id.
+	Asked         string `protobuf:"bytes,52,opt,name=asked,proto3" json:"asked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1337,6 +1358,20 @@ func (x *Decision) GetText() string {
 func (x *Decision) GetRuleSet() string {
 	if x != nil {
 		return x.RuleSet
+	}
+	return ""
+}
+
+func (x *Decision) GetConfirmed() string {
+	if x != nil {
+		return x.Confirmed
+	}
+	return ""
+}
+
+func (x *Decision) GetAsked() string {
+	if x != nil {
+		return x.Asked
 	}
 	return ""
 }
@@ -1825,14 +1860,16 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x06sha256\x18\x03 \x01(\fR\x06sha256\x12\x1c\n" +
 	"\ttruncated\x18\x04 \x01(\bR\ttruncated\x12\x16\n" +
 	"\x06masked\x18\x05 \x01(\bR\x06masked\x12\x16\n" +
-	"\x06object\x18\x06 \x01(\tR\x06object\"\xce\x01\n" +
+	"\x06object\x18\x06 \x01(\tR\x06object\"\x82\x02\n" +
 	"\bDecision\x125\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x1b.sallyport.audit.v1.VerdictR\averdict\x122\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1a.sallyport.audit.v1.ReasonR\x06reason\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x12\n" +
 	"\x04rule\x18\x04 \x01(\rR\x04rule\x12\x12\n" +
 	"\x04text\x18\x05 \x01(\tR\x04text\x12\x19\n" +
-	"\brule_set\x182 \x01(\tR\aruleSet\"\xb6\x01\n" +
+	"\brule_set\x182 \x01(\tR\aruleSet\x12\x1c\n" +
+	"\tconfirmed\x183 \x01(\tR\tconfirmed\x12\x14\n" +
+	"\x05asked\x184 \x01(\tR\x05asked\"\xb6\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x1a\n" +
@@ -1903,7 +1940,7 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fVERDICT_ALLOWED\x10\x01\x12\x12\n" +
-	"\x0eVERDICT_DENIED\x10\x02*\x80\x04\n" +
+	"\x0eVERDICT_DENIED\x10\x02*\xf4\x04\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REASON_RULE_ALLOWED\x10\x01\x12\x16\n" +
@@ -1924,7 +1961,11 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x14REASON_LIMIT_REACHED\x10\x0f\x12\x1b\n" +
 	"\x17REASON_SIGN_IN_REQUIRED\x10\x14\x12\x1b\n" +
 	"\x17REASON_CONFIRM_REQUIRED\x10(\x12\x1a\n" +
-	"\x16REASON_REVIEW_REQUIRED\x10)B4Z2sallyport.dev/proto/gen/sallyport/audit/v1;auditv1b\x06proto3"
+	"\x16REASON_REVIEW_REQUIRED\x10)\x12\x1a\n" +
+	"\x16REASON_CONFIRM_REFUSED\x10*\x12\x19\n" +
+	"\x15REASON_REVIEW_REFUSED\x10+\x12\x1a\n" +
+	"\x16REASON_CONFIRM_INVALID\x10,\x12\x1f\n" +
+	"\x1bREASON_APPROVAL_UNAVAILABLE\x10-B4Z2sallyport.dev/proto/gen/sallyport/audit/v1;auditv1b\x06proto3"
 
 var (
 	file_sallyport_audit_v1_audit_proto_rawDescOnce sync.Once

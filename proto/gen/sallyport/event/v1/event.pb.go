@@ -219,6 +219,11 @@ type Event struct {
 	//	*Event_CredentialRenewed
 	//	*Event_RuleSetSet
 	//	*Event_RuleSetRemoved
+	//	*Event_ReviewRequested
+	//	*Event_ReviewApproved
+	//	*Event_ReviewRefused
+	//	*Event_ReviewUsed
+	//	*Event_ReviewsForgotten
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -769,6 +774,51 @@ func (x *Event) GetRuleSetRemoved() *RuleSetRemoved {
 	return nil
 }
 
+func (x *Event) GetReviewRequested() *ReviewRequested {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ReviewRequested); ok {
+			return x.ReviewRequested
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetReviewApproved() *ReviewApproved {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ReviewApproved); ok {
+			return x.ReviewApproved
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetReviewRefused() *ReviewRefused {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ReviewRefused); ok {
+			return x.ReviewRefused
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetReviewUsed() *ReviewUsed {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ReviewUsed); ok {
+			return x.ReviewUsed
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetReviewsForgotten() *ReviewsForgotten {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ReviewsForgotten); ok {
+			return x.ReviewsForgotten
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -977,6 +1027,26 @@ type Event_RuleSetRemoved struct {
 	RuleSetRemoved *RuleSetRemoved `protobuf:"bytes,161,opt,name=rule_set_removed,json=ruleSetRemoved,proto3,oneof"`
 }
 
+type Event_ReviewRequested struct {
+	ReviewRequested *ReviewRequested `protobuf:"bytes,162,opt,name=review_requested,json=reviewRequested,proto3,oneof"`
+}
+
+type Event_ReviewApproved struct {
+	ReviewApproved *ReviewApproved `protobuf:"bytes,163,opt,name=review_approved,json=reviewApproved,proto3,oneof"`
+}
+
+type Event_ReviewRefused struct {
+	ReviewRefused *ReviewRefused `protobuf:"bytes,164,opt,name=review_refused,json=reviewRefused,proto3,oneof"`
+}
+
+type Event_ReviewUsed struct {
+	ReviewUsed *ReviewUsed `protobuf:"bytes,165,opt,name=review_used,json=reviewUsed,proto3,oneof"`
+}
+
+type Event_ReviewsForgotten struct {
+	ReviewsForgotten *ReviewsForgotten `protobuf:"bytes,166,opt,name=reviews_forgotten,json=reviewsForgotten,proto3,oneof"`
+}
+
 func (*Event_LogStarted) isEvent_Body() {}
 
 func (*Event_FeatureLevelRaised) isEvent_Body() {}
@@ -1078,6 +1148,16 @@ func (*Event_CredentialRenewed) isEvent_Body() {}
 func (*Event_RuleSetSet) isEvent_Body() {}
 
 func (*Event_RuleSetRemoved) isEvent_Body() {}
+
+func (*Event_ReviewRequested) isEvent_Body() {}
+
+func (*Event_ReviewApproved) isEvent_Body() {}
+
+func (*Event_ReviewRefused) isEvent_Body() {}
+
+func (*Event_ReviewUsed) isEvent_Body() {}
+
+func (*Event_ReviewsForgotten) isEvent_Body() {}
 
 // Actor is who caused an event: a token or the system, by opaque id.
 type Actor struct {
@@ -2618,6 +2698,410 @@ func (x *RuleSetRemoved) GetName() string {
 	return ""
 }
 
+// ReviewRequested asks approvers about one call of a person's agent. What they say is about exactly that call.
+type ReviewRequested struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	ReviewId string                 `protobuf:"bytes,1,opt,name=review_id,json=reviewId,proto3" json:"review_id,omitempty"`
+	UserId   string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// The person's generation: once it is raised the review is void.
+	Generation  uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	ClientId    string `protobuf:"bytes,4,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Region      string `protobuf:"bytes,5,opt,name=region,proto3" json:"region,omitempty"`
+	ConnectorId string `protobuf:"bytes,6,opt,name=connector_id,json=connectorId,proto3" json:"connector_id,omitempty"`
+	// The tool, or the policy's name for a prompt or a resource, and the MCP method.
+	Tool   string `protobuf:"bytes,7,opt,name=tool,proto3" json:"tool,omitempty"`
+	Method string `protobuf:"bytes,8,opt,name=method,proto3" json:"method,omitempty"`
+	// SHA-256 of the arguments in their canonical form, and of all that the call is.
+	ArgumentsSha256 []byte `protobuf:"bytes,9,opt,name=arguments_sha256,json=argumentsSha256,proto3" json:"arguments_sha256,omitempty"`
+	Call            string `protobuf:"bytes,10,opt,name=call,proto3" json:"call,omitempty"`
+	// What must be approved, and the name that policy gives to it.
+	Steps    []*ReviewStep `protobuf:"bytes,11,rep,name=steps,proto3" json:"steps,omitempty"`
+	Reviewed string        `protobuf:"bytes,12,opt,name=reviewed,proto3" json:"reviewed,omitempty"`
+	// The rules that ask for it.
+	Because []string `protobuf:"bytes,13,rep,name=because,proto3" json:"because,omitempty"`
+	// Until when it can be approved, and the call be made.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewRequested) Reset() {
+	*x = ReviewRequested{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewRequested) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewRequested) ProtoMessage() {}
+
+func (x *ReviewRequested) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewRequested.ProtoReflect.Descriptor instead.
+func (*ReviewRequested) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ReviewRequested) GetReviewId() string {
+	if x != nil {
+		return x.ReviewId
+	}
+	return ""
+}
+
+func (x *ReviewRequested) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *ReviewRequested) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ReviewRequested) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *ReviewRequested) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *ReviewRequested) GetConnectorId() string {
+	if x != nil {
+		return x.ConnectorId
+	}
+	return ""
+}
+
+func (x *ReviewRequested) GetTool() string {
+	if x != nil {
+		return x.Tool
+	}
+	return ""
+}
+
+func (x *ReviewRequested) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *ReviewRequested) GetArgumentsSha256() []byte {
+	if x != nil {
+		return x.ArgumentsSha256
+	}
+	return nil
+}
+
+func (x *ReviewRequested) GetCall() string {
+	if x != nil {
+		return x.Call
+	}
+	return ""
+}
+
+func (x *ReviewRequested) GetSteps() []*ReviewStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *ReviewRequested) GetReviewed() string {
+	if x != nil {
+		return x.Reviewed
+	}
+	return ""
+}
+
+func (x *ReviewRequested) GetBecause() []string {
+	if x != nil {
+		return x.Because
+	}
+	return nil
+}
+
+func (x *ReviewRequested) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+// ReviewStep is a part of a review, to be approved as any one of its alternatives says.
+type ReviewStep struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Alternatives  []*v1.Review           `protobuf:"bytes,1,rep,name=alternatives,proto3" json:"alternatives,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewStep) Reset() {
+	*x = ReviewStep{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewStep) ProtoMessage() {}
+
+func (x *ReviewStep) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewStep.ProtoReflect.Descriptor instead.
+func (*ReviewStep) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ReviewStep) GetAlternatives() []*v1.Review {
+	if x != nil {
+		return x.Alternatives
+	}
+	return nil
+}
+
+// ReviewApproved is one approver's yes.
+type ReviewApproved struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReviewId      string                 `protobuf:"bytes,1,opt,name=review_id,json=reviewId,proto3" json:"review_id,omitempty"`
+	ApproverId    string                 `protobuf:"bytes,2,opt,name=approver_id,json=approverId,proto3" json:"approver_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewApproved) Reset() {
+	*x = ReviewApproved{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewApproved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewApproved) ProtoMessage() {}
+
+func (x *ReviewApproved) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewApproved.ProtoReflect.Descriptor instead.
+func (*ReviewApproved) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ReviewApproved) GetReviewId() string {
+	if x != nil {
+		return x.ReviewId
+	}
+	return ""
+}
+
+func (x *ReviewApproved) GetApproverId() string {
+	if x != nil {
+		return x.ApproverId
+	}
+	return ""
+}
+
+// ReviewRefused is an approver's no. It ends the review.
+type ReviewRefused struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReviewId      string                 `protobuf:"bytes,1,opt,name=review_id,json=reviewId,proto3" json:"review_id,omitempty"`
+	ApproverId    string                 `protobuf:"bytes,2,opt,name=approver_id,json=approverId,proto3" json:"approver_id,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewRefused) Reset() {
+	*x = ReviewRefused{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewRefused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewRefused) ProtoMessage() {}
+
+func (x *ReviewRefused) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewRefused.ProtoReflect.Descriptor instead.
+func (*ReviewRefused) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ReviewRefused) GetReviewId() string {
+	if x != nil {
+		return x.ReviewId
+	}
+	return ""
+}
+
+func (x *ReviewRefused) GetApproverId() string {
+	if x != nil {
+		return x.ApproverId
+	}
+	return ""
+}
+
+func (x *ReviewRefused) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ReviewUsed says that the call is made. The review is of no use any more.
+type ReviewUsed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReviewId      string                 `protobuf:"bytes,1,opt,name=review_id,json=reviewId,proto3" json:"review_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewUsed) Reset() {
+	*x = ReviewUsed{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewUsed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewUsed) ProtoMessage() {}
+
+func (x *ReviewUsed) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewUsed.ProtoReflect.Descriptor instead.
+func (*ReviewUsed) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ReviewUsed) GetReviewId() string {
+	if x != nil {
+		return x.ReviewId
+	}
+	return ""
+}
+
+// ReviewsForgotten drops the reviews whose time was over at a moment.
+type ReviewsForgotten struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewsForgotten) Reset() {
+	*x = ReviewsForgotten{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewsForgotten) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewsForgotten) ProtoMessage() {}
+
+func (x *ReviewsForgotten) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewsForgotten.ProtoReflect.Descriptor instead.
+func (*ReviewsForgotten) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ReviewsForgotten) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 // BlockPlaced denies its target before all grants.
 type BlockPlaced struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2628,7 +3112,7 @@ type BlockPlaced struct {
 
 func (x *BlockPlaced) Reset() {
 	*x = BlockPlaced{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2640,7 +3124,7 @@ func (x *BlockPlaced) String() string {
 func (*BlockPlaced) ProtoMessage() {}
 
 func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2653,7 +3137,7 @@ func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockPlaced.ProtoReflect.Descriptor instead.
 func (*BlockPlaced) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *BlockPlaced) GetBlock() *v1.Block {
@@ -2673,7 +3157,7 @@ type BlockLifted struct {
 
 func (x *BlockLifted) Reset() {
 	*x = BlockLifted{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +3169,7 @@ func (x *BlockLifted) String() string {
 func (*BlockLifted) ProtoMessage() {}
 
 func (x *BlockLifted) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +3182,7 @@ func (x *BlockLifted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockLifted.ProtoReflect.Descriptor instead.
 func (*BlockLifted) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *BlockLifted) GetBlockId() string {
@@ -2718,7 +3202,7 @@ type TokenIssued struct {
 
 func (x *TokenIssued) Reset() {
 	*x = TokenIssued{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +3214,7 @@ func (x *TokenIssued) String() string {
 func (*TokenIssued) ProtoMessage() {}
 
 func (x *TokenIssued) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +3227,7 @@ func (x *TokenIssued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssued.ProtoReflect.Descriptor instead.
 func (*TokenIssued) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TokenIssued) GetToken() *Token {
@@ -2764,7 +3248,7 @@ type TokenExpirySet struct {
 
 func (x *TokenExpirySet) Reset() {
 	*x = TokenExpirySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +3260,7 @@ func (x *TokenExpirySet) String() string {
 func (*TokenExpirySet) ProtoMessage() {}
 
 func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +3273,7 @@ func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenExpirySet.ProtoReflect.Descriptor instead.
 func (*TokenExpirySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TokenExpirySet) GetTokenId() string {
@@ -2816,7 +3300,7 @@ type TokenRevoked struct {
 
 func (x *TokenRevoked) Reset() {
 	*x = TokenRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +3312,7 @@ func (x *TokenRevoked) String() string {
 func (*TokenRevoked) ProtoMessage() {}
 
 func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +3325,7 @@ func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevoked.ProtoReflect.Descriptor instead.
 func (*TokenRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *TokenRevoked) GetTokenId() string {
@@ -2863,7 +3347,7 @@ type ProxyJoined struct {
 
 func (x *ProxyJoined) Reset() {
 	*x = ProxyJoined{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +3359,7 @@ func (x *ProxyJoined) String() string {
 func (*ProxyJoined) ProtoMessage() {}
 
 func (x *ProxyJoined) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +3372,7 @@ func (x *ProxyJoined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyJoined.ProtoReflect.Descriptor instead.
 func (*ProxyJoined) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ProxyJoined) GetTokenId() string {
@@ -2928,7 +3412,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +3424,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +3437,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Token) GetId() string {
@@ -3022,7 +3506,7 @@ type AdminDirectoryNamed struct {
 
 func (x *AdminDirectoryNamed) Reset() {
 	*x = AdminDirectoryNamed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3034,7 +3518,7 @@ func (x *AdminDirectoryNamed) String() string {
 func (*AdminDirectoryNamed) ProtoMessage() {}
 
 func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3047,7 +3531,7 @@ func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminDirectoryNamed.ProtoReflect.Descriptor instead.
 func (*AdminDirectoryNamed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AdminDirectoryNamed) GetDirectoryId() string {
@@ -3068,7 +3552,7 @@ type GroupRoleSet struct {
 
 func (x *GroupRoleSet) Reset() {
 	*x = GroupRoleSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3080,7 +3564,7 @@ func (x *GroupRoleSet) String() string {
 func (*GroupRoleSet) ProtoMessage() {}
 
 func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3093,7 +3577,7 @@ func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupRoleSet.ProtoReflect.Descriptor instead.
 func (*GroupRoleSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GroupRoleSet) GetGroupId() string {
@@ -3121,7 +3605,7 @@ type ServiceKeyAdded struct {
 
 func (x *ServiceKeyAdded) Reset() {
 	*x = ServiceKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3617,7 @@ func (x *ServiceKeyAdded) String() string {
 func (*ServiceKeyAdded) ProtoMessage() {}
 
 func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3630,7 @@ func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyAdded.ProtoReflect.Descriptor instead.
 func (*ServiceKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ServiceKeyAdded) GetUserId() string {
@@ -3174,7 +3658,7 @@ type ServiceKeyRemoved struct {
 
 func (x *ServiceKeyRemoved) Reset() {
 	*x = ServiceKeyRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3186,7 +3670,7 @@ func (x *ServiceKeyRemoved) String() string {
 func (*ServiceKeyRemoved) ProtoMessage() {}
 
 func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3199,7 +3683,7 @@ func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyRemoved.ProtoReflect.Descriptor instead.
 func (*ServiceKeyRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ServiceKeyRemoved) GetUserId() string {
@@ -3231,7 +3715,7 @@ type ServiceKey struct {
 
 func (x *ServiceKey) Reset() {
 	*x = ServiceKey{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3243,7 +3727,7 @@ func (x *ServiceKey) String() string {
 func (*ServiceKey) ProtoMessage() {}
 
 func (x *ServiceKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3256,7 +3740,7 @@ func (x *ServiceKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKey.ProtoReflect.Descriptor instead.
 func (*ServiceKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ServiceKey) GetId() string {
@@ -3296,7 +3780,7 @@ type BreakGlassOpened struct {
 
 func (x *BreakGlassOpened) Reset() {
 	*x = BreakGlassOpened{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3308,7 +3792,7 @@ func (x *BreakGlassOpened) String() string {
 func (*BreakGlassOpened) ProtoMessage() {}
 
 func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3321,7 +3805,7 @@ func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BreakGlassOpened.ProtoReflect.Descriptor instead.
 func (*BreakGlassOpened) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *BreakGlassOpened) GetTokenId() string {
@@ -3355,7 +3839,7 @@ type SigningKeyAdded struct {
 
 func (x *SigningKeyAdded) Reset() {
 	*x = SigningKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3367,7 +3851,7 @@ func (x *SigningKeyAdded) String() string {
 func (*SigningKeyAdded) ProtoMessage() {}
 
 func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3380,7 +3864,7 @@ func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyAdded.ProtoReflect.Descriptor instead.
 func (*SigningKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SigningKeyAdded) GetKey() *v1.SigningKey {
@@ -3400,7 +3884,7 @@ type SigningKeyRetired struct {
 
 func (x *SigningKeyRetired) Reset() {
 	*x = SigningKeyRetired{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3412,7 +3896,7 @@ func (x *SigningKeyRetired) String() string {
 func (*SigningKeyRetired) ProtoMessage() {}
 
 func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3425,7 +3909,7 @@ func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyRetired.ProtoReflect.Descriptor instead.
 func (*SigningKeyRetired) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SigningKeyRetired) GetKeyId() string {
@@ -3448,7 +3932,7 @@ type SessionRevoked struct {
 
 func (x *SessionRevoked) Reset() {
 	*x = SessionRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3460,7 +3944,7 @@ func (x *SessionRevoked) String() string {
 func (*SessionRevoked) ProtoMessage() {}
 
 func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3473,7 +3957,7 @@ func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevoked.ProtoReflect.Descriptor instead.
 func (*SessionRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SessionRevoked) GetSessionId() string {
@@ -3500,7 +3984,7 @@ type SessionRevocationsForgotten struct {
 
 func (x *SessionRevocationsForgotten) Reset() {
 	*x = SessionRevocationsForgotten{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3512,7 +3996,7 @@ func (x *SessionRevocationsForgotten) String() string {
 func (*SessionRevocationsForgotten) ProtoMessage() {}
 
 func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3525,7 +4009,7 @@ func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevocationsForgotten.ProtoReflect.Descriptor instead.
 func (*SessionRevocationsForgotten) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SessionRevocationsForgotten) GetAt() *timestamppb.Timestamp {
@@ -3546,7 +4030,7 @@ type ClientSessionsRevoked struct {
 
 func (x *ClientSessionsRevoked) Reset() {
 	*x = ClientSessionsRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3558,7 +4042,7 @@ func (x *ClientSessionsRevoked) String() string {
 func (*ClientSessionsRevoked) ProtoMessage() {}
 
 func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3571,7 +4055,7 @@ func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessionsRevoked.ProtoReflect.Descriptor instead.
 func (*ClientSessionsRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ClientSessionsRevoked) GetClientId() string {
@@ -3598,7 +4082,7 @@ type ClientSet struct {
 
 func (x *ClientSet) Reset() {
 	*x = ClientSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3610,7 +4094,7 @@ func (x *ClientSet) String() string {
 func (*ClientSet) ProtoMessage() {}
 
 func (x *ClientSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3623,7 +4107,7 @@ func (x *ClientSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSet.ProtoReflect.Descriptor instead.
 func (*ClientSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ClientSet) GetClient() *v1.Client {
@@ -3643,7 +4127,7 @@ type ClientRemoved struct {
 
 func (x *ClientRemoved) Reset() {
 	*x = ClientRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3655,7 +4139,7 @@ func (x *ClientRemoved) String() string {
 func (*ClientRemoved) ProtoMessage() {}
 
 func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3668,7 +4152,7 @@ func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRemoved.ProtoReflect.Descriptor instead.
 func (*ClientRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ClientRemoved) GetClientId() string {
@@ -3688,7 +4172,7 @@ type AuthorizationPolicySet struct {
 
 func (x *AuthorizationPolicySet) Reset() {
 	*x = AuthorizationPolicySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3700,7 +4184,7 @@ func (x *AuthorizationPolicySet) String() string {
 func (*AuthorizationPolicySet) ProtoMessage() {}
 
 func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3713,7 +4197,7 @@ func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationPolicySet.ProtoReflect.Descriptor instead.
 func (*AuthorizationPolicySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{49}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AuthorizationPolicySet) GetPolicy() *v1.AuthorizationPolicy {
@@ -3736,7 +4220,7 @@ type CredentialSet struct {
 
 func (x *CredentialSet) Reset() {
 	*x = CredentialSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3748,7 +4232,7 @@ func (x *CredentialSet) String() string {
 func (*CredentialSet) ProtoMessage() {}
 
 func (x *CredentialSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3761,7 +4245,7 @@ func (x *CredentialSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialSet.ProtoReflect.Descriptor instead.
 func (*CredentialSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{50}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CredentialSet) GetCredential() *Credential {
@@ -3798,7 +4282,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3810,7 +4294,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3823,7 +4307,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Credential) GetId() string {
@@ -3885,7 +4369,7 @@ type CredentialWithdrawn struct {
 
 func (x *CredentialWithdrawn) Reset() {
 	*x = CredentialWithdrawn{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3897,7 +4381,7 @@ func (x *CredentialWithdrawn) String() string {
 func (*CredentialWithdrawn) ProtoMessage() {}
 
 func (x *CredentialWithdrawn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3910,7 +4394,7 @@ func (x *CredentialWithdrawn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialWithdrawn.ProtoReflect.Descriptor instead.
 func (*CredentialWithdrawn) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CredentialWithdrawn) GetCredentialId() string {
@@ -3933,7 +4417,7 @@ type CredentialRevocationTried struct {
 
 func (x *CredentialRevocationTried) Reset() {
 	*x = CredentialRevocationTried{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3945,7 +4429,7 @@ func (x *CredentialRevocationTried) String() string {
 func (*CredentialRevocationTried) ProtoMessage() {}
 
 func (x *CredentialRevocationTried) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3958,7 +4442,7 @@ func (x *CredentialRevocationTried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialRevocationTried.ProtoReflect.Descriptor instead.
 func (*CredentialRevocationTried) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CredentialRevocationTried) GetCredentialId() string {
@@ -3993,7 +4477,7 @@ type CredentialDestroyed struct {
 
 func (x *CredentialDestroyed) Reset() {
 	*x = CredentialDestroyed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4005,7 +4489,7 @@ func (x *CredentialDestroyed) String() string {
 func (*CredentialDestroyed) ProtoMessage() {}
 
 func (x *CredentialDestroyed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4018,7 +4502,7 @@ func (x *CredentialDestroyed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialDestroyed.ProtoReflect.Descriptor instead.
 func (*CredentialDestroyed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CredentialDestroyed) GetCredentialId() string {
@@ -4045,7 +4529,7 @@ type CredentialRenewed struct {
 
 func (x *CredentialRenewed) Reset() {
 	*x = CredentialRenewed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4057,7 +4541,7 @@ func (x *CredentialRenewed) String() string {
 func (*CredentialRenewed) ProtoMessage() {}
 
 func (x *CredentialRenewed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4070,7 +4554,7 @@ func (x *CredentialRenewed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialRenewed.ProtoReflect.Descriptor instead.
 func (*CredentialRenewed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CredentialRenewed) GetCredentialId() string {
@@ -4091,7 +4575,7 @@ type UpstreamServerPinned struct {
 
 func (x *UpstreamServerPinned) Reset() {
 	*x = UpstreamServerPinned{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4103,7 +4587,7 @@ func (x *UpstreamServerPinned) String() string {
 func (*UpstreamServerPinned) ProtoMessage() {}
 
 func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4116,7 +4600,7 @@ func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamServerPinned.ProtoReflect.Descriptor instead.
 func (*UpstreamServerPinned) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *UpstreamServerPinned) GetConnectorId() string {
@@ -4137,7 +4621,7 @@ var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xf5\"\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xff%\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -4201,7 +4685,13 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x12credential_renewed\x18\x92\x01 \x01(\v2%.sallyport.event.v1.CredentialRenewedH\x00R\x11credentialRenewed\x12C\n" +
 	"\frule_set_set\x18\xa0\x01 \x01(\v2\x1e.sallyport.event.v1.RuleSetSetH\x00R\n" +
 	"ruleSetSet\x12O\n" +
-	"\x10rule_set_removed\x18\xa1\x01 \x01(\v2\".sallyport.event.v1.RuleSetRemovedH\x00R\x0eruleSetRemovedB\x06\n" +
+	"\x10rule_set_removed\x18\xa1\x01 \x01(\v2\".sallyport.event.v1.RuleSetRemovedH\x00R\x0eruleSetRemoved\x12Q\n" +
+	"\x10review_requested\x18\xa2\x01 \x01(\v2#.sallyport.event.v1.ReviewRequestedH\x00R\x0freviewRequested\x12N\n" +
+	"\x0freview_approved\x18\xa3\x01 \x01(\v2\".sallyport.event.v1.ReviewApprovedH\x00R\x0ereviewApproved\x12K\n" +
+	"\x0ereview_refused\x18\xa4\x01 \x01(\v2!.sallyport.event.v1.ReviewRefusedH\x00R\rreviewRefused\x12B\n" +
+	"\vreview_used\x18\xa5\x01 \x01(\v2\x1e.sallyport.event.v1.ReviewUsedH\x00R\n" +
+	"reviewUsed\x12T\n" +
+	"\x11reviews_forgotten\x18\xa6\x01 \x01(\v2$.sallyport.event.v1.ReviewsForgottenH\x00R\x10reviewsForgottenB\x06\n" +
 	"\x04body\"y\n" +
 	"\x05Actor\x121\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.sallyport.event.v1.ActorKindR\x04kind\x12\x0e\n" +
@@ -4308,7 +4798,43 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"RuleSetSet\x127\n" +
 	"\brule_set\x18\x01 \x01(\v2\x1c.sallyport.policy.v1.RuleSetR\aruleSet\"$\n" +
 	"\x0eRuleSetRemoved\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"?\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xd1\x03\n" +
+	"\x0fReviewRequested\x12\x1b\n" +
+	"\treview_id\x18\x01 \x01(\tR\breviewId\x12\x17\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x12\x1b\n" +
+	"\tclient_id\x18\x04 \x01(\tR\bclientId\x12\x16\n" +
+	"\x06region\x18\x05 \x01(\tR\x06region\x12!\n" +
+	"\fconnector_id\x18\x06 \x01(\tR\vconnectorId\x12\x12\n" +
+	"\x04tool\x18\a \x01(\tR\x04tool\x12\x16\n" +
+	"\x06method\x18\b \x01(\tR\x06method\x12)\n" +
+	"\x10arguments_sha256\x18\t \x01(\fR\x0fargumentsSha256\x12\x12\n" +
+	"\x04call\x18\n" +
+	" \x01(\tR\x04call\x124\n" +
+	"\x05steps\x18\v \x03(\v2\x1e.sallyport.event.v1.ReviewStepR\x05steps\x12\x1a\n" +
+	"\breviewed\x18\f \x01(\tR\breviewed\x12\x18\n" +
+	"\abecause\x18\r \x03(\tR\abecause\x129\n" +
+	"\n" +
+	"expires_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"M\n" +
+	"\n" +
+	"ReviewStep\x12?\n" +
+	"\falternatives\x18\x01 \x03(\v2\x1b.sallyport.policy.v1.ReviewR\falternatives\"N\n" +
+	"\x0eReviewApproved\x12\x1b\n" +
+	"\treview_id\x18\x01 \x01(\tR\breviewId\x12\x1f\n" +
+	"\vapprover_id\x18\x02 \x01(\tR\n" +
+	"approverId\"e\n" +
+	"\rReviewRefused\x12\x1b\n" +
+	"\treview_id\x18\x01 \x01(\tR\breviewId\x12\x1f\n" +
+	"\vapprover_id\x18\x02 \x01(\tR\n" +
+	"approverId\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\")\n" +
+	"\n" +
+	"ReviewUsed\x12\x1b\n" +
+	"\treview_id\x18\x01 \x01(\tR\breviewId\">\n" +
+	"\x10ReviewsForgotten\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"?\n" +
 	"\vBlockPlaced\x120\n" +
 	"\x05block\x18\x01 \x01(\v2\x1a.sallyport.policy.v1.BlockR\x05block\"(\n" +
 	"\vBlockLifted\x12\x19\n" +
@@ -4436,7 +4962,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                         // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                         // 1: sallyport.event.v1.TokenKind
@@ -4469,51 +4995,58 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*GrantRemoved)(nil),                   // 28: sallyport.event.v1.GrantRemoved
 	(*RuleSetSet)(nil),                     // 29: sallyport.event.v1.RuleSetSet
 	(*RuleSetRemoved)(nil),                 // 30: sallyport.event.v1.RuleSetRemoved
-	(*BlockPlaced)(nil),                    // 31: sallyport.event.v1.BlockPlaced
-	(*BlockLifted)(nil),                    // 32: sallyport.event.v1.BlockLifted
-	(*TokenIssued)(nil),                    // 33: sallyport.event.v1.TokenIssued
-	(*TokenExpirySet)(nil),                 // 34: sallyport.event.v1.TokenExpirySet
-	(*TokenRevoked)(nil),                   // 35: sallyport.event.v1.TokenRevoked
-	(*ProxyJoined)(nil),                    // 36: sallyport.event.v1.ProxyJoined
-	(*Token)(nil),                          // 37: sallyport.event.v1.Token
-	(*AdminDirectoryNamed)(nil),            // 38: sallyport.event.v1.AdminDirectoryNamed
-	(*GroupRoleSet)(nil),                   // 39: sallyport.event.v1.GroupRoleSet
-	(*ServiceKeyAdded)(nil),                // 40: sallyport.event.v1.ServiceKeyAdded
-	(*ServiceKeyRemoved)(nil),              // 41: sallyport.event.v1.ServiceKeyRemoved
-	(*ServiceKey)(nil),                     // 42: sallyport.event.v1.ServiceKey
-	(*BreakGlassOpened)(nil),               // 43: sallyport.event.v1.BreakGlassOpened
-	(*SigningKeyAdded)(nil),                // 44: sallyport.event.v1.SigningKeyAdded
-	(*SigningKeyRetired)(nil),              // 45: sallyport.event.v1.SigningKeyRetired
-	(*SessionRevoked)(nil),                 // 46: sallyport.event.v1.SessionRevoked
-	(*SessionRevocationsForgotten)(nil),    // 47: sallyport.event.v1.SessionRevocationsForgotten
-	(*ClientSessionsRevoked)(nil),          // 48: sallyport.event.v1.ClientSessionsRevoked
-	(*ClientSet)(nil),                      // 49: sallyport.event.v1.ClientSet
-	(*ClientRemoved)(nil),                  // 50: sallyport.event.v1.ClientRemoved
-	(*AuthorizationPolicySet)(nil),         // 51: sallyport.event.v1.AuthorizationPolicySet
-	(*CredentialSet)(nil),                  // 52: sallyport.event.v1.CredentialSet
-	(*Credential)(nil),                     // 53: sallyport.event.v1.Credential
-	(*CredentialWithdrawn)(nil),            // 54: sallyport.event.v1.CredentialWithdrawn
-	(*CredentialRevocationTried)(nil),      // 55: sallyport.event.v1.CredentialRevocationTried
-	(*CredentialDestroyed)(nil),            // 56: sallyport.event.v1.CredentialDestroyed
-	(*CredentialRenewed)(nil),              // 57: sallyport.event.v1.CredentialRenewed
-	(*UpstreamServerPinned)(nil),           // 58: sallyport.event.v1.UpstreamServerPinned
-	(*timestamppb.Timestamp)(nil),          // 59: google.protobuf.Timestamp
-	(v1.Role)(0),                           // 60: sallyport.policy.v1.Role
-	(*v1.Directory)(nil),                   // 61: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),                   // 62: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                        // 63: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                        // 64: sallyport.policy.v1.Rule
-	(*v1.RuleSet)(nil),                     // 65: sallyport.policy.v1.RuleSet
-	(*v1.Block)(nil),                       // 66: sallyport.policy.v1.Block
-	(*v1.SigningKey)(nil),                  // 67: sallyport.policy.v1.SigningKey
-	(*v1.Client)(nil),                      // 68: sallyport.policy.v1.Client
-	(*v1.AuthorizationPolicy)(nil),         // 69: sallyport.policy.v1.AuthorizationPolicy
-	(v1.CredentialKind)(0),                 // 70: sallyport.policy.v1.CredentialKind
-	(v1.CredentialOutcome)(0),              // 71: sallyport.policy.v1.CredentialOutcome
-	(*v1.UpstreamAuthorizationServer)(nil), // 72: sallyport.policy.v1.UpstreamAuthorizationServer
+	(*ReviewRequested)(nil),                // 31: sallyport.event.v1.ReviewRequested
+	(*ReviewStep)(nil),                     // 32: sallyport.event.v1.ReviewStep
+	(*ReviewApproved)(nil),                 // 33: sallyport.event.v1.ReviewApproved
+	(*ReviewRefused)(nil),                  // 34: sallyport.event.v1.ReviewRefused
+	(*ReviewUsed)(nil),                     // 35: sallyport.event.v1.ReviewUsed
+	(*ReviewsForgotten)(nil),               // 36: sallyport.event.v1.ReviewsForgotten
+	(*BlockPlaced)(nil),                    // 37: sallyport.event.v1.BlockPlaced
+	(*BlockLifted)(nil),                    // 38: sallyport.event.v1.BlockLifted
+	(*TokenIssued)(nil),                    // 39: sallyport.event.v1.TokenIssued
+	(*TokenExpirySet)(nil),                 // 40: sallyport.event.v1.TokenExpirySet
+	(*TokenRevoked)(nil),                   // 41: sallyport.event.v1.TokenRevoked
+	(*ProxyJoined)(nil),                    // 42: sallyport.event.v1.ProxyJoined
+	(*Token)(nil),                          // 43: sallyport.event.v1.Token
+	(*AdminDirectoryNamed)(nil),            // 44: sallyport.event.v1.AdminDirectoryNamed
+	(*GroupRoleSet)(nil),                   // 45: sallyport.event.v1.GroupRoleSet
+	(*ServiceKeyAdded)(nil),                // 46: sallyport.event.v1.ServiceKeyAdded
+	(*ServiceKeyRemoved)(nil),              // 47: sallyport.event.v1.ServiceKeyRemoved
+	(*ServiceKey)(nil),                     // 48: sallyport.event.v1.ServiceKey
+	(*BreakGlassOpened)(nil),               // 49: sallyport.event.v1.BreakGlassOpened
+	(*SigningKeyAdded)(nil),                // 50: sallyport.event.v1.SigningKeyAdded
+	(*SigningKeyRetired)(nil),              // 51: sallyport.event.v1.SigningKeyRetired
+	(*SessionRevoked)(nil),                 // 52: sallyport.event.v1.SessionRevoked
+	(*SessionRevocationsForgotten)(nil),    // 53: sallyport.event.v1.SessionRevocationsForgotten
+	(*ClientSessionsRevoked)(nil),          // 54: sallyport.event.v1.ClientSessionsRevoked
+	(*ClientSet)(nil),                      // 55: sallyport.event.v1.ClientSet
+	(*ClientRemoved)(nil),                  // 56: sallyport.event.v1.ClientRemoved
+	(*AuthorizationPolicySet)(nil),         // 57: sallyport.event.v1.AuthorizationPolicySet
+	(*CredentialSet)(nil),                  // 58: sallyport.event.v1.CredentialSet
+	(*Credential)(nil),                     // 59: sallyport.event.v1.Credential
+	(*CredentialWithdrawn)(nil),            // 60: sallyport.event.v1.CredentialWithdrawn
+	(*CredentialRevocationTried)(nil),      // 61: sallyport.event.v1.CredentialRevocationTried
+	(*CredentialDestroyed)(nil),            // 62: sallyport.event.v1.CredentialDestroyed
+	(*CredentialRenewed)(nil),              // 63: sallyport.event.v1.CredentialRenewed
+	(*UpstreamServerPinned)(nil),           // 64: sallyport.event.v1.UpstreamServerPinned
+	(*timestamppb.Timestamp)(nil),          // 65: google.protobuf.Timestamp
+	(v1.Role)(0),                           // 66: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),                   // 67: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),                   // 68: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                        // 69: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                        // 70: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                     // 71: sallyport.policy.v1.RuleSet
+	(*v1.Review)(nil),                      // 72: sallyport.policy.v1.Review
+	(*v1.Block)(nil),                       // 73: sallyport.policy.v1.Block
+	(*v1.SigningKey)(nil),                  // 74: sallyport.policy.v1.SigningKey
+	(*v1.Client)(nil),                      // 75: sallyport.policy.v1.Client
+	(*v1.AuthorizationPolicy)(nil),         // 76: sallyport.policy.v1.AuthorizationPolicy
+	(v1.CredentialKind)(0),                 // 77: sallyport.policy.v1.CredentialKind
+	(v1.CredentialOutcome)(0),              // 78: sallyport.policy.v1.CredentialOutcome
+	(*v1.UpstreamAuthorizationServer)(nil), // 79: sallyport.policy.v1.UpstreamAuthorizationServer
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	59, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	65, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -4540,69 +5073,78 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	26, // 24: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
 	27, // 25: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
 	28, // 26: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
-	31, // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
-	32, // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
-	33, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
-	35, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
-	34, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
-	44, // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
-	45, // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
-	46, // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
-	47, // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
-	48, // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
-	49, // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
-	50, // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
-	51, // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
-	38, // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
-	39, // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
-	43, // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
-	40, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
-	41, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
-	36, // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
-	52, // 46: sallyport.event.v1.Event.credential_set:type_name -> sallyport.event.v1.CredentialSet
-	54, // 47: sallyport.event.v1.Event.credential_withdrawn:type_name -> sallyport.event.v1.CredentialWithdrawn
-	55, // 48: sallyport.event.v1.Event.credential_revocation_tried:type_name -> sallyport.event.v1.CredentialRevocationTried
-	56, // 49: sallyport.event.v1.Event.credential_destroyed:type_name -> sallyport.event.v1.CredentialDestroyed
-	58, // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
-	57, // 51: sallyport.event.v1.Event.credential_renewed:type_name -> sallyport.event.v1.CredentialRenewed
+	37, // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
+	38, // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
+	39, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
+	41, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
+	40, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
+	50, // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
+	51, // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
+	52, // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
+	53, // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
+	54, // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
+	55, // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
+	56, // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
+	57, // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
+	44, // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
+	45, // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
+	49, // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
+	46, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
+	47, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
+	42, // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
+	58, // 46: sallyport.event.v1.Event.credential_set:type_name -> sallyport.event.v1.CredentialSet
+	60, // 47: sallyport.event.v1.Event.credential_withdrawn:type_name -> sallyport.event.v1.CredentialWithdrawn
+	61, // 48: sallyport.event.v1.Event.credential_revocation_tried:type_name -> sallyport.event.v1.CredentialRevocationTried
+	62, // 49: sallyport.event.v1.Event.credential_destroyed:type_name -> sallyport.event.v1.CredentialDestroyed
+	64, // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
+	63, // 51: sallyport.event.v1.Event.credential_renewed:type_name -> sallyport.event.v1.CredentialRenewed
 	29, // 52: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
 	30, // 53: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
-	0,  // 54: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	60, // 55: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
-	61, // 56: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	59, // 57: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	59, // 58: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	62, // 59: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	63, // 60: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	64, // 61: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	59, // 62: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
-	65, // 63: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
-	66, // 64: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	37, // 65: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	59, // 66: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 67: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	59, // 68: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	60, // 69: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	60, // 70: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
-	42, // 71: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
-	59, // 72: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
-	67, // 73: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
-	59, // 74: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
-	59, // 75: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
-	59, // 76: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	68, // 77: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
-	69, // 78: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
-	53, // 79: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
-	70, // 80: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
-	71, // 81: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	59, // 82: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
-	71, // 83: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	72, // 84: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
-	85, // [85:85] is the sub-list for method output_type
-	85, // [85:85] is the sub-list for method input_type
-	85, // [85:85] is the sub-list for extension type_name
-	85, // [85:85] is the sub-list for extension extendee
-	0,  // [0:85] is the sub-list for field type_name
+	31, // 54: sallyport.event.v1.Event.review_requested:type_name -> sallyport.event.v1.ReviewRequested
+	33, // 55: sallyport.event.v1.Event.review_approved:type_name -> sallyport.event.v1.ReviewApproved
+	34, // 56: sallyport.event.v1.Event.review_refused:type_name -> sallyport.event.v1.ReviewRefused
+	35, // 57: sallyport.event.v1.Event.review_used:type_name -> sallyport.event.v1.ReviewUsed
+	36, // 58: sallyport.event.v1.Event.reviews_forgotten:type_name -> sallyport.event.v1.ReviewsForgotten
+	0,  // 59: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	66, // 60: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	67, // 61: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	65, // 62: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	65, // 63: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	68, // 64: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	69, // 65: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	70, // 66: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	65, // 67: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
+	71, // 68: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
+	32, // 69: sallyport.event.v1.ReviewRequested.steps:type_name -> sallyport.event.v1.ReviewStep
+	65, // 70: sallyport.event.v1.ReviewRequested.expires_at:type_name -> google.protobuf.Timestamp
+	72, // 71: sallyport.event.v1.ReviewStep.alternatives:type_name -> sallyport.policy.v1.Review
+	65, // 72: sallyport.event.v1.ReviewsForgotten.at:type_name -> google.protobuf.Timestamp
+	73, // 73: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	43, // 74: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	65, // 75: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 76: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	65, // 77: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	66, // 78: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	66, // 79: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	48, // 80: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
+	65, // 81: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
+	74, // 82: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
+	65, // 83: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
+	65, // 84: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
+	65, // 85: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	75, // 86: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
+	76, // 87: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	59, // 88: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
+	77, // 89: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
+	78, // 90: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	65, // 91: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
+	78, // 92: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	79, // 93: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
+	94, // [94:94] is the sub-list for method output_type
+	94, // [94:94] is the sub-list for method input_type
+	94, // [94:94] is the sub-list for extension type_name
+	94, // [94:94] is the sub-list for extension extendee
+	0,  // [0:94] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -4662,6 +5204,11 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_CredentialRenewed)(nil),
 		(*Event_RuleSetSet)(nil),
 		(*Event_RuleSetRemoved)(nil),
+		(*Event_ReviewRequested)(nil),
+		(*Event_ReviewApproved)(nil),
+		(*Event_ReviewRefused)(nil),
+		(*Event_ReviewUsed)(nil),
+		(*Event_ReviewsForgotten)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4669,7 +5216,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   57,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
