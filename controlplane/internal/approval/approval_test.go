@@ -37,6 +37,8 @@ import (
 )
 
 // site is two control planes over one log and one store, with people who sign in at a real provider.
+const hidden = "{\"branch\":\"ma\\u0069n\u202e\"}" // what a page must not take for markup of direction
+
 type site struct {
 	*enginetest.Plane
 	t             *testing.T
@@ -148,8 +150,8 @@ const (
 
 func TestAPersonConfirmsExactlyTheCallThatThePageShowsOnce(t *testing.T) {
 	s := newSite(t, approval.Webhook{})
-	first := s.confirm(s.one, `{"branch":"ma\u0069n‮"}`)
-	if first.GetState() != pending || s.confirm(s.two, `{"branch":"ma\u0069n‮"}`).GetUrl() != first.GetUrl() {
+	first := s.confirm(s.one, hidden)
+	if first.GetState() != pending || s.confirm(s.two, hidden).GetUrl() != first.GetUrl() {
 		t.Fatalf("asked %v", first)
 	}
 	other := s.confirm(s.one, `{"branch":"dev"}`)
@@ -158,8 +160,8 @@ func TestAPersonConfirmsExactlyTheCallThatThePageShowsOnce(t *testing.T) {
 	}
 	ann := s.signedIn("ann")
 	status, body, _ := ann.Get(first.GetUrl())
-	digest := fmt.Sprintf("%x", sha256.Sum256([]byte(`{"branch":"ma\u0069n‮"}`)))
-	if status != http.StatusOK || !strings.Contains(body, "delete_branch") || !strings.Contains(body, digest) || !strings.Contains(body, `\u202e`) || strings.Contains(body, "‮") {
+	digest := fmt.Sprintf("%x", sha256.Sum256([]byte(hidden)))
+	if status != http.StatusOK || !strings.Contains(body, "delete_branch") || !strings.Contains(body, digest) || !strings.Contains(body, `\u202e`) || strings.Contains(body, "\u202e") {
 		t.Fatalf("the page: %d %s", status, body)
 	}
 	if status, body := s.answer(ann, first.GetUrl(), "yes"); status != http.StatusOK || !strings.Contains(body, "You said yes") {
@@ -173,7 +175,7 @@ func TestAPersonConfirmsExactlyTheCallThatThePageShowsOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {
-			if s.confirm([]*approval.Server{s.one, s.two}[i%2], `{"branch":"ma\u0069n‮"}`).GetState() == given {
+			if s.confirm([]*approval.Server{s.one, s.two}[i%2], hidden).GetState() == given {
 				yeses.Add(1)
 			}
 		})

@@ -56,6 +56,13 @@ func accessCommand(o *options) *cobra.Command {
 	return parent("access", "What people may do, and why", explainCommand(o), whoCan, whatCan)
 }
 
+// oldExplain is `access explain` by the name that scripts know from before there was `access`.
+func oldExplain(o *options) *cobra.Command {
+	c := explainCommand(o)
+	c.Hidden = true
+	return c
+}
+
 const asOfUsage = "as it was at a time (2027-01-31T18:00:00Z, or a day) or at a version of the log"
 
 // asOf reads which state is meant; nil: the one that stands.

@@ -184,7 +184,7 @@ func (s *system) connectSignIn(ctx context.Context) error {
 	}
 	_, err := s.admin.Run(ctx, "directories", "sign-in", "okta", "--issuer", s.issuer, "--client-id", id, "--client-secret-file", file,
 		"--title", "Acme's Okta", "--contact", helpDesk)
-	if err = errors.Join(err, os.Remove(file)); err != nil {
+	if err := errors.Join(err, os.Remove(file)); err != nil {
 		return err
 	}
 	// Claude Code names itself by a document on the web. It is known here beforehand, as in a network that has no way there.
