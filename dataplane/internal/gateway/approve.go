@@ -127,7 +127,7 @@ func (a *approving) resumed() error {
 		return errAnswered
 	}
 	a.x.approved.ID = q.ID
-	said, refused := accepted(q.answer)
+	said, refused := accepted(q.answer, q.Browser)
 	if q.approval == (approval{}) && !said {
 		if q.Browser && refused {
 			_, _ = a.g.Approvals.Confirm(a.l.ctx, &fleetv1.ConfirmRequest{Call: a.asked(), Withdraw: true}) // it ends by its time
@@ -162,8 +162,8 @@ func (a *approving) invalid() {
 	a.refuse(auditv1.Reason_REASON_CONFIRM_INVALID, "what came back as the person's yes is of another call, is too old, or was used before; make the call again without requestState, so that the person is asked anew")
 }
 
-// accepted reads what a client answers to an elicitation: yes, or an outright no.
-func accepted(raw []byte) (yes, no bool) {
+// accepted reads what a client answers to an elicitation: yes, or an outright no. A form must say so itself; a page has no form.
+func accepted(raw []byte, page bool) (yes, no bool) {
 	var said struct {
 		Action  string `json:"action"`
 		Content struct {
@@ -173,8 +173,11 @@ func accepted(raw []byte) (yes, no bool) {
 	if json.Unmarshal(raw, &said) != nil {
 		return false, false
 	}
-	agreed := said.Content.Confirm == nil || *said.Content.Confirm
-	return said.Action == "accept" && agreed, said.Action == "decline" || said.Action == "cancel" || said.Action == "accept" && !agreed
+	if said.Content.Confirm == nil {
+		return said.Action == "accept" && page, said.Action == "decline" || said.Action == "cancel"
+	}
+	agreed := said.Action == "accept" && *said.Content.Confirm
+	return agreed, !agreed
 }
 
 // confirm gets the person's own yes: in their client where that is sure enough and the client can ask, else on a page.
@@ -210,7 +213,7 @@ func (a *approving) inClient() error {
 	if a.x.revision.Stateless() {
 		return a.inputRequired(q, params)
 	}
-	switch yes, err := a.elicit(params); {
+	switch yes, err := a.elicit(params, false); {
 	case err != nil:
 		a.refuse(a.d.Reason, "the person was asked to confirm this very call and did not answer")
 		return errAnswered
@@ -261,7 +264,7 @@ func (a *approving) inBrowser(links bool) error {
 			q.Browser = true
 			return a.inputRequired(q, params)
 		}
-		yes, err := a.elicit(params)
+		yes, err := a.elicit(params, true)
 		switch {
 		case err != nil:
 			a.refuse(a.d.Reason, "the person was asked to confirm this very call and did not answer")
@@ -286,13 +289,13 @@ func (a *approving) inputRequired(q roundTrip, params []byte) error {
 	return errAnswered
 }
 
-// elicit asks an agent of the session era on its stream.
-func (a *approving) elicit(params []byte) (yes bool, err error) {
+// elicit asks an agent of the session era on its stream: by a form, or to open a page.
+func (a *approving) elicit(params []byte, page bool) (yes bool, err error) {
 	answers, err := a.g.inquire(a.l.ctx, a.to, a.x, &mcp.InputRequired{Asked: []mcp.Asked{{Key: roundTripKey, Method: mcp.MethodElicit, Params: params}}})
 	if err != nil {
 		return false, err
 	}
-	yes, _ = accepted(answers[roundTripKey])
+	yes, _ = accepted(answers[roundTripKey], page)
 	return yes, nil
 }
 

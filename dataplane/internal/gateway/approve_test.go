@@ -85,6 +85,7 @@ func TestAPersonConfirmsInTheirClientAndTheCallIsMadeOnceAtAnotherProxy(t *testi
 		"other arguments":   a.again(forms, `{"text":"y"}`, says("accept", asked(t, a.again(forms, `{"text":"x"}`, "")))),
 		"another person":    first.stateless(bob, "/mcp/demo").again(forms, `{"text":"x"}`, says("accept", asked(t, a.again(forms, `{"text":"x"}`, "")))),
 		"forged":            a.again(forms, `{"text":"x"}`, says("accept", "sallyport-asked.AAAA")),
+		"without a yes":     a.again(forms, `{"text":"x"}`, strings.ReplaceAll(says("accept", asked(t, a.again(forms, `{"text":"x"}`, ""))), `"confirm":true`, "")),
 		"without an answer": a.again(forms, `{"text":"x"}`, `,"requestState":"`+asked(t, a.again(forms, `{"text":"x"}`, ""))+`"`),
 	} {
 		if replay.field("result", "isError") != true || !strings.Contains(replay.body, "of another call") {
@@ -106,7 +107,7 @@ func TestAPersonConfirmsInTheirClientAndTheCallIsMadeOnceAtAnotherProxy(t *testi
 	}
 	first.plane.WaitAudit(t, func(all []*auditv1.AuditRecord) bool {
 		found := reasons(all)
-		return found[auditv1.Reason_REASON_CONFIRM_INVALID] == 6 && found[auditv1.Reason_REASON_RULE_ALLOWED] == 2 && found[auditv1.Reason_REASON_CONFIRM_REQUIRED] >= 5
+		return found[auditv1.Reason_REASON_CONFIRM_INVALID] == 7 && found[auditv1.Reason_REASON_RULE_ALLOWED] == 2 && found[auditv1.Reason_REASON_CONFIRM_REQUIRED] >= 5
 	})
 }
 
