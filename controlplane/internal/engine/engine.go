@@ -100,8 +100,8 @@ type Engine struct {
 	saving sync.Mutex
 	saved  atomic.Uint64
 
-	// past is held to make a state that was.
-	past sync.Mutex
+	// past has room for one: who makes a state that was. It takes long, and who waits may give up.
+	past chan struct{}
 
 	// moved is closed and replaced when the state moves.
 	movedMu sync.Mutex
@@ -147,7 +147,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{Config: c, moved: make(chan struct{}), recent: newRecent(recentCommands)}
+	e := &Engine{Config: c, moved: make(chan struct{}), past: make(chan struct{}, 1), recent: newRecent(recentCommands)}
 	e.queue.wake = make(chan struct{}, 1)
 	e.leader.Store(&leadership{})
 	e.now.Store(&committed{state: core.NewState()})

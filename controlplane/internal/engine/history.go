@@ -24,8 +24,12 @@ var ErrFuture = errors.New("that is still to come")
 // At returns the state as it was at a version or, for version zero, at a time. It folds the log from its beginning, so that it takes as
 // long as a start without a checkpoint; one is made at a time. Of people who were erased since, ids are left.
 func (e *Engine) At(ctx context.Context, version uint64, at time.Time) (*Past, error) {
-	e.past.Lock()
-	defer e.past.Unlock()
+	select {
+	case e.past <- struct{}{}:
+		defer func() { <-e.past }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	end := e.State().Seq()
 	switch {
 	case version > end:
