@@ -192,7 +192,7 @@ func (k *Keeper) visitor(w http.ResponseWriter, r *http.Request, text string) (v
 		k.unavailable(w, r, err)
 		return visit{}, false
 	case t.Person != who.User.ID:
-		k.note(r, who.User, id, "connect_refused", auditv1.Reason_REASON_CREDENTIAL_UNAVAILABLE)
+		k.note(who.User, id, "connect_refused", auditv1.Reason_REASON_CREDENTIAL_UNAVAILABLE)
 		page.Message(w, http.StatusForbidden, "This link is somebody else's",
 			"The agent that was given this link acts for another person than the one who is signed in with this browser ("+name(who.User)+"). Nothing was changed.",
 			"If somebody sent you the link, do not go on: ask your administrator. If it is your own agent, sign out here and sign in as the person it acts for.")
@@ -304,7 +304,7 @@ func (k *Keeper) begin(w http.ResponseWriter, r *http.Request) {
 	}
 	if held := k.held(ctx, v.connector); held != "" {
 		k.Log.WarnContext(ctx, "the authorization server of a connector is not what was approved: nobody is sent there", "connector", id, "differs", held)
-		k.note(r, v.who.User, id, "connect_held", auditv1.Reason_REASON_CREDENTIAL_UNAVAILABLE)
+		k.note(v.who.User, id, "connect_held", auditv1.Reason_REASON_CREDENTIAL_UNAVAILABLE)
 		page.Message(w, http.StatusServiceUnavailable, title(v.connector.Settings)+" must be looked at first",
 			"Where "+title(v.connector.Settings)+" has people say yes is not what your administrator approved ("+held+"). Nobody is sent there until it is.",
 			"Please tell your administrator: sallyport connectors trust "+id+" shows what changed.")
@@ -435,7 +435,7 @@ func (k *Keeper) callback(w http.ResponseWriter, r *http.Request) {
 	}
 	switch code := q.Get("error"); {
 	case errors.Is(err, errForged):
-		k.note(r, v.who.User, id, "connect_forged", auditv1.Reason_REASON_TOKEN_INVALID)
+		k.note(v.who.User, id, "connect_forged", auditv1.Reason_REASON_TOKEN_INVALID)
 		page.Message(w, http.StatusBadRequest, "This cannot be finished",
 			"The answer that came back was not asked for by this browser, took too long, or was used already. Nothing was changed.", "Please begin again from your agent.")
 		return
@@ -443,7 +443,7 @@ func (k *Keeper) callback(w http.ResponseWriter, r *http.Request) {
 		k.unavailable(w, r, err)
 		return
 	case code != "":
-		k.note(r, v.who.User, id, "connect_declined", auditv1.Reason_REASON_CREDENTIAL_UNAVAILABLE)
+		k.note(v.who.User, id, "connect_declined", auditv1.Reason_REASON_CREDENTIAL_UNAVAILABLE)
 		page.Message(w, http.StatusForbidden, title(v.connector.Settings)+" said no", "You, or "+title(v.connector.Settings)+", did not let Sallyport in ("+shown(code)+"). Nothing was changed.",
 			"You can begin again from your agent. If you should have access, ask your administrator.")
 		return
@@ -510,7 +510,7 @@ func (k *Keeper) signedIn(w http.ResponseWriter, r *http.Request, v visit) {
 
 // connected says that it is done.
 func (k *Keeper) connected(w http.ResponseWriter, r *http.Request, v visit, scopes string) {
-	k.noteDetail(r, v.who.User, v.connector.Settings.GetId(), "connected", scopes)
+	k.noteDetail(v.who.User, v.connector.Settings.GetId(), "connected", scopes)
 	page.Message(w, http.StatusOK, title(v.connector.Settings)+" is connected", "Your agents can use it now, as far as your company's rules let them.", "You can close this page and go back to your agent; if it waits, have it go on.")
 }
 
@@ -538,15 +538,15 @@ func (k *Keeper) unavailable(w http.ResponseWriter, r *http.Request, err error) 
 		"Please try again in a minute. If it stays like this, tell your administrator: the control plane's log says why.")
 }
 
-func (k *Keeper) note(r *http.Request, user *core.User, connector, action string, reason auditv1.Reason) {
-	k.record(r, user, connector, action, &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: reason}, "")
+func (k *Keeper) note(user *core.User, connector, action string, reason auditv1.Reason) {
+	k.record(user, connector, action, &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: reason}, "")
 }
 
-func (k *Keeper) noteDetail(r *http.Request, user *core.User, connector, action, scopes string) {
-	k.record(r, user, connector, action, &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED}, scopes)
+func (k *Keeper) noteDetail(user *core.User, connector, action, scopes string) {
+	k.record(user, connector, action, &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED}, scopes)
 }
 
-func (k *Keeper) record(_ *http.Request, user *core.User, connector, action string, d *auditv1.Decision, scopes string) {
+func (k *Keeper) record(user *core.User, connector, action string, d *auditv1.Decision, scopes string) {
 	if k.Trail == nil {
 		return
 	}
