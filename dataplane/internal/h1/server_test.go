@@ -167,7 +167,7 @@ func TestASlowRequestIsForNetHTTP(t *testing.T) {
 		if _, err := io.WriteString(conn, post("hello")[:at]); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(whole + 100*time.Millisecond)
+		time.Sleep(whole + 100*time.Millisecond) // that it is slow is what is tested
 		if _, err := io.WriteString(conn, post("hello")[at:]); err != nil {
 			t.Fatal(err)
 		}
@@ -357,7 +357,7 @@ func TestTheNextRequestMayComeWhileOneIsAnswered(t *testing.T) {
 			if _, err := io.WriteString(conn, post(fmt.Sprint(i+1))); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(lazily / 2)
+			time.Sleep(lazily / 2) // so that who looks has read it; if not, the same must come of it
 			let <- struct{}{}
 			if by, body, _ := answer(t, in); by != "h1" || body != fmt.Sprintf("POST /mcp/demo %d", i) {
 				t.Fatalf("%s said %q to the %d", by, body, i)
