@@ -34,7 +34,7 @@ type signinConfig struct {
 
 func (c *signinConfig) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.addr, "signin-addr", "127.0.0.1:7403", "where browsers and agents reach sign-in")
-	f.StringVar(&c.url, "signin-url", "", "public URL of the sign-in listener, https, or http on loopback; it is the issuer of agents' tokens and does not change later (default: http or https and --signin-addr)")
+	f.StringVar(&c.url, "signin-url", "", "public URL of the sign-in listener, https, or http on loopback; it is the issuer of agents' tokens: where it changes, they sign in again (default: http or https and --signin-addr)")
 	f.StringSliceVar(&c.resources, "resource", nil, "URL of the endpoint of all connectors that agents get tokens for: first the proxies' --resource, then --public-url and /mcp of those whose regions have names of their own")
 	f.StringSliceVar(&c.documentRanges, "document-range", nil, "address ranges, beside the public internet, from which clients' metadata documents are fetched, such as 10.1.0.0/16")
 }
