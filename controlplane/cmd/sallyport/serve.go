@@ -55,6 +55,7 @@ type serveConfig struct {
 	tlsCert, tlsKey  string
 	signin           signinConfig
 	webhook          webhookConfig
+	balancers        balancersConfig
 	nats             natsconn.Config
 	lease, heartbeat time.Duration
 	vaultKeys        []string
@@ -85,6 +86,7 @@ func serveCommand() *cobra.Command {
 	f.Float64Var(&c.scimRate, "scim-rate", 500, "SCIM requests a second that are taken of one token, on average; twice as many may come at once (0: any number)")
 	c.signin.flags(f)
 	c.webhook.flags(f)
+	c.balancers.flags(f)
 	f.StringVar(&c.tlsCert, "tls-cert", "", "certificate file: all listeners then speak TLS; that of proxies always does, by the fleet's own authority")
 	f.StringVar(&c.tlsKey, "tls-key", "", "key file of --tls-cert")
 	f.StringVar(&c.nats.URL, "nats-url", "", "URLs of an external NATS cluster, separated by commas (default: embedded)")
@@ -270,7 +272,14 @@ func (p *plane) run(ctx context.Context) error {
 			cancel()
 			return fmt.Errorf("the %s listener cannot be opened: %w; choose another with --%s-addr", l.name, err, l.name)
 		}
-		server := newServer(ctx, l.handler)
+		handler := l.handler
+		if l.name != "fleet" { // none can stand before it
+			if handler, err = p.balancers.behind(handler); err != nil {
+				cancel()
+				return err
+			}
+		}
+		server := newServer(ctx, handler)
 		if l.name == "scim" || l.name == "signin" { // the others have streams
 			server.ReadTimeout = time.Minute
 		}

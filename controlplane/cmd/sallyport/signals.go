@@ -17,6 +17,6 @@ func (p *plane) withSignals(ctx context.Context, scim http.Handler) (http.Handle
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", scim)
-	mux.Handle("/signals/", signals.New(signals.Config{Engine: p.engine, Store: store, Now: time.Now, Note: p.lately.Note, Log: p.log}).Handler())
+	mux.Handle("/signals/", signals.New(signals.Config{Engine: p.engine, Store: store, Audit: p.trail.Refusals(), Now: time.Now, Note: p.lately.Note, Log: p.log}).Handler())
 	return mux, nil
 }

@@ -4,16 +4,15 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
+	"sallyport.dev/dataplane/address"
 	"sallyport.dev/dataplane/egress"
 
 	"sallyport.dev/controlplane/internal/authserver"
@@ -64,7 +63,7 @@ func (p *plane) openSignIn(ctx context.Context) (*signInParts, error) {
 		return nil, err
 	}
 	p.sightings = &doctor.Sightings{Store: store, Now: time.Now}
-	people, err := signin.New(signin.Config{Engine: p.engine, Store: store, Secrets: p.vault, URL: p.signinURL(), Record: p.noteSignIn, Log: p.log})
+	people, err := signin.New(signin.Config{Engine: p.engine, Store: store, Secrets: p.vault, URL: p.signinURL(), Record: p.signInTrail(), Log: p.log})
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +72,7 @@ func (p *plane) openSignIn(ctx context.Context) (*signInParts, error) {
 		return nil, fmt.Errorf("--document-range: %w", err)
 	}
 	server, err := authserver.New(authserver.Config{
-		Engine: p.engine, Store: store, Keys: p.vault, People: people, Audit: p.trail, Issuer: p.signinURL(), Resources: p.signin.resources,
+		Engine: p.engine, Store: store, Keys: p.vault, People: people, Audit: p.trail.Refusals(), Issuer: p.signinURL(), Resources: p.signin.resources,
 		Lease: p.lease, Documents: guard.Client(0), Log: p.log,
 	})
 	if err != nil {
@@ -104,9 +103,20 @@ func (p *plane) openSignIn(ctx context.Context) (*signInParts, error) {
 	return &signInParts{handler: mux, people: people, server: server, uses: authserver.NewUses(store), keeper: keeper}, nil
 }
 
-// noteSignIn has audit keep what became of a sign-in.
-func (p *plane) noteSignIn(ctx context.Context, e signin.Event) {
-	p.sight(ctx, e)
+// signInTrail has audit keep what becomes of sign-ins.
+func (p *plane) signInTrail() func(context.Context, signin.Event) {
+	refusals := p.trail.Refusals()
+	return func(ctx context.Context, e signin.Event) {
+		p.sight(ctx, e)
+		if rec := signInRecord(e); rec.GetKind() == auditv1.Kind_KIND_SIGN_IN {
+			p.trail.Note(rec)
+		} else {
+			refusals.Refuse(rec)
+		}
+	}
+}
+
+func signInRecord(e signin.Event) *auditv1.AuditRecord {
 	rec := &auditv1.AuditRecord{
 		Kind: auditv1.Kind_KIND_SIGN_IN_FAILED, Method: "signin", Action: e.Outcome, Target: "directory/" + e.Directory,
 		Authentication: &auditv1.Authentication{Acr: e.ACR, Amr: e.AMR},
@@ -120,14 +130,9 @@ func (p *plane) noteSignIn(ctx context.Context, e signin.Event) {
 	case signin.Deactivated:
 		rec.Decision.Reason = auditv1.Reason_REASON_PERSON_INACTIVE
 	}
-	if e.LeftOut > 0 {
-		rec.Details = []*auditv1.Detail{{Key: "left_out", Value: strconv.FormatInt(e.LeftOut, 10)}}
-	}
 	if e.Person != nil {
 		rec.PersonId = e.Person.ID.String()
 	}
-	if host, _, err := net.SplitHostPort(e.Request.RemoteAddr); err == nil {
-		rec.Client = &auditv1.Client{Address: host}
-	}
-	p.trail.Note(rec)
+	rec.Client = &auditv1.Client{Address: address.Of(e.Request)}
+	return rec
 }

@@ -473,29 +473,6 @@ func TestATokenOfAnotherIsNotGivenBack(t *testing.T) {
 	}
 }
 
-func TestAuditIsToldHowMuchItWasNotTold(t *testing.T) {
-	s := newSite(t)
-	s.mu.Lock()
-	s.stopped = time.Now()
-	s.mu.Unlock()
-	for range 520 { // more than audit takes at once
-		if _, out := s.token(url.Values{"grant_type": {"x"}, "client_id": {"nobody"}}); out["error"] != "invalid_client" {
-			t.Fatal(out)
-		}
-	}
-	s.later(time.Second)
-	_, _ = s.token(url.Values{"grant_type": {"x"}, "client_id": {"nobody"}})
-	said := false
-	for _, r := range s.audit.records() {
-		for _, d := range r.GetDetails() {
-			said = said || d.GetKey() == "left_out" && d.GetValue() != "0"
-		}
-	}
-	if n := s.audit.told("client_refused"); n >= 521 || !said {
-		t.Errorf("%d records; that some are missing is said: %t", n, said)
-	}
-}
-
 func TestAnErasedPersonLeavesNothingWithSignIn(t *testing.T) {
 	s := newSite(t)
 	a := s.register("x", loopbackRedirect)

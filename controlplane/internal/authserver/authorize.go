@@ -17,6 +17,8 @@ import (
 	"github.com/google/uuid"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
+	"sallyport.dev/dataplane/address"
+
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/signin"
 	"sallyport.dev/controlplane/internal/signin/page"
@@ -297,7 +299,7 @@ func (s *Server) decided(w http.ResponseWriter, r *http.Request, req *request, w
 	}
 	err := s.Audit.Record(r.Context(), &auditv1.AuditRecord{
 		Kind: auditv1.Kind_KIND_SIGN_IN, Method: "authorize", Action: "consent_given", PersonId: who.User.ID.String(), Target: "resource/" + req.resource,
-		Client:   &auditv1.Client{Id: req.client.id, Name: req.client.name, Address: address(r)},
+		Client:   &auditv1.Client{Id: req.client.id, Name: req.client.name, Address: address.Of(r)},
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED},
 	})
 	if err == nil {

@@ -12,17 +12,15 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+
+	"sallyport.dev/dataplane/address"
 
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/engine"
@@ -63,6 +61,8 @@ type People interface {
 type Audit interface {
 	Record(ctx context.Context, r *auditv1.AuditRecord) error
 	Note(r *auditv1.AuditRecord)
+	// Refuse notes what was refused to whoever came, as much of it as audit can bear.
+	Refuse(r *auditv1.AuditRecord)
 }
 
 // Config is what a server is made of. Documents, Now and Log may be left out.
@@ -95,8 +95,6 @@ type Server struct {
 	signer   signers
 	forms    *http.CrossOriginProtection
 	limits   limits
-	noted    *rate.Limiter // of refusals that audit keeps
-	unnoted  atomic.Int64  // refusals that were too many for it, since the last that it kept
 	fetching fetches
 }
 
@@ -125,7 +123,7 @@ func New(c Config) (*Server, error) {
 	}
 	return &Server{
 		Config: c, path: u.Path, forms: http.NewCrossOriginProtection(), limits: newLimits(c.RegistrationsPerMinute),
-		noted: rate.NewLimiter(50, 500), fetching: newFetches(),
+		fetching: newFetches(),
 	}, nil
 }
 
@@ -214,22 +212,14 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, client string, err
 	writeJSON(w, refused.status, map[string]string{"error": refused.code, "error_description": refused.text})
 }
 
-// refused has audit note a refusal, as many a second as it can bear, and how many it could not.
+// refused has audit note a refusal.
 func (s *Server) refused(r *http.Request, client string, e *refusal) {
 	if e.action == "" {
 		return
 	}
-	if !s.noted.AllowN(s.Now(), 1) {
-		s.unnoted.Add(1)
-		return
-	}
-	var details []*auditv1.Detail
-	if n := s.unnoted.Swap(0); n > 0 {
-		details = []*auditv1.Detail{{Key: "left_out", Value: strconv.FormatInt(n, 10)}}
-	}
-	s.Audit.Note(&auditv1.AuditRecord{
-		Details: details, Kind: auditv1.Kind_KIND_SIGN_IN_FAILED, Method: "authorize", Action: e.action, PersonId: e.person, Session: e.session,
-		Client:   &auditv1.Client{Id: cut(client, 500), Address: address(r)},
+	s.Audit.Refuse(&auditv1.AuditRecord{
+		Kind: auditv1.Kind_KIND_SIGN_IN_FAILED, Method: "authorize", Action: e.action, PersonId: e.person, Session: e.session,
+		Client:   &auditv1.Client{Id: cut(client, 500), Address: address.Of(r)},
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: auditv1.Reason_REASON_TOKEN_INVALID, Text: e.text},
 	})
 }
@@ -239,14 +229,6 @@ func cut(s string, n int) string {
 		return strings.ToValidUTF8(s[:n], "")
 	}
 	return strings.ToValidUTF8(s, "")
-}
-
-func address(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

@@ -8,6 +8,8 @@ import (
 	"github.com/google/uuid"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
+	"sallyport.dev/dataplane/address"
+
 	"sallyport.dev/controlplane/internal/core"
 )
 
@@ -45,7 +47,7 @@ func (s *Server) machine(r *http.Request, state *core.State, c *client, f url.Va
 	}
 	x := &Session{
 		ID: id, Person: c.account.ID, Generation: c.account.Generation, Client: c.id, ClientName: c.name, Resource: resource, Scopes: []string{scope},
-		Began: now, Used: now, Expires: now.Add(s.Lease), Addresses: []string{address(r)}, Key: key,
+		Began: now, Used: now, Expires: now.Add(s.Lease), Addresses: []string{address.Of(r)}, Key: key,
 	}
 	if err := s.live(state, x); err != nil {
 		return nil, err
@@ -57,7 +59,7 @@ func (s *Server) machine(r *http.Request, state *core.State, c *client, f url.Va
 	if err := s.Audit.Record(ctx, &auditv1.AuditRecord{
 		Kind: auditv1.Kind_KIND_SIGN_IN, Method: "token", Action: "token_issued", PersonId: x.Person.String(), Session: x.ID.String(), Target: "resource/" + resource,
 		Actor:    &auditv1.Actor{Kind: auditv1.ActorKind_ACTOR_KIND_SERVICE_ACCOUNT, Id: x.Person.String()},
-		Client:   &auditv1.Client{Id: c.id, Name: c.name, Address: address(r)},
+		Client:   &auditv1.Client{Id: c.id, Name: c.name, Address: address.Of(r)},
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED},
 	}); err != nil {
 		return nil, err

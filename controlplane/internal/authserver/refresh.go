@@ -11,6 +11,8 @@ import (
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
+	"sallyport.dev/dataplane/address"
+
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/kv"
 )
@@ -53,7 +55,7 @@ func (s *Server) refresh(r *http.Request, state *core.State, c *client, f url.Va
 		if err := x.boundTo(key); err != nil {
 			return nil, err
 		}
-		known := x.seen(address(r))
+		known := x.seen(address.Of(r))
 		x.Used = s.Now()
 		x.Expires = limitsOf(state, x.Began, x.Used)
 		value, err := json.Marshal(x)
@@ -114,7 +116,7 @@ func (s *Server) late(ctx context.Context, x *Session, r *http.Request, key stri
 	}
 	e := &refusal{code: "invalid_grant", text: "the refresh token was superseded: use the newer one, or sign in again", status: http.StatusBadRequest,
 		action: "refresh_reused", person: x.Person.String(), session: x.ID.String()}
-	if x.near(address(r)) && x.boundTo(key) == nil {
+	if x.near(address.Of(r)) && x.boundTo(key) == nil {
 		return e
 	}
 	return s.stolen(ctx, x, "the refresh token was superseded, and came from elsewhere: its session is ended; sign in again")
@@ -136,7 +138,7 @@ func (s *Server) noteRefresh(r *http.Request, x *Session, fresh, known bool) {
 	}
 	rec := &auditv1.AuditRecord{
 		Kind: auditv1.Kind_KIND_SIGN_IN, Method: "token", Action: action, PersonId: x.Person.String(), Session: x.ID.String(), Target: "resource/" + x.Resource,
-		Client:   &auditv1.Client{Id: x.Client, Name: x.ClientName, Address: address(r)},
+		Client:   &auditv1.Client{Id: x.Client, Name: x.ClientName, Address: address.Of(r)},
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED},
 	}
 	if !known {

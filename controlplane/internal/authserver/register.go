@@ -12,6 +12,8 @@ import (
 	"golang.org/x/time/rate"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/dataplane/address"
 )
 
 // limits bound registrations: of each address, and of all.
@@ -56,7 +58,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, "", &refusal{code: "access_denied", text: "clients do not register themselves here: use a client id metadata document, or ask an administrator", status: http.StatusForbidden, action: "registration_refused"})
 		return
 	}
-	if !s.limits.allow(network(address(r)), s.Now()) {
+	if !s.limits.allow(network(address.Of(r)), s.Now()) {
 		w.Header().Set("Retry-After", "60")
 		s.fail(w, r, "", &refusal{code: "temporarily_unavailable", text: "too many clients register: try again in a minute", status: http.StatusTooManyRequests, action: "registration_refused"})
 		return
@@ -108,7 +110,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 	}
 	s.Audit.Note(&auditv1.AuditRecord{
 		Kind: auditv1.Kind_KIND_SIGN_IN, Method: "register", Action: "client_registered", Target: "client/" + id,
-		Client:   &auditv1.Client{Id: id, Name: held.Name, Address: address(r)},
+		Client:   &auditv1.Client{Id: id, Name: held.Name, Address: address.Of(r)},
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED},
 	})
 	writeJSON(w, http.StatusCreated, map[string]any{

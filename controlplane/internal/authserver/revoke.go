@@ -8,6 +8,8 @@ import (
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
+	"sallyport.dev/dataplane/address"
+
 	"sallyport.dev/controlplane/internal/bearer"
 )
 
@@ -54,7 +56,7 @@ func (s *Server) revoke(w http.ResponseWriter, r *http.Request) {
 			}
 			s.Audit.Note(&auditv1.AuditRecord{
 				Kind: auditv1.Kind_KIND_REVOCATION, Method: "revoke", Action: "session_ended", PersonId: person.String(), Session: id.String(),
-				Client: &auditv1.Client{Id: c.id, Name: c.name, Address: address(r)}, Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED},
+				Client: &auditv1.Client{Id: c.id, Name: c.name, Address: address.Of(r)}, Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED},
 			})
 		}
 	}

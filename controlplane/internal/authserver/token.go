@@ -17,6 +17,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
+	"sallyport.dev/dataplane/address"
+
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/kv"
 )
@@ -144,7 +146,7 @@ func (s *Server) redeem(r *http.Request, state *core.State, c *client, f url.Val
 	now := s.Now()
 	x := &Session{
 		ID: held.Session, Person: held.Person, Generation: held.Generation, Client: c.id, ClientName: c.name, Resource: held.Resource, Scopes: held.Scopes,
-		ACR: held.ACR, AMR: held.AMR, AuthTime: held.AuthTime, Began: now, Used: now, Expires: limitsOf(state, now, now), Addresses: []string{address(r)}, Key: key,
+		ACR: held.ACR, AMR: held.AMR, AuthTime: held.AuthTime, Began: now, Used: now, Expires: limitsOf(state, now, now), Addresses: []string{address.Of(r)}, Key: key,
 	}
 	if err := s.live(state, x); err != nil {
 		return nil, err
@@ -170,7 +172,7 @@ func (s *Server) redeem(r *http.Request, state *core.State, c *client, f url.Val
 	}
 	if err := s.Audit.Record(ctx, &auditv1.AuditRecord{
 		Kind: auditv1.Kind_KIND_SIGN_IN, Method: "token", Action: "session_began", PersonId: x.Person.String(), Session: x.ID.String(), Target: "resource/" + x.Resource,
-		Client:         &auditv1.Client{Id: c.id, Name: c.name, Address: address(r)},
+		Client:         &auditv1.Client{Id: c.id, Name: c.name, Address: address.Of(r)},
 		Decision:       &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED},
 		Authentication: authentication(x),
 	}); err != nil {

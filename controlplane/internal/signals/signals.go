@@ -24,8 +24,11 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/uuid"
 	"golang.org/x/time/rate"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/dataplane/address"
 
 	"sallyport.dev/controlplane/internal/activity"
 	"sallyport.dev/controlplane/internal/core"
@@ -56,10 +59,16 @@ type Store interface {
 	Get(ctx context.Context, key string) (kv.Entry, error)
 }
 
+// Audit takes records of what was refused, as many as it can bear.
+type Audit interface {
+	Refuse(r *auditv1.AuditRecord)
+}
+
 // Config is what a Server is made of.
 type Config struct {
 	Engine Engine
 	Store  Store
+	Audit  Audit
 	// Client fetches transmitters' keys. Default: one with a time-out of 10 seconds that follows no redirect.
 	Client *http.Client
 	Now    func() time.Time
@@ -128,6 +137,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, err error) {
 	if s.Engine.State().Directory(directory) == nil {
 		directory = ""
 	}
+	s.refused(r, directory, why)
 	s.Note(activity.Request{At: s.Now(), Directory: directory, Refusal: &activity.Refusal{
 		At: s.Now(), Method: r.Method, Resource: r.URL.Path[strings.LastIndexByte(r.URL.Path, '/'):], Status: why.status, Type: why.err,
 	}})
@@ -138,6 +148,24 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Content-Language", "en")
 	w.WriteHeader(why.status)
 	_ = json.NewEncoder(w).Encode(map[string]string{"err": why.err, "description": why.text}) // a client that went away is all that can fail here
+}
+
+// refused has audit keep that a signal was refused, or could not be taken.
+func (s *Server) refused(r *http.Request, directory string, why *refusal) {
+	rec := &auditv1.AuditRecord{
+		Kind: auditv1.Kind_KIND_SIGN_IN_FAILED, Method: "signal", Action: "signal_refused", Error: why.err, Client: &auditv1.Client{Address: address.Of(r)},
+		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: auditv1.Reason_REASON_TOKEN_INVALID, Text: why.text},
+	}
+	if strings.HasSuffix(r.URL.Path, "/logout") {
+		rec.Action = "logout_refused"
+	}
+	if why.status >= http.StatusInternalServerError {
+		rec.Action, rec.Decision.Reason = "signal_failed", auditv1.Reason_REASON_UNSPECIFIED
+	}
+	if directory != "" {
+		rec.Target = "directory/" + directory
+	}
+	s.Audit.Refuse(rec)
 }
 
 // claims are those of a security event token or of a logout's token.

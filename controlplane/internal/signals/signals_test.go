@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/controlplane/internal/activity"
@@ -42,6 +43,7 @@ type site struct {
 	mu     sync.Mutex
 	down   bool
 	noted  []activity.Request
+	audit  []*auditv1.AuditRecord
 	fetchs int
 }
 
@@ -64,12 +66,39 @@ func newSite(t *testing.T) *site {
 	}))
 	t.Cleanup(s.keys.Close)
 	s.Do(core.NewSetSignals("okta", &policyv1.Signals{Issuer: issuer, JwksUrl: s.keys.URL, Audiences: []string{audience}}))
-	s.web = enginetest.Serve(t, signals.New(signals.Config{Engine: s.Engine, Store: s.Shared, Log: s.Log, Note: func(r activity.Request) {
+	s.web = enginetest.Serve(t, signals.New(signals.Config{Engine: s.Engine, Store: s.Shared, Audit: s, Log: s.Log, Note: func(r activity.Request) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.noted = append(s.noted, r)
 	}}).Handler())
 	return s
+}
+
+// Refuse keeps what audit is told.
+func (s *site) Refuse(r *auditv1.AuditRecord) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.audit = append(s.audit, r)
+}
+
+// lastAudit is what audit was told last, and how often it was told anything.
+func (s *site) lastAudit() (*auditv1.AuditRecord, int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.audit) == 0 {
+		return nil, 0
+	}
+	return s.audit[len(s.audit)-1], len(s.audit)
+}
+
+// told checks that audit was told of a refusal, the n-th, and of nothing that the token held.
+func (s *site) told(name, action, word, target string, n int) {
+	s.t.Helper()
+	rec, told := s.lastAudit()
+	if told != n || rec.GetAction() != action || rec.GetError() != word || rec.GetTarget() != target || rec.GetKind() != auditv1.Kind_KIND_SIGN_IN_FAILED ||
+		rec.GetDecision().GetVerdict() != auditv1.Verdict_VERDICT_DENIED || rec.GetClient().GetAddress() != "127.0.0.1" || strings.Contains(rec.String(), "ann@") {
+		s.t.Errorf("%s: audit was told %d times, want %d; at last %v", name, told, n, rec)
+	}
 }
 
 func (s *site) sign(typ string, key any, alg jose.SignatureAlgorithm, claims map[string]any) string {
@@ -201,6 +230,7 @@ func TestAHostileEventIsRefusedChangesNothingAndIsRecorded(t *testing.T) {
 			t.Errorf("%s: %d %q, want 400 %q", name, status, got, test.want)
 		}
 		refused++
+		s.told(name, "signal_refused", test.want, "directory/okta", refused)
 	}
 	if status, got := s.send("/signals/okta/events", "application/json", "", good); status != http.StatusBadRequest || got != "invalid_request" {
 		t.Errorf("another media type: %d %q", status, got)
@@ -208,13 +238,18 @@ func TestAHostileEventIsRefusedChangesNothingAndIsRecorded(t *testing.T) {
 	if status, _ := s.send("/signals/corp/events", "application/secevent+jwt", "", good); status != http.StatusNotFound {
 		t.Errorf("at a directory without a transmitter: %d", status)
 	}
+	s.told("at a directory without a transmitter", "signal_refused", "access_denied", "directory/corp", refused+2)
+	if status, _ := s.send("/signals/nowhere/events", "application/secevent+jwt", "", good); status != http.StatusNotFound {
+		t.Errorf("at no directory: %d", status)
+	}
+	s.told("at no directory", "signal_refused", "access_denied", "", refused+3)
 	if s.now().Generation != s.ann.Generation {
 		t.Error("what was refused was done")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.noted) != refused+2 || s.noted[0].Refusal == nil {
-		t.Errorf("%d refusals are recorded, want %d", len(s.noted), refused+2)
+	if len(s.noted) != refused+3 || s.noted[0].Refusal == nil {
+		t.Errorf("%d refusals are remembered, want %d", len(s.noted), refused+3)
 	}
 }
 
@@ -227,6 +262,7 @@ func TestWhatFailsHereIsToBeSentAgain(t *testing.T) {
 	if status, _ := s.push(token); status != http.StatusServiceUnavailable {
 		t.Errorf("without the transmitter's keys: %d", status)
 	}
+	s.told("without the transmitter's keys", "signal_failed", "unavailable", "directory/okta", 1)
 	s.mu.Lock()
 	s.down = false
 	s.mu.Unlock()
@@ -250,6 +286,7 @@ func TestUniversalLogoutEndsSessions(t *testing.T) {
 		status, _ := s.send("/signals/okta/logout", "application/json", bearer, body)
 		return status
 	}
+	refused := 0
 	for name, test := range map[string]struct {
 		bearer, body string
 		want         int
@@ -265,6 +302,10 @@ func TestUniversalLogoutEndsSessions(t *testing.T) {
 	} {
 		if got := logout(test.bearer, test.body); got != test.want {
 			t.Errorf("%s: %d, want %d", name, got, test.want)
+		}
+		refused++
+		if rec, told := s.lastAudit(); told != refused || rec.GetAction() != "logout_refused" || rec.GetTarget() != "directory/okta" {
+			t.Errorf("%s: audit was told %d times, want %d; at last %v", name, told, refused, rec)
 		}
 	}
 	if s.now().Generation != s.ann.Generation {

@@ -9,16 +9,8 @@ import (
 	"sallyport.dev/controlplane/internal/signin/page"
 )
 
-// record tells audit, with the request that an event ended with. Whoever comes without any credential can make sign-ins fail:
-// of those no more are told than audit can bear.
+// record tells audit, with the request that an event ended with.
 func (s *Server) record(r *http.Request, e Event) {
-	if e.Outcome != SignedIn && e.Outcome != SignedOut {
-		if !s.told.AllowN(s.Now(), 1) {
-			s.untold.Add(1)
-			return
-		}
-		e.LeftOut = s.untold.Swap(0)
-	}
 	e.Request = r
 	s.Record(r.Context(), e)
 }

@@ -16,10 +16,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/controlplane/internal/core"
@@ -59,8 +57,6 @@ type Event struct {
 	AMR     []string
 	// Request is the one with which it ended.
 	Request *http.Request
-	// LeftOut is how many sign-ins that came to nothing were not told since the last, since there were too many.
-	LeftOut int64
 }
 
 // What becomes of a sign-in.
@@ -103,8 +99,6 @@ type Server struct {
 	path      string // of URL, without a slash at its end
 	providers providers
 	forms     *http.CrossOriginProtection
-	told      *rate.Limiter // of what came to nothing
-	untold    atomic.Int64
 }
 
 // New returns a server. Its Handler must be served at the URL.
@@ -129,7 +123,7 @@ func New(c Config) (*Server, error) {
 	if c.Client == nil {
 		c.Client = newClient()
 	}
-	return &Server{Config: c, secure: u.Scheme == "https", path: u.Path, providers: newProviders(c.Client, c.Now), forms: http.NewCrossOriginProtection(), told: rate.NewLimiter(50, 500)}, nil
+	return &Server{Config: c, secure: u.Scheme == "https", path: u.Path, providers: newProviders(c.Client, c.Now), forms: http.NewCrossOriginProtection()}, nil
 }
 
 // Handler serves, below the URL's path, /signin and what lies below it, and a page at / that says who is signed in.

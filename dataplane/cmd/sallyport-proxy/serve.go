@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 
+	"sallyport.dev/dataplane/address"
 	"sallyport.dev/dataplane/internal/enrolment"
 	"sallyport.dev/dataplane/internal/gateway"
 	"sallyport.dev/dataplane/internal/h1"
@@ -49,6 +50,8 @@ type serveConfig struct {
 	heartbeat     time.Duration
 	origins       []string
 	hosts         []string
+	balancers     []string
+	balancerSays  string
 	maxOpen       int
 	maxOpenOfOne  int
 	pageSize      int
@@ -91,6 +94,8 @@ func serveCommand() *cobra.Command {
 	f.DurationVar(&c.heartbeat, "heartbeat", 5*time.Second, "the control planes' heartbeat interval: after three without one the stream is opened anew")
 	f.StringSliceVar(&c.origins, "allow-origin", nil, "browser origins that may call, beside the proxy's own")
 	f.StringSliceVar(&c.hosts, "allow-host", nil, "names by which agents and load balancers reach the proxy, beside those of --public-url, --resource and --peer-url")
+	f.StringSliceVar(&c.balancers, "load-balancer", nil, "addresses or ranges of the load balancers before --listen, such as 10.1.0.0/16, whose word is taken for where a request came from (default: nobody's)")
+	f.StringVar(&c.balancerSays, "load-balancer-header", address.XForwardedFor, "header in which they say it: X-Forwarded-For or Forwarded")
 	f.IntVar(&c.maxOpen, "max-open", 50_000, "most calls and streams that may be open")
 	f.IntVar(&c.maxOpenOfOne, "max-open-per-person", 500, "most calls and streams of one person that may be open")
 	f.IntVar(&c.pageSize, "page-size", 1000, "most entries of a list on one page")
@@ -302,10 +307,15 @@ func sweep(ctx context.Context, pool *upstream.Pool) {
 }
 
 func (c *serveConfig) listenAndServe(ctx context.Context, log *slog.Logger, front *gateway.Gateway, listener net.Listener) error {
+	balancers, err := address.NewBalancers(c.balancers, c.balancerSays)
+	if err != nil {
+		return fmt.Errorf("--load-balancer: %w", err)
+	}
+	handler := balancers.Handler(front)
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	server := h1.New(front, &http.Server{
-		Handler: front, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+	server := h1.New(handler, &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return requests },
 	})
 	server.Base, server.Log = requests, log

@@ -17,6 +17,7 @@ import (
 
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 
+	"sallyport.dev/dataplane/address"
 	"sallyport.dev/dataplane/internal/mcp"
 )
 
@@ -139,7 +140,7 @@ func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, home string,
 	on := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(to.url)
-			p.Out.Header.Set(forwardedHeader, sealer.SealAs(forwardedLabel, []byte(strconv.FormatInt(g.Now().Unix(), 10)+" "+address(r))))
+			p.Out.Header.Set(forwardedHeader, sealer.SealAs(forwardedLabel, []byte(strconv.FormatInt(g.Now().Unix(), 10)+" "+address.Of(r))))
 			if body != nil {
 				again := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil } // if not a byte of it was sent
 				p.Out.Body, _ = again()
@@ -183,5 +184,5 @@ func (g *Gateway) addressOf(r *http.Request) string {
 			}
 		}
 	}
-	return address(r)
+	return address.Of(r)
 }

@@ -3,7 +3,6 @@ package gateway
 import (
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
 	"time"
 
@@ -120,12 +119,4 @@ func (g *Gateway) metadata(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	mcp.WriteJSON(w, http.StatusOK, data)
-}
-
-func address(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }
