@@ -2,131 +2,26 @@ package credentials
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
-	"time"
 
-	"github.com/google/uuid"
-	"golang.org/x/oauth2"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/controlplane/internal/core"
-	"sallyport.dev/controlplane/internal/kv"
 	"sallyport.dev/controlplane/internal/signin"
 	"sallyport.dev/controlplane/internal/signin/page"
-	"sallyport.dev/controlplane/internal/vault"
 )
-
-const (
-	// ticketFor is how long a link that an agent was given leads anywhere.
-	ticketFor = 30 * time.Minute
-	// linkFor is how long a person may take at the upstream.
-	linkFor = 15 * time.Minute
-)
-
-var encoding = base64.RawURLEncoding
-
-// ticket is what the link in an agent's hands says: for whom it is, and why. It opens nothing: whoever opens it must be signed in as that
-// person.
-type ticket struct {
-	Person    uuid.UUID `json:"p"`
-	Connector string    `json:"c"`
-	Scopes    []string  `json:"s,omitempty"`
-	Ends      int64     `json:"e"`
-}
-
-// link is a person on the way to an upstream's authorization server. Its key is the digest of the state parameter; the PKCE verifier is
-// derived from the browser's own secret.
-type link struct {
-	Person     uuid.UUID `json:"person"`
-	Generation uint64    `json:"generation"`
-	Session    string    `json:"session"`
-	Connector  string    `json:"connector"`
-	// Issuer and TokenEndpoint, so that a connector whose server is another meanwhile does not take this one's answer.
-	Issuer        string    `json:"issuer"`
-	TokenEndpoint string    `json:"token_endpoint"`
-	Scopes        []string  `json:"scopes"`
-	Begun         time.Time `json:"begun"`
-	Done          bool      `json:"done,omitempty"`
-}
-
-func digest(text string) string {
-	sum := sha256.Sum256([]byte(text))
-	return encoding.EncodeToString(sum[:])
-}
-
-func linkKey(state string) string { return "connect.link." + digest(state) }
 
 func (k *Keeper) redirectURI(connector string) string {
 	return k.URL + "/connect/" + connector + "/callback"
 }
+
 func (k *Keeper) documentURL(connector string) string {
 	return k.URL + "/connect/" + connector + "/client.json"
-}
-
-// connect is what a person must do first: open the connector's page, as themselves.
-func (k *Keeper) connect(ctx context.Context, user *core.User, connector *core.Connector, scopes []string, reason string) (Issued, error) {
-	// To the whole quarter of an hour, so that calls at about the same time lead to the same page.
-	ends := k.Now().Add(ticketFor).Truncate(ticketFor / 2).Unix()
-	text, err := k.sign(ctx, ticket{Person: user.ID, Connector: connector.Settings.GetId(), Scopes: scopes, Ends: ends})
-	if err != nil {
-		return Issued{}, err
-	}
-	return Issued{Connect: &Connect{URL: k.URL + "/connect/" + connector.Settings.GetId() + "?t=" + text, ID: digest(text), Reason: reason}}, nil
-}
-
-func (k *Keeper) mac(ctx context.Context, body []byte) ([]byte, error) {
-	key, err := k.Vault.GetOrMake(ctx, "connect.tickets", "connect", func() vault.Secret {
-		made := make([]byte, 32)
-		_, _ = rand.Read(made) // never fails
-		return vault.NewSecret(made)
-	})
-	if err != nil {
-		return nil, err
-	}
-	mac := hmac.New(sha256.New, key.Reveal())
-	_, _ = mac.Write(body)
-	return mac.Sum(nil), nil
-}
-
-func (k *Keeper) sign(ctx context.Context, t ticket) (string, error) {
-	body, err := json.Marshal(t)
-	if err != nil {
-		return "", err
-	}
-	mac, err := k.mac(ctx, body)
-	return encoding.EncodeToString(body) + "." + encoding.EncodeToString(mac), err
-}
-
-// errTicket: a link is forged, or too old.
-var errTicket = errors.New("the link is not good any more")
-
-func (k *Keeper) readTicket(ctx context.Context, text, connector string) (ticket, error) {
-	var t ticket
-	left, right, _ := strings.Cut(text, ".")
-	body, err1 := encoding.DecodeString(left)
-	mac, err2 := encoding.DecodeString(right)
-	if err1 != nil || err2 != nil || len(text) > 8192 {
-		return t, errTicket
-	}
-	want, err := k.mac(ctx, body)
-	if err != nil {
-		return t, err
-	}
-	if !hmac.Equal(mac, want) || json.Unmarshal(body, &t) != nil || t.Connector != connector || k.Now().Unix() > t.Ends {
-		return t, errTicket
-	}
-	return t, nil
 }
 
 // Handler serves the pages at which people let the gateway use an upstream as them, below the URL's path.
@@ -264,29 +159,6 @@ func hostOf(text string) string {
 	return ""
 }
 
-// wanted are the scopes to ask for: the connector's, those that the person gave before, and those that a call needs.
-func (k *Keeper) wanted(ctx context.Context, v visit) ([]string, error) {
-	scopes := slices.Clone(v.connector.Settings.GetAuth().GetOauth().GetScopes())
-	if len(scopes) == 0 {
-		scopes = slices.Clone(v.connector.Server.GetScopes())
-	}
-	if c := find(k.Engine.State(), core.Grantee{Person: v.who.User.ID}, v.connector.Settings.GetId(), policyv1.CredentialKind_CREDENTIAL_KIND_OAUTH); c != nil {
-		t, _, err := k.read(ctx, c)
-		if err != nil && !errors.Is(err, vault.ErrNotFound) {
-			return nil, err
-		}
-		scopes = append(scopes, t.Scopes...)
-	}
-	scopes = append(scopes, v.scopes...)
-	var unique []string
-	for _, s := range scopes {
-		if !slices.Contains(unique, s) {
-			unique = append(unique, s)
-		}
-	}
-	return unique, nil
-}
-
 // begin leads the person to the upstream's authorization server, or to a fresh sign-in.
 func (k *Keeper) begin(w http.ResponseWriter, r *http.Request) {
 	v, ok := k.visitor(w, r, r.PostFormValue("t"))
@@ -334,37 +206,6 @@ func (k *Keeper) held(ctx context.Context, connector *core.Connector) string {
 	return differs(connector.Server, now)
 }
 
-// depart makes the URL of the authorization request (RFC 6749, 7636, 8707).
-func (k *Keeper) depart(ctx context.Context, v visit) (string, error) {
-	connector := v.connector
-	cl, err := k.client(ctx, connector)
-	if err != nil {
-		return "", err
-	}
-	scopes, err := k.wanted(ctx, v)
-	if err != nil {
-		return "", err
-	}
-	state := rand.Text() + rand.Text()
-	held := link{
-		Person: v.who.User.ID, Generation: v.who.User.Generation, Session: v.who.Session, Connector: connector.Settings.GetId(),
-		Issuer: connector.Server.GetIssuer(), TokenEndpoint: connector.Server.GetTokenEndpoint(), Scopes: scopes, Begun: k.Now(),
-	}
-	value, err := json.Marshal(held)
-	if err != nil {
-		return "", err
-	}
-	if _, err := k.Store.Create(ctx, linkKey(state), value, linkFor); err != nil {
-		return "", err
-	}
-	config := oauth2.Config{ClientID: cl.id, RedirectURL: k.redirectURI(held.Connector), Scopes: scopes, Endpoint: oauth2.Endpoint{AuthURL: connector.Server.GetAuthorizationEndpoint()}}
-	options := []oauth2.AuthCodeOption{oauth2.S256ChallengeOption(v.who.Form("pkce " + state))}
-	if resource := withResource(url.Values{}, connector).Get("resource"); resource != "" {
-		options = append(options, oauth2.SetAuthURLParam("resource", resource))
-	}
-	return config.AuthCodeURL(state, options...), nil
-}
-
 // signInAgain leads the person to their identity provider, from which sign-in keeps what is needed.
 func (k *Keeper) signInAgain(w http.ResponseWriter, v visit) {
 	to := k.path + "/connect/" + v.connector.Settings.GetId() + "/callback"
@@ -372,44 +213,6 @@ func (k *Keeper) signInAgain(w http.ResponseWriter, v visit) {
 	w.Header().Set("Location", at)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusSeeOther)
-}
-
-// errForged: an answer was not asked for by this browser, came too late, or came a second time.
-var errForged = errors.New("the answer was not asked for")
-
-// redeem takes the link that an answer belongs to, once.
-func (k *Keeper) redeem(r *http.Request, who signin.Who) (link, error) {
-	var held link
-	states := r.URL.Query()["state"]
-	if len(states) != 1 || len(states[0]) > 200 {
-		return held, errForged
-	}
-	entry, err := k.Store.Get(r.Context(), linkKey(states[0]))
-	if errors.Is(err, kv.ErrNotFound) {
-		return held, errForged
-	}
-	if err != nil {
-		return held, err
-	}
-	if err := json.Unmarshal(entry.Value, &held); err != nil {
-		return held, fmt.Errorf("reading a link: %w", err)
-	}
-	if held.Done || held.Connector != r.PathValue("connector") || k.Now().Sub(held.Begun) > linkFor ||
-		held.Session != who.Session || held.Person != who.User.ID || held.Generation != who.User.Generation {
-		return held, errForged
-	}
-	done := held
-	done.Done = true
-	value, err := json.Marshal(done)
-	if err != nil {
-		return held, err
-	}
-	if _, err := k.Store.Update(r.Context(), linkKey(states[0]), value, entry.Revision, linkFor); errors.Is(err, kv.ErrConflict) {
-		return held, errForged
-	} else if err != nil {
-		return held, err
-	}
-	return held, nil
 }
 
 // callback takes the answer of the upstream's authorization server.
@@ -461,30 +264,6 @@ func shown(code string) string {
 		return w
 	}
 	return "it did not say why"
-}
-
-// arrive redeems a code, looks whose account it is, and keeps what came.
-func (k *Keeper) arrive(ctx context.Context, v visit, held link, code, state string) (tokens, error) {
-	connector := v.connector
-	cl, err := k.client(ctx, connector)
-	if err != nil {
-		return tokens{}, err
-	}
-	form := url.Values{
-		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {k.redirectURI(held.Connector)},
-		"code_verifier": {v.who.Form("pkce " + state)}, "scope": {strings.Join(held.Scopes, " ")},
-	}
-	t, err := k.request(ctx, connector, cl, withResource(form, connector))
-	if err != nil {
-		return tokens{}, err
-	}
-	c := newCredential(k.Engine.State(), policyv1.CredentialKind_CREDENTIAL_KIND_OAUTH, core.Grantee{Person: held.Person}, held.Connector)
-	c.Generation = held.Generation // for which it was made, whatever it is now
-	if err := k.checkAccount(ctx, connector, t); err != nil {
-		k.lost(ctx, c, t)
-		return tokens{}, err
-	}
-	return t, k.keep(ctx, c, t)
 }
 
 // signedIn looks whether a fresh sign-in gave what the connector needs.
