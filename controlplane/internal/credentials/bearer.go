@@ -176,6 +176,9 @@ func (k *Keeper) refreshing(connector *core.Connector) renewal {
 		}
 		form := url.Values{"grant_type": {grantRefresh}, grantRefresh: {old.Refresh}}
 		t, err := k.request(ctx, connector, cl, withResource(form, connector))
+		if k.unregistered(ctx, connector, cl, err) {
+			return tokens{}, errAgain
+		}
 		if isRefused(err) {
 			err = forAdmin(err, connector)
 		}

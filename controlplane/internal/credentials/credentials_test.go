@@ -1,9 +1,6 @@
 package credentials_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"net/http"
@@ -14,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
 	"github.com/google/uuid"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
@@ -155,25 +151,6 @@ func TestWhoseRefreshTokenIsRevokedIsAskedAgain(t *testing.T) {
 		}
 	})
 	s.later(2 * time.Hour)
-	s.link(credentials.Ask{})
-	s.connect(credentials.Ask{})
-	s.must(credentials.Ask{})
-}
-
-// TestACrashBetweenRenewalAndStoreAsksThePersonAgain: the upstream rotated the refresh token, and nobody has the new one.
-func TestACrashBetweenRenewalAndStoreAsksThePersonAgain(t *testing.T) {
-	s := newSite(t, oauth())
-	s.connect(credentials.Ask{})
-	s.later(2 * time.Hour)
-	s.vault.mu.Lock()
-	s.vault.replace = func() error { return errCrash }
-	s.vault.mu.Unlock()
-	if _, err := s.issue(s.keeper, s.ann, credentials.Ask{}); err == nil {
-		t.Error("a token was issued that was not kept")
-	}
-	s.vault.mu.Lock()
-	s.vault.replace = nil
-	s.vault.mu.Unlock()
 	s.link(credentials.Ask{})
 	s.connect(credentials.Ask{})
 	s.must(credentials.Ask{})
@@ -378,27 +355,19 @@ func TestKeysAreTheirHoldersAndRotateWithoutAGap(t *testing.T) {
 }
 
 func TestTheGatewaysOwnAccountHasOneTokenForEverybody(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	enginetest.Must(t, err)
-	private := jose.JSONWebKey{Key: key, KeyID: "1", Algorithm: "ES256"}
-	asJSON, err := private.MarshalJSON()
-	enginetest.Must(t, err)
+	signing, key := signingClient(t)
 	for name, c := range map[string]struct {
 		client authorityClient
 		secret string
 		proof  policyv1.ClientAuthentication
 	}{
 		"secret":      {authorityClient{secret: "s3cret of the gateway"}, "s3cret of the gateway", 0},
-		"private key": {authorityClient{key: &private}, string(asJSON), policyv1.ClientAuthentication_CLIENT_AUTHENTICATION_PRIVATE_KEY_JWT},
+		"private key": {signing, key, policyv1.ClientAuthentication_CLIENT_AUTHENTICATION_PRIVATE_KEY_JWT},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSite(t, &policyv1.UpstreamAuth{Kind: &policyv1.UpstreamAuth_ServiceAccount{ServiceAccount: &policyv1.ServiceAccountAuth{
-				Client: &policyv1.UpstreamClient{Id: "gateway", Authentication: c.proof}, Scopes: []string{"read"},
-			}}})
+			s := newSite(t, serviceAccount(c.proof))
 			s.upstream.set(func() { s.upstream.clients["gateway"] = c.client })
-			id, err := s.Vault.PutConnectorSecret(t.Context(), "demo", c.secret)
-			enginetest.Must(t, err)
-			s.Do(core.SetConnectorSecret{Connector: "demo", SecretID: id})
+			s.secret(c.secret)
 			bob := s.Engine.State().UserByName("okta", "bob@example.com")
 			var wg sync.WaitGroup
 			for i := range 50 {

@@ -147,6 +147,7 @@ func (k *Keeper) arrive(ctx context.Context, v visit, held link, code, state str
 	}
 	t, err := k.request(ctx, connector, cl, withResource(form, connector))
 	if err != nil {
+		k.unregistered(ctx, connector, cl, err) // who begins again finds the gateway registered anew
 		return tokens{}, err
 	}
 	c := newCredential(k.Engine.State(), policyv1.CredentialKind_CREDENTIAL_KIND_OAUTH, core.Grantee{Person: held.Person}, held.Connector)

@@ -21,7 +21,6 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/uuid"
-	"github.com/modelcontextprotocol/go-sdk/oauthex"
 	"golang.org/x/oauth2"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
@@ -61,13 +60,6 @@ type client struct {
 	secret string
 	// key signs assertions in place of a secret.
 	key *jose.JSONWebKey
-}
-
-// registered is a client's own secret where it registered itself.
-type registered struct {
-	ID     string `json:"client_id"`
-	Secret string `json:"client_secret,omitempty"`
-	Ends   int64  `json:"client_secret_expires_at,omitempty"`
 }
 
 // clientOf is the client that a connector's settings say.
@@ -125,11 +117,6 @@ func (k *Keeper) client(ctx context.Context, connector *core.Connector) (client,
 		return k.register(ctx, connector)
 	}
 	return client{}, refuse("the gateway is no client of the authorization server of connector %q, and cannot become one by itself: register one there with the redirect URI %s, name it under auth.client.id, and set its secret with sallyport secrets set --connector %s", id, k.redirectURI(id), id)
-}
-
-// namesItself tells whether the gateway is a client by a metadata document, which servers fetch from an https URL.
-func (k *Keeper) namesItself(settings *policyv1.Connector, server *policyv1.UpstreamAuthorizationServer) bool {
-	return server.GetClientMetadataDocuments() && settings.GetAuth().GetOauth() != nil && (strings.HasPrefix(k.URL, "https://") || server.GetRegistrationEndpoint() == "")
 }
 
 // readClient reads the client that settings and the connector's secret make.
@@ -194,6 +181,9 @@ func algorithmFor(key crypto.PrivateKey) jose.SignatureAlgorithm {
 	return ""
 }
 
+// clocksDiffer is how far the clocks of the gateway and an authorization server may be apart.
+const clocksDiffer = 2 * time.Minute
+
 // assertion proves who the client is (RFC 7523, section 2.2).
 func (c client) assertion(audience string, now time.Time) (string, error) {
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(c.key.Algorithm), Key: *c.key}, (&jose.SignerOptions{}).WithType("JWT"))
@@ -202,66 +192,8 @@ func (c client) assertion(audience string, now time.Time) (string, error) {
 	}
 	return jwt.Signed(signer).Claims(jwt.Claims{
 		Issuer: c.id, Subject: c.id, Audience: jwt.Audience{audience}, ID: uuid.NewString(),
-		IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(time.Minute)),
+		IssuedAt: jwt.NewNumericDate(now.Add(-clocksDiffer)), Expiry: jwt.NewNumericDate(now.Add(2 * clocksDiffer)),
 	}).Serialize()
-}
-
-// register makes the gateway a client (RFC 7591), once for all control planes.
-func (k *Keeper) register(ctx context.Context, connector *core.Connector) (client, error) {
-	id := connector.Settings.GetId()
-	release, err := k.lease(ctx, "credential.registration."+id)
-	if err != nil {
-		return client{}, err
-	}
-	defer release()
-	if s, err := k.Engine.Fence(ctx); err == nil {
-		if now := s.Connector(id); now != nil && now.SecretID != "" && now.SecretID != connector.SecretID { // another was first
-			if secret, _, err := k.Vault.Read(ctx, now.SecretID, id); err == nil {
-				if cl, found, err := readClient(connector.Settings, string(secret.Reveal()), k.Now()); found {
-					return cl, err
-				}
-			}
-		}
-	}
-	web, err := k.clients.http(connector.Settings)
-	if err != nil {
-		return client{}, err
-	}
-	method := "client_secret_basic"
-	if known := connector.Server.GetTokenAuthMethods(); len(known) > 0 && !slices.Contains(known, method) {
-		method = "client_secret_post"
-		if !slices.Contains(known, method) {
-			method = "none"
-		}
-	}
-	made, err := oauthex.RegisterClient(ctx, connector.Server.GetRegistrationEndpoint(), &oauthex.ClientRegistrationMetadata{
-		RedirectURIs: []string{k.redirectURI(id)}, TokenEndpointAuthMethod: method, GrantTypes: []string{"authorization_code", grantRefresh},
-		ResponseTypes: []string{"code"}, ClientName: "Sallyport", Scope: strings.Join(connector.Settings.GetAuth().GetOauth().GetScopes(), " "),
-	}, web)
-	var refused *oauthex.ClientRegistrationError
-	if errors.As(err, &refused) {
-		return client{}, refuse("the authorization server of connector %q does not register the gateway (%s): register it there by hand, and name it under auth.client.id", id, word(refused.ErrorCode))
-	}
-	if err != nil {
-		return client{}, errors.New("the gateway could not be registered at an authorization server") // its own text may quote an answer
-	}
-	r := registered{ID: made.ClientID, Secret: made.ClientSecret}
-	if !made.ClientSecretExpiresAt.IsZero() {
-		r.Ends = made.ClientSecretExpiresAt.Unix()
-	}
-	value, err := json.Marshal(r)
-	if err != nil {
-		return client{}, err
-	}
-	secretID, err := k.Vault.PutConnectorSecret(ctx, id, string(value))
-	if err != nil {
-		return client{}, err
-	}
-	if _, err := k.Engine.Do(ctx, actor, core.SetConnectorSecret{Connector: id, SecretID: secretID}); err != nil {
-		k.destroy(ctx, secretID)
-		return client{}, err
-	}
-	return client{id: r.ID, secret: r.Secret}, nil
 }
 
 // refusedError is an authorization server's refusal.

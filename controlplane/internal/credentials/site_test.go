@@ -2,6 +2,9 @@ package credentials_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
 	"html"
 	"net/http"
@@ -9,9 +12,11 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/controlplane/internal/core"
@@ -34,6 +39,7 @@ type site struct {
 	keeper   *credentials.Keeper
 	second   *credentials.Keeper
 	vault    *breakable
+	handler  atomic.Value // of whichever keeper serves the pages
 
 	mu   sync.Mutex
 	skew time.Duration
@@ -56,6 +62,12 @@ func (b *breakable) Replace(ctx context.Context, name, owner string, secret vaul
 		}
 	}
 	return b.Vault.Replace(ctx, name, owner, secret, revision)
+}
+
+func (b *breakable) set(replace func() error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.replace = replace
 }
 
 var errCrash = errors.New("the control plane died")
@@ -83,7 +95,8 @@ func newSite(t *testing.T, auth *policyv1.UpstreamAuth) *site {
 	s.keeper, s.second = credentials.New(config), credentials.New(config)
 	people.Keep = s.keeper.KeepIdentity
 	mux.Handle("/", people.Handler())
-	mux.Handle("/connect/", s.keeper.Handler())
+	s.handler.Store(s.keeper.Handler())
+	mux.HandleFunc("/connect/", func(w http.ResponseWriter, r *http.Request) { s.handler.Load().(http.Handler).ServeHTTP(w, r) })
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { s.keeper.Run(ctx); close(done) }()
@@ -178,6 +191,31 @@ func (s *site) nothingLeft() {
 		names, err := s.Vault.Names(s.t.Context(), "credential.")
 		return err == nil && len(names) == 0 && s.upstream.living() == 0 && s.Engine.State().OpenWithdrawals() == 0
 	})
+}
+
+// secret sets the connector's own.
+func (s *site) secret(value string) {
+	s.t.Helper()
+	id, err := s.Vault.PutConnectorSecret(s.t.Context(), "demo", value)
+	enginetest.Must(s.t, err)
+	s.Do(core.SetConnectorSecret{Connector: "demo", SecretID: id})
+}
+
+// signingClient is one that proves itself by a key, with the secret that says so.
+func signingClient(t *testing.T) (authorityClient, string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	enginetest.Must(t, err)
+	private := jose.JSONWebKey{Key: key, KeyID: "1", Algorithm: "ES256"}
+	secret, err := private.MarshalJSON()
+	enginetest.Must(t, err)
+	return authorityClient{key: &private}, string(secret)
+}
+
+func serviceAccount(proof policyv1.ClientAuthentication) *policyv1.UpstreamAuth {
+	return &policyv1.UpstreamAuth{Kind: &policyv1.UpstreamAuth_ServiceAccount{ServiceAccount: &policyv1.ServiceAccountAuth{
+		Client: &policyv1.UpstreamClient{Id: "gateway", Authentication: proof}, Scopes: []string{"read"},
+	}}}
 }
 
 func oauth(change ...func(*policyv1.OAuth)) *policyv1.UpstreamAuth {

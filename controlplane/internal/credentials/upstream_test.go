@@ -44,12 +44,20 @@ type authority struct {
 	// trusted is who signs assertions that are taken.
 	trusted *jose.JSONWebKey
 	issuer  string
+	// documents: clients name themselves by metadata documents, and cannot register.
+	documents bool
+	fetched   int
+	// forgets: no client is known at the token endpoint.
+	forgets bool
+	// clock is how far its clock is ahead.
+	clock time.Duration
 }
 
 type authorityClient struct {
 	secret    string
 	key       *jose.JSONWebKey
 	redirects []string
+	public    bool
 }
 
 type family struct {
@@ -74,10 +82,15 @@ func newAuthority(t *testing.T) *authority {
 	mux.HandleFunc("GET /.well-known/oauth-authorization-server", func(w http.ResponseWriter, _ *http.Request) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		a.json(w, http.StatusOK, map[string]any{
+		meta := map[string]any{
 			"issuer": a.URL, "authorization_endpoint": a.URL + "/authorize", "token_endpoint": a.URL + a.tokenPath, "registration_endpoint": a.URL + "/register", "revocation_endpoint": a.URL + "/revoke",
 			"code_challenge_methods_supported": []string{"S256"}, "authorization_response_iss_parameter_supported": true, "token_endpoint_auth_methods_supported": []string{"client_secret_basic", "private_key_jwt"},
-		})
+		}
+		if a.documents {
+			delete(meta, "registration_endpoint")
+			meta["client_id_metadata_document_supported"] = true
+		}
+		a.json(w, http.StatusOK, meta)
 	})
 	mux.HandleFunc("POST /register", a.register)
 	mux.HandleFunc("GET /authorize", a.authorize)
@@ -123,6 +136,9 @@ func (a *authority) authorize(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	client, known := a.clients[q.Get("client_id")]
+	if a.documents {
+		client, known = a.document(q.Get("client_id"))
+	}
 	if !known || !slices.Contains(client.redirects, q.Get("redirect_uri")) || q.Get("code_challenge_method") != "S256" || q.Get("resource") != a.URL+"/mcp" {
 		http.Error(w, "no", http.StatusBadRequest)
 		return
@@ -131,6 +147,26 @@ func (a *authority) authorize(w http.ResponseWriter, r *http.Request) {
 	a.codes[code] = q
 	back := url.Values{"code": {code}, "state": {q.Get("state")}, "iss": {a.URL}}
 	http.Redirect(w, r, q.Get("redirect_uri")+"?"+back.Encode(), http.StatusFound)
+}
+
+// document reads who a client says that it is, in a document at its own id; the lock is held.
+func (a *authority) document(id string) (authorityClient, bool) {
+	a.fetched++
+	res, err := http.Get(id) //nolint:gosec,noctx // a test's own server
+	if err != nil {
+		return authorityClient{}, false
+	}
+	defer res.Body.Close()
+	var m struct {
+		ID        string   `json:"client_id"`
+		Redirects []string `json:"redirect_uris"`
+		Method    string   `json:"token_endpoint_auth_method"`
+	}
+	if res.Header.Get("Content-Type") != "application/json" || json.NewDecoder(res.Body).Decode(&m) != nil || m.ID != id || m.Method != "none" {
+		return authorityClient{}, false
+	}
+	a.clients[id] = authorityClient{redirects: m.Redirects, public: true}
+	return a.clients[id], true
 }
 
 // client authenticates a client; the lock is held.
@@ -144,12 +180,15 @@ func (a *authority) client(r *http.Request) (string, bool) {
 	}
 	id = r.PostFormValue("client_id")
 	c := a.clients[id]
+	if c.public {
+		return id, true
+	}
 	if c.key == nil {
 		return id, false
 	}
 	parsed, err := jwt.ParseSigned(r.PostFormValue("client_assertion"), []jose.SignatureAlgorithm{jose.ES256})
 	var claims jwt.Claims
-	if err != nil || parsed.Claims(c.key.Public().Key, &claims) != nil || claims.Issuer != id || claims.Subject != id || claims.Validate(jwt.Expected{AnyAudience: jwt.Audience{a.URL}, Time: time.Now()}) != nil {
+	if err != nil || parsed.Claims(c.key.Public().Key, &claims) != nil || claims.Issuer != id || claims.Subject != id || claims.Validate(jwt.Expected{AnyAudience: jwt.Audience{a.URL}, Time: time.Now().Add(a.clock)}) != nil {
 		return id, false
 	}
 	return id, true
@@ -170,7 +209,7 @@ func (a *authority) token(w http.ResponseWriter, r *http.Request) {
 	defer a.mu.Unlock()
 	refuse := func(code string) { a.json(w, http.StatusBadRequest, map[string]string{"error": code}) }
 	id, ok := a.client(r)
-	if !ok {
+	if !ok || a.forgets {
 		a.json(w, http.StatusUnauthorized, map[string]string{"error": "invalid_client"})
 		return
 	}
