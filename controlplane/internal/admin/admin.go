@@ -150,6 +150,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewCredentialServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAccessServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewPlanServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewExportServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewReviewServiceHandler(a, options))
 
 	services := []string{
@@ -161,7 +162,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.ServiceAccountServiceName, adminv1connect.SignalServiceName, adminv1connect.DoctorServiceName,
 		adminv1connect.SignInServiceName, adminv1connect.ClientServiceName, adminv1connect.SessionServiceName,
 		adminv1connect.RuleSetServiceName, adminv1connect.CredentialServiceName,
-		adminv1connect.AccessServiceName, adminv1connect.PlanServiceName, adminv1connect.ReviewServiceName,
+		adminv1connect.AccessServiceName, adminv1connect.PlanServiceName, adminv1connect.ExportServiceName, adminv1connect.ReviewServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

@@ -61,7 +61,24 @@ func policyOf(s *core.State, req *adminv1.ApplyRequest) (core.ApplyPolicy, error
 		}
 		sets = append(sets, &policyv1.RuleSet{Name: set.GetName(), Rules: rules})
 	}
-	return core.NewApplyPolicy(req.GetConnectors(), specs).WithRuleSets(sets), nil
+	connectors := make([]*policyv1.Connector, len(req.GetConnectors()))
+	for i, c := range req.GetConnectors() {
+		connectors[i] = tidied(c)
+	}
+	return core.NewApplyPolicy(connectors, specs).WithRuleSets(sets), nil
+}
+
+// tidied is a connector with one way to say what says nothing, so that the same settings are the same however they were written.
+func tidied(c *policyv1.Connector) *policyv1.Connector {
+	c = proto.CloneOf(c)
+	c.Credentials = 0 // output
+	if proto.Equal(c.GetConsent(), &policyv1.Consent{}) {
+		c.Consent = nil
+	}
+	if c.GetAuth().GetKind() == nil {
+		c.Auth = nil
+	}
+	return c
 }
 
 // grantee is how a request says to whom a grant is.
@@ -93,11 +110,12 @@ func granteeOf(s *core.State, g grantee) (core.Grantee, error) {
 func rulesOf(s *core.State, rules []*policyv1.Rule) ([]*policyv1.Rule, error) {
 	out := make([]*policyv1.Rule, len(rules))
 	for i, r := range rules {
-		if out[i] = r; len(r.GetReview().GetApprovers()) == 0 {
-			continue
-		}
 		out[i] = proto.CloneOf(r)
+		out[i].RuleSet = "" // output
 		for n, name := range r.GetReview().GetApprovers() {
+			if _, err := uuid.Parse(name); err == nil {
+				continue // an id, of which the core says whether there is one
+			}
 			group, err := s.FindGroup(name)
 			if err != nil {
 				return nil, err
@@ -118,7 +136,7 @@ func shownRules(s *core.State, rules []*policyv1.Rule) []*policyv1.Rule {
 		out[i] = proto.CloneOf(r)
 		for n, approver := range r.GetReview().GetApprovers() {
 			if id, err := uuid.Parse(approver); err == nil {
-				out[i].Review.Approvers[n] = s.GranteeName(core.Grantee{Group: id})
+				out[i].Review.Approvers[n] = groupNamed(s, id)
 			}
 		}
 	}

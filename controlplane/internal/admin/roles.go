@@ -64,6 +64,8 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.AccessServiceWhoCanProcedure:  viewer,
 	adminv1connect.AccessServiceWhatCanProcedure: viewer,
 
+	adminv1connect.ExportServiceExportPolicyProcedure: viewer,
+
 	adminv1connect.PlanServicePlanPolicyProcedure:     viewer,
 	adminv1connect.PlanServiceTestPolicyProcedure:     viewer,
 	adminv1connect.PlanServiceRollbackPolicyProcedure: admin,

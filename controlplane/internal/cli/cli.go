@@ -50,7 +50,7 @@ func Commands(root *cobra.Command) {
 	flags.StringVarP(&o.output, "output", "o", "table", "output: table, json or yaml")
 	root.AddCommand(
 		directoriesCommand(o), usersCommand(o), groupsCommand(o), tokensCommand(o), connectorsCommand(o), catalogueCommand(o),
-		secretsCommand(o), credentialsCommand(o), vaultCommand(o), applyCommand(o), grantsCommand(o), ruleSetsCommand(o), blocksCommand(o), accessCommand(o), oldExplain(o), policyCommand(o), incidentCommand(o), proxiesCommand(o),
+		secretsCommand(o), credentialsCommand(o), vaultCommand(o), applyCommand(o), exportCommand(o), grantsCommand(o), ruleSetsCommand(o), blocksCommand(o), accessCommand(o), oldExplain(o), policyCommand(o), incidentCommand(o), proxiesCommand(o),
 		receiptCommand(o), auditCommand(o), scimCommand(o),
 		adminsCommand(o), breakGlassCommand(o), whoamiCommand(o), loginCommand(o), logoutCommand(o), serviceAccountsCommand(o),
 		clientsCommand(o), sessionsCommand(o), keysCommand(o), doctorCommand(o), reviewsCommand(o),

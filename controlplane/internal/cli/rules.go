@@ -1,12 +1,11 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
@@ -14,33 +13,45 @@ import (
 
 // rule is a rule as it is written in YAML.
 type rule struct {
-	Allow     []string `yaml:"allow"`
-	Deny      []string `yaml:"deny"`
-	Require   string   `yaml:"require"`
-	Tools     []string `yaml:"tools"`
-	When      string   `yaml:"when"`
-	After     string   `yaml:"after"`
-	Assurance string   `yaml:"assurance"`
-	Review    *struct {
-		Approvers []string `yaml:"approvers"`
-		Approvals uint32   `yaml:"approvals"`
-		Self      bool     `yaml:"self"`
-		Wait      string   `yaml:"wait"`
-		ValidFor  string   `yaml:"validFor"`
-	} `yaml:"review"`
-	SignIn *struct {
-		ACR    []string `yaml:"acr"`
-		AMR    []string `yaml:"amr"`
-		MaxAge string   `yaml:"maxAge"`
-	} `yaml:"signIn"`
-	Hints *struct {
-		ReadOnly    *bool `yaml:"readOnly"`
-		Destructive *bool `yaml:"destructive"`
-		Idempotent  *bool `yaml:"idempotent"`
-		OpenWorld   *bool `yaml:"openWorld"`
-	} `yaml:"hints"`
-	Until string `yaml:"until"`
+	Allow     []string    `yaml:"allow,omitempty" json:"allow,omitempty" jsonschema:"Globs of tools that it allows; prompt: and resource: before a glob for those"`
+	Deny      []string    `yaml:"deny,omitempty" json:"deny,omitempty" jsonschema:"Globs of tools that it denies, whatever else allows them"`
+	Require   string      `yaml:"require,omitempty" json:"require,omitempty" jsonschema:"What calls of the tools under tools need, whatever allows them"`
+	Tools     []string    `yaml:"tools,omitempty" json:"tools,omitempty" jsonschema:"Globs of tools, of a rule that requires"`
+	When      string      `yaml:"when,omitempty" json:"when,omitempty" jsonschema:"A condition in CEL over args, user, tool, connector and request"`
+	After     string      `yaml:"after,omitempty" json:"after,omitempty" jsonschema:"Whose yes a call that it allows needs first"`
+	Assurance string      `yaml:"assurance,omitempty" json:"assurance,omitempty" jsonschema:"How sure it must be that the person said yes"`
+	Review    *ruleReview `yaml:"review,omitempty" json:"review,omitempty" jsonschema:"Who approves, and how long that is good"`
+	SignIn    *ruleSignIn `yaml:"signIn,omitempty" json:"signIn,omitempty" jsonschema:"How the person must have signed in"`
+	Hints     *ruleHints  `yaml:"hints,omitempty" json:"hints,omitempty" jsonschema:"Only tools whose pinned definition says so"`
+	Until     moment      `yaml:"until,omitempty" json:"until,omitempty" jsonschema:"From when on it counts no more"`
 }
+
+type ruleReview struct {
+	Approvers []string `yaml:"approvers" json:"approvers" jsonschema:"Groups, any of whose people may approve"`
+	Approvals uint32   `yaml:"approvals,omitempty" json:"approvals,omitempty" jsonschema:"How many of them must; default 1"`
+	Self      bool     `yaml:"self,omitempty" json:"self,omitempty" jsonschema:"The person may be one of them"`
+	Wait      length   `yaml:"wait,omitempty" json:"wait,omitempty" jsonschema:"How long the call waits for them"`
+	ValidFor  length   `yaml:"validFor,omitempty" json:"validFor,omitempty" jsonschema:"How long it can be approved and used; default 1 hour"`
+}
+
+type ruleSignIn struct {
+	ACR    []string `yaml:"acr,omitempty" json:"acr,omitempty" jsonschema:"Authentication contexts, one of which it must be"`
+	AMR    []string `yaml:"amr,omitempty" json:"amr,omitempty" jsonschema:"Authentication methods, all of which it must have used"`
+	MaxAge length   `yaml:"maxAge,omitempty" json:"maxAge,omitempty" jsonschema:"How long ago it may have been"`
+}
+
+type ruleHints struct {
+	ReadOnly    *bool `yaml:"readOnly,omitempty" json:"readOnly,omitempty"`
+	Destructive *bool `yaml:"destructive,omitempty" json:"destructive,omitempty"`
+	Idempotent  *bool `yaml:"idempotent,omitempty" json:"idempotent,omitempty"`
+	OpenWorld   *bool `yaml:"openWorld,omitempty" json:"openWorld,omitempty"`
+}
+
+var assurances = map[string]policyv1.ConfirmationAssurance{
+	"": 0, "client": policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_CLIENT, "browser": policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER,
+}
+
+var duties = map[string]policyv1.Duty{"": 0, "confirm": policyv1.Duty_DUTY_CONFIRM, "review": policyv1.Duty_DUTY_REVIEW, "sign-in": policyv1.Duty_DUTY_SIGN_IN}
 
 func rulesOf(all []rule) ([]*policyv1.Rule, error) {
 	var out []*policyv1.Rule
@@ -57,71 +68,56 @@ func rulesOf(all []rule) ([]*policyv1.Rule, error) {
 func (r *rule) wire() (*policyv1.Rule, error) {
 	out := &policyv1.Rule{Allow: r.Allow, Deny: r.Deny, Tools: r.Tools, When: r.When}
 	var err error
-	if out.After, err = dutyOf("after", r.After); err != nil {
+	if out.After, err = oneOf("after", r.After, duties); err != nil {
 		return nil, err
 	}
-	if out.Require, err = dutyOf("require", r.Require); err != nil {
+	if out.After == policyv1.Duty_DUTY_SIGN_IN {
+		return nil, errors.New("after is confirm or review: how the person must have signed in stands under signIn")
+	}
+	if out.Require, err = oneOf("require", r.Require, duties); err != nil {
 		return nil, err
 	}
-	switch r.Assurance {
-	case "":
-	case "client":
-		out.Assurance = policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_CLIENT
-	case "browser":
-		out.Assurance = policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER
-	default:
-		return nil, fmt.Errorf("assurance is client or browser, not %q", r.Assurance)
+	if out.Assurance, err = oneOf("assurance", r.Assurance, assurances); err != nil {
+		return nil, err
 	}
 	if r.Hints != nil {
 		out.Hints = &policyv1.Hints{ReadOnly: r.Hints.ReadOnly, Destructive: r.Hints.Destructive, Idempotent: r.Hints.Idempotent, OpenWorld: r.Hints.OpenWorld}
 	}
 	if r.SignIn != nil {
 		out.SignIn = &policyv1.Assurance{Acr: r.SignIn.ACR, Amr: r.SignIn.AMR}
-		if out.SignIn.MaxAge, err = duration("signIn.maxAge", r.SignIn.MaxAge); err != nil {
+		if out.SignIn.MaxAge, err = r.SignIn.MaxAge.wire("signIn.maxAge"); err != nil {
 			return nil, err
 		}
 	}
 	if r.Review != nil {
 		out.Review = &policyv1.Review{Approvers: r.Review.Approvers, Approvals: r.Review.Approvals, Self: r.Review.Self}
-		if out.Review.Wait, err = duration("review.wait", r.Review.Wait); err != nil {
+		if out.Review.Wait, err = r.Review.Wait.wire("review.wait"); err != nil {
 			return nil, err
 		}
-		if out.Review.ValidFor, err = duration("review.validFor", r.Review.ValidFor); err != nil {
+		if out.Review.ValidFor, err = r.Review.ValidFor.wire("review.validFor"); err != nil {
 			return nil, err
 		}
 	}
-	out.Until, err = instant("until", r.Until)
+	out.Until, err = r.Until.wire("until")
 	return out, err
 }
 
-func dutyOf(field, said string) (policyv1.Duty, error) {
-	switch said {
-	case "":
-		return policyv1.Duty_DUTY_UNSPECIFIED, nil
-	case "confirm":
-		return policyv1.Duty_DUTY_CONFIRM, nil
-	case "review":
-		return policyv1.Duty_DUTY_REVIEW, nil
-	case "sign-in":
-		if field == "require" {
-			return policyv1.Duty_DUTY_SIGN_IN, nil
-		}
-		return 0, fmt.Errorf("%s is confirm or review: how the person must have signed in stands under signIn", field)
+// ruleOf is a rule as wire would read it.
+func ruleOf(r *policyv1.Rule) rule {
+	out := rule{
+		Allow: r.GetAllow(), Deny: r.GetDeny(), Tools: r.GetTools(), When: r.GetWhen(), After: wordFor(r.GetAfter(), duties), Require: wordFor(r.GetRequire(), duties),
+		Assurance: wordFor(r.GetAssurance(), assurances), Until: momentOf(r.GetUntil()),
 	}
-	return 0, fmt.Errorf("%s is confirm, review or, of require, sign-in, not %q", field, said)
-}
-
-// instant reads a point in time, or none: with its zone, or a day, which begins in UTC.
-func instant(field, text string) (*timestamppb.Timestamp, error) {
-	if text == "" {
-		return nil, nil
+	if h := r.GetHints(); h != nil {
+		out.Hints = &ruleHints{ReadOnly: h.ReadOnly, Destructive: h.Destructive, Idempotent: h.Idempotent, OpenWorld: h.OpenWorld}
 	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if t, err := time.Parse(layout, text); err == nil {
-			return timestamppb.New(t), nil
-		}
+	if s := r.GetSignIn(); s != nil {
+		out.SignIn = &ruleSignIn{ACR: s.GetAcr(), AMR: s.GetAmr(), MaxAge: lengthOf(s.GetMaxAge())}
 	}
-	return nil, fmt.Errorf("%s is a day, as 2027-01-31, or a time with its zone, as 2027-01-31T18:00:00Z, not %q", field, text)
+	if v := r.GetReview(); v != nil {
+		out.Review = &ruleReview{Approvers: v.GetApprovers(), Approvals: v.GetApprovals(), Self: v.GetSelf(), Wait: lengthOf(v.GetWait()), ValidFor: lengthOf(v.GetValidFor())}
+	}
+	return out
 }
 
 // effectOf is what a rule does, and to which tools, in words.

@@ -102,7 +102,7 @@ func (c ApplyPolicy) WithRuleSets(sets []*policyv1.RuleSet) ApplyPolicy {
 }
 
 func (c ApplyPolicy) decide(s *State, env Env) ([]*eventv1.Event, error) {
-	a := &applying{state: s, now: env.Now, connectors: map[string]bool{}, sets: map[string]*policyv1.RuleSet{}, grants: map[grantKey]bool{}}
+	a := &applying{state: s, now: env.Now, connectors: map[string]bool{}, given: map[string]bool{}, sets: map[string]*policyv1.RuleSet{}, grants: map[grantKey]bool{}, checked: map[grantKey]bool{}}
 	for _, settings := range unwrap(c.Connectors) {
 		if err := a.connector(settings); err != nil {
 			return nil, err
@@ -129,8 +129,10 @@ type applying struct {
 	state      *State
 	now        time.Time
 	connectors map[string]bool              // that come with the command
+	given      map[string]bool              // rule sets that come with it
 	sets       map[string]*policyv1.RuleSet // that it changes
-	grants     map[grantKey]bool            // that it sets
+	grants     map[grantKey]bool            // that come with it
+	checked    map[grantKey]bool            // of these, those that change something
 	events     []*eventv1.Event
 }
 
@@ -167,12 +169,12 @@ func (a *applying) grant(g *Grant) error {
 	if s.Connector(g.Connector) == nil && !a.connectors[g.Connector] {
 		return refuse(NotFound, "the grant of %s names connector %q, which does not exist: apply it before or together", name, g.Connector)
 	}
+	if old := s.Grant(g.To, g.Connector); old != nil && equalRules(old.Rules, g.Rules) && slices.Equal(old.RuleSets, g.RuleSets) && old.Until.Equal(g.Until) {
+		return nil // others checks it if a rule set of it changes
+	}
+	a.checked[g.key()] = true
 	if err := a.check(g, name, InvalidArgument); err != nil {
 		return err
-	}
-	old := s.Grant(g.To, g.Connector)
-	if old != nil && equalRules(old.Rules, g.Rules) && slices.Equal(old.RuleSets, g.RuleSets) && old.Until.Equal(g.Until) {
-		return nil
 	}
 	if !g.Until.IsZero() && !g.Until.After(a.now) {
 		return refuseField(InvalidArgument, "until", "the grant of %s on %s would have ended already", name, g.Connector)

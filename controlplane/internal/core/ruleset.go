@@ -12,8 +12,11 @@ import (
 
 func (a *applying) ruleSet(set *policyv1.RuleSet) error {
 	name := set.GetName()
-	if a.sets[name] != nil {
+	if a.given[name] {
 		return refuse(InvalidArgument, "rule set %q is given twice", name)
+	}
+	if a.given[name] = true; equal(a.state.RuleSet(name), set) {
+		return nil
 	}
 	if n := len(set.GetRules()); name == "" || n == 0 || n > maxRules {
 		return refuse(InvalidArgument, "rule set %q needs a name and 1 to %d rules", name, maxRules)
@@ -24,19 +27,17 @@ func (a *applying) ruleSet(set *policyv1.RuleSet) error {
 		}
 	}
 	a.sets[name] = set
-	if old := a.state.RuleSet(name); old == nil || !equal(old, set) {
-		a.events = append(a.events, &eventv1.Event{Body: &eventv1.Event_RuleSetSet{RuleSetSet: &eventv1.RuleSetSet{RuleSet: set}}})
-	}
+	a.events = append(a.events, &eventv1.Event{Body: &eventv1.Event_RuleSetSet{RuleSetSet: &eventv1.RuleSetSet{RuleSet: set}}})
 	return nil
 }
 
-// others checks the grants that refer to a rule set that changes, and are not given themselves.
+// others checks the grants that refer to a rule set that changes, and do not change themselves.
 func (a *applying) others() error {
 	if len(a.sets) == 0 {
 		return nil
 	}
 	for g := range a.state.Grants() {
-		if a.grants[g.key()] || !slices.ContainsFunc(g.RuleSets, func(name string) bool { return a.sets[name] != nil }) {
+		if a.checked[g.key()] || !slices.ContainsFunc(g.RuleSets, func(name string) bool { return a.sets[name] != nil }) {
 			continue
 		}
 		if err := a.check(g, a.state.GranteeName(g.To), FailedPrecondition); err != nil {
