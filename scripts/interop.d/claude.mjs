@@ -2,9 +2,10 @@
 // whether it is connected; and the same with a token in a header. No model.
 
 import { execFile } from "node:child_process";
+import { join } from "node:path";
 import { promisify } from "node:util";
 
-import { bearer, expect } from "./run.mjs";
+import { bearer, Client, expect } from "./run.mjs";
 
 const run = promisify(execFile);
 
@@ -43,6 +44,7 @@ export async function checkClaude(client, gateway, report) {
     const line = state(await list(), "false-token");
     expect(line.includes("Failed to connect") && line.includes("401") && line.includes("the access token is malformed"), "it should have failed by 401", line);
   });
+  await checkManaged(client, gateway, report);
   report.skipped("tools/call", "only a model that is signed in makes calls in Claude Code, and this signs in at no model");
 }
 
@@ -86,5 +88,28 @@ async function checkSignIn(client, gateway, report, list, state) {
     const said = await client.terminal(["mcp", "login", added[0].name]);
     expect(said.stdout.includes("Authenticated"), "it should have said that it is authenticated", said.stdout + said.stderr);
     expect(state(await list(), added[0].name).endsWith("Connected"), "it should be connected", said.stdout);
+  });
+}
+
+// checkManaged puts the managed configuration where Claude Code reads it, in a view of the file system that nothing else has.
+async function checkManaged(client, gateway, report) {
+  const apart = new Client("unshare", client.home, client.env.BROWSER);
+  const possible = await apart.run(["-m", "true"]).then((r) => r.code === 0, () => false);
+  if (!possible) {
+    report.skipped("managed configuration", "a file system of its own (unshare -m) is not to be had here");
+    return;
+  }
+  const out = join(client.home, "managed");
+  await run(gateway.cli, ["clients", "config", "claude-code", "--url", gateway.regions["us-east"], "--os", "linux", "--out", out], { env: { PATH: process.env.PATH } });
+  const script = 'mkdir -p "$0/etc" && mount -t tmpfs none "$0/etc" && cp -a /etc/. "$0/etc" && cp -a "$0/linux/etc/." "$0/etc" && mount --bind "$0/etc" /etc && exec "$@"';
+  const managed = (...args) => apart.run(["-m", "sh", "-c", script, out, client.program, ...args]);
+  await report.check("managed: mcp list shows the gateway alone", async () => {
+    const { stdout, stderr } = await managed("mcp", "list");
+    const servers = stdout.split("\n").filter((line) => /^\S+: /.test(line));
+    expect(servers.length === 1 && servers[0].startsWith(`sallyport: ${gateway.regions["us-east"]}`), "the gateway should be the only server", stdout + stderr);
+  });
+  await report.check("managed: mcp add is refused", async () => {
+    const said = await managed("mcp", "add", "--transport", "http", "another", "http://127.0.0.1:9/mcp");
+    expect(said.code !== 0 && /enterprise MCP configuration/.test(said.stdout + said.stderr), "it should have been refused", said.stdout + said.stderr);
   });
 }

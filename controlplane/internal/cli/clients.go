@@ -97,7 +97,7 @@ func clientsCommand(o *options) *cobra.Command {
 	block.Flags().StringVar(&reason, "reason", "", "why")
 	block.Flags().DurationVar(&lasts, "for", 0, "how long (default: until it is lifted)")
 	_ = block.MarkFlagRequired("reason")
-	return parent("clients", "Agents' programs: which may be used", list, approve, remove, block, clientPolicyCommand(o))
+	return parent("clients", "Agents' programs: which may be used", list, approve, remove, block, clientPolicyCommand(o), clientConfigCommand(o))
 }
 
 var admissions = map[string]policyv1.Admission{
