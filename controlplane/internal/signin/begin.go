@@ -112,7 +112,7 @@ func (s *Server) choose(state *core.State, id, hint string) (*policyv1.Directory
 // lead only to hosts that are known before.
 func (s *Server) send(w http.ResponseWriter, r *http.Request, d *policyv1.Directory, to string, need Need, afterForm bool) {
 	in := d.GetSignIn()
-	p, err := s.providers.get(r.Context(), in.GetIssuer())
+	p, err := s.providers.get(r.Context(), in.GetIssuer(), reachedFor)
 	if err != nil {
 		s.Log.WarnContext(r.Context(), "an identity provider cannot be reached: nobody of its directory can sign in", "directory", d.GetId(), "issuer", in.GetIssuer(), "error", err)
 		s.record(r, Event{Directory: d.GetId(), Outcome: Unreachable})

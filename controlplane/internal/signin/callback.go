@@ -52,7 +52,7 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 		s.forgedPage(w)
 		return
 	}
-	p, err := s.providers.get(ctx, held.Issuer)
+	p, err := s.providers.get(ctx, held.Issuer, discoveredFor)
 	if p == nil {
 		s.unreachable(w, r, d, err)
 		return

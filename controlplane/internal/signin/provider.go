@@ -1,7 +1,9 @@
 package signin
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,15 +15,18 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
+	"golang.org/x/sync/singleflight"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
 const (
 	providerTimeout = 10 * time.Second
-	// discoveredFor is how long a provider's metadata count without another look. It is short, since the look is also
-	// how it is known that the provider can be reached before a browser is sent there.
+	// discoveredFor is how long a provider's metadata and keys count without another look.
 	discoveredFor = 30 * time.Second
-	maxDocument   = 1 << 20
+	// reachedFor is how long ago the look may be before a browser is sent there: where the provider cannot be reached, the browser
+	// would show an error of its own, which tells nobody what to do. So many people at once are one look.
+	reachedFor  = time.Second
+	maxDocument = 1 << 20
 )
 
 // algorithms are those with which an ID token may be signed: never none, never a shared secret.
@@ -35,37 +40,56 @@ type provider struct {
 		SendsIssuer bool     `json:"authorization_response_iss_parameter_supported"`
 		Revocation  string   `json:"revocation_endpoint"`
 	}
-	at time.Time
+	document json.RawMessage
+	// at is when it was discovered, reached when it last said the same.
+	at, reached time.Time
 }
 
 // providers are those that were discovered, by issuer.
 type providers struct {
 	client *http.Client
 	now    func() time.Time
+	looks  *singleflight.Group
 	mu     *sync.Mutex
 	known  map[string]*provider
 }
 
 func newProviders(client *http.Client, now func() time.Time) providers {
-	return providers{client: client, now: now, mu: new(sync.Mutex), known: map[string]*provider{}}
+	return providers{client: client, now: now, looks: new(singleflight.Group), mu: new(sync.Mutex), known: map[string]*provider{}}
 }
 
-// get returns a provider that could be reached just now. Where it cannot, what was known of it is returned with the error.
-func (p *providers) get(ctx context.Context, issuer string) (*provider, error) {
+// get returns a provider that could be reached within so long. Where it cannot, what was known of it is returned with the error.
+func (p *providers) get(ctx context.Context, issuer string, within time.Duration) (*provider, error) {
 	p.mu.Lock()
 	known := p.known[issuer]
 	p.mu.Unlock()
-	if known != nil && p.now().Sub(known.at).Abs() < discoveredFor {
+	now := p.now()
+	if known != nil && now.Sub(known.reached).Abs() < within && now.Sub(known.at).Abs() < discoveredFor {
 		return known, nil
 	}
-	// The key set outlives the request that was the first to need it.
-	found, err := oidc.NewProvider(oidc.ClientContext(context.WithoutCancel(ctx), p.client), issuer)
+	// Whoever else looks now is answered with this look, which outlives the request that was the first to need it.
+	found, err, _ := p.looks.Do(issuer, func() (any, error) { return p.discover(context.WithoutCancel(ctx), issuer, known) })
 	if err != nil {
-		return known, fmt.Errorf("discovering the provider: %.300w", err)
+		return known, err
 	}
-	fresh := &provider{Provider: found, at: p.now()}
-	if err := found.Claims(&fresh.metadata); err != nil {
-		return known, fmt.Errorf("reading the provider's metadata: %w", err)
+	return found.(*provider), nil
+}
+
+// discover looks at a provider's metadata. What says the same as not long ago keeps its keys.
+func (p *providers) discover(ctx context.Context, issuer string, known *provider) (*provider, error) {
+	found, err := oidc.NewProvider(oidc.ClientContext(ctx, p.client), issuer)
+	if err != nil {
+		return nil, fmt.Errorf("discovering the provider: %.300w", err)
+	}
+	now := p.now()
+	fresh := &provider{Provider: found, at: now, reached: now}
+	if err := errors.Join(found.Claims(&fresh.metadata), found.Claims(&fresh.document)); err != nil {
+		return nil, fmt.Errorf("reading the provider's metadata: %w", err)
+	}
+	if known != nil && now.Sub(known.at).Abs() < discoveredFor && bytes.Equal(known.document, fresh.document) {
+		again := *known
+		again.reached = now
+		fresh = &again
 	}
 	ends := []string{found.Endpoint().AuthURL, found.Endpoint().TokenURL}
 	if fresh.metadata.Revocation != "" {
@@ -73,7 +97,7 @@ func (p *providers) get(ctx context.Context, issuer string) (*provider, error) {
 	}
 	for _, at := range ends {
 		if u, err := url.Parse(at); err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
-			return known, errors.New("the provider's endpoints are not https URLs")
+			return nil, errors.New("the provider's endpoints are not https URLs")
 		}
 	}
 	p.mu.Lock()

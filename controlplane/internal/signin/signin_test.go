@@ -38,6 +38,17 @@ type site struct {
 	need     signin.Need
 	outcomes []string
 	skew     time.Duration
+	// stopped is where the clock stands still, if it does.
+	stopped time.Time
+}
+
+func (s *site) now() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopped.IsZero() {
+		return s.stopped
+	}
+	return time.Now().Add(s.skew)
 }
 
 func newSite(t *testing.T) *site {
@@ -52,7 +63,7 @@ func newSite(t *testing.T) *site {
 	s.web = enginetest.Serve(t, mux)
 	server, err := signin.New(signin.Config{
 		Engine: s.Engine, Store: s.Shared, Secrets: s.Vault, URL: s.web.URL, Log: s.Log,
-		Now: func() time.Time { s.mu.Lock(); defer s.mu.Unlock(); return time.Now().Add(s.skew) },
+		Now: s.now,
 		Record: func(_ context.Context, e signin.Event) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -378,7 +389,7 @@ func TestWhileAProviderIsDownNewSignInsFailWithAClearPage(t *testing.T) {
 	}
 	s.okta.Down(true)
 	s.mu.Lock()
-	s.skew = time.Minute // what was discovered before does not count any more
+	s.skew = 2 * time.Second // that it could be reached this long ago does not help a browser
 	s.mu.Unlock()
 	status, body, _ := signintest.NewBrowser(t).Get(s.web.URL + "/page")
 	if status != http.StatusBadGateway || !strings.Contains(body, "cannot be reached") || s.last() != signin.Unreachable {
@@ -386,6 +397,25 @@ func TestWhileAProviderIsDownNewSignInsFailWithAClearPage(t *testing.T) {
 	}
 	if !s.signedIn(b) {
 		t.Error("who was signed in is not any more")
+	}
+}
+
+func TestManyPeopleAtOnceAreOneLookAtTheProvider(t *testing.T) {
+	s := newSite(t)
+	s.mu.Lock()
+	s.stopped = time.Now()
+	s.mu.Unlock()
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if at := signintest.NewBrowser(t).Location(s.web.URL + "/signin?to=/page"); !strings.HasPrefix(at.String(), s.okta.URL+"/authorize?") {
+				t.Errorf("led to %s", at)
+			}
+		})
+	}
+	all.Wait()
+	if n := s.okta.Discovered(); n != 1 {
+		t.Errorf("the provider was looked at %d times", n)
 	}
 }
 

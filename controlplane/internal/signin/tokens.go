@@ -37,7 +37,7 @@ func (s *Server) request(ctx context.Context, directory string, form url.Values)
 	if d.GetSignIn() == nil {
 		return nil, nil, nil, fmt.Errorf("directory %q has no sign-in any more", directory)
 	}
-	p, err := s.providers.get(ctx, d.GetSignIn().GetIssuer())
+	p, err := s.providers.get(ctx, d.GetSignIn().GetIssuer(), discoveredFor)
 	if p == nil {
 		return nil, nil, nil, err
 	}
@@ -108,7 +108,7 @@ func (s *Server) Revoke(ctx context.Context, directory string, t Tokens) (bool, 
 	if d.GetSignIn() == nil {
 		return false, nil
 	}
-	p, err := s.providers.get(ctx, d.GetSignIn().GetIssuer())
+	p, err := s.providers.get(ctx, d.GetSignIn().GetIssuer(), discoveredFor)
 	if p == nil {
 		return true, err
 	}

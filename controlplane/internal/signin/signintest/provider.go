@@ -42,6 +42,8 @@ type Provider struct {
 	answer func(url.Values)
 	sign   func(map[string]any) string
 	down   bool
+	// discovered is how often the metadata were read.
+	discovered int
 	// redirect is the one redirect URI of the client; empty: any.
 	redirect string
 	codes    map[string]url.Values
@@ -64,6 +66,7 @@ func NewProvider(t testing.TB, subject string) *Provider {
 	p := &Provider{t: t, key: key, subject: subject, codes: map[string]url.Values{}, revoked: map[string]bool{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+		p.set(func() { p.discovered++ })
 		p.json(w, map[string]any{
 			"issuer": p.URL, "authorization_endpoint": p.URL + "/authorize", "token_endpoint": p.URL + "/token", "jwks_uri": p.URL + "/keys",
 			"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"}, "id_token_signing_alg_values_supported": []string{"ES256"},
@@ -114,6 +117,9 @@ func (p *Provider) Redirect(uri string) { p.set(func() { p.redirect = uri }) }
 
 // Down makes the provider answer nothing but errors, or well again.
 func (p *Provider) Down(down bool) { p.set(func() { p.down = down }) }
+
+// Discovered returns how often the metadata were read.
+func (p *Provider) Discovered() (n int) { p.set(func() { n = p.discovered }); return n }
 
 // Asked returns the query of the last authorization request.
 func (p *Provider) Asked() url.Values {
