@@ -62,7 +62,7 @@ func (p *plane) openSignIn(ctx context.Context) (*signInParts, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.sightings = &doctor.Sightings{Store: store, Now: time.Now}
+	p.sightings = &doctor.Sightings{Store: store, Key: p.vault.SightingsKey, Now: time.Now}
 	people, err := signin.New(signin.Config{Engine: p.engine, Store: store, Secrets: p.vault, URL: p.signinURL(), Record: p.signInTrail(), Log: p.log})
 	if err != nil {
 		return nil, err

@@ -87,6 +87,10 @@ type diagnosis struct {
 	provider adminv1.Provider
 	now      time.Time
 	found    []*adminv1.Finding
+	// misjoined are the people whom the provider signs in by another attribute than the pair's, by that attribute; strangers is how
+	// many it signed in whom nothing knows.
+	misjoined map[string][]string
+	strangers int
 }
 
 // Diagnose looks at a directory.

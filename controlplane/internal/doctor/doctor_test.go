@@ -19,6 +19,7 @@ import (
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/doctor"
 	"sallyport.dev/controlplane/internal/engine/enginetest"
+	"sallyport.dev/controlplane/internal/kv"
 	"sallyport.dev/controlplane/internal/signin/signintest"
 )
 
@@ -80,7 +81,7 @@ func newSite(t *testing.T) *site {
 	s.did.LastRequest = s.now
 	*s.audit = records{{Kind: auditv1.Kind_KIND_SIGN_IN, Action: "signed_in", Target: "directory/okta", At: timestamppb.New(s.now)}}
 	clock := func() time.Time { return s.now }
-	s.sightings = &doctor.Sightings{Store: s.Shared, Now: clock}
+	s.sightings = &doctor.Sightings{Store: s.Shared, Key: s.Vault.SightingsKey, Now: clock}
 	enginetest.Must(t, s.sightings.SignedIn(t.Context(), s.ann.ID))
 	s.doctor = doctor.New(doctor.Config{
 		Engine: s.Engine, Activity: s.did, Audit: s.audit, Secrets: s.Vault, Sightings: s.sightings, RedirectURI: func(d string) string { return s.redirect + d }, Now: clock, Log: s.Log,
@@ -153,15 +154,19 @@ func TestEachThingThatDoesNotFitIsFoundWithWhatToDo(t *testing.T) {
 		"the provider refuses":       {okta, func(s *site) { failed(s, "refused") }, "sign-in: refused", warning, "1 sign-ins were refused", nil},
 		"too weak":                   {okta, func(s *site) { failed(s, "too_weak"); failed(s, "too_weak") }, "sign-in: too_weak", warning, "2 sign-ins were weaker", nil},
 		"the claim holds the login":  {okta, func(s *site) { stranger(s, "ann@example.com") }, "pair", problem, "is what SCIM sent as userName", []string{"ann@example.com"}},
-		"the claim holds an address": {okta, func(s *site) { stranger(s, "Ann.Smith@example.com") }, "pair", problem, "as an email address", []string{"Ann.Smith@example.com"}},
+		"the claim holds an address": {okta, func(s *site) { stranger(s, "Ann.Smith@example.com") }, "pair", problem, "as an email address", []string{"ann@example.com"}},
 		"no externalId":              {okta, func(s *site) { user(s, "bob@example.com", "", true) }, "pair", problem, "without externalId", nil},
 		"not of Okta's form":         {okta, func(s *site) { user(s, "bob@example.com", "bob", true) }, "pair", warning, "not of Okta's form", nil},
 		"nobody was matched yet":     {okta, func(s *site) { enginetest.Must(s.t, s.sightings.Forget(s.t.Context(), s.ann.ID)) }, "pair", unknown, "nobody signed in yet", nil},
-		"who is not provisioned":     {okta, func(s *site) { stranger(s, "00u9zzzzzzzzzzzz5d7"); stranger(s, "00u9zzzzzzzzzzzz5d7") }, "people: not provisioned", warning, "are not provisioned", []string{"00u9zzzzzzzzzzzz5d7"}},
-		"who never signed in":        {okta, func(s *site) { user(s, "bob@example.com", "00u2abcdefghijkl5d7", true) }, "people: never signed in", unknown, "cannot be told from here", []string{"bob@example.com"}},
-		"no signals":                 {okta, func(s *site) { s.Do(core.NewSetSignals("okta", nil)) }, "signals", warning, "suspending a person in Okta", nil},
-		"Entra's sub":                {entra, func(*site) {}, "pair", problem, "another for each application", nil},
-		"Entra's mailNickname":       {entra, func(s *site) { s.signIn(&policyv1.SignIn{UserClaim: "oid"}, signintest.Secret) }, "pair", problem, "no objectId", nil},
+		"who is not provisioned": {okta, func(s *site) {
+			stranger(s, "00u9zzzzzzzzzzzz5d7")
+			stranger(s, "00u9zzzzzzzzzzzz5d7")
+			stranger(s, "00u8zzzzzzzzzzzz5d7")
+		}, "people: not provisioned", warning, "2 signed in", nil},
+		"who never signed in":  {okta, func(s *site) { user(s, "bob@example.com", "00u2abcdefghijkl5d7", true) }, "people: never signed in", unknown, "cannot be told from here", []string{"bob@example.com"}},
+		"no signals":           {okta, func(s *site) { s.Do(core.NewSetSignals("okta", nil)) }, "signals", warning, "suspending a person in Okta", nil},
+		"Entra's sub":          {entra, func(*site) {}, "pair", problem, "another for each application", nil},
+		"Entra's mailNickname": {entra, func(s *site) { s.signIn(&policyv1.SignIn{UserClaim: "oid"}, signintest.Secret) }, "pair", problem, "no objectId", nil},
 		"reactivated people": {okta, func(s *site) {
 			s.Do(core.UpdateUser{Directory: "okta", ID: s.ann.ID, Profile: s.ann.Profile})
 			s.Do(core.UpdateUser{Directory: "okta", ID: s.ann.ID, Profile: s.ann.Profile, Active: true})
@@ -205,6 +210,37 @@ func TestAStrangerIsForgottenOnceProvisioned(t *testing.T) {
 	enginetest.Must(t, s.sightings.SignedIn(t.Context(), uuid.MustParse(out.Events[0].GetUserCreated().GetUserId())))
 	if has() {
 		t.Errorf("the stranger is found though provisioned: %v", s.diagnose(okta))
+	}
+}
+
+// TestNothingThatNamesAStrangerIsKept: no erasure could find them.
+func TestNothingThatNamesAStrangerIsKept(t *testing.T) {
+	s := newSite(t)
+	for _, subject := range []string{"eve@example.com", strings.Repeat("very long ", 1000), "\xff\x00"} {
+		enginetest.Must(t, s.sightings.Stranger(t.Context(), "okta", subject))
+	}
+	kept := 0
+	enginetest.Must(t, s.Shared.Each(t.Context(), "sighting.stranger.", func(e kv.Entry) error {
+		kept++
+		if all := e.Key + string(e.Value); strings.Contains(strings.ToLower(all), "eve") || len(all) > 300 {
+			t.Errorf("kept: %s", all)
+		}
+		return nil
+	}))
+	if kept != 3 {
+		t.Errorf("%d are kept", kept)
+	}
+	// The digests of one directory are not those of another, nor those of another installation.
+	other := &doctor.Sightings{Store: s.Shared, Key: func(context.Context) ([]byte, error) { return []byte("another"), nil }, Now: time.Now}
+	enginetest.Must(t, other.Stranger(t.Context(), "okta", "eve@example.com"))
+	enginetest.Must(t, s.sightings.Stranger(t.Context(), "other", "eve@example.com"))
+	digests := map[string]bool{}
+	enginetest.Must(t, s.Shared.Each(t.Context(), "sighting.stranger.", func(e kv.Entry) error {
+		digests[e.Key[strings.LastIndexByte(e.Key, '.'):]] = true
+		return nil
+	}))
+	if len(digests) != 5 {
+		t.Errorf("%d digests of 5", len(digests))
 	}
 }
 

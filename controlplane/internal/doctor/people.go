@@ -3,12 +3,15 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"maps"
 	"regexp"
-	"strings"
+	"slices"
 
 	"github.com/google/uuid"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/controlplane/internal/core"
 )
 
 // byName tells whether the directory matches people by userName.
@@ -38,23 +41,16 @@ func (x *diagnosis) pair(ctx context.Context) error {
 	}
 	found := len(x.found)
 	x.habits()
-	strangers, err := x.Sightings.strangers(ctx, x.d.GetId())
-	if err != nil {
+	if err := x.look(ctx); err != nil {
 		return err
 	}
 	// Somebody who is refused, and whom another attribute knows, says that the pair is not the right one.
-	by := map[string][]string{}
-	for _, s := range strangers {
-		if other := x.known(s.Subject); other != "" && x.state.UserBySubject(x.d.GetId(), s.Subject) == nil {
-			by[other] = append(by[other], s.Subject)
-		}
-	}
-	for other, subjects := range by {
+	for _, other := range slices.Sorted(maps.Keys(x.misjoined)) {
 		next := "let the claim hold the " + attribute + ": sallyport directories sign-in " + x.d.GetId() + " --user-claim CLAIM"
 		if other == attribute {
 			next = "they were renamed: sallyport users rebind USER, if it is the same person"
 		}
-		x.add(problem, "pair", fmt.Sprintf("%s does not join: the provider's %s is what SCIM sent as %s", joined, x.claim(), other), next, subjects...)
+		x.add(problem, "pair", fmt.Sprintf("%s does not join: the provider's %s is what SCIM sent as %s", joined, x.claim(), other), next, x.misjoined[other]...)
 	}
 	missing := 0
 	for u := range x.state.Users(x.d.GetId(), 0) {
@@ -115,18 +111,44 @@ func (x *diagnosis) habits() {
 	}
 }
 
-// known says which attribute of a person of the directory equals a subject, if any does.
-func (x *diagnosis) known(subject string) string {
+// look tells of those whom the provider signed in and who are not provisioned which are known by another attribute, and how many
+// by none. Each is a digest, so that it is compared with everybody.
+func (x *diagnosis) look(ctx context.Context) error {
 	id := x.d.GetId()
-	switch {
-	case x.state.UserByName(id, subject) != nil:
-		return "userName"
-	case x.state.UserByExternalID(id, subject) != nil:
-		return "externalId"
-	case strings.Contains(subject, "@") && len(x.state.UsersByEmail(id, subject)) > 0:
-		return "an email address"
+	strangers, err := x.Sightings.strangers(ctx, id)
+	if err != nil || len(strangers) == 0 {
+		return err
 	}
-	return ""
+	digests, err := x.Sightings.digests(ctx, id)
+	if err != nil {
+		return err
+	}
+	for u := range x.state.Users(id, 0) {
+		if subject := x.state.Subject(u); subject != "" {
+			delete(strangers, digests.of(subject)) // provisioned meanwhile
+		}
+	}
+	byFolded := map[string][]string{} // exact, by folded
+	for exact, one := range strangers {
+		byFolded[one.Folded] = append(byFolded[one.Folded], exact)
+	}
+	known := map[string]bool{}
+	x.misjoined = map[string][]string{}
+	for u := range x.state.Users(id, 0) {
+		for _, other := range []struct{ attribute, value string }{{"userName", u.UserName}, {"externalId", u.ExternalID}, {"an email address", u.Email}} {
+			if other.value == "" {
+				continue
+			}
+			for _, exact := range byFolded[digests.of(core.Fold(other.value))] {
+				if !known[exact] {
+					known[exact] = true
+					x.misjoined[other.attribute] = append(x.misjoined[other.attribute], u.UserName)
+				}
+			}
+		}
+	}
+	x.strangers = len(strangers) - len(known)
+	return nil
 }
 
 // people looks who has access at the one side alone.
@@ -134,18 +156,9 @@ func (x *diagnosis) people(ctx context.Context) error {
 	if x.d.GetSignIn() == nil {
 		return nil
 	}
-	strangers, err := x.Sightings.strangers(ctx, x.d.GetId())
-	if err != nil {
-		return err
-	}
-	var unprovisioned []string
-	for _, s := range strangers {
-		if x.state.UserBySubject(x.d.GetId(), s.Subject) == nil && x.known(s.Subject) == "" {
-			unprovisioned = append(unprovisioned, s.Subject)
-		}
-	}
-	if len(unprovisioned) > 0 {
-		x.add(warning, "people: not provisioned", "these signed in at the provider within a month and are not provisioned, by what the provider calls them ("+x.claim()+")", "assign them to "+x.app()+", or take the sign-in application from them", unprovisioned...)
+	if x.strangers > 0 {
+		x.add(warning, "people: not provisioned", fmt.Sprintf("%d signed in at the provider within a month and are not provisioned", x.strangers),
+			"the provider's log of sign-ins to the application says who: assign them to "+x.app()+", or take the sign-in application from them")
 	}
 	ever, err := x.Sightings.everSignedIn(ctx)
 	if err != nil {
@@ -162,7 +175,7 @@ func (x *diagnosis) people(ctx context.Context) error {
 			adminv1.Provider_PROVIDER_OKTA: "compare with Okta: sallyport doctor okta --okta-url URL --okta-token-file FILE --oidc-app ID --scim-app ID",
 		}[x.provider], never...)
 	}
-	if len(unprovisioned) == 0 && len(never) == 0 {
+	if x.strangers == 0 && len(never) == 0 {
 		x.add(good, "people", "everybody who is provisioned signed in, and nobody else tried", "")
 	}
 	return nil

@@ -2,15 +2,18 @@ package doctor
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"slices"
+	"hash"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
+	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/kv"
 )
 
@@ -21,11 +24,14 @@ type Store interface {
 	Purge(ctx context.Context, key string) error
 }
 
-// Sightings remembers who signed in, and whom a provider signed in who is not provisioned: by what the provider calls them, which
-// is all that is known of them, and for a month.
+// Sightings remembers who signed in, and whom a provider signed in who is not provisioned. No erasure could name those, so that
+// nothing is kept of them but a digest by a key that lies in the vault, for a month: it tells whether somebody who is provisioned
+// is meant, and names nobody.
 type Sightings struct {
 	Store Store
-	Now   func() time.Time
+	// Key returns the key of the digests.
+	Key func(ctx context.Context) ([]byte, error)
+	Now func() time.Time
 }
 
 const (
@@ -35,9 +41,28 @@ const (
 
 // stranger is somebody whom a provider signed in and nobody provisioned.
 type stranger struct {
-	Subject string    `json:"subject"`
-	At      time.Time `json:"at"`
-	Times   int       `json:"times"`
+	// exact is the digest of what the provider calls them, Folded of that where letter case does not matter.
+	exact  string
+	Folded string `json:"folded"`
+}
+
+// digests make digests of what a provider calls people of a directory.
+type digests struct{ mac hash.Hash }
+
+func (s *Sightings) digests(ctx context.Context, directory string) (*digests, error) {
+	key, err := s.Key(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the key of the sightings: %w", err)
+	}
+	own := hmac.New(sha256.New, key)
+	own.Write([]byte(directory))
+	return &digests{hmac.New(sha256.New, own.Sum(nil))}, nil
+}
+
+func (d *digests) of(text string) string {
+	d.mac.Reset()
+	d.mac.Write([]byte(text))
+	return base64.RawURLEncoding.EncodeToString(d.mac.Sum(nil))
 }
 
 func personKey(person uuid.UUID) string { return "sighting.person." + person.String() }
@@ -58,44 +83,33 @@ func (s *Sightings) SignedIn(ctx context.Context, person uuid.UUID) error {
 
 // Stranger remembers that a provider signed in somebody who is not provisioned.
 func (s *Sightings) Stranger(ctx context.Context, directory, subject string) error {
-	subject = strings.ToValidUTF8(subject[:min(len(subject), 200)], "")
-	key := strangersOf(directory) + uuid.NewSHA1(uuid.NameSpaceURL, []byte(subject)).String()
-	_, err := s.Store.Change(ctx, key, strangerFor, func(value []byte) ([]byte, error) {
-		var held stranger
-		if value != nil && json.Unmarshal(value, &held) != nil {
-			held = stranger{}
-		}
-		return json.Marshal(stranger{subject, s.Now(), held.Times + 1})
-	})
+	digests, err := s.digests(ctx, directory)
+	if err != nil {
+		return err
+	}
+	value, err := json.Marshal(stranger{Folded: digests.of(core.Fold(subject))})
+	if err == nil {
+		_, err = s.Store.Change(ctx, strangersOf(directory)+digests.of(subject), strangerFor, func([]byte) ([]byte, error) { return value, nil })
+	}
 	if err != nil {
 		return fmt.Errorf("remembering who is not provisioned: %w", err)
 	}
 	return nil
 }
 
-// strangers are a directory's, the last seen first.
-func (s *Sightings) strangers(ctx context.Context, directory string) ([]stranger, error) {
-	bySubject := map[string]stranger{} // a store may list one twice
+// strangers are a directory's, by the exact digest.
+func (s *Sightings) strangers(ctx context.Context, directory string) (map[string]stranger, error) {
+	all := map[string]stranger{}
 	err := s.Store.Each(ctx, strangersOf(directory), func(e kv.Entry) error {
-		var one stranger
+		one := stranger{exact: strings.TrimPrefix(e.Key, strangersOf(directory))}
 		if json.Unmarshal(e.Value, &one) == nil {
-			bySubject[one.Subject] = one
+			all[one.exact] = one
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading who is not provisioned: %w", err)
 	}
-	all := make([]stranger, 0, len(bySubject))
-	for _, one := range bySubject {
-		all = append(all, one)
-	}
-	slices.SortFunc(all, func(a, b stranger) int {
-		if c := b.At.Compare(a.At); c != 0 {
-			return c
-		}
-		return strings.Compare(a.Subject, b.Subject)
-	})
 	return all, nil
 }
 

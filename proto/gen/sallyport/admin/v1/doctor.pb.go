@@ -194,7 +194,7 @@ type Finding struct {
 	Text     string   `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
 	// What to do next. Empty: nothing.
 	Next string `protobuf:"bytes,4,opt,name=next,proto3" json:"next,omitempty"`
-	// Whom it concerns: user names, or what their provider calls them, the first hundred.
+	// Whom it concerns: user names, the first hundred.
 	People []string `protobuf:"bytes,5,rep,name=people,proto3" json:"people,omitempty"`
 	// How many in all.
 	Count         uint32 `protobuf:"varint,6,opt,name=count,proto3" json:"count,omitempty"`
