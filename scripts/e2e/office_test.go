@@ -19,6 +19,9 @@ const (
 	admins   = "Admins"
 )
 
+// oktaAPIToken may read at Okta who is assigned to an app.
+const oktaAPIToken = "read-only"
+
 // helpDesk is whom pages say to ask.
 const helpDesk = "the desk on floor 3"
 
@@ -45,7 +48,7 @@ func newOffice(t testing.TB, signInURL string, flags ...string) *office {
 	if signInURL == "" {
 		signInURL = "http://" + o.cp.signin
 	}
-	o.org = okta.NewOrg(okta.Config{})
+	o.org = okta.NewOrg(okta.Config{APIToken: oktaAPIToken})
 	issuer := o.openOkta()
 	id, secret := o.org.CreateWebApp(signInURL + "/signin/callback/okta")
 	file := filepath.Join(t.TempDir(), "secret")

@@ -79,13 +79,13 @@ func (a *authorized) RoundTrip(r *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(r)
 }
 
-// Run calls the command line as an admin would and returns what it printed.
+// Run calls the command line as an admin would and returns what it printed, also with an error.
 func (a *Admin) Run(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, a.Program, append([]string{"--server", a.URL, "--token-file", a.TokenFile}, args...)...)
 	var out, problem bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problem
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("sallyport %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(problem.String()))
+		return out.Bytes(), fmt.Errorf("sallyport %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(problem.String()))
 	}
 	return out.Bytes(), nil
 }
