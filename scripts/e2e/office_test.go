@@ -34,6 +34,8 @@ type office struct {
 	idp        string // its address
 	stopOkta   func()
 	east, west *proxy
+	// client is Sallyport's at the stand-in.
+	client, clientSecret string
 }
 
 // newOffice starts one. signInURL is empty, or where the sign-in listener is reached in place of its own address.
@@ -51,6 +53,7 @@ func newOffice(t testing.TB, signInURL string, flags ...string) *office {
 	o.org = okta.NewOrg(okta.Config{APIToken: oktaAPIToken})
 	issuer := o.openOkta()
 	id, secret := o.org.CreateWebApp(signInURL + "/signin/callback/okta")
+	o.client, o.clientSecret = id, secret
 	file := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(file, []byte(secret), 0o600); err != nil {
 		t.Fatal(err)

@@ -91,8 +91,10 @@ type Org struct {
 	groups map[string]*group // by folded name
 	app    *scimApp          // nil: not connected
 	// webApps are the OIDC web applications, by client id.
-	webApps  map[string]webApp
-	receiver Receiver
+	webApps map[string]webApp
+	// connected are other apps' authorization servers that this org's apps may reach as a person, with their client ids there.
+	connected map[string]string
+	receiver  Receiver
 	// baseURL and key are those of the web face. Without them it was not started.
 	baseURL string
 	key     signingKey

@@ -31,7 +31,7 @@ func (o *Org) Handler(baseURL string) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := &authorizationServer{LegacyServer: op.NewLegacyServer(provider, endpoints()), org: o, store: store, issuer: issuer}
+	server := &authorizationServer{LegacyServer: op.NewLegacyServer(provider, endpoints()), provider: provider, org: o, store: store, issuer: issuer}
 	oidcHandler := op.RegisterLegacyServer(server, op.AuthorizeCallbackHandler(provider))
 
 	o.mu.Lock()

@@ -17,9 +17,10 @@ import (
 // their subject with the ID token; Okta's do not, so the token endpoint is ours and the rest is the library's.
 type authorizationServer struct {
 	*op.LegacyServer
-	org    *Org
-	store  *storage
-	issuer string
+	provider *op.Provider
+	org      *Org
+	store    *storage
+	issuer   string
 }
 
 // accessClaims is the payload of a custom server's access token.

@@ -18,8 +18,10 @@ func (a webApp) RedirectURIs() []string              { return []string{a.redirec
 func (a webApp) ApplicationType() op.ApplicationType { return op.ApplicationTypeWeb }
 func (a webApp) AuthMethod() oidc.AuthMethod         { return oidc.AuthMethodBasic }
 
-// GrantTypes leave refresh tokens out: the app only wants to know who is there.
-func (a webApp) GrantTypes() []oidc.GrantType { return []oidc.GrantType{oidc.GrantTypeCode} }
+// GrantTypes leave refresh tokens out: the app only wants to know who is there, and to have that said to others.
+func (a webApp) GrantTypes() []oidc.GrantType {
+	return []oidc.GrantType{oidc.GrantTypeCode, oidc.GrantTypeTokenExchange}
+}
 
 // DevMode lets the redirect URI be http, on loopback.
 func (a webApp) DevMode() bool { return true }
