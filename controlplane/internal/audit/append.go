@@ -19,25 +19,39 @@ import (
 	"sallyport.dev/controlplane/internal/audit/proof"
 )
 
-// Headers of a record: its identity, where the records before those of its generation end, how many bytes its core has,
-// and, in the last of a batch, the signature over where the proxy's chain stands.
+// Headers of a record: how many bytes its core has, and, in the last of a batch, which is the only one at which a proxy's
+// records can end, its identity, where the records before those of its generation end, and the signature over where the
+// proxy's chain stands.
 const (
+	coreHeader       = "Sallyport-Core"
 	generationHeader = "Sallyport-Spool"
 	numberHeader     = "Sallyport-Number"
 	beforeHeader     = "Sallyport-Before"
-	coreHeader       = "Sallyport-Core"
 	headHeader       = "Sallyport-Head"
 )
 
+// Headers of JetStream's.
 const (
-	// batchRecords and batchBytes bound one atomic batch.
-	batchRecords = 1000 // JetStream's limit
-	batchBytes   = 4 << 20
+	batchHeader         = "Nats-Batch-Id"
+	batchSequenceHeader = "Nats-Batch-Sequence"
+	batchCommitHeader   = "Nats-Batch-Commit"
+	expectedHeader      = jetstream.ExpectedLastSubjSeqHeader
+	expectedOfHeader    = "Nats-Expected-Last-Subject-Sequence-Subject"
+)
+
+const (
+	// batchRecords and batchBytes bound one atomic batch. A batch costs JetStream some milliseconds, however few are in it.
+	batchRecords = 5000 // which the embedded server takes
+	batchBytes   = 8 << 20
+	// leastRecords are what every server takes that is not told otherwise.
+	leastRecords = 1000
 	// headerRoom is what subject and headers of a message take at most.
 	headerRoom = 1024
-	// firstWait and lastWait are the least and the most that one try waits for its acknowledgement.
-	firstWait = 400 * time.Millisecond
-	lastWait  = 3 * time.Second
+	// firstWait and lastWait are the least and the most that one try waits for its acknowledgement, and waitPerRecord what each record
+	// of it adds.
+	firstWait     = 400 * time.Millisecond
+	lastWait      = 3 * time.Second
+	waitPerRecord = 500 * time.Microsecond
 	// appendWithin bounds an Append whose context has no deadline.
 	appendWithin = 15 * time.Second
 	// maxRuns bounds how far back a spool generation is looked for. One that was not among so many is new.
@@ -55,10 +69,11 @@ var (
 )
 
 // errOvertaken: the proxy's last record is not, or not yet, the one that was expected. errLost: the fate of a
-// batch is not known.
+// batch is not known. errTooMany: the server takes no batch of so many.
 var (
 	errOvertaken = errors.New("others store records of the same proxy")
 	errLost      = errors.New("no acknowledgement came")
+	errTooMany   = errors.New("the NATS server takes no batch of so many records")
 )
 
 var generationPattern = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
@@ -176,12 +191,17 @@ func (s *Store) append(ctx context.Context, proxy, generation string, messages [
 				end, have, err = s.find(ctx, proxy, generation, false)
 				continue
 			}
-			chunk := first(messages)
+			chunk := first(messages, int(s.most.Load()))
 			var stored position
 			if stored, err = s.store(ctx, wait, proxy, generation, end.position, chunk); err == nil {
 				s.remember(proxy, stored)
 				end, have = tip{stored, true}, stored.number
 				wait, pause = firstWait, 10*time.Millisecond
+				continue
+			}
+			if errors.Is(err, errTooMany) && len(chunk) > leastRecords {
+				s.most.Store(leastRecords)
+				err = nil
 				continue
 			}
 			s.forget(proxy)
@@ -208,11 +228,11 @@ func after(messages []message, have uint64) []message {
 	return messages
 }
 
-// first returns as many messages as one batch takes.
-func first(messages []message) []message {
+// first returns as many messages as one batch takes, of which the server takes so many.
+func first(messages []message, most int) []message {
 	bytes := 0
 	for i, m := range messages {
-		if bytes += m.size(); i == batchRecords || i > 0 && bytes > batchBytes {
+		if bytes += m.size(); i == most || i > 0 && bytes > batchBytes {
 			return messages[:i]
 		}
 	}
@@ -309,47 +329,47 @@ func (s *Store) forget(proxy string) {
 // store writes records as one batch, if the proxy's last record is still the one at the tip, and returns
 // where its records end then.
 func (s *Store) store(ctx context.Context, wait time.Duration, proxy, generation string, tip position, records []message) (position, error) {
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	ctx, cancel := context.WithTimeout(ctx, wait+time.Duration(len(records))*waitPerRecord)
 	defer cancel()
-	end := position{generation: generation, number: records[len(records)-1].number, before: tip.before, digest: tip.digest}
+	last := len(records) - 1
+	end := position{generation: generation, number: records[last].number, before: tip.before, digest: tip.digest}
 	if tip.generation != generation {
 		end.before = tip.sequence
 	}
-	before, batch := strconv.FormatUint(end.before, 10), nuid.Next()
+	// A message is copied when it is published: all are made of one.
+	coreLength, place := []string{""}, []string{""}
+	m := &nats.Msg{Header: nats.Header{coreHeader: coreLength, expectedHeader: {strconv.FormatUint(tip.sequence, 10)}, expectedOfHeader: {fence(proxy)}}}
+	if len(records) > 1 {
+		m.Header[batchHeader], m.Header[batchSequenceHeader] = []string{nuid.Next()}, place
+	}
 	for i, r := range records {
-		core := proof.Chained(r.core, end.digest)
+		core := proof.AppendChained(m.Data[:0], r.core, end.digest)
 		end.digest = sha256.Sum256(core)
-		m := &nats.Msg{Subject: r.subject, Data: append(core, r.behind...), Header: nats.Header{
-			generationHeader: {generation}, numberHeader: {strconv.FormatUint(r.number, 10)}, beforeHeader: {before}, coreHeader: {strconv.Itoa(len(core))},
-		}}
-		if i == len(records)-1 && s.key != nil {
-			m.Header[headHeader] = []string{proof.Sign(s.key, proof.HeadStatement(proxy, generation, r.number, end.digest))}
+		coreLength[0], place[0] = strconv.Itoa(len(core)), strconv.Itoa(i+1)
+		m.Subject, m.Data = r.subject, append(core, r.behind...)
+		if i == last {
+			break
 		}
-		if i == 0 {
-			m.Header[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(tip.sequence, 10)}
-			m.Header["Nats-Expected-Last-Subject-Sequence-Subject"] = []string{fence(proxy)}
-		}
-		if len(records) > 1 {
-			m.Header["Nats-Batch-Id"] = []string{batch}
-			m.Header["Nats-Batch-Sequence"] = []string{strconv.Itoa(i + 1)}
-		}
-		if i < len(records)-1 {
-			if err := s.nc.PublishMsg(m); err != nil {
-				return position{}, fmt.Errorf("%w: %w", errLost, err)
-			}
-			continue
-		}
-		if len(records) > 1 {
-			m.Header["Nats-Batch-Commit"] = []string{"1"}
-		}
-		answer, err := s.request(ctx, m)
-		if err != nil {
+		if err := s.nc.PublishMsg(m); err != nil {
 			return position{}, fmt.Errorf("%w: %w", errLost, err)
 		}
-		end.sequence, err = acknowledged(answer.Data)
-		return end, err
+		delete(m.Header, expectedHeader) // it is of the first
+		delete(m.Header, expectedOfHeader)
 	}
-	return position{}, errors.New("nothing to store")
+	m.Header[generationHeader], m.Header[numberHeader] = []string{generation}, []string{strconv.FormatUint(end.number, 10)}
+	m.Header[beforeHeader] = []string{strconv.FormatUint(end.before, 10)}
+	if s.key != nil {
+		m.Header[headHeader] = []string{proof.Sign(s.key, proof.HeadStatement(proxy, generation, end.number, end.digest))}
+	}
+	if last > 0 {
+		m.Header[batchCommitHeader] = []string{"1"}
+	}
+	answer, err := s.request(ctx, m)
+	if err != nil {
+		return position{}, fmt.Errorf("%w: %w", errLost, err)
+	}
+	end.sequence, err = acknowledged(answer.Data)
+	return end, err
 }
 
 // acknowledged reads the sequence of a batch's last record.
@@ -373,6 +393,8 @@ func acknowledged(data []byte) (uint64, error) {
 		return 0, errOvertaken
 	case answer.Error.Code == 10118 || answer.Error.Code == 10176 || answer.Error.Code == 10210: // offline, a part was lost, too many batches
 		return 0, fmt.Errorf("%w: JetStream says: %s", errLost, answer.Error.Description)
+	case answer.Error.Code == 10199:
+		return 0, errTooMany
 	}
 	return 0, fmt.Errorf("JetStream says: %s (%d)", answer.Error.Description, answer.Error.Code)
 }

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -56,6 +57,8 @@ type Store struct {
 	// request is that of the connection, save in tests that lose answers.
 	request func(context.Context, *nats.Msg) (*nats.Msg, error)
 	bounds  bounds // of one search
+	// most is how many records the server takes as one batch, as far as is known.
+	most atomic.Int64
 
 	mu    sync.Mutex
 	known map[string]position // of proxies whose records were stored here of late
@@ -85,7 +88,9 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the stream of audit checkpoints: %w", err)
 	}
-	return &Store{nc: nc, js: js, stream: stream, checkpoints: checkpoints, seals: c.Seals, seal: c.SealPersonal, key: c.Key, log: c.Log, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}, nil
+	s := &Store{nc: nc, js: js, stream: stream, checkpoints: checkpoints, seals: c.Seals, seal: c.SealPersonal, key: c.Key, log: c.Log, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}
+	s.most.Store(batchRecords)
+	return s, nil
 }
 
 func findOrMake(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.Stream, error) {

@@ -209,7 +209,7 @@ func TestAuditCarriesTheProxysOwnName(t *testing.T) {
 	if _, err := s.client(t).DeliverAudit(t.Context(), req); connect.CodeOf(err) != connect.CodeInvalidArgument {
 		t.Errorf("a hostile generation: %v", err)
 	}
-	req = connect.NewRequest(&fleetv1.DeliverAuditRequest{SpoolGeneration: "g1", Records: make([]*auditv1.AuditRecord, 1001)})
+	req = connect.NewRequest(&fleetv1.DeliverAuditRequest{SpoolGeneration: "g1", Records: make([]*auditv1.AuditRecord, 5001)})
 	req.Header().Set("Authorization", "Bearer "+s.token)
 	if _, err := s.client(t).DeliverAudit(t.Context(), req); connect.CodeOf(err) != connect.CodeInvalidArgument {
 		t.Errorf("more records than a delivery has: %v", err)

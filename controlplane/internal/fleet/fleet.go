@@ -148,7 +148,7 @@ func (s *Server) Run(ctx context.Context) {
 }
 
 // mostRecords is the most of one delivery.
-const mostRecords = 1000
+const mostRecords = 5000
 
 // Validation holds requests to the rules of their messages, save deliveries of audit: records have no rules, and to look for some in each would take
 // most of the time that it takes to decode them. DeliverAudit itself checks what a delivery has.

@@ -21,6 +21,8 @@ const (
 	startTimeout  = time.Minute
 	maxMemory     = 256 << 20
 	asTheDiskHas  = 1 << 50
+	// maxBatch is the most messages of an atomic batch. Each batch costs some milliseconds, however few are in it.
+	maxBatch = 5000
 )
 
 // embedded is a server in this process. When its store failed, because the disk was full or went away, it
@@ -74,7 +76,7 @@ func (e *embedded) options() (*server.Options, error) {
 	}
 	o := &server.Options{
 		ServerName: "sallyport", StoreDir: e.dir,
-		JetStream: true, SyncAlways: true, JetStreamMaxStore: e.config.MaxStore, JetStreamMaxMemory: maxMemory,
+		JetStream: true, SyncAlways: true, JetStreamMaxStore: e.config.MaxStore, JetStreamMaxMemory: maxMemory, JetStreamLimits: server.JSLimitOpts{MaxBatchSize: maxBatch},
 		NoSigs: true, DontListen: true,
 		Nkeys: []*server.NkeyUser{{Nkey: own}},
 	}

@@ -25,8 +25,8 @@ type Record struct {
 type Send func(ctx context.Context, generation string, records []Record) (acknowledged uint64, err error)
 
 const (
-	batchRecords = 1000
-	batchBytes   = 1 << 20
+	batchRecords = 5000
+	batchBytes   = 4 << 20
 	// One delivery may take this long before it is tried again.
 	sendTimeout = 30 * time.Second
 	firstPause  = 100 * time.Millisecond

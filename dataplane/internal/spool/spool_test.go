@@ -233,12 +233,15 @@ func TestDeliveryGoesOnWhereItWasAfterARestart(t *testing.T) {
 
 func TestDeliveryTriesAgainUntilAcknowledgedAndKeepsBatchesSmall(t *testing.T) {
 	s := open(t, testConfig(t.TempDir()))
-	for i := range 2500 {
+	const small, large = batchRecords + 500, batchBytes/(900<<10) + 2
+	for i := range small {
 		mustAppend(t, s, refused(i))
 	}
-	big := refused(2500)
+	big := refused(small)
 	big.Error = strings.Repeat("x", 900<<10)
-	mustAppend(t, s, big, proto.Clone(big).(*auditv1.AuditRecord))
+	for range large {
+		mustAppend(t, s, proto.CloneOf(big))
+	}
 	c := newCentral(t)
 	failed := 0
 	drain(t, s, func(ctx context.Context, g string, r []Record) (uint64, error) {
@@ -246,7 +249,7 @@ func TestDeliveryTriesAgainUntilAcknowledgedAndKeepsBatchesSmall(t *testing.T) {
 		for _, rec := range r {
 			size += len(rec.Data)
 		}
-		if len(r) > 1000 || size > 1<<20 {
+		if len(r) > batchRecords || size > batchBytes {
 			t.Errorf("a batch of %d records and %d bytes", len(r), size)
 		}
 		if failed < 2 {
@@ -258,7 +261,7 @@ func TestDeliveryTriesAgainUntilAcknowledgedAndKeepsBatchesSmall(t *testing.T) {
 		}
 		return c.send(ctx, g, r)
 	})
-	if len(c.all()) != 2502 {
+	if len(c.all()) != small+large {
 		t.Errorf("%d records came", len(c.all()))
 	}
 }

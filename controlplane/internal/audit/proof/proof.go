@@ -28,16 +28,16 @@ type Digest = [sha256.Size]byte
 
 const fieldPrevious protowire.Number = 60
 
-// PreviousRoom is what Chained adds at most.
+// PreviousRoom is what AppendChained adds to a core at most.
 const PreviousRoom = sha256.Size + 4
 
-// Chained returns a record's core with the digest of the one before it, which none has where previous is zero.
-func Chained(core []byte, previous Digest) []byte {
-	core = core[:len(core):len(core)]
+// AppendChained appends to b a record's core with the digest of the one before it, which none has where previous is zero.
+func AppendChained(b, core []byte, previous Digest) []byte {
+	b = append(b, core...)
 	if previous == (Digest{}) {
-		return core
+		return b
 	}
-	return protowire.AppendBytes(protowire.AppendTag(core, fieldPrevious, protowire.BytesType), previous[:])
+	return protowire.AppendBytes(protowire.AppendTag(b, fieldPrevious, protowire.BytesType), previous[:])
 }
 
 // Core returns the part of a message that the chain is over. Without the header that says how long it is, it is all of it.

@@ -2687,7 +2687,7 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x0eelicitation_id\x18\x03 \x01(\tR\relicitationId\"\xa2\x01\n" +
 	"\x13DeliverAuditRequest\x12E\n" +
 	"\x10spool_generation\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18@2\x0f^[A-Za-z0-9-]+$R\x0fspoolGeneration\x12D\n" +
-	"\arecords\x18\x02 \x03(\v2\x1f.sallyport.audit.v1.AuditRecordB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\arecords\":\n" +
+	"\arecords\x18\x02 \x03(\v2\x1f.sallyport.audit.v1.AuditRecordB\t\xbaH\x06\x92\x01\x03\x10\x88'R\arecords\":\n" +
 	"\x14DeliverAuditResponse\x12\"\n" +
 	"\facknowledged\x18\x01 \x01(\x04R\facknowledged2\xac\x02\n" +
 	"\fFleetService\x12M\n" +
