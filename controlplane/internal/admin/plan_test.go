@@ -128,6 +128,28 @@ func TestAPlanSaysWhoGainsAndLosesWhatAndChangesNothing(t *testing.T) {
 	code(t, "a plan that apply would refuse", err, connect.CodeNotFound)
 }
 
+func TestAPlanAndApplyRefuseDriftUnlessTold(t *testing.T) {
+	s := planned(t)
+	files := grants(grantTo("okta/Engineers", &policyv1.Rule{Allow: []string{"read"}}))
+	files.Source = "files"
+	_, err := s.policy().Apply(t.Context(), connect.NewRequest(files))
+	enginetest.Must(t, err)
+	_, err = s.policy().RemoveGrant(t.Context(), connect.NewRequest(&adminv1.RemoveGrantRequest{Group: "okta/Engineers", Connector: "github"}))
+	enginetest.Must(t, err)
+	_, err = s.plans().PlanPolicy(t.Context(), connect.NewRequest(&adminv1.PlanPolicyRequest{Policy: files}))
+	code(t, "a plan after the grant was removed", err, connect.CodeFailedPrecondition)
+	_, err = s.policy().Apply(t.Context(), connect.NewRequest(files))
+	code(t, "apply after the grant was removed", err, connect.CodeFailedPrecondition)
+	files.ForceDrift = true
+	plan, err := s.plans().PlanPolicy(t.Context(), connect.NewRequest(&adminv1.PlanPolicyRequest{Policy: files}))
+	enginetest.Must(t, err)
+	if plan.Msg.GetPeople() != 2 || s.Engine.State().Seq() != plan.Msg.GetVersion() {
+		t.Errorf("a plan that is forced: %v", plan.Msg)
+	}
+	_, err = s.policy().Apply(t.Context(), connect.NewRequest(files))
+	enginetest.Must(t, err)
+}
+
 func TestPolicyIsTestedBeforeItIsApplied(t *testing.T) {
 	s := planned(t)
 	allowed, denied := adminv1.Expectation_EXPECTATION_ALLOWED, adminv1.Expectation_EXPECTATION_DENIED

@@ -65,7 +65,9 @@ func policyOf(s *core.State, req *adminv1.ApplyRequest) (core.ApplyPolicy, error
 	for i, c := range req.GetConnectors() {
 		connectors[i] = tidied(c)
 	}
-	return core.NewApplyPolicy(connectors, specs).WithRuleSets(sets), nil
+	command := core.NewApplyPolicy(connectors, specs).WithRuleSets(sets)
+	command.Source, command.ForceDrift = req.GetSource(), req.GetForceDrift()
+	return command, nil
 }
 
 // tidied is a connector with one way to say what says nothing, so that the same settings are the same however they were written.

@@ -22,15 +22,19 @@ const maxPolicyFile = 4 << 20
 func applyCommand(o *options) *cobra.Command {
 	var files []string
 	var dryRun bool
+	var from source
 	c := &cobra.Command{
 		Use: "apply -f FILE|DIR", Short: "Create or replace connectors, rule sets and grants from YAML files, all or none",
-		Example: "  sallyport apply -f policy/\n  sallyport apply -f grants.yaml --dry-run",
+		Long: "Create or replace connectors, rule sets and grants from YAML files, all or none.\n\nWhat somebody changed by another way since these files were last applied, and would be changed back, is refused:\n" +
+			"take it over into the files (sallyport export says what stands), or let the files win with --force-drift.",
+		Example: "  sallyport apply -f policy/\n  sallyport apply -f grants.yaml --dry-run\n  sallyport apply -f policy/ --force-drift",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			req, err := policyFiles(files, cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
+			from.set(req)
 			if req.DryRun = dryRun; dryRun {
 				o.wait = false
 			}
@@ -45,9 +49,23 @@ func applyCommand(o *options) *cobra.Command {
 	}
 	c.Flags().StringSliceVarP(&files, "filename", "f", nil, filesUsage)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and show, but change nothing")
+	from.flags(c)
 	o.waits(c)
 	return c
 }
+
+// source is which files are applied, and whether they win over what was changed since they were.
+type source struct {
+	name  string
+	force bool
+}
+
+func (s *source) flags(c *cobra.Command) {
+	c.Flags().StringVar(&s.name, "source", "files", "a name for these files: what is changed otherwise, or by files of another name, is told as drift; empty: neither remember nor compare")
+	c.Flags().BoolVar(&s.force, "force-drift", false, "let the files win over what was changed by another way since they were last applied")
+}
+
+func (s *source) set(r *adminv1.ApplyRequest) { r.Source, r.ForceDrift = s.name, s.force }
 
 // readResources adds the documents of a file, or of each YAML file of a folder in the order of their names.
 func readResources(path string, stdin io.Reader, req *adminv1.ApplyRequest) error {

@@ -40,6 +40,7 @@ const filesUsage = "a YAML file, a folder of them, or - for standard input"
 
 func planCommand(o *options) *cobra.Command {
 	var files []string
+	var from source
 	c := &cobra.Command{
 		Use: "plan -f FILE|DIR", Short: "Say what apply would change: resources, and who gains and loses what",
 		Long:    "Say what apply would change: resources, and who gains and loses what.\n\nExit codes: 0 nothing, 2 something; as of any command: 1 refused (and 2 for wrong usage, with nothing on standard output).",
@@ -50,6 +51,7 @@ func planCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			from.set(req)
 			res, err := ask(cmd.Context(), o, adminv1connect.NewPlanServiceClient, adminv1connect.PlanServiceClient.PlanPolicy, &adminv1.PlanPolicyRequest{Policy: req})
 			if err != nil {
 				return err
@@ -66,6 +68,7 @@ func planCommand(o *options) *cobra.Command {
 		},
 	}
 	c.Flags().StringSliceVarP(&files, "filename", "f", nil, filesUsage)
+	from.flags(c)
 	return c
 }
 

@@ -113,6 +113,8 @@ func (s *State) applyPolicy(rec Record) error {
 		s.putRuleSet(b.RuleSetSet.GetRuleSet().GetName(), b.RuleSetSet.GetRuleSet())
 	case *eventv1.Event_RuleSetRemoved:
 		s.putRuleSet(b.RuleSetRemoved.GetName(), nil)
+	case *eventv1.Event_PolicyApplied:
+		s.applyPolicyApplied(b.PolicyApplied)
 	case *eventv1.Event_ReviewRequested:
 		s.applyReviewRequested(rec.Event, b.ReviewRequested)
 	case *eventv1.Event_ReviewApproved:

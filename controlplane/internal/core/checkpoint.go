@@ -31,6 +31,7 @@ type checkpointHead struct {
 	Connectors          []checkpointConnector
 	RuleSets            [][]byte
 	Grants              []checkpointGrant
+	Applied             []checkpointApplied
 	Tokens              []checkpointToken
 	Authorization       checkpointAuthorization
 	Sealing             map[string]uint64
@@ -79,6 +80,9 @@ type checkpointGrant struct {
 	RuleSets  []string
 	Until     int64 // Unix nanoseconds; zero: it has no end
 }
+
+// checkpointApplied is what files said of a resource when they were applied.
+type checkpointApplied struct{ Key, Digest string }
 
 type checkpointToken struct {
 	Token  Token
@@ -163,6 +167,10 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 		}
 		head.Grants = append(head.Grants, out)
 	}
+	s.applied.Scan(func(key, digest string) bool {
+		head.Applied = append(head.Applied, checkpointApplied{key, digest})
+		return true
+	})
 	for t := range s.Tokens() {
 		head.Tokens = append(head.Tokens, checkpointToken{Token: *t, SHA256: t.sha256})
 	}
@@ -317,6 +325,9 @@ func (s *State) restoreHead(head *checkpointHead) error {
 			grant.Until = time.Unix(0, g.Until).UTC()
 		}
 		s.putGrant(grant.key(), grant)
+	}
+	for _, a := range head.Applied {
+		s.applied.Set(a.Key, a.Digest)
 	}
 	for _, t := range head.Tokens {
 		token := t.Token

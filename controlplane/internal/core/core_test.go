@@ -21,6 +21,7 @@ type failer interface {
 type world struct {
 	t     failer
 	state *State
+	past  []*State // some that were, for rollbacks
 	log   []Record
 	now   time.Time
 	ids   uint64

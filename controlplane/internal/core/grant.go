@@ -88,6 +88,10 @@ type ApplyPolicy struct {
 	Connectors []message[*policyv1.Connector]
 	RuleSets   []message[*policyv1.RuleSet]
 	Grants     []GrantSpec
+	// Source names the files that say it; empty: it comes from none. What was changed by another way since they were applied is refused,
+	// unless ForceDrift says that they win.
+	Source     string
+	ForceDrift bool
 }
 
 // NewApplyPolicy applies connectors and grants.
@@ -119,6 +123,9 @@ func (c ApplyPolicy) decide(s *State, env Env) ([]*eventv1.Event, error) {
 		}
 	}
 	if err := a.others(); err != nil {
+		return nil, err
+	}
+	if err := a.source(c); err != nil {
 		return nil, err
 	}
 	return env.events(a.events...), nil

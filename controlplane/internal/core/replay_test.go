@@ -48,7 +48,7 @@ func randomCommand(t *rapid.T, w *world) Command {
 		name := rapid.SampledFrom(names).Draw(t, "name")
 		return Profile{UserName: name, ExternalID: "00u" + name, DisplayName: rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "display")}
 	}
-	switch rapid.IntRange(0, 42).Draw(t, "command") {
+	switch rapid.IntRange(0, 43).Draw(t, "command") {
 	case 0, 1:
 		return CreateUser{Directory: "okta", Profile: profile(), Active: rapid.Bool().Draw(t, "active")}
 	case 2, 3:
@@ -149,6 +149,8 @@ func randomCommand(t *rapid.T, w *world) Command {
 		return randomPolicy(t, w, user(), group(), connector())
 	case 35:
 		return RemoveRuleSet{Name: "readers"}
+	case 42:
+		return NewRollbackPolicy(rapid.SampledFrom(append([]*State{NewState()}, w.past...)).Draw(t, "past"))
 	case 36, 37, 38:
 		return randomCredential(t, w, user(), group(), connector())
 	default:
@@ -217,7 +219,9 @@ func randomPolicy(t *rapid.T, w *world, user, group uuid.UUID, connector string)
 	if w.state.RuleSet("readers") != nil {
 		spec.RuleSets = []string{"readers"}
 	}
-	return NewApplyPolicy([]*policyv1.Connector{{Id: connector, Url: "https://up.example"}}, []GrantSpec{spec})
+	c := NewApplyPolicy([]*policyv1.Connector{{Id: connector, Url: "https://up.example"}}, []GrantSpec{spec})
+	c.Source, c.ForceDrift = rapid.SampledFrom([]string{"", "files", "more-files"}).Draw(t, "source"), rapid.Bool().Draw(t, "force")
+	return c
 }
 
 // entriesOf is what a region's proxies enforce, by key.
@@ -273,6 +277,9 @@ func TestReplayEqualsLive(t *testing.T) {
 						t.Fatalf("region %q: entry %s is %v after the changes, want %v", region, key, patched[key], e)
 					}
 				}
+			}
+			if rapid.IntRange(0, 4).Draw(t, "remember") == 0 {
+				w.past = append(w.past, w.state)
 			}
 			if rapid.IntRange(0, 9).Draw(t, "checkpoint") == 0 {
 				checkpoint, at = dump(t, w.state), len(w.log)

@@ -54,6 +54,8 @@ type State struct {
 
 	grants   btree.Map[grantKey, *Grant]
 	ruleSets btree.Map[string, *policyv1.RuleSet]
+	// Digests of what files said when they were applied, by appliedKey.
+	applied btree.Map[string, string]
 	// How many rules read an attribute of people.
 	reads  btree.Map[string, int]
 	blocks btree.Map[string, *policyv1.Block]
@@ -108,7 +110,7 @@ func (s *State) Fork() *State {
 		erasing: *s.erasing.Copy(), erased: *s.erased.Copy(), lastErasure: s.lastErasure,
 		members: s.members.fork(), memberOf: s.memberOf.fork(), held: s.held.fork(),
 		children: s.children.fork(), parents: s.parents.fork(),
-		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(), ruleSets: *s.ruleSets.Copy(), reads: *s.reads.Copy(),
+		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(), ruleSets: *s.ruleSets.Copy(), applied: *s.applied.Copy(), reads: *s.reads.Copy(),
 		blocks: *s.blocks.Copy(), tokens: *s.tokens.Copy(), proxies: *s.proxies.Copy(), sealing: *s.sealing.Copy(),
 		credentials: *s.credentials.Copy(), credentialByID: *s.credentialByID.Copy(), withdrawn: *s.withdrawn.Copy(), openWithdrawals: s.openWithdrawals,
 		authorization:  s.authorization.fork(),

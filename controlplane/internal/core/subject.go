@@ -68,6 +68,8 @@ func Subject(ev *eventv1.Event) string {
 		return subjectPrefix + "ruleset." + b.RuleSetSet.GetRuleSet().GetName()
 	case *eventv1.Event_RuleSetRemoved:
 		return subjectPrefix + "ruleset." + b.RuleSetRemoved.GetName()
+	case *eventv1.Event_PolicyApplied:
+		return subjectPrefix + "policy.applied"
 	case *eventv1.Event_BlockPlaced:
 		return subjectPrefix + "block." + b.BlockPlaced.GetBlock().GetId()
 	case *eventv1.Event_BlockLifted:

@@ -3782,7 +3782,12 @@ type ApplyRequest struct {
 	Grants     []*Grant               `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`
 	RuleSets   []*v1.RuleSet          `protobuf:"bytes,20,rep,name=rule_sets,json=ruleSets,proto3" json:"rule_sets,omitempty"`
 	// Decide and answer, but change nothing.
-	DryRun        bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Which files this is, by a name that whoever applies them gives them. What was changed by another way since they were last applied, and
+	// would be changed back, is refused. Empty: it is from no files, and nothing is remembered or compared.
+	Source string `protobuf:"bytes,35,opt,name=source,proto3" json:"source,omitempty"`
+	// Let the files win over what was changed since.
+	ForceDrift    bool `protobuf:"varint,36,opt,name=force_drift,json=forceDrift,proto3" json:"force_drift,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3841,6 +3846,20 @@ func (x *ApplyRequest) GetRuleSets() []*v1.RuleSet {
 func (x *ApplyRequest) GetDryRun() bool {
 	if x != nil {
 		return x.DryRun
+	}
+	return false
+}
+
+func (x *ApplyRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ApplyRequest) GetForceDrift() bool {
+	if x != nil {
+		return x.ForceDrift
 	}
 	return false
 }
@@ -6289,14 +6308,17 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\xbaH\a\x92\x01\x04\x10\x14\x18\x01R\bruleSets\x120\n" +
 	"\x05until\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1b\n" +
 	"\tperson_id\x18\x18 \x01(\tR\bpersonId:\xb6\x01\xbaH\xb2\x01\x1a\xaf\x01\n" +
-	"\x11grant.one_grantee\x12;a grant is to exactly one of a group, a person and everyone\x1a](this.group != '' ? 1 : 0) + (this.person != '' ? 1 : 0) + (this.everyone != '' ? 1 : 0) == 1\"\xd5\x01\n" +
+	"\x11grant.one_grantee\x12;a grant is to exactly one of a group, a person and everyone\x1a](this.group != '' ? 1 : 0) + (this.person != '' ? 1 : 0) + (this.everyone != '' ? 1 : 0) == 1\"\xb4\x02\n" +
 	"\fApplyRequest\x12>\n" +
 	"\n" +
 	"connectors\x18\x01 \x03(\v2\x1e.sallyport.policy.v1.ConnectorR\n" +
 	"connectors\x121\n" +
 	"\x06grants\x18\x02 \x03(\v2\x19.sallyport.admin.v1.GrantR\x06grants\x129\n" +
 	"\trule_sets\x18\x14 \x03(\v2\x1c.sallyport.policy.v1.RuleSetR\bruleSets\x12\x17\n" +
-	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"f\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12<\n" +
+	"\x06source\x18# \x01(\tB$\xbaH!r\x1f\x18@2\x1b^([a-z0-9]+(-[a-z0-9]+)*)?$R\x06source\x12\x1f\n" +
+	"\vforce_drift\x18$ \x01(\bR\n" +
+	"forceDrift\"f\n" +
 	"\rApplyResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12;\n" +
 	"\achanges\x18\x02 \x03(\v2!.sallyport.admin.v1.AppliedChangeR\achanges\"r\n" +

@@ -224,6 +224,7 @@ type Event struct {
 	//	*Event_ReviewRefused
 	//	*Event_ReviewUsed
 	//	*Event_ReviewsForgotten
+	//	*Event_PolicyApplied
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -819,6 +820,15 @@ func (x *Event) GetReviewsForgotten() *ReviewsForgotten {
 	return nil
 }
 
+func (x *Event) GetPolicyApplied() *PolicyApplied {
+	if x != nil {
+		if x, ok := x.Body.(*Event_PolicyApplied); ok {
+			return x.PolicyApplied
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -1047,6 +1057,10 @@ type Event_ReviewsForgotten struct {
 	ReviewsForgotten *ReviewsForgotten `protobuf:"bytes,166,opt,name=reviews_forgotten,json=reviewsForgotten,proto3,oneof"`
 }
 
+type Event_PolicyApplied struct {
+	PolicyApplied *PolicyApplied `protobuf:"bytes,175,opt,name=policy_applied,json=policyApplied,proto3,oneof"`
+}
+
 func (*Event_LogStarted) isEvent_Body() {}
 
 func (*Event_FeatureLevelRaised) isEvent_Body() {}
@@ -1158,6 +1172,8 @@ func (*Event_ReviewRefused) isEvent_Body() {}
 func (*Event_ReviewUsed) isEvent_Body() {}
 
 func (*Event_ReviewsForgotten) isEvent_Body() {}
+
+func (*Event_PolicyApplied) isEvent_Body() {}
 
 // Actor is who caused an event: a token or the system, by opaque id.
 type Actor struct {
@@ -2698,6 +2714,115 @@ func (x *RuleSetRemoved) GetName() string {
 	return ""
 }
 
+// PolicyApplied remembers what files said when they were applied, so that the next who applies them is told what was changed since by another way.
+type PolicyApplied struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which files: a name that whoever applies them gives them.
+	Source        string             `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Resources     []*AppliedResource `protobuf:"bytes,2,rep,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyApplied) Reset() {
+	*x = PolicyApplied{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyApplied) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyApplied) ProtoMessage() {}
+
+func (x *PolicyApplied) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyApplied.ProtoReflect.Descriptor instead.
+func (*PolicyApplied) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PolicyApplied) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *PolicyApplied) GetResources() []*AppliedResource {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+// AppliedResource is one resource as it was applied.
+type AppliedResource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "connector ID", "rule-set NAME", or "grant ", the id of whom it is to, "/" and the connector.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The SHA-256 of what was applied.
+	Sha256        []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppliedResource) Reset() {
+	*x = AppliedResource{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppliedResource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppliedResource) ProtoMessage() {}
+
+func (x *AppliedResource) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppliedResource.ProtoReflect.Descriptor instead.
+func (*AppliedResource) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *AppliedResource) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *AppliedResource) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
 // ReviewRequested asks approvers about one call of a person's agent. What they say is about exactly that call.
 type ReviewRequested struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -2727,7 +2852,7 @@ type ReviewRequested struct {
 
 func (x *ReviewRequested) Reset() {
 	*x = ReviewRequested{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2739,7 +2864,7 @@ func (x *ReviewRequested) String() string {
 func (*ReviewRequested) ProtoMessage() {}
 
 func (x *ReviewRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2752,7 +2877,7 @@ func (x *ReviewRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewRequested.ProtoReflect.Descriptor instead.
 func (*ReviewRequested) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReviewRequested) GetReviewId() string {
@@ -2863,7 +2988,7 @@ type ReviewStep struct {
 
 func (x *ReviewStep) Reset() {
 	*x = ReviewStep{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +3000,7 @@ func (x *ReviewStep) String() string {
 func (*ReviewStep) ProtoMessage() {}
 
 func (x *ReviewStep) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +3013,7 @@ func (x *ReviewStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewStep.ProtoReflect.Descriptor instead.
 func (*ReviewStep) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReviewStep) GetAlternatives() []*v1.Review {
@@ -2909,7 +3034,7 @@ type ReviewApproved struct {
 
 func (x *ReviewApproved) Reset() {
 	*x = ReviewApproved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +3046,7 @@ func (x *ReviewApproved) String() string {
 func (*ReviewApproved) ProtoMessage() {}
 
 func (x *ReviewApproved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +3059,7 @@ func (x *ReviewApproved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewApproved.ProtoReflect.Descriptor instead.
 func (*ReviewApproved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReviewApproved) GetReviewId() string {
@@ -2963,7 +3088,7 @@ type ReviewRefused struct {
 
 func (x *ReviewRefused) Reset() {
 	*x = ReviewRefused{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3100,7 @@ func (x *ReviewRefused) String() string {
 func (*ReviewRefused) ProtoMessage() {}
 
 func (x *ReviewRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3113,7 @@ func (x *ReviewRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewRefused.ProtoReflect.Descriptor instead.
 func (*ReviewRefused) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReviewRefused) GetReviewId() string {
@@ -3022,7 +3147,7 @@ type ReviewUsed struct {
 
 func (x *ReviewUsed) Reset() {
 	*x = ReviewUsed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3034,7 +3159,7 @@ func (x *ReviewUsed) String() string {
 func (*ReviewUsed) ProtoMessage() {}
 
 func (x *ReviewUsed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3047,7 +3172,7 @@ func (x *ReviewUsed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewUsed.ProtoReflect.Descriptor instead.
 func (*ReviewUsed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReviewUsed) GetReviewId() string {
@@ -3067,7 +3192,7 @@ type ReviewsForgotten struct {
 
 func (x *ReviewsForgotten) Reset() {
 	*x = ReviewsForgotten{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3204,7 @@ func (x *ReviewsForgotten) String() string {
 func (*ReviewsForgotten) ProtoMessage() {}
 
 func (x *ReviewsForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3217,7 @@ func (x *ReviewsForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewsForgotten.ProtoReflect.Descriptor instead.
 func (*ReviewsForgotten) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReviewsForgotten) GetAt() *timestamppb.Timestamp {
@@ -3112,7 +3237,7 @@ type BlockPlaced struct {
 
 func (x *BlockPlaced) Reset() {
 	*x = BlockPlaced{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3124,7 +3249,7 @@ func (x *BlockPlaced) String() string {
 func (*BlockPlaced) ProtoMessage() {}
 
 func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3137,7 +3262,7 @@ func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockPlaced.ProtoReflect.Descriptor instead.
 func (*BlockPlaced) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *BlockPlaced) GetBlock() *v1.Block {
@@ -3157,7 +3282,7 @@ type BlockLifted struct {
 
 func (x *BlockLifted) Reset() {
 	*x = BlockLifted{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3294,7 @@ func (x *BlockLifted) String() string {
 func (*BlockLifted) ProtoMessage() {}
 
 func (x *BlockLifted) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3307,7 @@ func (x *BlockLifted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockLifted.ProtoReflect.Descriptor instead.
 func (*BlockLifted) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *BlockLifted) GetBlockId() string {
@@ -3202,7 +3327,7 @@ type TokenIssued struct {
 
 func (x *TokenIssued) Reset() {
 	*x = TokenIssued{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3214,7 +3339,7 @@ func (x *TokenIssued) String() string {
 func (*TokenIssued) ProtoMessage() {}
 
 func (x *TokenIssued) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3227,7 +3352,7 @@ func (x *TokenIssued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssued.ProtoReflect.Descriptor instead.
 func (*TokenIssued) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *TokenIssued) GetToken() *Token {
@@ -3248,7 +3373,7 @@ type TokenExpirySet struct {
 
 func (x *TokenExpirySet) Reset() {
 	*x = TokenExpirySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +3385,7 @@ func (x *TokenExpirySet) String() string {
 func (*TokenExpirySet) ProtoMessage() {}
 
 func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +3398,7 @@ func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenExpirySet.ProtoReflect.Descriptor instead.
 func (*TokenExpirySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *TokenExpirySet) GetTokenId() string {
@@ -3300,7 +3425,7 @@ type TokenRevoked struct {
 
 func (x *TokenRevoked) Reset() {
 	*x = TokenRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3312,7 +3437,7 @@ func (x *TokenRevoked) String() string {
 func (*TokenRevoked) ProtoMessage() {}
 
 func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3325,7 +3450,7 @@ func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevoked.ProtoReflect.Descriptor instead.
 func (*TokenRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TokenRevoked) GetTokenId() string {
@@ -3347,7 +3472,7 @@ type ProxyJoined struct {
 
 func (x *ProxyJoined) Reset() {
 	*x = ProxyJoined{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3359,7 +3484,7 @@ func (x *ProxyJoined) String() string {
 func (*ProxyJoined) ProtoMessage() {}
 
 func (x *ProxyJoined) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3372,7 +3497,7 @@ func (x *ProxyJoined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyJoined.ProtoReflect.Descriptor instead.
 func (*ProxyJoined) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ProxyJoined) GetTokenId() string {
@@ -3412,7 +3537,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3424,7 +3549,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3437,7 +3562,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Token) GetId() string {
@@ -3506,7 +3631,7 @@ type AdminDirectoryNamed struct {
 
 func (x *AdminDirectoryNamed) Reset() {
 	*x = AdminDirectoryNamed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3518,7 +3643,7 @@ func (x *AdminDirectoryNamed) String() string {
 func (*AdminDirectoryNamed) ProtoMessage() {}
 
 func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3531,7 +3656,7 @@ func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminDirectoryNamed.ProtoReflect.Descriptor instead.
 func (*AdminDirectoryNamed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AdminDirectoryNamed) GetDirectoryId() string {
@@ -3552,7 +3677,7 @@ type GroupRoleSet struct {
 
 func (x *GroupRoleSet) Reset() {
 	*x = GroupRoleSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3564,7 +3689,7 @@ func (x *GroupRoleSet) String() string {
 func (*GroupRoleSet) ProtoMessage() {}
 
 func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3577,7 +3702,7 @@ func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupRoleSet.ProtoReflect.Descriptor instead.
 func (*GroupRoleSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GroupRoleSet) GetGroupId() string {
@@ -3605,7 +3730,7 @@ type ServiceKeyAdded struct {
 
 func (x *ServiceKeyAdded) Reset() {
 	*x = ServiceKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3617,7 +3742,7 @@ func (x *ServiceKeyAdded) String() string {
 func (*ServiceKeyAdded) ProtoMessage() {}
 
 func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3630,7 +3755,7 @@ func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyAdded.ProtoReflect.Descriptor instead.
 func (*ServiceKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ServiceKeyAdded) GetUserId() string {
@@ -3658,7 +3783,7 @@ type ServiceKeyRemoved struct {
 
 func (x *ServiceKeyRemoved) Reset() {
 	*x = ServiceKeyRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3670,7 +3795,7 @@ func (x *ServiceKeyRemoved) String() string {
 func (*ServiceKeyRemoved) ProtoMessage() {}
 
 func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3683,7 +3808,7 @@ func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyRemoved.ProtoReflect.Descriptor instead.
 func (*ServiceKeyRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ServiceKeyRemoved) GetUserId() string {
@@ -3715,7 +3840,7 @@ type ServiceKey struct {
 
 func (x *ServiceKey) Reset() {
 	*x = ServiceKey{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3727,7 +3852,7 @@ func (x *ServiceKey) String() string {
 func (*ServiceKey) ProtoMessage() {}
 
 func (x *ServiceKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3740,7 +3865,7 @@ func (x *ServiceKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKey.ProtoReflect.Descriptor instead.
 func (*ServiceKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ServiceKey) GetId() string {
@@ -3780,7 +3905,7 @@ type BreakGlassOpened struct {
 
 func (x *BreakGlassOpened) Reset() {
 	*x = BreakGlassOpened{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3792,7 +3917,7 @@ func (x *BreakGlassOpened) String() string {
 func (*BreakGlassOpened) ProtoMessage() {}
 
 func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3805,7 +3930,7 @@ func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BreakGlassOpened.ProtoReflect.Descriptor instead.
 func (*BreakGlassOpened) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *BreakGlassOpened) GetTokenId() string {
@@ -3839,7 +3964,7 @@ type SigningKeyAdded struct {
 
 func (x *SigningKeyAdded) Reset() {
 	*x = SigningKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3851,7 +3976,7 @@ func (x *SigningKeyAdded) String() string {
 func (*SigningKeyAdded) ProtoMessage() {}
 
 func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3864,7 +3989,7 @@ func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyAdded.ProtoReflect.Descriptor instead.
 func (*SigningKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SigningKeyAdded) GetKey() *v1.SigningKey {
@@ -3884,7 +4009,7 @@ type SigningKeyRetired struct {
 
 func (x *SigningKeyRetired) Reset() {
 	*x = SigningKeyRetired{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3896,7 +4021,7 @@ func (x *SigningKeyRetired) String() string {
 func (*SigningKeyRetired) ProtoMessage() {}
 
 func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3909,7 +4034,7 @@ func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyRetired.ProtoReflect.Descriptor instead.
 func (*SigningKeyRetired) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{49}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SigningKeyRetired) GetKeyId() string {
@@ -3932,7 +4057,7 @@ type SessionRevoked struct {
 
 func (x *SessionRevoked) Reset() {
 	*x = SessionRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3944,7 +4069,7 @@ func (x *SessionRevoked) String() string {
 func (*SessionRevoked) ProtoMessage() {}
 
 func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3957,7 +4082,7 @@ func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevoked.ProtoReflect.Descriptor instead.
 func (*SessionRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{50}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SessionRevoked) GetSessionId() string {
@@ -3984,7 +4109,7 @@ type SessionRevocationsForgotten struct {
 
 func (x *SessionRevocationsForgotten) Reset() {
 	*x = SessionRevocationsForgotten{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3996,7 +4121,7 @@ func (x *SessionRevocationsForgotten) String() string {
 func (*SessionRevocationsForgotten) ProtoMessage() {}
 
 func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4009,7 +4134,7 @@ func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevocationsForgotten.ProtoReflect.Descriptor instead.
 func (*SessionRevocationsForgotten) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SessionRevocationsForgotten) GetAt() *timestamppb.Timestamp {
@@ -4030,7 +4155,7 @@ type ClientSessionsRevoked struct {
 
 func (x *ClientSessionsRevoked) Reset() {
 	*x = ClientSessionsRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4042,7 +4167,7 @@ func (x *ClientSessionsRevoked) String() string {
 func (*ClientSessionsRevoked) ProtoMessage() {}
 
 func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4055,7 +4180,7 @@ func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessionsRevoked.ProtoReflect.Descriptor instead.
 func (*ClientSessionsRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ClientSessionsRevoked) GetClientId() string {
@@ -4082,7 +4207,7 @@ type ClientSet struct {
 
 func (x *ClientSet) Reset() {
 	*x = ClientSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4094,7 +4219,7 @@ func (x *ClientSet) String() string {
 func (*ClientSet) ProtoMessage() {}
 
 func (x *ClientSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4107,7 +4232,7 @@ func (x *ClientSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSet.ProtoReflect.Descriptor instead.
 func (*ClientSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ClientSet) GetClient() *v1.Client {
@@ -4127,7 +4252,7 @@ type ClientRemoved struct {
 
 func (x *ClientRemoved) Reset() {
 	*x = ClientRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4139,7 +4264,7 @@ func (x *ClientRemoved) String() string {
 func (*ClientRemoved) ProtoMessage() {}
 
 func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4152,7 +4277,7 @@ func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRemoved.ProtoReflect.Descriptor instead.
 func (*ClientRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ClientRemoved) GetClientId() string {
@@ -4172,7 +4297,7 @@ type AuthorizationPolicySet struct {
 
 func (x *AuthorizationPolicySet) Reset() {
 	*x = AuthorizationPolicySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4184,7 +4309,7 @@ func (x *AuthorizationPolicySet) String() string {
 func (*AuthorizationPolicySet) ProtoMessage() {}
 
 func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4197,7 +4322,7 @@ func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationPolicySet.ProtoReflect.Descriptor instead.
 func (*AuthorizationPolicySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AuthorizationPolicySet) GetPolicy() *v1.AuthorizationPolicy {
@@ -4220,7 +4345,7 @@ type CredentialSet struct {
 
 func (x *CredentialSet) Reset() {
 	*x = CredentialSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4232,7 +4357,7 @@ func (x *CredentialSet) String() string {
 func (*CredentialSet) ProtoMessage() {}
 
 func (x *CredentialSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4245,7 +4370,7 @@ func (x *CredentialSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialSet.ProtoReflect.Descriptor instead.
 func (*CredentialSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CredentialSet) GetCredential() *Credential {
@@ -4282,7 +4407,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4294,7 +4419,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4307,7 +4432,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Credential) GetId() string {
@@ -4369,7 +4494,7 @@ type CredentialWithdrawn struct {
 
 func (x *CredentialWithdrawn) Reset() {
 	*x = CredentialWithdrawn{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4381,7 +4506,7 @@ func (x *CredentialWithdrawn) String() string {
 func (*CredentialWithdrawn) ProtoMessage() {}
 
 func (x *CredentialWithdrawn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4394,7 +4519,7 @@ func (x *CredentialWithdrawn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialWithdrawn.ProtoReflect.Descriptor instead.
 func (*CredentialWithdrawn) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CredentialWithdrawn) GetCredentialId() string {
@@ -4417,7 +4542,7 @@ type CredentialRevocationTried struct {
 
 func (x *CredentialRevocationTried) Reset() {
 	*x = CredentialRevocationTried{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4429,7 +4554,7 @@ func (x *CredentialRevocationTried) String() string {
 func (*CredentialRevocationTried) ProtoMessage() {}
 
 func (x *CredentialRevocationTried) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4442,7 +4567,7 @@ func (x *CredentialRevocationTried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialRevocationTried.ProtoReflect.Descriptor instead.
 func (*CredentialRevocationTried) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CredentialRevocationTried) GetCredentialId() string {
@@ -4477,7 +4602,7 @@ type CredentialDestroyed struct {
 
 func (x *CredentialDestroyed) Reset() {
 	*x = CredentialDestroyed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4489,7 +4614,7 @@ func (x *CredentialDestroyed) String() string {
 func (*CredentialDestroyed) ProtoMessage() {}
 
 func (x *CredentialDestroyed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4502,7 +4627,7 @@ func (x *CredentialDestroyed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialDestroyed.ProtoReflect.Descriptor instead.
 func (*CredentialDestroyed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{60}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CredentialDestroyed) GetCredentialId() string {
@@ -4529,7 +4654,7 @@ type CredentialRenewed struct {
 
 func (x *CredentialRenewed) Reset() {
 	*x = CredentialRenewed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4541,7 +4666,7 @@ func (x *CredentialRenewed) String() string {
 func (*CredentialRenewed) ProtoMessage() {}
 
 func (x *CredentialRenewed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4554,7 +4679,7 @@ func (x *CredentialRenewed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialRenewed.ProtoReflect.Descriptor instead.
 func (*CredentialRenewed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{61}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CredentialRenewed) GetCredentialId() string {
@@ -4575,7 +4700,7 @@ type UpstreamServerPinned struct {
 
 func (x *UpstreamServerPinned) Reset() {
 	*x = UpstreamServerPinned{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4587,7 +4712,7 @@ func (x *UpstreamServerPinned) String() string {
 func (*UpstreamServerPinned) ProtoMessage() {}
 
 func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4600,7 +4725,7 @@ func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamServerPinned.ProtoReflect.Descriptor instead.
 func (*UpstreamServerPinned) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{62}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *UpstreamServerPinned) GetConnectorId() string {
@@ -4621,7 +4746,7 @@ var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xff%\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xcc&\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -4691,7 +4816,8 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x0ereview_refused\x18\xa4\x01 \x01(\v2!.sallyport.event.v1.ReviewRefusedH\x00R\rreviewRefused\x12B\n" +
 	"\vreview_used\x18\xa5\x01 \x01(\v2\x1e.sallyport.event.v1.ReviewUsedH\x00R\n" +
 	"reviewUsed\x12T\n" +
-	"\x11reviews_forgotten\x18\xa6\x01 \x01(\v2$.sallyport.event.v1.ReviewsForgottenH\x00R\x10reviewsForgottenB\x06\n" +
+	"\x11reviews_forgotten\x18\xa6\x01 \x01(\v2$.sallyport.event.v1.ReviewsForgottenH\x00R\x10reviewsForgotten\x12K\n" +
+	"\x0epolicy_applied\x18\xaf\x01 \x01(\v2!.sallyport.event.v1.PolicyAppliedH\x00R\rpolicyAppliedB\x06\n" +
 	"\x04body\"y\n" +
 	"\x05Actor\x121\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.sallyport.event.v1.ActorKindR\x04kind\x12\x0e\n" +
@@ -4798,7 +4924,13 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"RuleSetSet\x127\n" +
 	"\brule_set\x18\x01 \x01(\v2\x1c.sallyport.policy.v1.RuleSetR\aruleSet\"$\n" +
 	"\x0eRuleSetRemoved\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xd1\x03\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"j\n" +
+	"\rPolicyApplied\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12A\n" +
+	"\tresources\x18\x02 \x03(\v2#.sallyport.event.v1.AppliedResourceR\tresources\";\n" +
+	"\x0fAppliedResource\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\"\xd1\x03\n" +
 	"\x0fReviewRequested\x12\x1b\n" +
 	"\treview_id\x18\x01 \x01(\tR\breviewId\x12\x17\n" +
 	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x1e\n" +
@@ -4962,7 +5094,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                         // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                         // 1: sallyport.event.v1.TokenKind
@@ -4995,58 +5127,60 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*GrantRemoved)(nil),                   // 28: sallyport.event.v1.GrantRemoved
 	(*RuleSetSet)(nil),                     // 29: sallyport.event.v1.RuleSetSet
 	(*RuleSetRemoved)(nil),                 // 30: sallyport.event.v1.RuleSetRemoved
-	(*ReviewRequested)(nil),                // 31: sallyport.event.v1.ReviewRequested
-	(*ReviewStep)(nil),                     // 32: sallyport.event.v1.ReviewStep
-	(*ReviewApproved)(nil),                 // 33: sallyport.event.v1.ReviewApproved
-	(*ReviewRefused)(nil),                  // 34: sallyport.event.v1.ReviewRefused
-	(*ReviewUsed)(nil),                     // 35: sallyport.event.v1.ReviewUsed
-	(*ReviewsForgotten)(nil),               // 36: sallyport.event.v1.ReviewsForgotten
-	(*BlockPlaced)(nil),                    // 37: sallyport.event.v1.BlockPlaced
-	(*BlockLifted)(nil),                    // 38: sallyport.event.v1.BlockLifted
-	(*TokenIssued)(nil),                    // 39: sallyport.event.v1.TokenIssued
-	(*TokenExpirySet)(nil),                 // 40: sallyport.event.v1.TokenExpirySet
-	(*TokenRevoked)(nil),                   // 41: sallyport.event.v1.TokenRevoked
-	(*ProxyJoined)(nil),                    // 42: sallyport.event.v1.ProxyJoined
-	(*Token)(nil),                          // 43: sallyport.event.v1.Token
-	(*AdminDirectoryNamed)(nil),            // 44: sallyport.event.v1.AdminDirectoryNamed
-	(*GroupRoleSet)(nil),                   // 45: sallyport.event.v1.GroupRoleSet
-	(*ServiceKeyAdded)(nil),                // 46: sallyport.event.v1.ServiceKeyAdded
-	(*ServiceKeyRemoved)(nil),              // 47: sallyport.event.v1.ServiceKeyRemoved
-	(*ServiceKey)(nil),                     // 48: sallyport.event.v1.ServiceKey
-	(*BreakGlassOpened)(nil),               // 49: sallyport.event.v1.BreakGlassOpened
-	(*SigningKeyAdded)(nil),                // 50: sallyport.event.v1.SigningKeyAdded
-	(*SigningKeyRetired)(nil),              // 51: sallyport.event.v1.SigningKeyRetired
-	(*SessionRevoked)(nil),                 // 52: sallyport.event.v1.SessionRevoked
-	(*SessionRevocationsForgotten)(nil),    // 53: sallyport.event.v1.SessionRevocationsForgotten
-	(*ClientSessionsRevoked)(nil),          // 54: sallyport.event.v1.ClientSessionsRevoked
-	(*ClientSet)(nil),                      // 55: sallyport.event.v1.ClientSet
-	(*ClientRemoved)(nil),                  // 56: sallyport.event.v1.ClientRemoved
-	(*AuthorizationPolicySet)(nil),         // 57: sallyport.event.v1.AuthorizationPolicySet
-	(*CredentialSet)(nil),                  // 58: sallyport.event.v1.CredentialSet
-	(*Credential)(nil),                     // 59: sallyport.event.v1.Credential
-	(*CredentialWithdrawn)(nil),            // 60: sallyport.event.v1.CredentialWithdrawn
-	(*CredentialRevocationTried)(nil),      // 61: sallyport.event.v1.CredentialRevocationTried
-	(*CredentialDestroyed)(nil),            // 62: sallyport.event.v1.CredentialDestroyed
-	(*CredentialRenewed)(nil),              // 63: sallyport.event.v1.CredentialRenewed
-	(*UpstreamServerPinned)(nil),           // 64: sallyport.event.v1.UpstreamServerPinned
-	(*timestamppb.Timestamp)(nil),          // 65: google.protobuf.Timestamp
-	(v1.Role)(0),                           // 66: sallyport.policy.v1.Role
-	(*v1.Directory)(nil),                   // 67: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),                   // 68: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                        // 69: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                        // 70: sallyport.policy.v1.Rule
-	(*v1.RuleSet)(nil),                     // 71: sallyport.policy.v1.RuleSet
-	(*v1.Review)(nil),                      // 72: sallyport.policy.v1.Review
-	(*v1.Block)(nil),                       // 73: sallyport.policy.v1.Block
-	(*v1.SigningKey)(nil),                  // 74: sallyport.policy.v1.SigningKey
-	(*v1.Client)(nil),                      // 75: sallyport.policy.v1.Client
-	(*v1.AuthorizationPolicy)(nil),         // 76: sallyport.policy.v1.AuthorizationPolicy
-	(v1.CredentialKind)(0),                 // 77: sallyport.policy.v1.CredentialKind
-	(v1.CredentialOutcome)(0),              // 78: sallyport.policy.v1.CredentialOutcome
-	(*v1.UpstreamAuthorizationServer)(nil), // 79: sallyport.policy.v1.UpstreamAuthorizationServer
+	(*PolicyApplied)(nil),                  // 31: sallyport.event.v1.PolicyApplied
+	(*AppliedResource)(nil),                // 32: sallyport.event.v1.AppliedResource
+	(*ReviewRequested)(nil),                // 33: sallyport.event.v1.ReviewRequested
+	(*ReviewStep)(nil),                     // 34: sallyport.event.v1.ReviewStep
+	(*ReviewApproved)(nil),                 // 35: sallyport.event.v1.ReviewApproved
+	(*ReviewRefused)(nil),                  // 36: sallyport.event.v1.ReviewRefused
+	(*ReviewUsed)(nil),                     // 37: sallyport.event.v1.ReviewUsed
+	(*ReviewsForgotten)(nil),               // 38: sallyport.event.v1.ReviewsForgotten
+	(*BlockPlaced)(nil),                    // 39: sallyport.event.v1.BlockPlaced
+	(*BlockLifted)(nil),                    // 40: sallyport.event.v1.BlockLifted
+	(*TokenIssued)(nil),                    // 41: sallyport.event.v1.TokenIssued
+	(*TokenExpirySet)(nil),                 // 42: sallyport.event.v1.TokenExpirySet
+	(*TokenRevoked)(nil),                   // 43: sallyport.event.v1.TokenRevoked
+	(*ProxyJoined)(nil),                    // 44: sallyport.event.v1.ProxyJoined
+	(*Token)(nil),                          // 45: sallyport.event.v1.Token
+	(*AdminDirectoryNamed)(nil),            // 46: sallyport.event.v1.AdminDirectoryNamed
+	(*GroupRoleSet)(nil),                   // 47: sallyport.event.v1.GroupRoleSet
+	(*ServiceKeyAdded)(nil),                // 48: sallyport.event.v1.ServiceKeyAdded
+	(*ServiceKeyRemoved)(nil),              // 49: sallyport.event.v1.ServiceKeyRemoved
+	(*ServiceKey)(nil),                     // 50: sallyport.event.v1.ServiceKey
+	(*BreakGlassOpened)(nil),               // 51: sallyport.event.v1.BreakGlassOpened
+	(*SigningKeyAdded)(nil),                // 52: sallyport.event.v1.SigningKeyAdded
+	(*SigningKeyRetired)(nil),              // 53: sallyport.event.v1.SigningKeyRetired
+	(*SessionRevoked)(nil),                 // 54: sallyport.event.v1.SessionRevoked
+	(*SessionRevocationsForgotten)(nil),    // 55: sallyport.event.v1.SessionRevocationsForgotten
+	(*ClientSessionsRevoked)(nil),          // 56: sallyport.event.v1.ClientSessionsRevoked
+	(*ClientSet)(nil),                      // 57: sallyport.event.v1.ClientSet
+	(*ClientRemoved)(nil),                  // 58: sallyport.event.v1.ClientRemoved
+	(*AuthorizationPolicySet)(nil),         // 59: sallyport.event.v1.AuthorizationPolicySet
+	(*CredentialSet)(nil),                  // 60: sallyport.event.v1.CredentialSet
+	(*Credential)(nil),                     // 61: sallyport.event.v1.Credential
+	(*CredentialWithdrawn)(nil),            // 62: sallyport.event.v1.CredentialWithdrawn
+	(*CredentialRevocationTried)(nil),      // 63: sallyport.event.v1.CredentialRevocationTried
+	(*CredentialDestroyed)(nil),            // 64: sallyport.event.v1.CredentialDestroyed
+	(*CredentialRenewed)(nil),              // 65: sallyport.event.v1.CredentialRenewed
+	(*UpstreamServerPinned)(nil),           // 66: sallyport.event.v1.UpstreamServerPinned
+	(*timestamppb.Timestamp)(nil),          // 67: google.protobuf.Timestamp
+	(v1.Role)(0),                           // 68: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),                   // 69: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),                   // 70: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                        // 71: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                        // 72: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                     // 73: sallyport.policy.v1.RuleSet
+	(*v1.Review)(nil),                      // 74: sallyport.policy.v1.Review
+	(*v1.Block)(nil),                       // 75: sallyport.policy.v1.Block
+	(*v1.SigningKey)(nil),                  // 76: sallyport.policy.v1.SigningKey
+	(*v1.Client)(nil),                      // 77: sallyport.policy.v1.Client
+	(*v1.AuthorizationPolicy)(nil),         // 78: sallyport.policy.v1.AuthorizationPolicy
+	(v1.CredentialKind)(0),                 // 79: sallyport.policy.v1.CredentialKind
+	(v1.CredentialOutcome)(0),              // 80: sallyport.policy.v1.CredentialOutcome
+	(*v1.UpstreamAuthorizationServer)(nil), // 81: sallyport.policy.v1.UpstreamAuthorizationServer
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	65, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	67, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -5073,78 +5207,80 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	26, // 24: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
 	27, // 25: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
 	28, // 26: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
-	37, // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
-	38, // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
-	39, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
-	41, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
-	40, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
-	50, // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
-	51, // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
-	52, // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
-	53, // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
-	54, // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
-	55, // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
-	56, // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
-	57, // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
-	44, // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
-	45, // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
-	49, // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
-	46, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
-	47, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
-	42, // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
-	58, // 46: sallyport.event.v1.Event.credential_set:type_name -> sallyport.event.v1.CredentialSet
-	60, // 47: sallyport.event.v1.Event.credential_withdrawn:type_name -> sallyport.event.v1.CredentialWithdrawn
-	61, // 48: sallyport.event.v1.Event.credential_revocation_tried:type_name -> sallyport.event.v1.CredentialRevocationTried
-	62, // 49: sallyport.event.v1.Event.credential_destroyed:type_name -> sallyport.event.v1.CredentialDestroyed
-	64, // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
-	63, // 51: sallyport.event.v1.Event.credential_renewed:type_name -> sallyport.event.v1.CredentialRenewed
+	39, // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
+	40, // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
+	41, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
+	43, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
+	42, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
+	52, // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
+	53, // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
+	54, // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
+	55, // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
+	56, // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
+	57, // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
+	58, // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
+	59, // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
+	46, // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
+	47, // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
+	51, // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
+	48, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
+	49, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
+	44, // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
+	60, // 46: sallyport.event.v1.Event.credential_set:type_name -> sallyport.event.v1.CredentialSet
+	62, // 47: sallyport.event.v1.Event.credential_withdrawn:type_name -> sallyport.event.v1.CredentialWithdrawn
+	63, // 48: sallyport.event.v1.Event.credential_revocation_tried:type_name -> sallyport.event.v1.CredentialRevocationTried
+	64, // 49: sallyport.event.v1.Event.credential_destroyed:type_name -> sallyport.event.v1.CredentialDestroyed
+	66, // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
+	65, // 51: sallyport.event.v1.Event.credential_renewed:type_name -> sallyport.event.v1.CredentialRenewed
 	29, // 52: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
 	30, // 53: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
-	31, // 54: sallyport.event.v1.Event.review_requested:type_name -> sallyport.event.v1.ReviewRequested
-	33, // 55: sallyport.event.v1.Event.review_approved:type_name -> sallyport.event.v1.ReviewApproved
-	34, // 56: sallyport.event.v1.Event.review_refused:type_name -> sallyport.event.v1.ReviewRefused
-	35, // 57: sallyport.event.v1.Event.review_used:type_name -> sallyport.event.v1.ReviewUsed
-	36, // 58: sallyport.event.v1.Event.reviews_forgotten:type_name -> sallyport.event.v1.ReviewsForgotten
-	0,  // 59: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	66, // 60: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
-	67, // 61: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	65, // 62: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	65, // 63: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	68, // 64: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	69, // 65: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	70, // 66: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	65, // 67: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
-	71, // 68: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
-	32, // 69: sallyport.event.v1.ReviewRequested.steps:type_name -> sallyport.event.v1.ReviewStep
-	65, // 70: sallyport.event.v1.ReviewRequested.expires_at:type_name -> google.protobuf.Timestamp
-	72, // 71: sallyport.event.v1.ReviewStep.alternatives:type_name -> sallyport.policy.v1.Review
-	65, // 72: sallyport.event.v1.ReviewsForgotten.at:type_name -> google.protobuf.Timestamp
-	73, // 73: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	43, // 74: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	65, // 75: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 76: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	65, // 77: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	66, // 78: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	66, // 79: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
-	48, // 80: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
-	65, // 81: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
-	74, // 82: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
-	65, // 83: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
-	65, // 84: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
-	65, // 85: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	75, // 86: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
-	76, // 87: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
-	59, // 88: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
-	77, // 89: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
-	78, // 90: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	65, // 91: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
-	78, // 92: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	79, // 93: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
-	94, // [94:94] is the sub-list for method output_type
-	94, // [94:94] is the sub-list for method input_type
-	94, // [94:94] is the sub-list for extension type_name
-	94, // [94:94] is the sub-list for extension extendee
-	0,  // [0:94] is the sub-list for field type_name
+	33, // 54: sallyport.event.v1.Event.review_requested:type_name -> sallyport.event.v1.ReviewRequested
+	35, // 55: sallyport.event.v1.Event.review_approved:type_name -> sallyport.event.v1.ReviewApproved
+	36, // 56: sallyport.event.v1.Event.review_refused:type_name -> sallyport.event.v1.ReviewRefused
+	37, // 57: sallyport.event.v1.Event.review_used:type_name -> sallyport.event.v1.ReviewUsed
+	38, // 58: sallyport.event.v1.Event.reviews_forgotten:type_name -> sallyport.event.v1.ReviewsForgotten
+	31, // 59: sallyport.event.v1.Event.policy_applied:type_name -> sallyport.event.v1.PolicyApplied
+	0,  // 60: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	68, // 61: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	69, // 62: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	67, // 63: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	67, // 64: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	70, // 65: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	71, // 66: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	72, // 67: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	67, // 68: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
+	73, // 69: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
+	32, // 70: sallyport.event.v1.PolicyApplied.resources:type_name -> sallyport.event.v1.AppliedResource
+	34, // 71: sallyport.event.v1.ReviewRequested.steps:type_name -> sallyport.event.v1.ReviewStep
+	67, // 72: sallyport.event.v1.ReviewRequested.expires_at:type_name -> google.protobuf.Timestamp
+	74, // 73: sallyport.event.v1.ReviewStep.alternatives:type_name -> sallyport.policy.v1.Review
+	67, // 74: sallyport.event.v1.ReviewsForgotten.at:type_name -> google.protobuf.Timestamp
+	75, // 75: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	45, // 76: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	67, // 77: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 78: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	67, // 79: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	68, // 80: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	68, // 81: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	50, // 82: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
+	67, // 83: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
+	76, // 84: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
+	67, // 85: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
+	67, // 86: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
+	67, // 87: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	77, // 88: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
+	78, // 89: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	61, // 90: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
+	79, // 91: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
+	80, // 92: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	67, // 93: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
+	80, // 94: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	81, // 95: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
+	96, // [96:96] is the sub-list for method output_type
+	96, // [96:96] is the sub-list for method input_type
+	96, // [96:96] is the sub-list for extension type_name
+	96, // [96:96] is the sub-list for extension extendee
+	0,  // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -5209,6 +5345,7 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_ReviewRefused)(nil),
 		(*Event_ReviewUsed)(nil),
 		(*Event_ReviewsForgotten)(nil),
+		(*Event_PolicyApplied)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5216,7 +5353,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   63,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
