@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -309,5 +311,189 @@ func TestEachKindOfTokenComesFromARealAuthorizationServer(t *testing.T) {
 	v.known("travel", person.ID)
 	if asked := v.as.Asked("client_credentials"); len(asked) != 1 || asked[0].Get("client_assertion") == "" || asked[0].Get("client_secret") != "" {
 		t.Errorf("the gateway asked for its own token %d times, and not by its key", len(asked))
+	}
+}
+
+// TestThePersonsTokensFromTheFirstCallToTheReceipt follows a person's link through the commands that admins have for it: while it is used, refused
+// upstream in the middle of a session, renewed, lost with a killed control plane, and ended with the person.
+func TestThePersonsTokensFromTheFirstCallToTheReceipt(t *testing.T) {
+	t.Parallel()
+	v := newVaulted(t)
+	// Before anybody is connected.
+	v.says([]string{"crm", "http"}, "connectors", "trust", "crm")
+	v.says([]string{`"found"`, v.as.URL}, "connectors", "trust", "crm", "-o", "json")
+	v.fails(1, "connect yourself", "connectors", "check", "crm") // an admin token is nobody who could be connected
+	v.link("crm")
+	v.known("crm", "ada-at-the-upstream")
+	v.known("batch", "batch")
+	out := v.says([]string{"OWNER", "okta/" + ada, "crm", "oauth", "identity"}, "credentials", "list", "--person", ada)
+	if strings.Contains(out, v.token("ada-at-the-upstream")) {
+		t.Error("the list shows a token")
+	}
+	id := v.credential("crm", "CREDENTIAL_KIND_OAUTH")
+
+	// The upstream ends the token in the middle of the session: it is renewed within the call.
+	old := v.token("ada-at-the-upstream")
+	if err := v.as.Forget(t.Context(), "gateway", old); err != nil {
+		t.Fatal(err)
+	}
+	renewals := len(v.as.Asked("refresh_token"))
+	slowly(t, func() error { // a token of a few seconds is not renewed because it is refused
+		if res := v.call("crm"); !res.OK || v.token("ada-at-the-upstream") == old {
+			return fmt.Errorf("%+v", res)
+		}
+		return nil
+	})
+	if n := len(v.as.Asked("refresh_token")); n != renewals+1 {
+		t.Errorf("renewed %d times", n-renewals)
+	}
+
+	// An admin renews it, and proxies take the new one at once.
+	old = v.token("ada-at-the-upstream")
+	v.says([]string{"renewed"}, "credentials", "rotate", id)
+	v.known("crm", "ada-at-the-upstream")
+	if v.token("ada-at-the-upstream") == old {
+		t.Error("the proxy still sends the token of before")
+	}
+	v.fails(1, "no credential of this id", "credentials", "rotate", "0190b5f4-0000-7000-8000-000000000000")
+
+	// The control plane is killed once the upstream has rotated the refresh token, before the answer is there.
+	var once sync.Once
+	v.as.OnToken(func(form url.Values) int {
+		if form.Get("grant_type") == "refresh_token" {
+			once.Do(v.cp.Kill)
+		}
+		return 0
+	})
+	v.fails(1, "", "credentials", "rotate", id)
+	select {
+	case <-v.cp.Done():
+	default:
+		t.Fatal("the control plane was not killed")
+	}
+	v.as.OnToken(nil)
+	v.cp.start()
+	slowly(t, func() error { // once the lease of the one that died ran out; until then the token of before, as long as it is good
+		_, problem, code := v.run("credentials", "rotate", id)
+		if code == 0 || !strings.Contains(problem, "asked again") && !strings.Contains(problem, "no credential of this id") {
+			return fmt.Errorf("exit code %d: %s", code, problem)
+		}
+		return nil
+	})
+	v.link("crm") // the person is asked again, and that is all
+	v.known("crm", "ada-at-the-upstream")
+
+	// An admin takes it out of use: the very next call has none.
+	v.says([]string{"1 credentials are out of use"}, "credentials", "revoke", "--person", ada, "--connector", "crm")
+	if res := v.call("crm"); res.OK || connectLink.FindString(res.Text) == "" {
+		t.Errorf("with a credential that was revoked: %+v", res)
+	}
+	v.fails(2, "say which", "credentials", "revoke")
+	v.link("crm")
+	v.known("crm", "ada-at-the-upstream")
+
+	// The person is offboarded: one event, and what became of each.
+	last := v.token("ada-at-the-upstream")
+	if _, err := v.org.Deactivate(t.Context(), ada); err != nil {
+		t.Fatal(err)
+	}
+	if res := v.call("crm"); res.OK {
+		t.Error("a call of somebody who was offboarded went through")
+	}
+	eventually(t, func() error {
+		if !v.as.Revoked(last) {
+			return errors.New("the token is not revoked upstream")
+		}
+		return nil
+	})
+	if _, err := v.as.Subject(t.Context(), last); err == nil {
+		t.Error("the upstream still takes the token")
+	}
+	person, err := v.org.Person(ada)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		out, _, _ := v.run("credentials", "list", "--person", person.SCIMID, "--withdrawn")
+		if !strings.Contains(out, "revoked") || strings.Contains(out, "under way") {
+			return fmt.Errorf("the receipt:\n%s", out)
+		}
+		return nil
+	})
+	v.search()
+}
+
+// slowly is eventually for what is to be tried a few times alone.
+func slowly(t testing.TB, f func() error) {
+	t.Helper()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for range 90 {
+		err := f()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-t.Context().Done():
+		}
+		t.Log(err)
+	}
+	t.Fatal("it does not become so")
+}
+
+// credential is the id of the person's credential on a connector.
+func (v *vaulted) credential(connector, kind string) string {
+	v.t.Helper()
+	out, problem, code := v.run("credentials", "list", "--connector", connector, "-o", "json")
+	var list struct {
+		Credentials []struct{ ID, Kind string }
+	}
+	if err := json.Unmarshal([]byte(out), &list); code != 0 || err != nil {
+		v.t.Fatalf("credentials list: %v %s", err, problem)
+	}
+	for _, c := range list.Credentials {
+		if c.Kind == kind {
+			return c.ID
+		}
+	}
+	v.t.Fatalf("%s has no credential of kind %s: %s", connector, kind, out)
+	return ""
+}
+
+// search looks for each secret in all that was kept, shown and exported.
+func (v *vaulted) search() {
+	v.t.Helper()
+	for _, form := range v.as.Asked("refresh_token") {
+		v.planted.add("a refresh token", form.Get("refresh_token"))
+	}
+	for _, form := range v.as.Asked("authorization_code") {
+		v.planted.add("a code", form.Get("code"))
+		v.planted.add("a PKCE verifier", form.Get("code_verifier"))
+	}
+	for _, grant := range []string{"urn:ietf:params:oauth:grant-type:token-exchange", "urn:ietf:params:oauth:grant-type:jwt-bearer"} {
+		for _, form := range v.as.Asked(grant) {
+			v.planted.add("an ID token", form.Get("subject_token"))
+			v.planted.add("an assertion", form.Get("assertion"))
+		}
+	}
+	found, _, _ := v.run("audit", "search", "-o", "json")
+	if !strings.Contains(found, "whoami") {
+		v.t.Errorf("audit search shows no call: %s", found)
+	}
+	export := filepath.Join(v.t.TempDir(), "export")
+	v.says(nil, "audit", "export", export)
+	v.planted.look(v.t, "what agents and admins were shown", v.sent)
+	v.planted.lookBelow(v.t, v.cp.data(), v.east.data(), v.west.data(), filepath.Dir(v.cp.Log), filepath.Dir(v.east.Log), filepath.Dir(export))
+	// That it finds what is there: the upstreams' ids are in the store of events.
+	store := 0
+	_ = filepath.WalkDir(v.cp.data(), func(path string, d fs.DirEntry, err error) error {
+		if data, _ := os.ReadFile(path); err == nil && !d.IsDir() && bytes.Contains(data, []byte("ledger")) && strings.HasSuffix(path, ".blk") {
+			store++
+		}
+		return err
+	})
+	if store == 0 || len(v.planted.values) < 5 {
+		v.t.Errorf("the search finds nothing in the store's files, and looks for %d secrets", len(v.planted.values))
 	}
 }

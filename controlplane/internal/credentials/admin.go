@@ -71,7 +71,7 @@ func (k *Keeper) RenewNow(ctx context.Context, by *eventv1.Actor, id uuid.UUID) 
 	if user == nil {
 		user = &core.User{}
 	}
-	issued, err := k.Issue(ctx, s, user, connector, Ask{Rejected: sum[:]})
+	issued, err := k.Issue(ctx, s, user, connector, Ask{Rejected: sum[:], anew: true})
 	if err == nil && issued.Connect != nil {
 		err = refuse("%s: they are asked again at their next call", issued.Connect.Reason)
 	}

@@ -138,6 +138,9 @@ type Ask struct {
 	Rejected []byte
 	// Scopes that the upstream wants and the credential lacks.
 	Scopes []string
+
+	// anew: an admin wants another, however young the one is that is refused.
+	anew bool
 }
 
 // Issued is what to send, or what the person must do before.

@@ -152,7 +152,7 @@ func (k *Keeper) renewAlone(ctx context.Context, c *core.Credential, ask Ask, re
 	if now := k.Now(); old.good(ask, now) && (ask.Rejected != nil || !old.due(now)) {
 		return old, nil
 	}
-	if age := k.Now().Sub(old.Since); ask.Rejected != nil && old.good(Ask{}, k.Now()) && age >= 0 && age < freshFor {
+	if age := k.Now().Sub(old.Since); ask.Rejected != nil && !ask.anew && old.good(Ask{}, k.Now()) && age >= 0 && age < freshFor {
 		return old, nil // what refuses this one refuses the next
 	}
 	bounded, cancel := context.WithTimeout(ctx, renewFor)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/controlplane/internal/core"
@@ -144,4 +145,18 @@ func TestTheClocksOfControlPlanesMayDiffer(t *testing.T) {
 		t.Errorf("%v; %s", err, s.upstream)
 	}
 	enginetest.Must(t, err)
+}
+
+func TestAnAdminRenewsATokenHoweverYoungItIs(t *testing.T) {
+	s := newSite(t, oauth())
+	s.connect(credentials.Ask{})
+	first := s.must(credentials.Ask{}).Value
+	var id uuid.UUID
+	for c := range s.Engine.State().PersonCredentials(s.ann.ID) {
+		id = c.ID
+	}
+	status, err := s.keeper.RenewNow(t.Context(), enginetest.Actor, id)
+	if second := s.must(credentials.Ask{}).Value; err != nil || second == first || s.upstream.refreshes != 1 || status.Renewed.IsZero() {
+		t.Errorf("%+v, %v; %s", status, err, s.upstream)
+	}
 }
