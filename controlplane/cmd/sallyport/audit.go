@@ -111,7 +111,7 @@ func (e erasing) DestroyKey(ctx context.Context, person uuid.UUID) error {
 	if err := e.vault.DestroyKey(ctx, person); err != nil {
 		return err
 	}
-	if err := errors.Join(e.tokens.ForgetPerson(ctx, person), e.sightings.Forget(ctx, person)); err != nil || e.index == nil {
+	if err := errors.Join(e.tokens.ForgetPerson(ctx, person), e.sightings.Forget(ctx, person), e.usage.Forget(ctx, person)); err != nil || e.index == nil {
 		return err
 	}
 	return e.index.Forget(ctx, person.String())

@@ -37,6 +37,7 @@ import (
 	"sallyport.dev/controlplane/internal/natsconn"
 	"sallyport.dev/controlplane/internal/peers"
 	"sallyport.dev/controlplane/internal/scim"
+	"sallyport.dev/controlplane/internal/usage"
 	"sallyport.dev/controlplane/internal/vault"
 )
 
@@ -119,7 +120,9 @@ type plane struct {
 	sightings *doctor.Sightings
 	// approvals asks people for their yes.
 	approvals *approval.Server
-	name      string
+	// usage remembers who used the gateway.
+	usage *usage.Recorder
+	name  string
 }
 
 func serve(ctx context.Context, c *serveConfig) error {
@@ -186,6 +189,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 	}
 	p.roster = fleet.NewRoster(standings{shared}, p.log)
 	p.lately = activity.NewRecorder(shared, p.log)
+	p.openUsage(shared)
 	p.eraser = erasure.New(erasure.Config{Engine: p.engine, Keys: erasing{p}, Log: events, List: erased, Logger: p.log})
 	return closeAll, nil
 }
@@ -213,7 +217,7 @@ func (p *plane) run(ctx context.Context) error {
 	}
 	fleetServer := fleet.New(fleet.Config{
 		Engine: p.engine, Commands: p.engine, Authority: authority, Secrets: p.vault, Credentials: signIn.keeper, Audit: p.audit, Trail: p.trail, Roster: p.roster, Publisher: publisher,
-		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Approvals: p.approvals, Seen: signIn.uses.Seen, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
+		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Approvals: p.approvals, Seen: signIn.uses.Seen, Delivered: p.usage.Note, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
 	})
 	fleetMux := http.NewServeMux()
 	fleetMux.Handle(fleetv1connect.NewFleetServiceHandler(fleetServer, fleet.Validation(), connect.WithReadMaxBytes(32<<20), fleet.Compression()))
@@ -226,7 +230,7 @@ func (p *plane) run(ctx context.Context) error {
 	adminMux.Handle("/login/", p.admins.Handler())
 	adminMux.Handle("/", admin.NewHandler(p.withDoctor(p.auditOf(admin.Config{
 		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Credentials: signIn.keeper, Activity: p.lately, Sessions: p.admins,
-		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Reviews: p.approvals, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
+		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Reviews: p.approvals, Usage: p.usage, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
 	}), signIn.people)))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
@@ -246,6 +250,7 @@ func (p *plane) run(ctx context.Context) error {
 	if bootstrap != uuid.Nil {
 		running.Go(func() { p.forgetBootstrap(ctx, bootstrap) })
 	}
+	running.Go(func() { p.usage.Run(ctx) })
 	running.Go(func() { p.lately.Run(ctx) })
 	running.Go(func() { p.vault.Run(ctx) })
 	running.Go(func() {

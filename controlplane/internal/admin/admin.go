@@ -105,6 +105,7 @@ type Config struct {
 	Authorization Authorization
 	Doctor        Doctor
 	Reviews       Reviews
+	Usage         Usage
 	Now           func() time.Time
 	Log           *slog.Logger
 }
@@ -152,6 +153,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewPlanServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewExportServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewReviewServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewMigrationServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
@@ -163,6 +165,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.SignInServiceName, adminv1connect.ClientServiceName, adminv1connect.SessionServiceName,
 		adminv1connect.RuleSetServiceName, adminv1connect.CredentialServiceName,
 		adminv1connect.AccessServiceName, adminv1connect.PlanServiceName, adminv1connect.ExportServiceName, adminv1connect.ReviewServiceName,
+		adminv1connect.MigrationServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

@@ -36,6 +36,7 @@ import (
 	"sallyport.dev/controlplane/internal/fleet"
 	"sallyport.dev/controlplane/internal/journal"
 	"sallyport.dev/controlplane/internal/kv"
+	"sallyport.dev/controlplane/internal/usage"
 	"sallyport.dev/controlplane/internal/vault"
 )
 
@@ -49,6 +50,7 @@ type site struct {
 	token    string
 	option   connect.ClientOption
 	sessions *adminsession.Sessions
+	usage    *usage.Recorder
 }
 
 // ledger keeps standings in real key-value, of which nobody else writes any.
@@ -91,13 +93,14 @@ func newSiteNoting(t *testing.T, log *slog.Logger, trail admin.Trail) *site {
 	_, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_ADMIN, "root")
 	s.option = connect.WithInterceptors(bearerOf(s.token))
 	s.sessions = &adminsession.Sessions{Engine: p.Engine, Store: p.Shared, Now: time.Now}
+	s.usage = &usage.Recorder{Store: p.Shared, Name: "a", Now: time.Now, Log: p.Log}
 	keeper := credentials.New(credentials.Config{Engine: p.Engine, Store: p.Shared, Vault: p.Vault, URL: "https://sallyport.example", Every: 5 * time.Millisecond, Log: log})
 	keeping, stop := context.WithCancel(context.Background())
 	kept := make(chan struct{})
 	go func() { keeper.Run(keeping); close(kept) }()
 	t.Cleanup(func() { stop(); <-kept })
 	s.server = enginetest.Serve(t, admin.NewHandler(admin.Config{
-		Engine: p.Engine, Secrets: p.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Credentials: keeper, Audit: records, Activity: s.activity, Sessions: s.sessions, Trail: trail, Log: log,
+		Engine: p.Engine, Secrets: p.Vault, Fleet: s.roster, Discoverer: discover.Discoverer{}, Credentials: keeper, Audit: records, Activity: s.activity, Sessions: s.sessions, Trail: trail, Log: log, Usage: s.usage,
 		Invitation: func(token string) string { return token }, SignInSecrets: p.Vault, SignInURL: "https://sallyport.example",
 	}))
 	return s

@@ -76,6 +76,8 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.ReviewServiceApproveReviewProcedure: viewer,
 	adminv1connect.ReviewServiceRefuseReviewProcedure:  viewer,
 
+	adminv1connect.MigrationServiceGetMigrationReportProcedure: auditor,
+
 	adminv1connect.FleetAdminServiceListProxiesProcedure: viewer,
 	adminv1connect.FleetAdminServiceGetReceiptProcedure:  viewer,
 

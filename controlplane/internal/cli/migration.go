@@ -13,7 +13,7 @@ import (
 )
 
 func migrationCommand(o *options) *cobra.Command {
-	return parent("migration", "Move people's MCP servers from laptops to the gateway", scanCommand(o))
+	return parent("migration", "Move people's MCP servers from laptops to the gateway", scanCommand(o), migrationReportCommand(o))
 }
 
 func scanCommand(o *options) *cobra.Command {

@@ -81,6 +81,8 @@ type Config struct {
 	Approvals Approvals
 	// Seen is told which person used which client where and when, as proxies' audit says. Nil: nobody asks.
 	Seen func(person, client, region string, at time.Time)
+	// Delivered is told what proxies' audit says once it is durable; it must not keep or change it. Nil: nobody asks.
+	Delivered func(records []*auditv1.AuditRecord)
 	// Lease is how long a proxy may serve without hearing from a control plane. Default 30 minutes.
 	// Longer survives longer outages; shorter makes an unreachable proxy stop sooner.
 	Lease time.Duration
@@ -183,6 +185,9 @@ func (s *Server) DeliverAudit(ctx context.Context, req *connect.Request[fleetv1.
 		for _, r := range req.Msg.GetRecords() {
 			seen(r.GetPersonId(), r.GetClient().GetId(), token.Region, r.GetAt().AsTime())
 		}
+	}
+	if delivered := s.config.Delivered; delivered != nil {
+		delivered(req.Msg.GetRecords())
 	}
 	return connect.NewResponse(&fleetv1.DeliverAuditResponse{Acknowledged: acknowledged}), nil
 }
