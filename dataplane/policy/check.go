@@ -33,15 +33,17 @@ func Check(r *policyv1.Rule, tools []*policyv1.Tool) error {
 	}
 	globs := globsOf(r)
 	for _, g := range globs {
+		if err := checkGlob(g); err != nil {
+			return err
+		}
 		if labelled(g) {
 			if err := checkLabelled(g, r, when); err != nil {
 				return err
 			}
-			continue
 		}
-		if g == "" || len(g) > 128 || strings.ContainsFunc(g, func(c rune) bool { return !isToolRune(c) && c != '*' && c != '?' }) {
-			return fmt.Errorf("%q is no tool name or glob: letters, digits, '_', '-', '.', with * for any run and ? for one", clip(g))
-		}
+	}
+	if err := checkRedact(r, tools); err != nil {
+		return err
 	}
 	if r.GetWhen() == "" {
 		return nil
@@ -103,7 +105,14 @@ const minMaxAge = time.Minute
 
 // knownDuties tells whether this build knows what a rule asks for.
 func knownDuties(r *policyv1.Rule) bool {
-	return r.GetAfter() <= policyv1.Duty_DUTY_REVIEW && (r.GetRequire() <= policyv1.Duty_DUTY_REVIEW || r.GetRequire() == policyv1.Duty_DUTY_SIGN_IN)
+	switch r.GetRequire() {
+	case policyv1.Duty_DUTY_SIGN_IN, policyv1.Duty_DUTY_REDACT:
+	default:
+		if r.GetRequire() > policyv1.Duty_DUTY_REVIEW {
+			return false
+		}
+	}
+	return r.GetAfter() <= policyv1.Duty_DUTY_REVIEW
 }
 
 // dutyOf is what a rule asks for, whether it allows or requires.
@@ -114,13 +123,26 @@ func globsOf(r *policyv1.Rule) []string {
 	return slices.Concat(r.GetAllow(), r.GetDeny(), r.GetTools())
 }
 
-// checkLabelled refuses a glob of prompts or resources that is wrong.
-func checkLabelled(glob string, r *policyv1.Rule, when *condition) error {
-	switch _, rest := KindOf(glob); {
-	case strings.HasPrefix(glob, templateWord):
-		return fmt.Errorf("%q: templates are listed as the URIs are allowed that they make, by globs that begin with resource:…", clip(glob))
+// checkGlob refuses a glob that is wrong in itself.
+func checkGlob(g string) error {
+	if !labelled(g) {
+		if g == "" || len(g) > 128 || strings.ContainsFunc(g, func(c rune) bool { return !isToolRune(c) && c != '*' && c != '?' }) {
+			return fmt.Errorf("%q is no tool name or glob: letters, digits, '_', '-', '.', with * for any run and ? for one", clip(g))
+		}
+		return nil
+	}
+	switch _, rest := KindOf(g); {
+	case strings.HasPrefix(g, templateWord):
+		return fmt.Errorf("%q: templates are listed as the URIs are allowed that they make, by globs that begin with resource:…", clip(g))
 	case rest == "" || len(rest) > maxName || strings.ContainsFunc(rest, unicode.IsControl):
-		return fmt.Errorf("%q is no glob: prompt: and a prompt's name, or resource: and a URI, with * for any run and ? for one", clip(glob))
+		return fmt.Errorf("%q is no glob: prompt: and a prompt's name, or resource: and a URI, with * for any run and ? for one", clip(g))
+	}
+	return nil
+}
+
+// checkLabelled refuses what a rule about prompts or resources cannot say.
+func checkLabelled(glob string, r *policyv1.Rule, when *condition) error {
+	switch {
 	case when.roots&(argsRoot|toolRoot) != 0:
 		return fmt.Errorf("the condition reads a tool, or its arguments: give %q a rule of its own, whose condition does not", clip(glob))
 	case r.GetHints() != nil:

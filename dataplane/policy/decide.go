@@ -59,6 +59,8 @@ type Decision struct {
 	Duties *Duties
 	// SignIn is how the person must sign in for it to be allowed, where that is the reason.
 	SignIn *SignIn
+	// Redaction is what is taken out of what audit keeps of the call, whatever the verdict, and of what the agent gets; nil: nothing.
+	Redaction *Redaction
 	// Version is that of the table.
 	Version uint64
 	// Groups are the names of all groups that counted, sorted. The slice is the table's: do not change it.
@@ -79,12 +81,12 @@ func (t *Table) Decide(r Request) (d Decision) {
 func (s *state) decide(r *Request, d *Decision) {
 	d.Version = s.version
 	if s.broken {
-		d.Reason = auditv1.Reason_REASON_STALE
+		d.Reason, d.Redaction = auditv1.Reason_REASON_STALE, everythingRedacted
 		return
 	}
 	p := s.person(r.Person)
 	if p == nil {
-		d.Reason = auditv1.Reason_REASON_PERSON_UNKNOWN
+		d.Reason, d.Redaction = auditv1.Reason_REASON_PERSON_UNKNOWN, s.connector(r.Connector).redaction(r.Tool)
 		return
 	}
 	c := s.connector(r.Connector)
@@ -101,12 +103,15 @@ func (s *state) decide(r *Request, d *Decision) {
 		d.Reason = auditv1.Reason_REASON_TOOL_UNKNOWN
 	}
 	if d.Reason != 0 {
-		d.Groups = s.resolve(p.members).names
+		d.Groups, d.Redaction = s.resolve(p.members).names, s.redaction(p, c, tool, r)
 		return
 	}
 	v := s.verdict(p.members, c, tool)
 	d.Groups = v.names
 	f := facts{args: r.Arguments.values, person: p, groups: v.names, tool: tool, connector: c}
+	if v.redacted != nil {
+		d.Redaction = v.redacted.of(&f, r)
+	}
 	if r.Basis != (Basis{}) {
 		ruling := s.stand(f, *r)
 		d.rule(&ruling, r)

@@ -209,7 +209,7 @@ func (e *edit) changed(c *connector) {
 func (e *edit) putConnector(settings *policyv1.Connector, h Digest) {
 	e.removeConnector(settings.GetId())
 	c := e.change(settings.GetId())
-	c.settings, c.settingsDigest = settings, h
+	c.settings, c.settingsDigest, c.redactions = settings, h, newConnectorRedactions(settings)
 	e.state.digest.add(h)
 }
 
@@ -219,7 +219,7 @@ func (e *edit) removeConnector(id string) bool {
 	}
 	c := e.change(id)
 	e.state.digest.remove(c.settingsDigest)
-	c.settings, c.settingsDigest = nil, Digest{}
+	c.settings, c.settingsDigest, c.redactions = nil, Digest{}, nil
 	e.changed(c)
 	return true
 }
@@ -458,6 +458,13 @@ func (s *shared) rule(wire *policyv1.Rule, place int) *rule {
 		}
 		return r
 	}
+	if r.duty() == policyv1.Duty_DUTY_REDACT {
+		r.effect = redacts
+		if r.redaction, _ = newRedaction(wire.GetRedact()); r.redaction == nil { // it is of a newer build
+			r.effect, r.when = denies, notUnderstood
+			return r
+		}
+	}
 	if wire.GetUntil() != nil {
 		r.until = wire.GetUntil().AsTime().UnixNano()
 	}
@@ -473,7 +480,7 @@ func (s *shared) rule(wire *policyv1.Rule, place int) *rule {
 
 // understood tells whether this build knows all that a rule says.
 func understood(r *policyv1.Rule) bool {
-	for _, m := range []proto.Message{r, r.GetHints(), r.GetReview(), r.GetSignIn()} {
+	for _, m := range []proto.Message{r, r.GetHints(), r.GetReview(), r.GetSignIn(), r.GetRedact()} {
 		if m.ProtoReflect().IsValid() && len(m.ProtoReflect().GetUnknown()) > 0 {
 			return false
 		}

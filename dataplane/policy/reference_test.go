@@ -42,6 +42,7 @@ var (
 		"delete_branch": {`{"branch":"x"}`, `{"branch":"y"}`}, "push_files": {`{}`, `{"branch":"x"}`, `{"branch":"y"}`}, "read_file": {`{"path":"p"}`},
 	}
 	someRegions = []string{"us", "eu"}
+	someNames   = []string{"branch", "path", "note"}
 )
 
 func randomWorld(t *rapid.T) *world {
@@ -66,11 +67,13 @@ func randomWorld(t *rapid.T) *world {
 
 func randomRule(t *rapid.T) *policyv1.Rule {
 	globs := rapid.SliceOfN(rapid.SampledFrom(someGlobs), 1, 2).Draw(t, "globs")
-	duty := rapid.SampledFrom([]policyv1.Duty{0, 0, confirm, review, policyv1.Duty_DUTY_SIGN_IN}).Draw(t, "duty")
+	duty := rapid.SampledFrom([]policyv1.Duty{0, 0, confirm, review, policyv1.Duty_DUTY_SIGN_IN, policyv1.Duty_DUTY_REDACT}).Draw(t, "duty")
 	r := &policyv1.Rule{When: rapid.SampledFrom(someConditions).Draw(t, "when")}
 	switch effect := rapid.IntRange(0, 3).Draw(t, "effect"); {
 	case effect == 0:
 		r.Deny = globs
+	case duty == policyv1.Duty_DUTY_REDACT:
+		r.Require, r.Tools, r.Redact = duty, globs, &policyv1.Redaction{Arguments: []string{rapid.SampledFrom(someNames).Draw(t, "redact")}}
 	case effect == 1 && duty != 0:
 		r.Require, r.Tools = duty, globs
 	case duty == policyv1.Duty_DUTY_SIGN_IN:
@@ -154,6 +157,8 @@ type judgement struct {
 	confirm policyv1.ConfirmationAssurance
 	steps   string
 	signIn  bool // it is denied for want of a sign-in
+	// redacted are names that are taken out, whatever the verdict.
+	redacted string
 }
 
 // reference is the verdict as DESIGN states it, made slowly and from nothing: every rule of every group that
@@ -177,9 +182,6 @@ func (w *world) reference(tool, region, acr string, a Arguments) judgement {
 		names = append(names, fmt.Sprintf("g%d", no))
 	}
 	reached[ofEveryone], reached[ofAnn] = true, true
-	if len(w.blocks) > 0 && tool == "read_file" {
-		return judgement{}
-	}
 	readOnly := tool == "read_file"
 	p := &person{id: ann, directory: "okta", attributes: noAttributes}
 	if w.department != "" {
@@ -193,6 +195,7 @@ func (w *world) reference(tool, region, acr string, a Arguments) judgement {
 	}
 	f := &facts{args: a.values, person: p, groups: names, tool: pinned, connector: &connector{id: "github"}}
 	best, atBest, required := 4, []*policyv1.Rule{}, []*policyv1.Rule{}
+	denied, taken := len(w.blocks) > 0 && tool == "read_file", map[string]bool{}
 	weakAllow, weakRequire := false, false
 	for no := range reached {
 		for _, r := range w.rules[no] {
@@ -217,8 +220,12 @@ func (w *world) reference(tool, region, acr string, a Arguments) judgement {
 				permissive = int(slowAssurance(r, readOnly))
 			}
 			switch {
-			case len(r.GetDeny()) > 0 && (holds || failed):
-				return judgement{}
+			case r.GetRequire() == policyv1.Duty_DUTY_REDACT:
+				if holds || failed {
+					taken[r.GetRedact().GetArguments()[0]] = true
+				}
+			case len(r.GetDeny()) > 0:
+				denied = denied || holds || failed
 			case r.GetRequire() == policyv1.Duty_DUTY_SIGN_IN:
 				weakRequire = weakRequire || (holds || failed) && acr != "strong"
 			case len(r.GetAllow()) > 0 && r.SignIn != nil && acr != "strong":
@@ -232,10 +239,15 @@ func (w *world) reference(tool, region, acr string, a Arguments) judgement {
 			}
 		}
 	}
-	if best == 4 || weakRequire {
-		return judgement{signIn: weakAllow || weakRequire && best < 4}
+	out, steps := judgement{redacted: strings.Join(slices.Sorted(maps.Keys(taken)), " ")}, map[string]bool{}
+	switch {
+	case denied:
+		return out
+	case best == 4 || weakRequire:
+		out.signIn = weakAllow || weakRequire && best < 4
+		return out
 	}
-	out, steps := judgement{allowed: true}, map[string]bool{}
+	out.allowed = true
 	var alternatives []string
 	for _, r := range atBest {
 		switch r.GetAfter() {
@@ -286,7 +298,10 @@ func decided(t *rapid.T, table *Table, tool, region, acr, raw string) (judgement
 	}
 	r := Request{Person: ann, Connector: "github", Tool: tool, Region: region, From: &Origin{ACR: acr}, Arguments: a, Now: now}
 	d := table.Decide(r)
-	j := judgement{allowed: d.Allowed, signIn: d.Reason == auditv1.Reason_REASON_SIGN_IN_REQUIRED}
+	j := judgement{allowed: d.Allowed, signIn: d.Reason == auditv1.Reason_REASON_SIGN_IN_REQUIRED, redacted: namesIn(t, d.Redaction)}
+	if again := namesIn(t, table.Redaction(r)); again != j.redacted {
+		t.Fatalf("taken out are %q by the verdict, and %q made from nothing", j.redacted, again)
+	}
 	if d.Duties == nil || d.Reason == auditv1.Reason_REASON_RULE_DENIED || d.Reason == auditv1.Reason_REASON_NOTHING_ALLOWS {
 		return j, r
 	}
@@ -309,6 +324,24 @@ func decided(t *rapid.T, table *Table, tool, region, acr, raw string) (judgement
 		t.Fatalf("what is asked for (%+v) was done, and still %s", j, done.Text())
 	}
 	return j, r
+}
+
+// namesIn are those of someNames that a redaction takes out.
+func namesIn(t *rapid.T, r *Redaction) string {
+	var names []string
+	for _, name := range slices.Sorted(slices.Values(someNames)) {
+		if r == nil {
+			continue
+		}
+		_, found, err := r.Arguments.Redact([]byte(`{"` + name + `":1}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, " ")
 }
 
 // explained is what the traces of an explanation come to: whether it may be allowed at all.
@@ -387,6 +420,9 @@ func TestVerdictsAreMonotonous(t *testing.T) {
 				acr := rapid.SampledFrom([]string{"", "strong"}).Draw(t, "acr")
 				was, _ := decided(t, before, tool, "us", acr, raw)
 				is, _ := decided(t, after, tool, "us", acr, raw)
+				if removed.GetRequire() == policyv1.Duty_DUTY_REDACT && (narrow(is) != narrow(was) || len(is.redacted) > len(was.redacted)) {
+					t.Fatalf("without %v the verdict on %s %s went from %+v to %+v", removed, tool, raw, was, is)
+				}
 				if len(removed.GetAllow()) > 0 && narrow(is) < narrow(was) || len(removed.GetAllow()) == 0 && narrow(is) > narrow(was) {
 					t.Fatalf("without %v the verdict on %s %s went from %+v to %+v", removed, tool, raw, was, is)
 				}

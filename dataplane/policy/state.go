@@ -93,6 +93,7 @@ type connector struct {
 
 	settings       *policyv1.Connector // nil: not offered
 	settingsDigest Digest
+	redactions     []connectorRedaction
 	catalogue      *catalogue // nil: no tool is pinned
 	grants         trie[*grant]
 }
@@ -149,6 +150,8 @@ type rule struct {
 	approval *Approval
 	// signIn is how the person must have signed in; nil: in any way.
 	signIn *SignIn
+	// redaction is what a rule takes out that redacts.
+	redaction *Redaction
 }
 
 // effect is what a rule does.
@@ -158,6 +161,7 @@ const (
 	allows effect = iota
 	denies
 	requires
+	redacts // whatever the verdict is
 )
 
 func (r *rule) duty() policyv1.Duty { return dutyOf(r.wire) }

@@ -39,6 +39,9 @@ func (a *api) Explain(_ context.Context, req *connect.Request[adminv1.ExplainReq
 			res.Paths = append(res.Paths, path)
 		}
 	}
+	if e.Redaction != nil {
+		res.Redactions = e.Redaction.Because
+	}
 	for _, t := range e.Rules {
 		res.Rules = append(res.Rules, ruleTrace(t))
 	}

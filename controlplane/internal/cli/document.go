@@ -40,6 +40,7 @@ type connectorDocument struct {
 	Consent       []string         `yaml:"consent,omitempty" json:"consent,omitempty" jsonschema:"What the upstream may ask of agents; default: nothing"`
 	Retries       *uint32          `yaml:"retries,omitempty" json:"retries,omitempty" jsonschema:"How often a call that changes nothing is sent again; default 1"`
 	Breaker       *breakerDocument `yaml:"breaker,omitempty" json:"breaker,omitempty" jsonschema:"When an upstream that fails is left alone for a while"`
+	Redact        []*redaction     `yaml:"redact,omitempty" json:"redact,omitempty" jsonschema:"What is taken out of audit and of results, whoever calls"`
 	AllowedRanges []string         `yaml:"allowedRanges,omitempty" json:"allowedRanges,omitempty" jsonschema:"Ranges in CIDR for an upstream that is not on the public internet"`
 }
 
@@ -127,6 +128,9 @@ func (d *connectorDocument) addTo(req *adminv1.ApplyRequest) error {
 			return err
 		}
 	}
+	for _, r := range d.Redact {
+		c.Redactions = append(c.Redactions, r.wire())
+	}
 	req.Connectors = append(req.Connectors, c)
 	return nil
 }
@@ -140,6 +144,9 @@ func connectorDocumentOf(c *policyv1.Connector) *connectorDocument {
 		if c.GetConsent() != nil && *consents[what](c.GetConsent()) {
 			d.Consent = append(d.Consent, what)
 		}
+	}
+	for _, r := range c.GetRedactions() {
+		d.Redact = append(d.Redact, redactionOf(r))
 	}
 	if b := c.GetBreaker(); b != nil {
 		d.Breaker = &breakerDocument{Failures: b.GetFailures(), OpenFor: lengthOf(b.GetOpenFor())}

@@ -22,6 +22,7 @@ type rule struct {
 	Assurance string      `yaml:"assurance,omitempty" json:"assurance,omitempty" jsonschema:"How sure it must be that the person said yes"`
 	Review    *ruleReview `yaml:"review,omitempty" json:"review,omitempty" jsonschema:"Who approves, and how long that is good"`
 	SignIn    *ruleSignIn `yaml:"signIn,omitempty" json:"signIn,omitempty" jsonschema:"How the person must have signed in"`
+	Redact    *redaction  `yaml:"redact,omitempty" json:"redact,omitempty" jsonschema:"What is taken out, of a rule that requires redact"`
 	Hints     *ruleHints  `yaml:"hints,omitempty" json:"hints,omitempty" jsonschema:"Only tools whose pinned definition says so"`
 	Until     moment      `yaml:"until,omitempty" json:"until,omitempty" jsonschema:"From when on it counts no more"`
 }
@@ -40,6 +41,28 @@ type ruleSignIn struct {
 	MaxAge length   `yaml:"maxAge,omitempty" json:"maxAge,omitempty" jsonschema:"How long ago it may have been"`
 }
 
+// redaction is what is taken out, of a rule or of a connector.
+type redaction struct {
+	Tools     []string `yaml:"tools,omitempty" json:"tools,omitempty" jsonschema:"Globs of tools, of a connector's alone; default: whatever it offers"`
+	Arguments []string `yaml:"arguments,omitempty" json:"arguments,omitempty" jsonschema:"Names or JSONPaths in what audit keeps of arguments"`
+	Results   []string `yaml:"results,omitempty" json:"results,omitempty" jsonschema:"Names or JSONPaths in what audit keeps of results"`
+	Agent     bool     `yaml:"agent,omitempty" json:"agent,omitempty" jsonschema:"Results reach the agent without them too"`
+}
+
+func (r *redaction) wire() *policyv1.Redaction {
+	if r == nil {
+		return nil
+	}
+	return &policyv1.Redaction{Tools: r.Tools, Arguments: r.Arguments, Results: r.Results, Agent: r.Agent}
+}
+
+func redactionOf(r *policyv1.Redaction) *redaction {
+	if r == nil {
+		return nil
+	}
+	return &redaction{Tools: r.GetTools(), Arguments: r.GetArguments(), Results: r.GetResults(), Agent: r.GetAgent()}
+}
+
 type ruleHints struct {
 	ReadOnly    *bool `yaml:"readOnly,omitempty" json:"readOnly,omitempty"`
 	Destructive *bool `yaml:"destructive,omitempty" json:"destructive,omitempty"`
@@ -51,7 +74,7 @@ var assurances = map[string]policyv1.ConfirmationAssurance{
 	"": 0, "client": policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_CLIENT, "browser": policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER,
 }
 
-var duties = map[string]policyv1.Duty{"": 0, "confirm": policyv1.Duty_DUTY_CONFIRM, "review": policyv1.Duty_DUTY_REVIEW, "sign-in": policyv1.Duty_DUTY_SIGN_IN}
+var duties = map[string]policyv1.Duty{"": 0, "confirm": policyv1.Duty_DUTY_CONFIRM, "review": policyv1.Duty_DUTY_REVIEW, "sign-in": policyv1.Duty_DUTY_SIGN_IN, "redact": policyv1.Duty_DUTY_REDACT}
 
 func rulesOf(all []rule) ([]*policyv1.Rule, error) {
 	var out []*policyv1.Rule
@@ -66,13 +89,16 @@ func rulesOf(all []rule) ([]*policyv1.Rule, error) {
 }
 
 func (r *rule) wire() (*policyv1.Rule, error) {
-	out := &policyv1.Rule{Allow: r.Allow, Deny: r.Deny, Tools: r.Tools, When: r.When}
+	out := &policyv1.Rule{Allow: r.Allow, Deny: r.Deny, Tools: r.Tools, When: r.When, Redact: r.Redact.wire()}
 	var err error
 	if out.After, err = oneOf("after", r.After, duties); err != nil {
 		return nil, err
 	}
 	if out.After == policyv1.Duty_DUTY_SIGN_IN {
 		return nil, errors.New("after is confirm or review: how the person must have signed in stands under signIn")
+	}
+	if out.After == policyv1.Duty_DUTY_REDACT {
+		return nil, errors.New("after is confirm or review: what is taken out stands under redact in a rule with require: redact")
 	}
 	if out.Require, err = oneOf("require", r.Require, duties); err != nil {
 		return nil, err
@@ -106,7 +132,7 @@ func (r *rule) wire() (*policyv1.Rule, error) {
 func ruleOf(r *policyv1.Rule) rule {
 	out := rule{
 		Allow: r.GetAllow(), Deny: r.GetDeny(), Tools: r.GetTools(), When: r.GetWhen(), After: wordFor(r.GetAfter(), duties), Require: wordFor(r.GetRequire(), duties),
-		Assurance: wordFor(r.GetAssurance(), assurances), Until: momentOf(r.GetUntil()),
+		Assurance: wordFor(r.GetAssurance(), assurances), Redact: redactionOf(r.GetRedact()), Until: momentOf(r.GetUntil()),
 	}
 	if h := r.GetHints(); h != nil {
 		out.Hints = &ruleHints{ReadOnly: h.ReadOnly, Destructive: h.Destructive, Idempotent: h.Idempotent, OpenWorld: h.OpenWorld}
@@ -168,10 +194,29 @@ func limitsOf(r *policyv1.Rule) string {
 			all = append(all, "signed in within "+s.GetMaxAge().AsDuration().String())
 		}
 	}
+	if d := r.GetRedact(); d != nil {
+		all = append(all, takenOut(d))
+	}
 	if r.GetUntil() != nil {
 		all = append(all, "until "+when(r.GetUntil()))
 	}
 	return strings.Join(all, ", ")
+}
+
+// takenOut is what a redaction takes out, in words.
+func takenOut(d *policyv1.Redaction) string {
+	var parts []string
+	if len(d.GetArguments()) > 0 {
+		parts = append(parts, "arguments "+strings.Join(d.GetArguments(), " "))
+	}
+	if len(d.GetResults()) > 0 {
+		whose := "results in audit "
+		if d.GetAgent() {
+			whose = "results "
+		}
+		parts = append(parts, whose+strings.Join(d.GetResults(), " "))
+	}
+	return "without " + strings.Join(parts, ", ")
 }
 
 func ruleSetsCommand(o *options) *cobra.Command {

@@ -95,6 +95,9 @@ func (c PinCatalogue) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	if err := checkTools(tools); err != nil {
 		return nil, err
 	}
+	if err := checkRedactions(connector.Settings, tools, FailedPrecondition); err != nil {
+		return nil, err
+	}
 	for g := range s.GrantsOn(c.Connector) {
 		if err := s.fits(g.Rules, tools, "the grant of %s on %s", s.GranteeName(g.To), c.Connector); err != nil {
 			return nil, err

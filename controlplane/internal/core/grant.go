@@ -149,8 +149,25 @@ func (a *applying) connector(settings *policyv1.Connector) error {
 		return refuse(InvalidArgument, "connector %q is given twice", id)
 	}
 	a.connectors[id] = true
+	var tools []*policyv1.Tool
+	if old := a.state.Connector(id); old != nil {
+		tools = old.Tools
+	}
+	if err := checkRedactions(settings, tools, InvalidArgument); err != nil {
+		return err
+	}
 	if old := a.state.Connector(id); old == nil || !equal(old.Settings, settings) {
 		a.events = append(a.events, &eventv1.Event{Body: &eventv1.Event_ConnectorSet{ConnectorSet: &eventv1.ConnectorSet{Connector: settings}}})
+	}
+	return nil
+}
+
+// checkRedactions refuses what a connector's tools do not fit.
+func checkRedactions(settings *policyv1.Connector, tools []*policyv1.Tool, code Code) error {
+	for i, r := range settings.GetRedactions() {
+		if err := policy.CheckRedaction(r, tools); err != nil {
+			return refuseField(code, "redactions", "redaction %d of connector %s: %v", i+1, settings.GetId(), err)
+		}
 	}
 	return nil
 }

@@ -49,12 +49,12 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	to := &answer{g: g, w: w, x: x, leg: l}
 	defer to.end()
 	if !admitted {
-		g.refuse(to, x, t, policy.Decision{Reason: auditv1.Reason_REASON_LIMIT_REACHED, Version: x.table.Version()}, policy.Decision{Reason: auditv1.Reason_REASON_LIMIT_REACHED}.Text())
+		g.refuse(to, x, t, policy.Decision{Reason: auditv1.Reason_REASON_LIMIT_REACHED, Version: x.table.Version(), Redaction: x.table.Redaction(ask)}, policy.Decision{Reason: auditv1.Reason_REASON_LIMIT_REACHED}.Text())
 		return
 	}
 	table, stale := g.Replica.Usable(ask.Now)
 	if stale != nil {
-		g.refuse(to, x, t, policy.Decision{Reason: auditv1.Reason_REASON_STALE}, "this proxy's policy is not current")
+		g.refuse(to, x, t, policy.Decision{Reason: auditv1.Reason_REASON_STALE, Redaction: x.table.Redaction(ask)}, "this proxy's policy is not current")
 		return
 	}
 	d := table.Decide(ask)
@@ -74,6 +74,7 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		g.refuse(to, x, t, d, d.Text())
 		return
 	}
+	x.redaction = d.Redaction
 	first := g.record(x, t, d)
 	if l.span = g.span(r, x, t, first.GetCallId()); l.span != nil {
 		first.TraceId = l.span.TraceID()

@@ -241,7 +241,7 @@ func (g *Gateway) pass(l *leg, to *answer, x *exchange, settings *policyv1.Conne
 	if response.Stream {
 		return g.passEvents(l, to, x, settings, t, response)
 	}
-	if (mcp.OfTask(x.message.Method) || x.message.Method == mcp.MethodReadResource) && !response.Whole() {
+	if (mcp.OfTask(x.message.Method) || x.message.Method == mcp.MethodReadResource || x.readsResults()) && !response.Whole() {
 		if _, err := response.All(g.MaxResult); err != nil {
 			return g.failed(l.ctx, to, err), false, nil
 		}
@@ -255,7 +255,7 @@ func (g *Gateway) pass(l *leg, to *answer, x *exchange, settings *policyv1.Conne
 			return ending{}, false, required
 		case said != nil:
 			to.last(http.StatusOK, said)
-			return ended(&response.Message), false, nil
+			return x.ended(&response.Message), false, nil
 		}
 	}
 	return g.passMessage(l.ctx, to, x, response), false, nil
@@ -264,10 +264,29 @@ func (g *Gateway) pass(l *leg, to *answer, x *exchange, settings *policyv1.Conne
 // said is what the agent is told in place of an upstream's last message; nil: that message, under the agent's id. required: the agent,
 // which is of the session era, is to be asked for input first.
 func (g *Gateway) said(l *leg, x *exchange, settings *policyv1.Connector, t target, response *upstream.Response, m *mcp.Message) (said []byte, required *mcp.InputRequired, e *mcp.Error) {
-	if m.Failure != nil {
+	changed, err := x.redact(m)
+	if err != nil {
+		x.withheld = true
+		return nil, nil, &mcp.Error{Code: mcp.CodeInternal, Message: err.Error()}
+	}
+	switch {
+	case m.Failure != nil && changed:
+		return mcp.AppendFailure(nil, x.message.ID, m.Failure), nil, nil
+	case m.Failure != nil:
 		return g.refusal(x, t, settings, response, m)
 	}
+	if changed {
+		defer func() { // whatever is not written anew is not passed on
+			if said == nil && required == nil && e == nil {
+				said = mcp.AppendResult(nil, x.message.ID, m.Result)
+			}
+		}()
+	}
 	required, e = g.inputRequired(x, settings, m)
+	if required != nil && changed {
+		x.withheld = true
+		return nil, nil, &mcp.Error{Code: mcp.CodeInternal, Message: "Sallyport withheld the answer: the server asks something, and nothing may be asked while the policy takes something out of its results; ask an administrator"}
+	}
 	if e != nil || required != nil && !x.revision.Stateless() {
 		return nil, required, e
 	}
@@ -338,6 +357,9 @@ func (g *Gateway) passMessage(ctx context.Context, to *answer, x *exchange, resp
 			return end
 		}
 		to.last(http.StatusOK, whole.Bytes())
+		if response.Whole() {
+			return x.ended(&response.Message)
+		}
 		return ending{outcome: auditv1.Outcome_OUTCOME_OK, result: mask.Payload(whole.Bytes())}
 	}
 	h := to.w.Header()
@@ -352,7 +374,7 @@ func (g *Gateway) passMessage(ctx context.Context, to *answer, x *exchange, resp
 	to.w.WriteHeader(status)
 	if response.Whole() {
 		_, _ = response.WriteTo(to.w) // the agent may be gone; what the upstream did is done
-		return ended(&response.Message)
+		return x.ended(&response.Message)
 	}
 	var recorder mask.Recorder
 	_, err := response.WriteTo(io.MultiWriter(&recorder, to.w))
@@ -385,6 +407,16 @@ func (g *Gateway) passEvents(l *leg, to *answer, x *exchange, settings *policyv1
 		switch {
 		case event.Message.Method == mcp.NotifyTask, event.Message.Method == mcp.NotifyTaskStatus:
 			continue // it names the task as the agent does not know it; the agent asks
+		case x.forAgent() != nil && event.Message.Kind == mcp.Request:
+			response.Refuse(bytes.Clone(event.Message.ID), errNoQuestions)
+		case x.forAgent() != nil && !event.Last:
+			data := x.progress(event.Message)
+			if data == nil {
+				continue
+			}
+			if err := to.event(data); err != nil {
+				return reason(l.ctx, context.Canceled), false, nil
+			}
 		case event.Message.Kind == mcp.Request && x.revision.Stateless():
 			if g.ask(l, to, x, settings, t, response, event.Message) {
 				return ending{outcome: auditv1.Outcome_OUTCOME_OK, text: "the upstream asks for input"}, true, nil
@@ -443,7 +475,7 @@ func (g *Gateway) passLast(l *leg, to *answer, x *exchange, settings *policyv1.C
 	default:
 		to.last(http.StatusOK, event.Data)
 	}
-	end := ended(event.Message)
+	end := x.ended(event.Message)
 	if _, err := response.Next(); err != nil && !errors.Is(err, io.EOF) {
 		g.Log.DebugContext(l.ctx, "an upstream's stream did not end well after its response", "error", err)
 	}
@@ -453,6 +485,9 @@ func (g *Gateway) passLast(l *leg, to *answer, x *exchange, settings *policyv1.C
 // failed answers a call that got no answer of the upstream's.
 func (g *Gateway) failed(ctx context.Context, to *answer, err error) ending {
 	end := reason(ctx, err)
+	if to.x.withheld || errors.Is(err, errWithheld) {
+		end.outcome, end.text = auditv1.Outcome_OUTCOME_WITHHELD, err.Error()
+	}
 	if said := end.say(); said != "" {
 		to.fail(said)
 	}
@@ -493,6 +528,8 @@ func (e ending) say() string {
 		return "Sallyport ended this call: access was taken away."
 	case auditv1.Outcome_OUTCOME_CANCELLED:
 		return "The call was cancelled."
+	case auditv1.Outcome_OUTCOME_WITHHELD:
+		return e.text + "."
 	}
 	return "Sallyport could not complete this call: " + e.text + "."
 }

@@ -12,6 +12,7 @@ import (
 
 	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/internal/strictjson"
+	"sallyport.dev/dataplane/policy"
 )
 
 // exchange is one message with whom it came from and how it is to be answered.
@@ -27,6 +28,9 @@ type exchange struct {
 	roundTrip    *roundTrip
 	foreignState bool
 	approved     approval
+	// redaction is what is taken out of the answer; nil: nothing. withheld: it was not passed on.
+	redaction *policy.Redaction
+	withheld  bool
 }
 
 // post reads one POST, strictly, and answers each message in it.

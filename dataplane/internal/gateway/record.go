@@ -10,7 +10,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
-	"sallyport.dev/dataplane/internal/mask"
 	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/internal/strictjson"
 	"sallyport.dev/dataplane/policy"
@@ -55,7 +54,7 @@ func (g *Gateway) kept(r *auditv1.AuditRecord, err error) {
 func (g *Gateway) record(x *exchange, t target, d policy.Decision) *auditv1.AuditRecord {
 	r := &auditv1.AuditRecord{
 		At: timestamppb.New(x.began), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: x.message.Method,
-		PersonId: x.personID(), Actor: x.actor(), Groups: d.Groups, Client: x.client(), Connector: clip(t.connector), Tool: clip(t.label), Arguments: mask.Payload(x.message.Arguments),
+		PersonId: x.personID(), Actor: x.actor(), Groups: d.Groups, Client: x.client(), Connector: clip(t.connector), Tool: clip(t.label), Arguments: argumentsKept(d.Redaction, x.message.Arguments),
 		SnapshotVersion: d.Version, TraceId: traceID(x), Revision: string(x.revision),
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: d.Reason, Group: d.Group, Rule: uint32(d.Rule), Text: d.Text()},
 	}
@@ -156,13 +155,13 @@ type ending struct {
 }
 
 // ended reads how a call ended from its response.
-func ended(m *mcp.Message) ending {
+func (x *exchange) ended(m *mcp.Message) ending {
 	e := ending{outcome: auditv1.Outcome_OUTCOME_OK}
 	if m.Failure != nil {
-		e.outcome, e.result = auditv1.Outcome_OUTCOME_TOOL_ERROR, mask.Payload(m.Failure)
+		e.outcome, e.result = auditv1.Outcome_OUTCOME_TOOL_ERROR, x.failureKept(m.Failure)
 		return e
 	}
-	e.result = mask.Payload(m.Result)
+	e.result = x.resultKept(m.Result)
 	var r strictjson.Reader
 	r.Reset(m.Result, strictjson.Limits{MaxBytes: len(m.Result), MaxDepth: maxResultDepth, MaxKeys: len(m.Result)})
 	for r.Enter(); r.Next(); {

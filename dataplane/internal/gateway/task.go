@@ -12,7 +12,6 @@ import (
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
-	"sallyport.dev/dataplane/internal/mask"
 	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/internal/strictjson"
 	"sallyport.dev/dataplane/internal/upstream"
@@ -219,8 +218,14 @@ func (g *Gateway) forwardTask(l *leg, to *answer, x *exchange, t target, up *ups
 	if e != nil {
 		return g.failed(l.ctx, to, e)
 	}
+	if paths := x.forAgent(); paths != nil {
+		cut := shears{paths: paths}
+		if said, err = cut.result(said); err != nil {
+			return g.failed(l.ctx, to, err)
+		}
+	}
 	to.last(http.StatusOK, mcp.AppendResult(nil, x.message.ID, said))
-	return ending{outcome: auditv1.Outcome_OUTCOME_OK, result: mask.Payload(said)}
+	return ending{outcome: auditv1.Outcome_OUTCOME_OK, result: x.resultKept(said)}
 }
 
 // failure is an error as a task holds it.
@@ -259,9 +264,15 @@ func (g *Gateway) failedOr(ctx context.Context, to *answer, x *exchange, e *mcp.
 	if err != nil {
 		return g.failed(ctx, to, err)
 	}
-	said := mcp.AppendError(nil, x.message.ID, e)
-	to.last(http.StatusOK, said)
-	return ending{outcome: auditv1.Outcome_OUTCOME_TOOL_ERROR, result: mask.Payload(said)}
+	said := failure(e)
+	if paths := x.forAgent(); paths != nil {
+		cut := shears{paths: paths}
+		if said, err = cut.failure(said); err != nil {
+			return g.failed(ctx, to, err)
+		}
+	}
+	to.last(http.StatusOK, mcp.AppendFailure(nil, x.message.ID, said))
+	return ending{outcome: auditv1.Outcome_OUTCOME_TOOL_ERROR, result: x.failureKept(said)}
 }
 
 // question is what an upstream asks, as the agent may be asked it.

@@ -26,6 +26,8 @@ var forms = func() (t [256][]form) {
 		{"npm_", 30, ""}, {"pypi-", 40, ""}, {"hf_", 30, ""}, {"dop_v1_", 40, ""}, {"shpat_", 30, ""}, {"SG.", 40, "."},
 		{"hvs.", 20, "."}, {"hvb.", 20, "."}, {"dckr_pat_", 20, ""}, {"ATATT3", 30, "="}, {"ATCTT3", 30, "="}, // Vault, Docker, Atlassian
 		{"sallyport_", 20, "."},
+		{"dapi", 32, ""}, {"glsa_", 32, ""}, {"lin_api_", 32, ""}, {"ntn_", 40, ""}, {"figd_", 30, ""}, {"PMAK-", 40, ""}, {"sntrys_", 40, "+/="}, // Databricks, Grafana, Linear, Notion, Figma, Postman, Sentry
+		{"AGE-SECRET-KEY-1", 50, ""}, {"xai-", 40, ""}, {"gsk_", 40, ""}, {"r8_", 30, ""}, {"pul-", 40, ""}, {"NRAK-", 20, ""}, {"rubygems_", 40, ""},
 	} {
 		t[f.prefix[0]] = append(t[f.prefix[0]], f)
 	}

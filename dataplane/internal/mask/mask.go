@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"hash"
+	"strconv"
 	"unicode/utf8"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
@@ -26,74 +27,140 @@ const (
 // Mask returns a JSON value with the secrets in it replaced, and whether there were any. Without any it returns its
 // argument. Other text than JSON is masked too.
 func Mask(json []byte) (masked []byte, changed bool) {
-	spans := find(json)
+	seen, spans := look(json)
 	if len(spans) == 0 {
 		return json, false
 	}
-	return apply(json, spans, len(json)), true
+	return apply(seen, spans, len(seen)), true
 }
 
-// Payload makes the audit record's form of a JSON value: its first bytes, masked, with size and digest of the whole.
-// An empty value gives nil.
+// Payload makes the audit record's form of a JSON value: its first bytes, masked, with size and digest of the whole. These two are of the
+// masked form, as far as secrets are looked for: by the digest of the whole a short secret could be found by trying. An empty value gives nil.
 func Payload(raw []byte) *auditv1.Payload {
 	if len(raw) == 0 {
 		return nil
 	}
-	sum := sha256.Sum256(raw)
-	head, masked, whole := head(raw)
-	return &auditv1.Payload{
-		Head: head, Size: uint64(len(raw)), Sha256: sum[:], Truncated: !whole, Masked: masked,
+	edge := min(len(raw), windowBytes)
+	s := show(raw[:edge])
+	if !s.masked {
+		sum := sha256.Sum256(raw)
+		return s.payload(len(raw), sum[:], edge == len(raw))
 	}
+	h := sha256.New()
+	_, _ = h.Write(s.window) // never fails
+	_, _ = h.Write(raw[edge:])
+	return s.payload(len(s.window)+len(raw)-edge, h.Sum(nil), edge == len(raw))
 }
 
 // Recorder makes a Payload of what is written to it, without keeping more than it needs. Its zero value is ready.
 type Recorder struct {
 	window []byte
-	size   uint64
+	// Once the window is full: what is shown of it, and the digest and size of the whole so far.
+	shown  *shown
 	digest hash.Hash
+	size   int
 }
 
 // Write never fails.
 func (r *Recorder) Write(b []byte) (int, error) {
-	if r.digest == nil {
-		r.digest = sha256.New()
+	n := min(len(b), windowBytes-len(r.window))
+	r.window = append(r.window, b[:n]...)
+	if n == len(b) {
+		return n, nil
 	}
-	_, _ = r.digest.Write(b) // never fails
-	r.size += uint64(len(b))
-	r.window = append(r.window, b[:min(len(b), windowBytes-len(r.window))]...)
+	if r.shown == nil {
+		s := show(r.window)
+		r.shown, r.digest, r.size = &s, sha256.New(), len(s.window)
+		_, _ = r.digest.Write(s.window) // never fails
+	}
+	_, _ = r.digest.Write(b[n:])
+	r.size += len(b) - n
 	return len(b), nil
 }
 
 // Payload returns what Payload returns for all that was written.
 func (r *Recorder) Payload() *auditv1.Payload {
-	if r.size == 0 {
-		return nil
+	if r.shown == nil {
+		return Payload(r.window)
 	}
-	head, masked, whole := head(r.window)
-	return &auditv1.Payload{
-		Head: head, Size: r.size, Sha256: r.digest.Sum(nil), Truncated: !whole, Masked: masked,
-	}
+	return r.shown.payload(r.size, r.digest.Sum(nil), false)
 }
 
-// head returns the first HeadBytes of a value, masked, as a copy, and whether that is all of it. A secret that the
-// edge cuts is masked whole.
-func head(raw []byte) (head []byte, masked, whole bool) {
-	window := raw[:min(len(raw), windowBytes)]
-	edge := cut(raw)
-	spans := find(window)
-	for i, s := range spans {
-		if s.start >= edge {
+// shown is what is kept of a value, as far as secrets are looked for in it.
+type shown struct {
+	head   []byte
+	window []byte // masked
+	masked bool
+	all    bool // head is all of window
+}
+
+// show masks the window of a value and takes its head. A secret that the edge cuts is masked whole.
+func show(window []byte) shown {
+	seen, spans := look(window)
+	if len(spans) == 0 {
+		edge := cut(window)
+		return shown{head: bytes.Clone(window[:edge]), window: window, all: edge == len(window)}
+	}
+	s := shown{window: apply(seen, spans, len(seen)), masked: true}
+	edge := cut(seen)
+	for i, one := range spans {
+		if one.start >= edge {
 			spans = spans[:i]
 			break
 		}
 	}
-	whole = edge == len(raw)
-	if len(spans) == 0 {
-		return bytes.Clone(raw[:edge]), false, whole
-	}
-	head = apply(window, spans, edge)
+	head := apply(seen, spans, edge)
 	end := cut(head)
-	return head[:end], true, whole && end == len(head)
+	s.head, s.all = head[:end], edge == len(seen) && end == len(head)
+	return s
+}
+
+func (s *shown) payload(size int, sum []byte, whole bool) *auditv1.Payload {
+	return &auditv1.Payload{Head: s.head, Size: uint64(size), Sha256: sum, Truncated: !whole || !s.all, Masked: s.masked}
+}
+
+// look finds the secrets of a text, also those whose letters are written as escapes: the text in which they stand is returned.
+func look(b []byte) ([]byte, []span) {
+	if plain := unhidden(b); len(plain) != len(b) {
+		if spans := find(plain); len(spans) > 0 {
+			return plain, spans
+		}
+	}
+	return b, find(b)
+}
+
+// unhidden writes letters, digits and signs plainly that a JSON string has as \u00XX, without need.
+func unhidden(b []byte) []byte {
+	at := bytes.Index(b, []byte(`\u00`))
+	if at < 0 {
+		return b
+	}
+	out := append(make([]byte, 0, len(b)), b[:at]...)
+	for i := at; i < len(b); i++ {
+		if b[i] != '\\' {
+			out = append(out, b[i])
+			continue
+		}
+		if c, ok := escaped(b[i:]); ok {
+			out = append(out, c)
+			i += 5
+			continue
+		}
+		out = append(out, b[i])
+		if i++; i < len(b) { // whatever is escaped is no beginning of an escape
+			out = append(out, b[i])
+		}
+	}
+	return out
+}
+
+// escaped reads \u00XX of a printable ASCII character that needs no escape.
+func escaped(b []byte) (byte, bool) {
+	if len(b) < 6 || b[1] != 'u' || b[2] != '0' || b[3] != '0' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(b[4:6]), 16, 8)
+	return byte(n), err == nil && n >= 0x20 && n < 0x7f && n != '"' && n != '\\'
 }
 
 // cut returns where to cut b so that at most HeadBytes are left and no character is split.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 )
 
 // Assembled here so that no scanner takes them for leaked ones.
@@ -212,5 +214,48 @@ func BenchmarkPayloadSmall(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		Payload(in)
+	}
+}
+
+func TestLettersThatAreWrittenAsEscapesHideNoSecret(t *testing.T) {
+	for _, in := range []string{
+		`{"pass\u0077ord":"hunter2"}`, `{"note":"gh\u0070_` + strings.Repeat("aB3", 12) + `"}`, `{"card":"\u0034111111111111111"}`, `{"\u0070\u0061\u0073\u0073\u0077\u006f\u0072\u0064":"hunter2"}`,
+	} {
+		out, changed := Mask([]byte(in))
+		if !changed || !json.Valid(out) || bytes.Contains(out, []byte("hunter2")) || bytes.Contains(out, []byte("aB3aB3")) || bytes.Contains(out, []byte("1111111")) {
+			t.Errorf("%s: %s", in, out)
+		}
+		if p := Payload([]byte(in)); !p.GetMasked() || !bytes.Equal(p.GetHead(), out) {
+			t.Errorf("%s is kept as %v", in, p)
+		}
+	}
+	for _, in := range []string{`{"a":"\u0000 \\u0070assword \u00e9"}`, `{"a":"C:\\u0070"}`} {
+		if out, changed := Mask([]byte(in)); changed || string(out) != in {
+			t.Errorf("%s became %s", in, out)
+		}
+	}
+}
+
+// TestADigestTellsNothingOfWhatWasMasked: who reads audit could otherwise try all short passwords.
+func TestADigestTellsNothingOfWhatWasMasked(t *testing.T) {
+	for _, padding := range []int{0, 5000, 3 * windowBytes} {
+		var kept [2]string
+		for i, password := range []string{"a", "hunter2 and much longer"} {
+			raw := []byte(`{"password":"` + password + `","note":"` + strings.Repeat("x ", padding/2) + `"}`)
+			keep := func(p *auditv1.Payload) string { return fmt.Sprintf("%d bytes, %x", p.GetSize(), p.GetSha256()) }
+			kept[i] = keep(Payload(raw))
+			var r Recorder
+			_, _ = r.Write(raw[:len(raw)/2])
+			_, _ = r.Write(raw[len(raw)/2:])
+			if got := keep(r.Payload()); got != kept[i] {
+				t.Errorf("the recorder keeps %s, and not %s", got, kept[i])
+			}
+		}
+		if padding != 3*windowBytes && kept[0] != kept[1] { // further on, the window's edge is at another place
+			t.Errorf("%s and %s tell which password it was", kept[0], kept[1])
+		}
+		if sum := fmt.Sprintf("%x", sha256.Sum256([]byte(`{"password":"a","note":"`+strings.Repeat("x ", padding/2)+`"}`))); strings.Contains(kept[0], sum) {
+			t.Error("the digest is of the whole as it was sent")
+		}
 	}
 }

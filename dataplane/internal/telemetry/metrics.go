@@ -31,7 +31,7 @@ type Metrics struct {
 
 // ofConnector is what one connector's calls are counted by: found once, so that a call looks nothing up by labels.
 type ofConnector struct {
-	outcomes        [16]prometheus.Counter
+	outcomes        [64]prometheus.Counter
 	whole, upstream prometheus.Observer
 }
 

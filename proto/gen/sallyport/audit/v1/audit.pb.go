@@ -245,18 +245,22 @@ const (
 	Outcome_OUTCOME_REVOKED Outcome = 5
 	// The proxy stopped while the call was in flight: what the upstream did is not known.
 	Outcome_OUTCOME_UNKNOWN Outcome = 6
+	// The upstream answered, and the agent was not given it: what the policy takes out could not be looked for in it, or it is
+	// larger than may be had.
+	Outcome_OUTCOME_WITHHELD Outcome = 40
 )
 
 // Enum value maps for Outcome.
 var (
 	Outcome_name = map[int32]string{
-		0: "OUTCOME_UNSPECIFIED",
-		1: "OUTCOME_OK",
-		2: "OUTCOME_TOOL_ERROR",
-		3: "OUTCOME_UPSTREAM_ERROR",
-		4: "OUTCOME_CANCELLED",
-		5: "OUTCOME_REVOKED",
-		6: "OUTCOME_UNKNOWN",
+		0:  "OUTCOME_UNSPECIFIED",
+		1:  "OUTCOME_OK",
+		2:  "OUTCOME_TOOL_ERROR",
+		3:  "OUTCOME_UPSTREAM_ERROR",
+		4:  "OUTCOME_CANCELLED",
+		5:  "OUTCOME_REVOKED",
+		6:  "OUTCOME_UNKNOWN",
+		40: "OUTCOME_WITHHELD",
 	}
 	Outcome_value = map[string]int32{
 		"OUTCOME_UNSPECIFIED":    0,
@@ -266,6 +270,7 @@ var (
 		"OUTCOME_CANCELLED":      4,
 		"OUTCOME_REVOKED":        5,
 		"OUTCOME_UNKNOWN":        6,
+		"OUTCOME_WITHHELD":       40,
 	}
 )
 
@@ -1180,17 +1185,20 @@ func (x *Client) GetAddress() string {
 	return ""
 }
 
-// Payload is a JSON value, kept whole or in part. Known secret patterns are masked.
+// Payload is a JSON value, kept whole or in part. Known secret patterns are masked, and what the policy redacts is taken out. Size and digest
+// are of the value without these, so that nobody finds out by trying what stood there.
 type Payload struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most 4 KiB.
 	Head []byte `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
-	// Bytes of the whole, as it was sent.
+	// Bytes of the whole.
 	Size uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
-	// Of the whole, as it was sent.
+	// Of the whole.
 	Sha256    []byte `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	Truncated bool   `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
 	Masked    bool   `protobuf:"varint,5,opt,name=masked,proto3" json:"masked,omitempty"`
+	// The policy had something taken out, or withheld the value because it could not be looked for.
+	Redacted bool `protobuf:"varint,50,opt,name=redacted,proto3" json:"redacted,omitempty"`
 	// The whole value's name in the store of whole values. Empty: it is not kept.
 	Object        string `protobuf:"bytes,6,opt,name=object,proto3" json:"object,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1258,6 +1266,13 @@ func (x *Payload) GetTruncated() bool {
 func (x *Payload) GetMasked() bool {
 	if x != nil {
 		return x.Masked
+	}
+	return false
+}
+
+func (x *Payload) GetRedacted() bool {
+	if x != nil {
+		return x.Redacted
 	}
 	return false
 }
@@ -1853,13 +1868,14 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x18\n" +
-	"\aaddress\x18\x04 \x01(\tR\aaddress\"\x97\x01\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\"\xb3\x01\n" +
 	"\aPayload\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x16\n" +
 	"\x06sha256\x18\x03 \x01(\fR\x06sha256\x12\x1c\n" +
 	"\ttruncated\x18\x04 \x01(\bR\ttruncated\x12\x16\n" +
-	"\x06masked\x18\x05 \x01(\bR\x06masked\x12\x16\n" +
+	"\x06masked\x18\x05 \x01(\bR\x06masked\x12\x1a\n" +
+	"\bredacted\x182 \x01(\bR\bredacted\x12\x16\n" +
 	"\x06object\x18\x06 \x01(\tR\x06object\"\x82\x02\n" +
 	"\bDecision\x125\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x1b.sallyport.audit.v1.VerdictR\averdict\x122\n" +
@@ -1927,7 +1943,7 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10PHASE_AUTHORIZED\x10\x01\x12\x13\n" +
 	"\x0fPHASE_COMPLETED\x10\x02\x12\x11\n" +
-	"\rPHASE_REFUSED\x10\x03*\xa7\x01\n" +
+	"\rPHASE_REFUSED\x10\x03*\xbd\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -1936,7 +1952,8 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x16OUTCOME_UPSTREAM_ERROR\x10\x03\x12\x15\n" +
 	"\x11OUTCOME_CANCELLED\x10\x04\x12\x13\n" +
 	"\x0fOUTCOME_REVOKED\x10\x05\x12\x13\n" +
-	"\x0fOUTCOME_UNKNOWN\x10\x06*K\n" +
+	"\x0fOUTCOME_UNKNOWN\x10\x06\x12\x14\n" +
+	"\x10OUTCOME_WITHHELD\x10(*K\n" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fVERDICT_ALLOWED\x10\x01\x12\x12\n" +

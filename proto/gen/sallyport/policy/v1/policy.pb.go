@@ -147,6 +147,8 @@ const (
 	Duty_DUTY_REVIEW Duty = 2
 	// The person must have signed in as the rule says; of rules that require.
 	Duty_DUTY_SIGN_IN Duty = 10
+	// What the rule names is taken out of what audit keeps and, where it says so, of what the agent gets; of rules that require.
+	Duty_DUTY_REDACT Duty = 11
 )
 
 // Enum value maps for Duty.
@@ -156,12 +158,14 @@ var (
 		1:  "DUTY_CONFIRM",
 		2:  "DUTY_REVIEW",
 		10: "DUTY_SIGN_IN",
+		11: "DUTY_REDACT",
 	}
 	Duty_value = map[string]int32{
 		"DUTY_UNSPECIFIED": 0,
 		"DUTY_CONFIRM":     1,
 		"DUTY_REVIEW":      2,
 		"DUTY_SIGN_IN":     10,
+		"DUTY_REDACT":      11,
 	}
 )
 
@@ -387,7 +391,9 @@ type Connector struct {
 	// loopback and link-local addresses are refused when a connection is made. Default: none.
 	AllowedRanges []string `protobuf:"bytes,20,rep,name=allowed_ranges,json=allowedRanges,proto3" json:"allowed_ranges,omitempty"`
 	// Output, for proxies: where on the log what is sent to the upstream last changed for more than one person.
-	Credentials   uint64 `protobuf:"varint,21,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	Credentials uint64 `protobuf:"varint,21,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	// What is taken out of what audit keeps of calls, whoever makes them and whatever becomes of them, and of what agents get.
+	Redactions    []*Redaction `protobuf:"bytes,30,rep,name=redactions,proto3" json:"redactions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -511,6 +517,13 @@ func (x *Connector) GetCredentials() uint64 {
 		return x.Credentials
 	}
 	return 0
+}
+
+func (x *Connector) GetRedactions() []*Redaction {
+	if x != nil {
+		return x.Redactions
+	}
+	return nil
 }
 
 // Consent is what an upstream may ask of the agent that calls it, for the agent's person to answer.
@@ -889,7 +902,9 @@ type Rule struct {
 	// allows the call. Of a rule that requires a sign-in: how.
 	SignIn *Assurance `protobuf:"bytes,20,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
 	// Output: the rule set that the rule comes from. Empty: the grant's own.
-	RuleSet       string `protobuf:"bytes,11,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
+	RuleSet string `protobuf:"bytes,11,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
+	// Of a rule that requires a redaction: what is taken out, without tools, which the rule itself names.
+	Redact        *Redaction `protobuf:"bytes,30,opt,name=redact,proto3" json:"redact,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1008,6 +1023,87 @@ func (x *Rule) GetRuleSet() string {
 	return ""
 }
 
+func (x *Rule) GetRedact() *Redaction {
+	if x != nil {
+		return x.Redact
+	}
+	return nil
+}
+
+// Redaction says which values are taken out. A path is a JSONPath (RFC 9535) of names, indexes from the front, wildcards and descendants, or a
+// name alone, which stands for each member of that name wherever it is.
+type Redaction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Globs, as under allow. Empty: whatever the connector offers.
+	Tools []string `protobuf:"bytes,1,rep,name=tools,proto3" json:"tools,omitempty"`
+	// Of arguments, in audit.
+	Arguments []string `protobuf:"bytes,2,rep,name=arguments,proto3" json:"arguments,omitempty"`
+	// Of results, in audit: of structured content, and of each text that is JSON.
+	Results []string `protobuf:"bytes,3,rep,name=results,proto3" json:"results,omitempty"`
+	// The agent too gets results without these values, and nothing in which they could not be looked for.
+	Agent         bool `protobuf:"varint,4,opt,name=agent,proto3" json:"agent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Redaction) Reset() {
+	*x = Redaction{}
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Redaction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Redaction) ProtoMessage() {}
+
+func (x *Redaction) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Redaction.ProtoReflect.Descriptor instead.
+func (*Redaction) Descriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Redaction) GetTools() []string {
+	if x != nil {
+		return x.Tools
+	}
+	return nil
+}
+
+func (x *Redaction) GetArguments() []string {
+	if x != nil {
+		return x.Arguments
+	}
+	return nil
+}
+
+func (x *Redaction) GetResults() []string {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *Redaction) GetAgent() bool {
+	if x != nil {
+		return x.Agent
+	}
+	return false
+}
+
 // Hints are annotations of a tool (MCP, ToolAnnotations). One that a definition lacks has MCP's default: not read-only,
 // destructive, not idempotent, of an open world. A tool that only reads destroys nothing and may be called again.
 type Hints struct {
@@ -1022,7 +1118,7 @@ type Hints struct {
 
 func (x *Hints) Reset() {
 	*x = Hints{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1130,7 @@ func (x *Hints) String() string {
 func (*Hints) ProtoMessage() {}
 
 func (x *Hints) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1143,7 @@ func (x *Hints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hints.ProtoReflect.Descriptor instead.
 func (*Hints) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Hints) GetReadOnly() bool {
@@ -1097,7 +1193,7 @@ type Review struct {
 
 func (x *Review) Reset() {
 	*x = Review{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1205,7 @@ func (x *Review) String() string {
 func (*Review) ProtoMessage() {}
 
 func (x *Review) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1218,7 @@ func (x *Review) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Review.ProtoReflect.Descriptor instead.
 func (*Review) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Review) GetApprovers() []string {
@@ -1171,7 +1267,7 @@ type RuleSet struct {
 
 func (x *RuleSet) Reset() {
 	*x = RuleSet{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1279,7 @@ func (x *RuleSet) String() string {
 func (*RuleSet) ProtoMessage() {}
 
 func (x *RuleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1292,7 @@ func (x *RuleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleSet.ProtoReflect.Descriptor instead.
 func (*RuleSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RuleSet) GetName() string {
@@ -1237,7 +1333,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1345,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1358,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Block) GetId() string {
@@ -1388,7 +1484,7 @@ type ConnectorTool struct {
 
 func (x *ConnectorTool) Reset() {
 	*x = ConnectorTool{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1496,7 @@ func (x *ConnectorTool) String() string {
 func (*ConnectorTool) ProtoMessage() {}
 
 func (x *ConnectorTool) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1509,7 @@ func (x *ConnectorTool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorTool.ProtoReflect.Descriptor instead.
 func (*ConnectorTool) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ConnectorTool) GetConnector() string {
@@ -1445,7 +1541,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1457,7 +1553,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1470,7 +1566,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Issuer) GetUrl() string {
@@ -1515,7 +1611,7 @@ type Directory struct {
 
 func (x *Directory) Reset() {
 	*x = Directory{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1623,7 @@ func (x *Directory) String() string {
 func (*Directory) ProtoMessage() {}
 
 func (x *Directory) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1636,7 @@ func (x *Directory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directory.ProtoReflect.Descriptor instead.
 func (*Directory) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Directory) GetId() string {
@@ -1601,7 +1697,7 @@ type Signals struct {
 
 func (x *Signals) Reset() {
 	*x = Signals{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1709,7 @@ func (x *Signals) String() string {
 func (*Signals) ProtoMessage() {}
 
 func (x *Signals) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1722,7 @@ func (x *Signals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signals.ProtoReflect.Descriptor instead.
 func (*Signals) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Signals) GetIssuer() string {
@@ -1679,7 +1775,7 @@ type SignIn struct {
 
 func (x *SignIn) Reset() {
 	*x = SignIn{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1787,7 @@ func (x *SignIn) String() string {
 func (*SignIn) ProtoMessage() {}
 
 func (x *SignIn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1800,7 @@ func (x *SignIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
 func (*SignIn) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SignIn) GetIssuer() string {
@@ -1792,7 +1888,7 @@ type Assurance struct {
 
 func (x *Assurance) Reset() {
 	*x = Assurance{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +1900,7 @@ func (x *Assurance) String() string {
 func (*Assurance) ProtoMessage() {}
 
 func (x *Assurance) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +1913,7 @@ func (x *Assurance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assurance.ProtoReflect.Descriptor instead.
 func (*Assurance) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Assurance) GetAcr() []string {
@@ -1855,7 +1951,7 @@ type UpstreamAuth_StaticHeader struct {
 
 func (x *UpstreamAuth_StaticHeader) Reset() {
 	*x = UpstreamAuth_StaticHeader{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +1963,7 @@ func (x *UpstreamAuth_StaticHeader) String() string {
 func (*UpstreamAuth_StaticHeader) ProtoMessage() {}
 
 func (x *UpstreamAuth_StaticHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2004,7 @@ var File_sallyport_policy_v1_policy_proto protoreflect.FileDescriptor
 
 const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	" sallyport/policy/v1/policy.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"sallyport/policy/v1/upstream.proto\"\x8e\x06\n" +
+	" sallyport/policy/v1/policy.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xd8\x06\n" +
 	"\tConnector\x121\n" +
 	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x18(2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\x02id\x12\x1e\n" +
 	"\x05title\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05title\x12W\n" +
@@ -1924,7 +2020,10 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	" \x01(\rB\a\xbaH\x04*\x02\x18\x05H\x00R\aretries\x88\x01\x01\x126\n" +
 	"\abreaker\x18\v \x01(\v2\x1c.sallyport.policy.v1.BreakerR\abreaker\x12:\n" +
 	"\x0eallowed_ranges\x18\x14 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\ar\x05\x182\xe8\x01\x01R\rallowedRanges\x12 \n" +
-	"\vcredentials\x18\x15 \x01(\x04R\vcredentialsB\n" +
+	"\vcredentials\x18\x15 \x01(\x04R\vcredentials\x12H\n" +
+	"\n" +
+	"redactions\x18\x1e \x03(\v2\x1e.sallyport.policy.v1.RedactionB\b\xbaH\x05\x92\x01\x02\x102R\n" +
+	"redactionsB\n" +
 	"\n" +
 	"\b_retries\"]\n" +
 	"\aConsent\x12\x1a\n" +
@@ -1955,7 +2054,7 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"definition\x18\x02 \x01(\fB\v\xbaH\bz\x06\x10\x02\x18\x80\x80\x10R\n" +
 	"definition\x127\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x19.sallyport.policy.v1.KindB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04kind:\x93\x01\xbaH\x8f\x01\x1a\x8c\x01\n" +
-	"\ttool.name\x12;a tool's name is 1 to 128 letters, digits, '_', '.' and '-'\x1aBint(this.kind) > 1 || this.name.matches('^[A-Za-z0-9_.-]{1,128}$')\"\x8e\a\n" +
+	"\ttool.name\x12;a tool's name is 1 to 128 letters, digits, '_', '.' and '-'\x1aBint(this.kind) > 1 || this.name.matches('^[A-Za-z0-9_.-]{1,128}$')\"\xc6\a\n" +
 	"\x04Rule\x12(\n" +
 	"\x05allow\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x10R\x05allow\x12&\n" +
 	"\x04deny\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x10R\x04deny\x12\x1c\n" +
@@ -1969,8 +2068,14 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\x06review\x18\n" +
 	" \x01(\v2\x1b.sallyport.policy.v1.ReviewR\x06review\x127\n" +
 	"\asign_in\x18\x14 \x01(\v2\x1e.sallyport.policy.v1.AssuranceR\x06signIn\x12\x19\n" +
-	"\brule_set\x18\v \x01(\tR\aruleSet:\xb0\x02\xbaH\xac\x02\x1a\xa9\x02\n" +
-	"\x0frule.one_effect\x12ya rule does exactly one of these: it names tools under allow, or under deny, or says what to require of those under tools\x1a\x9a\x01(size(this.allow) > 0 ? 1 : 0) + (size(this.deny) > 0 ? 1 : 0) + (int(this.require) > 0 ? 1 : 0) == 1 && (size(this.tools) > 0) == (int(this.require) > 0)\"\xd5\x01\n" +
+	"\brule_set\x18\v \x01(\tR\aruleSet\x126\n" +
+	"\x06redact\x18\x1e \x01(\v2\x1e.sallyport.policy.v1.RedactionR\x06redact:\xb0\x02\xbaH\xac\x02\x1a\xa9\x02\n" +
+	"\x0frule.one_effect\x12ya rule does exactly one of these: it names tools under allow, or under deny, or says what to require of those under tools\x1a\x9a\x01(size(this.allow) > 0 ? 1 : 0) + (size(this.deny) > 0 ? 1 : 0) + (int(this.require) > 0 ? 1 : 0) == 1 && (size(this.tools) > 0) == (int(this.require) > 0)\"\xa8\x01\n" +
+	"\tRedaction\x12'\n" +
+	"\x05tools\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\x80\x10R\x05tools\x12/\n" +
+	"\targuments\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x102\"\ar\x05\x10\x01\x18\xf4\x03R\targuments\x12+\n" +
+	"\aresults\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x102\"\ar\x05\x10\x01\x18\xf4\x03R\aresults\x12\x14\n" +
+	"\x05agent\x18\x04 \x01(\bR\x05agent\"\xd5\x01\n" +
 	"\x05Hints\x12 \n" +
 	"\tread_only\x18\x01 \x01(\bH\x00R\breadOnly\x88\x01\x01\x12%\n" +
 	"\vdestructive\x18\x02 \x01(\bH\x01R\vdestructive\x88\x01\x01\x12#\n" +
@@ -2054,13 +2159,14 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\tKIND_TOOL\x10\x01\x12\x0f\n" +
 	"\vKIND_PROMPT\x10\x02\x12\x11\n" +
 	"\rKIND_RESOURCE\x10\x03\x12\x1a\n" +
-	"\x16KIND_RESOURCE_TEMPLATE\x10\x04*Q\n" +
+	"\x16KIND_RESOURCE_TEMPLATE\x10\x04*b\n" +
 	"\x04Duty\x12\x14\n" +
 	"\x10DUTY_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fDUTY_CONFIRM\x10\x01\x12\x0f\n" +
 	"\vDUTY_REVIEW\x10\x02\x12\x10\n" +
 	"\fDUTY_SIGN_IN\x10\n" +
-	"*\x86\x01\n" +
+	"\x12\x0f\n" +
+	"\vDUTY_REDACT\x10\v*\x86\x01\n" +
 	"\x15ConfirmationAssurance\x12&\n" +
 	"\"CONFIRMATION_ASSURANCE_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dCONFIRMATION_ASSURANCE_CLIENT\x10\x01\x12\"\n" +
@@ -2091,7 +2197,7 @@ func file_sallyport_policy_v1_policy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_sallyport_policy_v1_policy_proto_goTypes = []any{
 	(Transport)(0),                    // 0: sallyport.policy.v1.Transport
 	(Kind)(0),                         // 1: sallyport.policy.v1.Kind
@@ -2105,68 +2211,71 @@ var file_sallyport_policy_v1_policy_proto_goTypes = []any{
 	(*UpstreamAuth)(nil),              // 9: sallyport.policy.v1.UpstreamAuth
 	(*Tool)(nil),                      // 10: sallyport.policy.v1.Tool
 	(*Rule)(nil),                      // 11: sallyport.policy.v1.Rule
-	(*Hints)(nil),                     // 12: sallyport.policy.v1.Hints
-	(*Review)(nil),                    // 13: sallyport.policy.v1.Review
-	(*RuleSet)(nil),                   // 14: sallyport.policy.v1.RuleSet
-	(*Block)(nil),                     // 15: sallyport.policy.v1.Block
-	(*ConnectorTool)(nil),             // 16: sallyport.policy.v1.ConnectorTool
-	(*Issuer)(nil),                    // 17: sallyport.policy.v1.Issuer
-	(*Directory)(nil),                 // 18: sallyport.policy.v1.Directory
-	(*Signals)(nil),                   // 19: sallyport.policy.v1.Signals
-	(*SignIn)(nil),                    // 20: sallyport.policy.v1.SignIn
-	(*Assurance)(nil),                 // 21: sallyport.policy.v1.Assurance
-	(*UpstreamAuth_StaticHeader)(nil), // 22: sallyport.policy.v1.UpstreamAuth.StaticHeader
-	(*durationpb.Duration)(nil),       // 23: google.protobuf.Duration
-	(*QueryKey)(nil),                  // 24: sallyport.policy.v1.QueryKey
-	(*OAuth)(nil),                     // 25: sallyport.policy.v1.OAuth
-	(*ServiceAccountAuth)(nil),        // 26: sallyport.policy.v1.ServiceAccountAuth
-	(*TokenExchange)(nil),             // 27: sallyport.policy.v1.TokenExchange
-	(*IdentityAssertion)(nil),         // 28: sallyport.policy.v1.IdentityAssertion
-	(*PassThrough)(nil),               // 29: sallyport.policy.v1.PassThrough
-	(*timestamppb.Timestamp)(nil),     // 30: google.protobuf.Timestamp
-	(KeyHolder)(0),                    // 31: sallyport.policy.v1.KeyHolder
+	(*Redaction)(nil),                 // 12: sallyport.policy.v1.Redaction
+	(*Hints)(nil),                     // 13: sallyport.policy.v1.Hints
+	(*Review)(nil),                    // 14: sallyport.policy.v1.Review
+	(*RuleSet)(nil),                   // 15: sallyport.policy.v1.RuleSet
+	(*Block)(nil),                     // 16: sallyport.policy.v1.Block
+	(*ConnectorTool)(nil),             // 17: sallyport.policy.v1.ConnectorTool
+	(*Issuer)(nil),                    // 18: sallyport.policy.v1.Issuer
+	(*Directory)(nil),                 // 19: sallyport.policy.v1.Directory
+	(*Signals)(nil),                   // 20: sallyport.policy.v1.Signals
+	(*SignIn)(nil),                    // 21: sallyport.policy.v1.SignIn
+	(*Assurance)(nil),                 // 22: sallyport.policy.v1.Assurance
+	(*UpstreamAuth_StaticHeader)(nil), // 23: sallyport.policy.v1.UpstreamAuth.StaticHeader
+	(*durationpb.Duration)(nil),       // 24: google.protobuf.Duration
+	(*QueryKey)(nil),                  // 25: sallyport.policy.v1.QueryKey
+	(*OAuth)(nil),                     // 26: sallyport.policy.v1.OAuth
+	(*ServiceAccountAuth)(nil),        // 27: sallyport.policy.v1.ServiceAccountAuth
+	(*TokenExchange)(nil),             // 28: sallyport.policy.v1.TokenExchange
+	(*IdentityAssertion)(nil),         // 29: sallyport.policy.v1.IdentityAssertion
+	(*PassThrough)(nil),               // 30: sallyport.policy.v1.PassThrough
+	(*timestamppb.Timestamp)(nil),     // 31: google.protobuf.Timestamp
+	(KeyHolder)(0),                    // 32: sallyport.policy.v1.KeyHolder
 }
 var file_sallyport_policy_v1_policy_proto_depIdxs = []int32{
 	9,  // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
-	23, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
+	24, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
 	0,  // 2: sallyport.policy.v1.Connector.transport:type_name -> sallyport.policy.v1.Transport
-	23, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
+	24, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
 	7,  // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
 	8,  // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
-	23, // 6: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
-	22, // 7: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
-	24, // 8: sallyport.policy.v1.UpstreamAuth.query:type_name -> sallyport.policy.v1.QueryKey
-	25, // 9: sallyport.policy.v1.UpstreamAuth.oauth:type_name -> sallyport.policy.v1.OAuth
-	26, // 10: sallyport.policy.v1.UpstreamAuth.service_account:type_name -> sallyport.policy.v1.ServiceAccountAuth
-	27, // 11: sallyport.policy.v1.UpstreamAuth.token_exchange:type_name -> sallyport.policy.v1.TokenExchange
-	28, // 12: sallyport.policy.v1.UpstreamAuth.identity_assertion:type_name -> sallyport.policy.v1.IdentityAssertion
-	29, // 13: sallyport.policy.v1.UpstreamAuth.pass_through:type_name -> sallyport.policy.v1.PassThrough
-	1,  // 14: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
-	2,  // 15: sallyport.policy.v1.Rule.after:type_name -> sallyport.policy.v1.Duty
-	2,  // 16: sallyport.policy.v1.Rule.require:type_name -> sallyport.policy.v1.Duty
-	12, // 17: sallyport.policy.v1.Rule.hints:type_name -> sallyport.policy.v1.Hints
-	30, // 18: sallyport.policy.v1.Rule.until:type_name -> google.protobuf.Timestamp
-	3,  // 19: sallyport.policy.v1.Rule.assurance:type_name -> sallyport.policy.v1.ConfirmationAssurance
-	13, // 20: sallyport.policy.v1.Rule.review:type_name -> sallyport.policy.v1.Review
-	21, // 21: sallyport.policy.v1.Rule.sign_in:type_name -> sallyport.policy.v1.Assurance
-	23, // 22: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
-	23, // 23: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
-	11, // 24: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
-	16, // 25: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
-	30, // 26: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
-	17, // 27: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
-	4,  // 28: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
-	20, // 29: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
-	19, // 30: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
-	23, // 31: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
-	21, // 32: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
-	23, // 33: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
-	31, // 34: sallyport.policy.v1.UpstreamAuth.StaticHeader.holder:type_name -> sallyport.policy.v1.KeyHolder
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	12, // 6: sallyport.policy.v1.Connector.redactions:type_name -> sallyport.policy.v1.Redaction
+	24, // 7: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
+	23, // 8: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
+	25, // 9: sallyport.policy.v1.UpstreamAuth.query:type_name -> sallyport.policy.v1.QueryKey
+	26, // 10: sallyport.policy.v1.UpstreamAuth.oauth:type_name -> sallyport.policy.v1.OAuth
+	27, // 11: sallyport.policy.v1.UpstreamAuth.service_account:type_name -> sallyport.policy.v1.ServiceAccountAuth
+	28, // 12: sallyport.policy.v1.UpstreamAuth.token_exchange:type_name -> sallyport.policy.v1.TokenExchange
+	29, // 13: sallyport.policy.v1.UpstreamAuth.identity_assertion:type_name -> sallyport.policy.v1.IdentityAssertion
+	30, // 14: sallyport.policy.v1.UpstreamAuth.pass_through:type_name -> sallyport.policy.v1.PassThrough
+	1,  // 15: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
+	2,  // 16: sallyport.policy.v1.Rule.after:type_name -> sallyport.policy.v1.Duty
+	2,  // 17: sallyport.policy.v1.Rule.require:type_name -> sallyport.policy.v1.Duty
+	13, // 18: sallyport.policy.v1.Rule.hints:type_name -> sallyport.policy.v1.Hints
+	31, // 19: sallyport.policy.v1.Rule.until:type_name -> google.protobuf.Timestamp
+	3,  // 20: sallyport.policy.v1.Rule.assurance:type_name -> sallyport.policy.v1.ConfirmationAssurance
+	14, // 21: sallyport.policy.v1.Rule.review:type_name -> sallyport.policy.v1.Review
+	22, // 22: sallyport.policy.v1.Rule.sign_in:type_name -> sallyport.policy.v1.Assurance
+	12, // 23: sallyport.policy.v1.Rule.redact:type_name -> sallyport.policy.v1.Redaction
+	24, // 24: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
+	24, // 25: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
+	11, // 26: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
+	17, // 27: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
+	31, // 28: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
+	18, // 29: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
+	4,  // 30: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
+	21, // 31: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
+	20, // 32: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
+	24, // 33: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
+	22, // 34: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
+	24, // 35: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
+	32, // 36: sallyport.policy.v1.UpstreamAuth.StaticHeader.holder:type_name -> sallyport.policy.v1.KeyHolder
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_policy_v1_policy_proto_init() }
@@ -2185,8 +2294,8 @@ func file_sallyport_policy_v1_policy_proto_init() {
 		(*UpstreamAuth_IdentityAssertion)(nil),
 		(*UpstreamAuth_PassThrough)(nil),
 	}
-	file_sallyport_policy_v1_policy_proto_msgTypes[6].OneofWrappers = []any{}
-	file_sallyport_policy_v1_policy_proto_msgTypes[9].OneofWrappers = []any{
+	file_sallyport_policy_v1_policy_proto_msgTypes[7].OneofWrappers = []any{}
+	file_sallyport_policy_v1_policy_proto_msgTypes[10].OneofWrappers = []any{
 		(*Block_PersonId)(nil),
 		(*Block_ClientId)(nil),
 		(*Block_Connector)(nil),
@@ -2199,7 +2308,7 @@ func file_sallyport_policy_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_policy_v1_policy_proto_rawDesc), len(file_sallyport_policy_v1_policy_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
