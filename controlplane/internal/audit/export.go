@@ -8,6 +8,7 @@ import (
 	"sort"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
@@ -180,20 +181,36 @@ func (x *exporting) record(ctx context.Context, m Message) error {
 
 // personal returns what lies behind a core, unsealed; nothing, if the person was erased.
 func (s *Store) personal(ctx context.Context, core, behind []byte) ([]byte, error) {
-	if len(behind) == 0 {
-		return nil, nil
-	}
-	apart := &auditv1.AuditRecord{}
-	if err := proto.Unmarshal(behind, apart); err != nil {
-		return nil, errors.New("what lies behind its core cannot be read")
-	}
-	if len(apart.GetSealed()) == 0 {
-		return behind, nil
+	sealed, err := sealedIn(behind)
+	if err != nil || len(sealed) == 0 {
+		return behind, err
 	}
 	facts := &auditv1.AuditRecord{}
 	if err := proto.Unmarshal(core, facts); err != nil {
 		return nil, errors.New("its core cannot be read")
 	}
-	facts.Sealed = apart.GetSealed()
+	facts.Sealed = sealed
 	return s.unseal(ctx, facts)
 }
+
+// sealedIn finds what is sealed, without reading all else.
+func sealedIn(behind []byte) (sealed []byte, err error) {
+	for len(behind) > 0 {
+		number, kind, n := protowire.ConsumeTag(behind)
+		m := -1
+		if n > 0 {
+			m = protowire.ConsumeFieldValue(number, kind, behind[n:])
+		}
+		if m < 0 {
+			return nil, errors.New("what lies behind its core cannot be read")
+		}
+		if number == sealedField && kind == protowire.BytesType {
+			sealed, _ = protowire.ConsumeBytes(behind[n:])
+		}
+		behind = behind[n+m:]
+	}
+	return sealed, nil
+}
+
+// sealedField is the number of AuditRecord.sealed.
+var sealedField = (&auditv1.AuditRecord{}).ProtoReflect().Descriptor().Fields().ByName("sealed").Number()

@@ -90,7 +90,7 @@ func verified(v *proof.Verifier, items []*auditv1.ExportItem, from, to time.Time
 			return proof.Report{}, err
 		}
 	}
-	err := proof.Each(&file, v.Add)
+	err := v.Read(&file)
 	if err == nil {
 		err = v.Finish(from, to)
 	}

@@ -143,7 +143,7 @@ func verifyAuditCommand(o *options) *cobra.Command {
 				if f, err = os.Open(args[0]); err != nil {
 					return usage("the export cannot be read: %w", err)
 				}
-				err = errors.Join(proof.Each(f, v.Add), f.Close())
+				err = errors.Join(v.Read(f), f.Close())
 			} else {
 				err = export(cmd, o, req, v.Add)
 			}

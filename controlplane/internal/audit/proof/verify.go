@@ -1,24 +1,16 @@
 package proof
 
 import (
-	"bufio"
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protodelim"
-	"google.golang.org/protobuf/encoding/protowire"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 )
 
 // Format is the version of exports that are written and read.
 const Format = 1
-
-// maxItem bounds one item of a file.
-const maxItem = 64 << 20
 
 // Report is what was verified.
 type Report struct {
@@ -72,7 +64,7 @@ func (v *Verifier) Add(item *auditv1.ExportItem) error {
 	}
 	switch i := item.GetItem().(type) {
 	case *auditv1.ExportItem_Record:
-		return v.record(i.Record)
+		return v.record(look(exported{i.Record.GetSequence(), i.Record.GetCore(), i.Record.GetPersonal(), i.Record.GetLeaf(), i.Record.GetHead()}))
 	case *auditv1.ExportItem_Checkpoint:
 		return v.checkpoint(i.Checkpoint)
 	case *auditv1.ExportItem_End:
@@ -121,26 +113,24 @@ func (v *Verifier) witness() error {
 	return nil
 }
 
-func (v *Verifier) record(r *auditv1.ExportedRecord) error {
-	if r.GetSequence() <= v.sequence {
-		return fmt.Errorf("record %d follows %d: the order is not the stream's", r.GetSequence(), v.sequence)
+func (v *Verifier) record(r *record) error {
+	if r.sequence <= v.sequence {
+		return fmt.Errorf("record %d follows %d: the order is not the stream's", r.sequence, v.sequence)
 	}
-	v.sequence = r.GetSequence()
-	leaf := r.GetLeaf()
-	if leaf == nil {
-		leaf = Leaf(r.GetCore())
+	v.sequence = r.sequence
+	if r.err != nil {
+		return fmt.Errorf("record %d: %w", r.sequence, r.err)
+	}
+	if r.full {
 		if err := v.chain(r); err != nil {
-			return fmt.Errorf("record %d: %w", r.GetSequence(), err)
+			return fmt.Errorf("record %d: %w", r.sequence, err)
 		}
 		v.Report.Records++
 	} else {
-		v.gap = r.GetSequence()
+		v.gap = r.sequence
 		v.Report.DigestsOnly++
 	}
-	if len(leaf) != sha256.Size {
-		return fmt.Errorf("record %d has no digest", r.GetSequence())
-	}
-	if err := v.tree.Append(leaf); err != nil {
+	if err := v.tree.Append(bytes.Clone(r.leaf[:])); err != nil {
 		return err
 	}
 	v.Report.Tail++
@@ -148,45 +138,33 @@ func (v *Verifier) record(r *auditv1.ExportedRecord) error {
 }
 
 // chain compares a record with the one before it of its proxy.
-func (v *Verifier) chain(r *auditv1.ExportedRecord) error {
-	c, err := readCore(r.GetCore())
-	if err != nil {
-		return err
-	}
-	digest := sha256.Sum256(r.GetCore())
-	last := v.chains[c.proxy]
+func (v *Verifier) chain(r *record) error {
+	last := v.chains[string(r.core.proxy)]
 	switch {
 	case last == nil:
-		if v.whole && v.gap == 0 && len(c.previous) > 0 {
+		if v.whole && v.gap == 0 && len(r.core.previous) > 0 {
 			return errors.New("it is the first of its proxy, and says that there was one before")
 		}
 		last = &link{}
-		v.chains[c.proxy] = last
+		v.chains[string(r.core.proxy)] = last
 	case last.sequence < v.gap: // others of the proxy may be among those whose digest alone is here
-	case !bytes.Equal(c.previous, last.digest[:]):
+	case !bytes.Equal(r.core.previous, last.digest[:]):
 		return errors.New("it does not follow the one before it of its proxy: one was changed, removed, put in or moved")
-	case last.generation == c.generation && c.number != last.number+1:
-		return fmt.Errorf("its proxy's numbers go from %d to %d", last.number, c.number)
+	case last.generation == string(r.core.generation) && r.core.number != last.number+1:
+		return fmt.Errorf("its proxy's numbers go from %d to %d", last.number, r.core.number)
 	}
-	*last = link{digest, c.generation, c.number, r.GetSequence()}
-	if r.GetHead() != "" {
-		if err := v.Keys.Verify(r.GetHead(), HeadStatement(c.proxy, c.generation, c.number, digest)); err != nil {
+	if last.generation != string(r.core.generation) {
+		last.generation = string(r.core.generation)
+	}
+	last.digest, last.number, last.sequence = r.digest, r.core.number, r.sequence
+	if r.head != "" {
+		if err := v.Keys.Verify(r.head, HeadStatement(string(r.core.proxy), last.generation, last.number, last.digest)); err != nil {
 			return fmt.Errorf("the head of its proxy's chain: %w", err)
 		}
 		v.Report.Heads++
 	}
-	if len(c.personal) == 0 {
-		if len(r.GetPersonal()) > 0 {
-			return errors.New("it says things of a person that are not part of it")
-		}
-		return nil
-	}
-	if len(r.GetPersonal()) == 0 {
+	if r.erased {
 		v.Report.Erased++
-		return nil
-	}
-	if sum := sha256.Sum256(r.GetPersonal()); !bytes.Equal(sum[:], c.personal) {
-		return errors.New("what it says of its person was changed")
 	}
 	return nil
 }
@@ -223,70 +201,4 @@ func (v *Verifier) Finish(from, to time.Time) error {
 		return fmt.Errorf("the checkpoint that was kept has %d records, and the export ends at %d: the tail is missing", v.Witness.GetSize(), v.tree.Size())
 	}
 	return nil
-}
-
-// core is what the chain needs of a record.
-type core struct {
-	proxy, generation  string
-	number             uint64
-	previous, personal []byte
-}
-
-// readCore reads only that, which is much sooner than all of it.
-func readCore(b []byte) (c core, err error) {
-	for len(b) > 0 {
-		number, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return c, errors.New("it cannot be read")
-		}
-		b = b[n:]
-		var value []byte
-		switch {
-		case kind == protowire.BytesType:
-			value, n = protowire.ConsumeBytes(b)
-		case number == 3 && kind == protowire.VarintType:
-			c.number, n = protowire.ConsumeVarint(b)
-		default:
-			n = protowire.ConsumeFieldValue(number, kind, b)
-		}
-		if n < 0 {
-			return c, errors.New("it cannot be read")
-		}
-		b = b[n:]
-		switch number {
-		case 1:
-			c.proxy = string(value)
-		case 2:
-			c.generation = string(value)
-		case fieldPrevious:
-			c.previous = value
-		case 61:
-			c.personal = value
-		}
-	}
-	return c, nil
-}
-
-// Write writes an item to a file.
-func Write(w io.Writer, item *auditv1.ExportItem) error {
-	_, err := protodelim.MarshalTo(w, item)
-	return err
-}
-
-// Each calls fn with each item of a file.
-func Each(r io.Reader, fn func(*auditv1.ExportItem) error) error {
-	b := bufio.NewReaderSize(r, 1<<20)
-	for {
-		item := &auditv1.ExportItem{}
-		err := protodelim.UnmarshalOptions{MaxSize: maxItem}.UnmarshalFrom(b, item)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("the export cannot be read on: %w", err)
-		}
-		if err := fn(item); err != nil {
-			return err
-		}
-	}
 }

@@ -241,7 +241,7 @@ func (b *bench) proved(dir string) error {
 	defer f.Close() //nolint:errcheck // read only
 	began = time.Now()
 	v := &proof.Verifier{}
-	if err := proof.Each(f, v.Add); err != nil {
+	if err := v.Read(f); err != nil {
 		return err
 	}
 	if err := v.Finish(time.Time{}, time.Time{}); err != nil {
