@@ -365,7 +365,7 @@ func (g *Gateway) passMessage(ctx context.Context, to *answer, x *exchange, resp
 	h := to.w.Header()
 	h["Content-Type"], h["Cache-Control"] = typeJSON, noStore
 	if n := response.Len(); n >= 0 {
-		h["Content-Length"] = []string{strconv.Itoa(n)}
+		h["Content-Length"] = []string{strconv.FormatInt(n, 10)}
 	}
 	status := http.StatusOK
 	if x.revision.Stateless() && response.Status >= http.StatusBadRequest {

@@ -142,7 +142,11 @@ func (r *Response) beginJSON(rep reply) error {
 	}
 	if !ended {
 		r.large = &restorer{from: r.body, rest: data, sent: r.exchange.sent, answer: r.exchange.answer, complete: r.exchange.agent.Stateless(), fail: r.upstream.badAnswer}
-		return nil
+		if rep.length < 0 {
+			return nil
+		}
+		r.left = rep.length - int64(len(data))
+		return r.large.look() // mostly all that is to be changed is here, and then it is known how long the answer becomes
 	}
 	if e := mcp.ReadMessage(data, r.upstream.limits(), &r.Message); e != nil {
 		return r.status(BadResponse, "it is not a valid JSON-RPC message", 0)

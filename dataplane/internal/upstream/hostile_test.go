@@ -80,7 +80,11 @@ func try(ctx context.Context, t *testing.T, u *upstream.Upstream) (string, error
 	}
 	defer func() { _ = r.Close() }()
 	if !r.Stream {
+		length := r.Len()
 		b, err := io.ReadAll(r)
+		if err == nil && length >= 0 && length != int64(len(b)) {
+			t.Errorf("it has %d bytes, and was said to have %d", len(b), length)
+		}
 		return string(b), err
 	}
 	var all strings.Builder
@@ -192,6 +196,32 @@ func TestGoodAnswersInOddFormsAreTaken(t *testing.T) {
 			u := open(t, newPool(t), upstream.Target{URL: hostile(t, raw(c.answer)), Revision: mcp.Revision20260728})
 			if got, err := try(t.Context(), t, u); err != nil || got != c.want {
 				t.Errorf("got %.200q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestALargeAnswerHasALengthIfAllThatChangesComesFirst(t *testing.T) {
+	big := `"content":[{"type":"text","text":"` + strings.Repeat("y", 300_000) + `"}]}`
+	for name, c := range map[string]struct {
+		answer string
+		known  bool
+	}{
+		"id and type first":    {jsonAnswer(200, `{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete",`+big+`}`), true},
+		"id last":              {jsonAnswer(200, `{"jsonrpc":"2.0","result":{"resultType":"complete",`+big+`,"id":1}`), false},
+		"none of the upstream": {"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n" + `{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete",` + big + `}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := open(t, newPool(t), upstream.Target{URL: hostile(t, raw(c.answer)), Revision: mcp.Revision20260728})
+			r, err := u.Call(t.Context(), upstream.Call{Message: message(t, "2026-07-28", "1", "tools/call", `{"name":"x","arguments":{}}`), Revision: "2026-07-28"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = r.Close() }()
+			length := r.Len()
+			b, err := io.ReadAll(r)
+			if err != nil || c.known != (length >= 0) || c.known && length != int64(len(b)) {
+				t.Errorf("%d bytes, said to be %d: %v", len(b), length, err)
 			}
 		})
 	}

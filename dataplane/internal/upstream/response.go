@@ -36,6 +36,7 @@ type Response struct {
 
 	data     []byte    // a small answer, or what is left of it
 	large    *restorer // a large one
+	left     int64     // of a large one whose length the upstream declared, what was not read of it when it began
 	events   *mcp.EventReader
 	listens  bool // the stream answers nothing
 	finished bool // the upstream has nothing left to do for the request
@@ -91,12 +92,15 @@ func (r *Response) WriteTo(w io.Writer) (int64, error) {
 // passing are buffers by which large answers are passed on. In larger pieces there are fewer of them to send.
 var passing = sync.Pool{New: func() any { b := make([]byte, 128<<10); return &b }}
 
-// Len returns how many bytes are left of a small JSON answer; -1 for any other.
-func (r *Response) Len() int {
-	if r.Stream || r.large != nil {
+// Len returns how many bytes a JSON answer has of which nothing was read yet; -1: that is not known.
+func (r *Response) Len() int64 {
+	switch {
+	case r.Stream || r.large != nil && (r.left == 0 || !r.large.done()):
 		return -1
+	case r.large != nil:
+		return r.left + int64(len(r.large.out)+len(r.large.rest))
 	}
-	return len(r.data)
+	return int64(len(r.data))
 }
 
 // Next returns a stream's next message, and io.EOF after the response. Reading on to that io.EOF, rather than closing after the

@@ -47,7 +47,7 @@ const maxWord = 2048
 
 func (r *restorer) Read(p []byte) (int, error) {
 	for len(r.out) == 0 {
-		if r.found && !r.complete {
+		if r.done() {
 			return r.pass(p)
 		}
 		if len(r.rest) == 0 {
@@ -71,7 +71,10 @@ func (r *restorer) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// pass returns what comes after all that is to be changed.
+// done tells whether all that is to be changed was.
+func (r *restorer) done() bool { return r.found && !r.complete }
+
+// pass returns what comes after that.
 func (r *restorer) pass(p []byte) (int, error) {
 	if len(r.rest) > 0 {
 		n := copy(p, r.rest)
@@ -129,7 +132,7 @@ func (r *restorer) look() error {
 			}
 			start, r.state, r.inResult, r.complete = i, inValue, false, false
 		}
-		if r.found && !r.complete {
+		if r.done() {
 			kept = append(kept, r.rest[start:i]...)
 			r.rest = r.rest[i:]
 			return nil
