@@ -413,13 +413,13 @@ func TestThePersonsTokensFromTheFirstCallToTheReceipt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error {
-		out, _, _ := v.run("credentials", "list", "--person", person.SCIMID, "--withdrawn")
-		if !strings.Contains(out, "revoked") || strings.Contains(out, "under way") {
-			return fmt.Errorf("the receipt:\n%s", out)
-		}
-		return nil
-	})
+	out = v.says([]string{"okta/" + ada + " may not act any more; credentials in use: 0", "us-east-1", "crm", "revoked", "(identity provider)"}, "receipt", "--person", ada, "--wait")
+	if strings.Contains(out, "under way") {
+		t.Errorf("the receipt was not waited for:\n%s", out)
+	}
+	v.says([]string{"enforcedEverywhere", "CREDENTIAL_OUTCOME_REVOKED"}, "receipt", "--person", person.SCIMID, "-o", "json")
+	v.fails(2, "--version or --person", "receipt")
+	v.fails(1, "nobody", "receipt", "--person", "nobody@corp.test")
 	v.search()
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 )
 
 // Exit codes for scripts.
@@ -200,7 +201,7 @@ func call[C, Req, Res any](ctx context.Context, o *options, client newClient[C],
 	if !ok {
 		return nil
 	}
-	return o.receipt(ctx, change.GetVersion(), true, o.patience)
+	return o.receipt(ctx, &adminv1.GetReceiptRequest{Version: change.GetVersion(), Wait: true}, o.patience)
 }
 
 // waits gives commands that change something the flag to wait until that is enforced.

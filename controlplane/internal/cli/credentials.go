@@ -23,7 +23,7 @@ func credentialsListCommand(o *options) *cobra.Command {
 	req := &adminv1.ListCredentialsRequest{}
 	list := &cobra.Command{
 		Use: "list", Short: "List credentials, or with --withdrawn what became of those that are out of use", Args: cobra.NoArgs,
-		Example: "  sallyport credentials list --connector github\n  sallyport credentials list --person ann@example.com --withdrawn    # the receipt of an offboarding",
+		Example: "  sallyport credentials list --connector github\n  sallyport credentials list --person ann@example.com --withdrawn",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			all := &adminv1.ListCredentialsResponse{}
 			for {
@@ -72,6 +72,9 @@ func upstreamWord(c *adminv1.Credential) string {
 	case policyv1.CredentialOutcome_CREDENTIAL_OUTCOME_REVOKED:
 		return "revoked"
 	case policyv1.CredentialOutcome_CREDENTIAL_OUTCOME_NO_REVOCATION:
+		if c.GetKind() == policyv1.CredentialKind_CREDENTIAL_KIND_KEY {
+			return "a key cannot be revoked from here: withdraw it there by hand, if others know it"
+		}
 		return "cannot be revoked there: ends by its time"
 	case policyv1.CredentialOutcome_CREDENTIAL_OUTCOME_GIVEN_UP:
 		return "NOT revoked, given up: revoke it there by hand"

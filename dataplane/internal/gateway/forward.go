@@ -515,6 +515,10 @@ func reason(ctx context.Context, err error) ending {
 		text = "nobody answered what the upstream asked"
 	case errors.Is(err, replica.ErrCredentialDenied):
 		text = "the control plane issues no credential for this call"
+		var why *replica.SetUpError
+		if errors.As(err, &why) {
+			text += ": " + why.Message
+		}
 	case errors.Is(err, replica.ErrCredentialUnavailable):
 		text = "the upstream credential cannot be had now; try again shortly"
 	}

@@ -21,6 +21,12 @@ var (
 	ErrCredentialUnavailable = errors.New("the upstream credential cannot be had now")
 )
 
+// SetUpError is an ErrCredentialDenied that an administrator can mend, in words for them and for the person.
+type SetUpError struct{ Message string }
+
+func (e *SetUpError) Error() string { return ErrCredentialDenied.Error() + ": " + e.Message }
+func (e *SetUpError) Unwrap() error { return ErrCredentialDenied }
+
 const (
 	// A credential is not used in the last moments before it expires.
 	credentialMargin = 5 * time.Second
@@ -255,6 +261,8 @@ func (c *Credentials) fetch(ctx context.Context, key credentialKey, f *fetch, as
 	case err == nil:
 		f.header = Header{Name: resp.Msg.GetHeaderName(), value: resp.Msg.GetHeaderValue(), query: resp.Msg.GetQuery(), Identity: resp.Msg.GetIdentity()}
 		kept = &credential{f.header, resp.Msg.GetExpiresAt().AsTime(), now, now}
+	case connect.CodeOf(err) == connect.CodeFailedPrecondition:
+		f.err = &SetUpError{message(err)}
 	case denied(err):
 		f.err = fmt.Errorf("%w: %s", ErrCredentialDenied, message(err))
 	default:

@@ -5120,10 +5120,13 @@ func (x *ProxyTrouble) GetLeftAlone() bool {
 }
 
 type GetReceiptRequest struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Version uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	// Answer when every live proxy enforces the version. Default: answer at once.
-	Wait          bool `protobuf:"varint,2,opt,name=wait,proto3" json:"wait,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default, where a person is named: that at which their access last changed.
+	Version uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Answer when every live proxy enforces the version, and it was tried to revoke each withdrawn credential of the person. Default: answer at once.
+	Wait bool `protobuf:"varint,2,opt,name=wait,proto3" json:"wait,omitempty"`
+	// With what became of the credentials of a person: an id (of somebody who is gone), a user name or "directory/user name".
+	Person        string `protobuf:"bytes,20,opt,name=person,proto3" json:"person,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5172,14 +5175,23 @@ func (x *GetReceiptRequest) GetWait() bool {
 	return false
 }
 
+func (x *GetReceiptRequest) GetPerson() string {
+	if x != nil {
+		return x.Person
+	}
+	return ""
+}
+
 type GetReceiptResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// Enforced by every proxy whose lease has not run out.
 	EnforcedEverywhere bool            `protobuf:"varint,2,opt,name=enforced_everywhere,json=enforcedEverywhere,proto3" json:"enforced_everywhere,omitempty"`
 	Proxies            []*ProxyReceipt `protobuf:"bytes,3,rep,name=proxies,proto3" json:"proxies,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Of a person who was named.
+	Person        *PersonReceipt `protobuf:"bytes,20,opt,name=person,proto3" json:"person,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetReceiptResponse) Reset() {
@@ -5233,6 +5245,94 @@ func (x *GetReceiptResponse) GetProxies() []*ProxyReceipt {
 	return nil
 }
 
+func (x *GetReceiptResponse) GetPerson() *PersonReceipt {
+	if x != nil {
+		return x.Person
+	}
+	return nil
+}
+
+// PersonReceipt is what became of a person.
+type PersonReceipt struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	PersonId string                 `protobuf:"bytes,1,opt,name=person_id,json=personId,proto3" json:"person_id,omitempty"`
+	// "directory/user name". Empty: nobody of that id is known any more.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The person may act; nothing was taken away, or it was given back.
+	Active bool `protobuf:"varint,3,opt,name=active,proto3" json:"active,omitempty"`
+	// Credentials that are in use. Of somebody who may not act there are none.
+	InUse uint32 `protobuf:"varint,4,opt,name=in_use,json=inUse,proto3" json:"in_use,omitempty"`
+	// Those that were taken out of use, for as long as it is known what became of them, the newest first.
+	Withdrawn     []*Credential `protobuf:"bytes,5,rep,name=withdrawn,proto3" json:"withdrawn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PersonReceipt) Reset() {
+	*x = PersonReceipt{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PersonReceipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PersonReceipt) ProtoMessage() {}
+
+func (x *PersonReceipt) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PersonReceipt.ProtoReflect.Descriptor instead.
+func (*PersonReceipt) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *PersonReceipt) GetPersonId() string {
+	if x != nil {
+		return x.PersonId
+	}
+	return ""
+}
+
+func (x *PersonReceipt) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PersonReceipt) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *PersonReceipt) GetInUse() uint32 {
+	if x != nil {
+		return x.InUse
+	}
+	return 0
+}
+
+func (x *PersonReceipt) GetWithdrawn() []*Credential {
+	if x != nil {
+		return x.Withdrawn
+	}
+	return nil
+}
+
 // ProxyReceipt is one proxy's part of a receipt.
 type ProxyReceipt struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -5249,7 +5349,7 @@ type ProxyReceipt struct {
 
 func (x *ProxyReceipt) Reset() {
 	*x = ProxyReceipt{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5261,7 +5361,7 @@ func (x *ProxyReceipt) String() string {
 func (*ProxyReceipt) ProtoMessage() {}
 
 func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5274,7 +5374,7 @@ func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyReceipt.ProtoReflect.Descriptor instead.
 func (*ProxyReceipt) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ProxyReceipt) GetProxy() string {
@@ -5355,7 +5455,7 @@ type AuditFilter struct {
 
 func (x *AuditFilter) Reset() {
 	*x = AuditFilter{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5367,7 +5467,7 @@ func (x *AuditFilter) String() string {
 func (*AuditFilter) ProtoMessage() {}
 
 func (x *AuditFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5380,7 +5480,7 @@ func (x *AuditFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditFilter.ProtoReflect.Descriptor instead.
 func (*AuditFilter) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *AuditFilter) GetPerson() string {
@@ -5558,7 +5658,7 @@ type ArgumentEquals struct {
 
 func (x *ArgumentEquals) Reset() {
 	*x = ArgumentEquals{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5570,7 +5670,7 @@ func (x *ArgumentEquals) String() string {
 func (*ArgumentEquals) ProtoMessage() {}
 
 func (x *ArgumentEquals) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5583,7 +5683,7 @@ func (x *ArgumentEquals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArgumentEquals.ProtoReflect.Descriptor instead.
 func (*ArgumentEquals) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ArgumentEquals) GetPath() string {
@@ -5615,7 +5715,7 @@ type CountAuditRequest struct {
 
 func (x *CountAuditRequest) Reset() {
 	*x = CountAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5627,7 +5727,7 @@ func (x *CountAuditRequest) String() string {
 func (*CountAuditRequest) ProtoMessage() {}
 
 func (x *CountAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5640,7 +5740,7 @@ func (x *CountAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountAuditRequest.ProtoReflect.Descriptor instead.
 func (*CountAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *CountAuditRequest) GetFilter() *AuditFilter {
@@ -5684,7 +5784,7 @@ type CountAuditResponse struct {
 
 func (x *CountAuditResponse) Reset() {
 	*x = CountAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5696,7 +5796,7 @@ func (x *CountAuditResponse) String() string {
 func (*CountAuditResponse) ProtoMessage() {}
 
 func (x *CountAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5709,7 +5809,7 @@ func (x *CountAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountAuditResponse.ProtoReflect.Descriptor instead.
 func (*CountAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *CountAuditResponse) GetCounts() []*AuditCount {
@@ -5747,7 +5847,7 @@ type AuditCount struct {
 
 func (x *AuditCount) Reset() {
 	*x = AuditCount{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5759,7 +5859,7 @@ func (x *AuditCount) String() string {
 func (*AuditCount) ProtoMessage() {}
 
 func (x *AuditCount) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5772,7 +5872,7 @@ func (x *AuditCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditCount.ProtoReflect.Descriptor instead.
 func (*AuditCount) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{85}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *AuditCount) GetKeys() []string {
@@ -5808,7 +5908,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5820,7 +5920,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5833,7 +5933,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{86}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *SearchAuditRequest) GetFilter() *AuditFilter {
@@ -5868,7 +5968,7 @@ type SearchAuditResponse struct {
 
 func (x *SearchAuditResponse) Reset() {
 	*x = SearchAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5880,7 +5980,7 @@ func (x *SearchAuditResponse) String() string {
 func (*SearchAuditResponse) ProtoMessage() {}
 
 func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5893,7 +5993,7 @@ func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditResponse.ProtoReflect.Descriptor instead.
 func (*SearchAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{87}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *SearchAuditResponse) GetRecords() []*StoredRecord {
@@ -5923,7 +6023,7 @@ type StoredRecord struct {
 
 func (x *StoredRecord) Reset() {
 	*x = StoredRecord{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5935,7 +6035,7 @@ func (x *StoredRecord) String() string {
 func (*StoredRecord) ProtoMessage() {}
 
 func (x *StoredRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5948,7 +6048,7 @@ func (x *StoredRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredRecord.ProtoReflect.Descriptor instead.
 func (*StoredRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{88}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *StoredRecord) GetSequence() uint64 {
@@ -5983,7 +6083,7 @@ type TailAuditRequest struct {
 
 func (x *TailAuditRequest) Reset() {
 	*x = TailAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5995,7 +6095,7 @@ func (x *TailAuditRequest) String() string {
 func (*TailAuditRequest) ProtoMessage() {}
 
 func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6008,7 +6108,7 @@ func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditRequest.ProtoReflect.Descriptor instead.
 func (*TailAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{89}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *TailAuditRequest) GetFilter() *AuditFilter {
@@ -6034,7 +6134,7 @@ type TailAuditResponse struct {
 
 func (x *TailAuditResponse) Reset() {
 	*x = TailAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6046,7 +6146,7 @@ func (x *TailAuditResponse) String() string {
 func (*TailAuditResponse) ProtoMessage() {}
 
 func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6059,7 +6159,7 @@ func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditResponse.ProtoReflect.Descriptor instead.
 func (*TailAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{90}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *TailAuditResponse) GetRecord() *StoredRecord {
@@ -6073,7 +6173,7 @@ var File_sallyport_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/admin/v1/admin.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1esallyport/audit/v1/audit.proto\x1a sallyport/policy/v1/policy.proto\"[\n" +
+	"\x1esallyport/admin/v1/admin.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$sallyport/admin/v1/credentials.proto\x1a\x1esallyport/audit/v1/audit.proto\x1a sallyport/policy/v1/policy.proto\"[\n" +
 	"\x13SetDirectoryRequest\x12D\n" +
 	"\tdirectory\x18\x01 \x01(\v2\x1e.sallyport.policy.v1.DirectoryB\x06\xbaH\x03\xc8\x01\x01R\tdirectory\"0\n" +
 	"\x14SetDirectoryResponse\x12\x18\n" +
@@ -6416,14 +6516,24 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
 	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1d\n" +
 	"\n" +
-	"left_alone\x18\x05 \x01(\bR\tleftAlone\"J\n" +
-	"\x11GetReceiptRequest\x12!\n" +
-	"\aversion\x18\x01 \x01(\x04B\a\xbaH\x042\x02 \x00R\aversion\x12\x12\n" +
-	"\x04wait\x18\x02 \x01(\bR\x04wait\"\x9b\x01\n" +
+	"left_alone\x18\x05 \x01(\bR\tleftAlone\"\xc0\x01\n" +
+	"\x11GetReceiptRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04wait\x18\x02 \x01(\bR\x04wait\x12 \n" +
+	"\x06person\x18\x14 \x01(\tB\b\xbaH\x05r\x03\x18\xac\x02R\x06person:[\xbaHX\x1aV\n" +
+	"\n" +
+	"receipt.of\x12 say of which version, or of whom\x1a&this.version > 0u || this.person != ''\"\xd6\x01\n" +
 	"\x12GetReceiptResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12/\n" +
 	"\x13enforced_everywhere\x18\x02 \x01(\bR\x12enforcedEverywhere\x12:\n" +
-	"\aproxies\x18\x03 \x03(\v2 .sallyport.admin.v1.ProxyReceiptR\aproxies\"\xba\x01\n" +
+	"\aproxies\x18\x03 \x03(\v2 .sallyport.admin.v1.ProxyReceiptR\aproxies\x129\n" +
+	"\x06person\x18\x14 \x01(\v2!.sallyport.admin.v1.PersonReceiptR\x06person\"\xad\x01\n" +
+	"\rPersonReceipt\x12\x1b\n" +
+	"\tperson_id\x18\x01 \x01(\tR\bpersonId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06active\x18\x03 \x01(\bR\x06active\x12\x15\n" +
+	"\x06in_use\x18\x04 \x01(\rR\x05inUse\x12<\n" +
+	"\twithdrawn\x18\x05 \x03(\v2\x1e.sallyport.admin.v1.CredentialR\twithdrawn\"\xba\x01\n" +
 	"\fProxyReceipt\x12\x14\n" +
 	"\x05proxy\x18\x01 \x01(\tR\x05proxy\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1a\n" +
@@ -6602,7 +6712,7 @@ func file_sallyport_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
+var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
 var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(MemberChange)(0),                     // 0: sallyport.admin.v1.MemberChange
 	(TokenKind)(0),                        // 1: sallyport.admin.v1.TokenKind
@@ -6690,200 +6800,204 @@ var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(*ProxyTrouble)(nil),                  // 83: sallyport.admin.v1.ProxyTrouble
 	(*GetReceiptRequest)(nil),             // 84: sallyport.admin.v1.GetReceiptRequest
 	(*GetReceiptResponse)(nil),            // 85: sallyport.admin.v1.GetReceiptResponse
-	(*ProxyReceipt)(nil),                  // 86: sallyport.admin.v1.ProxyReceipt
-	(*AuditFilter)(nil),                   // 87: sallyport.admin.v1.AuditFilter
-	(*ArgumentEquals)(nil),                // 88: sallyport.admin.v1.ArgumentEquals
-	(*CountAuditRequest)(nil),             // 89: sallyport.admin.v1.CountAuditRequest
-	(*CountAuditResponse)(nil),            // 90: sallyport.admin.v1.CountAuditResponse
-	(*AuditCount)(nil),                    // 91: sallyport.admin.v1.AuditCount
-	(*SearchAuditRequest)(nil),            // 92: sallyport.admin.v1.SearchAuditRequest
-	(*SearchAuditResponse)(nil),           // 93: sallyport.admin.v1.SearchAuditResponse
-	(*StoredRecord)(nil),                  // 94: sallyport.admin.v1.StoredRecord
-	(*TailAuditRequest)(nil),              // 95: sallyport.admin.v1.TailAuditRequest
-	(*TailAuditResponse)(nil),             // 96: sallyport.admin.v1.TailAuditResponse
-	(*v1.Directory)(nil),                  // 97: sallyport.policy.v1.Directory
-	(*timestamppb.Timestamp)(nil),         // 98: google.protobuf.Timestamp
-	(*v1.ConnectorTool)(nil),              // 99: sallyport.policy.v1.ConnectorTool
-	(v1.Role)(0),                          // 100: sallyport.policy.v1.Role
-	(*durationpb.Duration)(nil),           // 101: google.protobuf.Duration
-	(*v1.Connector)(nil),                  // 102: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                       // 103: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                       // 104: sallyport.policy.v1.Rule
-	(*v1.RuleSet)(nil),                    // 105: sallyport.policy.v1.RuleSet
-	(*v1.Block)(nil),                      // 106: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),                  // 107: sallyport.audit.v1.Decision
-	(v1.Duty)(0),                          // 108: sallyport.policy.v1.Duty
-	(v11.Verdict)(0),                      // 109: sallyport.audit.v1.Verdict
-	(v11.Reason)(0),                       // 110: sallyport.audit.v1.Reason
-	(v11.Kind)(0),                         // 111: sallyport.audit.v1.Kind
-	(v11.Outcome)(0),                      // 112: sallyport.audit.v1.Outcome
-	(*v11.AuditRecord)(nil),               // 113: sallyport.audit.v1.AuditRecord
+	(*PersonReceipt)(nil),                 // 86: sallyport.admin.v1.PersonReceipt
+	(*ProxyReceipt)(nil),                  // 87: sallyport.admin.v1.ProxyReceipt
+	(*AuditFilter)(nil),                   // 88: sallyport.admin.v1.AuditFilter
+	(*ArgumentEquals)(nil),                // 89: sallyport.admin.v1.ArgumentEquals
+	(*CountAuditRequest)(nil),             // 90: sallyport.admin.v1.CountAuditRequest
+	(*CountAuditResponse)(nil),            // 91: sallyport.admin.v1.CountAuditResponse
+	(*AuditCount)(nil),                    // 92: sallyport.admin.v1.AuditCount
+	(*SearchAuditRequest)(nil),            // 93: sallyport.admin.v1.SearchAuditRequest
+	(*SearchAuditResponse)(nil),           // 94: sallyport.admin.v1.SearchAuditResponse
+	(*StoredRecord)(nil),                  // 95: sallyport.admin.v1.StoredRecord
+	(*TailAuditRequest)(nil),              // 96: sallyport.admin.v1.TailAuditRequest
+	(*TailAuditResponse)(nil),             // 97: sallyport.admin.v1.TailAuditResponse
+	(*v1.Directory)(nil),                  // 98: sallyport.policy.v1.Directory
+	(*timestamppb.Timestamp)(nil),         // 99: google.protobuf.Timestamp
+	(*v1.ConnectorTool)(nil),              // 100: sallyport.policy.v1.ConnectorTool
+	(v1.Role)(0),                          // 101: sallyport.policy.v1.Role
+	(*durationpb.Duration)(nil),           // 102: google.protobuf.Duration
+	(*v1.Connector)(nil),                  // 103: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                       // 104: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                       // 105: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                    // 106: sallyport.policy.v1.RuleSet
+	(*v1.Block)(nil),                      // 107: sallyport.policy.v1.Block
+	(*v11.Decision)(nil),                  // 108: sallyport.audit.v1.Decision
+	(v1.Duty)(0),                          // 109: sallyport.policy.v1.Duty
+	(*Credential)(nil),                    // 110: sallyport.admin.v1.Credential
+	(v11.Verdict)(0),                      // 111: sallyport.audit.v1.Verdict
+	(v11.Reason)(0),                       // 112: sallyport.audit.v1.Reason
+	(v11.Kind)(0),                         // 113: sallyport.audit.v1.Kind
+	(v11.Outcome)(0),                      // 114: sallyport.audit.v1.Outcome
+	(*v11.AuditRecord)(nil),               // 115: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
-	97,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
-	97,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
-	98,  // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	98,  // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
+	98,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
+	98,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
+	99,  // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	99,  // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
 	11,  // 4: sallyport.admin.v1.User.groups:type_name -> sallyport.admin.v1.GroupRef
 	11,  // 5: sallyport.admin.v1.User.held_groups:type_name -> sallyport.admin.v1.GroupRef
-	98,  // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
-	98,  // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
+	99,  // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
+	99,  // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
 	10,  // 8: sallyport.admin.v1.ListUsersResponse.users:type_name -> sallyport.admin.v1.User
 	10,  // 9: sallyport.admin.v1.GetUserResponse.user:type_name -> sallyport.admin.v1.User
 	27,  // 10: sallyport.admin.v1.ListErasuresResponse.erasures:type_name -> sallyport.admin.v1.Erasure
-	98,  // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
+	99,  // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
 	12,  // 12: sallyport.admin.v1.ListGroupsResponse.groups:type_name -> sallyport.admin.v1.Group
 	12,  // 13: sallyport.admin.v1.GetGroupResponse.group:type_name -> sallyport.admin.v1.Group
 	10,  // 14: sallyport.admin.v1.GetGroupResponse.members:type_name -> sallyport.admin.v1.User
 	11,  // 15: sallyport.admin.v1.GetGroupResponse.member_groups:type_name -> sallyport.admin.v1.GroupRef
 	34,  // 16: sallyport.admin.v1.GetProvisioningStatusResponse.directories:type_name -> sallyport.admin.v1.ProvisioningStatus
-	98,  // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
+	99,  // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
 	39,  // 18: sallyport.admin.v1.ProvisioningStatus.tokens:type_name -> sallyport.admin.v1.Token
 	10,  // 19: sallyport.admin.v1.ProvisioningStatus.waiting_users:type_name -> sallyport.admin.v1.User
 	35,  // 20: sallyport.admin.v1.ProvisioningStatus.refusals:type_name -> sallyport.admin.v1.Refusal
 	10,  // 21: sallyport.admin.v1.ProvisioningStatus.renamed_users:type_name -> sallyport.admin.v1.User
-	98,  // 22: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
+	99,  // 22: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
 	0,   // 23: sallyport.admin.v1.PreviewMembersRequest.change:type_name -> sallyport.admin.v1.MemberChange
 	38,  // 24: sallyport.admin.v1.PreviewMembersResponse.changes:type_name -> sallyport.admin.v1.AccessChange
-	99,  // 25: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
-	99,  // 26: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
+	100, // 25: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
+	100, // 26: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
 	1,   // 27: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
-	98,  // 28: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	98,  // 29: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	98,  // 30: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
-	100, // 31: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	99,  // 28: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	99,  // 29: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	99,  // 30: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
+	101, // 31: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
 	1,   // 32: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
-	101, // 33: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	100, // 34: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
-	101, // 35: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
-	101, // 36: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	98,  // 37: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
+	102, // 33: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	101, // 34: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
+	102, // 35: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
+	102, // 36: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	99,  // 37: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
 	39,  // 38: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
 	50,  // 39: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
-	102, // 40: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
+	103, // 40: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
 	50,  // 41: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
-	103, // 42: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
+	104, // 42: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
 	59,  // 43: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
 	2,   // 44: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
-	103, // 45: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
-	104, // 46: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	98,  // 47: sallyport.admin.v1.Grant.until:type_name -> google.protobuf.Timestamp
-	102, // 48: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
+	104, // 45: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
+	105, // 46: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	99,  // 47: sallyport.admin.v1.Grant.until:type_name -> google.protobuf.Timestamp
+	103, // 48: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
 	62,  // 49: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
-	105, // 50: sallyport.admin.v1.ApplyRequest.rule_sets:type_name -> sallyport.policy.v1.RuleSet
+	106, // 50: sallyport.admin.v1.ApplyRequest.rule_sets:type_name -> sallyport.policy.v1.RuleSet
 	65,  // 51: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
 	3,   // 52: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
 	62,  // 53: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
-	106, // 54: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
-	106, // 55: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
-	98,  // 56: sallyport.admin.v1.ExplainRequest.at:type_name -> google.protobuf.Timestamp
-	98,  // 57: sallyport.admin.v1.ExplainRequest.auth_time:type_name -> google.protobuf.Timestamp
-	107, // 58: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	107, // 54: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
+	107, // 55: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
+	99,  // 56: sallyport.admin.v1.ExplainRequest.at:type_name -> google.protobuf.Timestamp
+	99,  // 57: sallyport.admin.v1.ExplainRequest.auth_time:type_name -> google.protobuf.Timestamp
+	108, // 58: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
 	11,  // 59: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
 	79,  // 60: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
 	78,  // 61: sallyport.admin.v1.ExplainResponse.paths:type_name -> sallyport.admin.v1.GroupPath
 	11,  // 62: sallyport.admin.v1.GroupPath.groups:type_name -> sallyport.admin.v1.GroupRef
 	4,   // 63: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
-	108, // 64: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
+	109, // 64: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
 	82,  // 65: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	98,  // 66: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	98,  // 67: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	99,  // 66: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	99,  // 67: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
 	83,  // 68: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
-	98,  // 69: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
-	86,  // 70: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	98,  // 71: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	109, // 72: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	98,  // 73: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	98,  // 74: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	110, // 75: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
-	88,  // 76: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
-	111, // 77: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
-	112, // 78: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
-	87,  // 79: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	5,   // 80: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
-	101, // 81: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
-	91,  // 82: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
-	98,  // 83: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
-	87,  // 84: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	94,  // 85: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	113, // 86: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	87,  // 87: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	94,  // 88: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	6,   // 89: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	8,   // 90: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	13,  // 91: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	15,  // 92: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	17,  // 93: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	19,  // 94: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	21,  // 95: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
-	23,  // 96: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
-	25,  // 97: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
-	28,  // 98: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	30,  // 99: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	32,  // 100: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
-	36,  // 101: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
-	40,  // 102: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	42,  // 103: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
-	44,  // 104: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	46,  // 105: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	48,  // 106: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	51,  // 107: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	53,  // 108: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	55,  // 109: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	57,  // 110: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	60,  // 111: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	63,  // 112: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	66,  // 113: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	68,  // 114: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	70,  // 115: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	72,  // 116: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	74,  // 117: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	76,  // 118: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	80,  // 119: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	84,  // 120: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	92,  // 121: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	95,  // 122: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	89,  // 123: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
-	7,   // 124: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	9,   // 125: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	14,  // 126: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	16,  // 127: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	18,  // 128: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	20,  // 129: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	22,  // 130: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
-	24,  // 131: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
-	26,  // 132: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
-	29,  // 133: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	31,  // 134: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	33,  // 135: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
-	37,  // 136: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
-	41,  // 137: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	43,  // 138: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
-	45,  // 139: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	47,  // 140: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	49,  // 141: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	52,  // 142: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	54,  // 143: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	56,  // 144: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	58,  // 145: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	61,  // 146: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	64,  // 147: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	67,  // 148: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	69,  // 149: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	71,  // 150: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	73,  // 151: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	75,  // 152: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	77,  // 153: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	81,  // 154: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	85,  // 155: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	93,  // 156: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	96,  // 157: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	90,  // 158: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
-	124, // [124:159] is the sub-list for method output_type
-	89,  // [89:124] is the sub-list for method input_type
-	89,  // [89:89] is the sub-list for extension type_name
-	89,  // [89:89] is the sub-list for extension extendee
-	0,   // [0:89] is the sub-list for field type_name
+	99,  // 69: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
+	87,  // 70: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	86,  // 71: sallyport.admin.v1.GetReceiptResponse.person:type_name -> sallyport.admin.v1.PersonReceipt
+	110, // 72: sallyport.admin.v1.PersonReceipt.withdrawn:type_name -> sallyport.admin.v1.Credential
+	99,  // 73: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	111, // 74: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	99,  // 75: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	99,  // 76: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	112, // 77: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
+	89,  // 78: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
+	113, // 79: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
+	114, // 80: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
+	88,  // 81: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	5,   // 82: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
+	102, // 83: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
+	92,  // 84: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
+	99,  // 85: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
+	88,  // 86: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	95,  // 87: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	115, // 88: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	88,  // 89: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	95,  // 90: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	6,   // 91: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	8,   // 92: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	13,  // 93: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	15,  // 94: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	17,  // 95: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	19,  // 96: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	21,  // 97: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
+	23,  // 98: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	25,  // 99: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	28,  // 100: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	30,  // 101: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	32,  // 102: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
+	36,  // 103: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
+	40,  // 104: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	42,  // 105: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
+	44,  // 106: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	46,  // 107: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	48,  // 108: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	51,  // 109: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	53,  // 110: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	55,  // 111: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	57,  // 112: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	60,  // 113: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	63,  // 114: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	66,  // 115: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	68,  // 116: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	70,  // 117: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	72,  // 118: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	74,  // 119: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	76,  // 120: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	80,  // 121: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	84,  // 122: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	93,  // 123: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	96,  // 124: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	90,  // 125: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
+	7,   // 126: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	9,   // 127: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	14,  // 128: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	16,  // 129: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	18,  // 130: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	20,  // 131: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	22,  // 132: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
+	24,  // 133: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	26,  // 134: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	29,  // 135: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	31,  // 136: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	33,  // 137: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
+	37,  // 138: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
+	41,  // 139: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	43,  // 140: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
+	45,  // 141: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	47,  // 142: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	49,  // 143: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	52,  // 144: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	54,  // 145: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	56,  // 146: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	58,  // 147: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	61,  // 148: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	64,  // 149: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	67,  // 150: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	69,  // 151: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	71,  // 152: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	73,  // 153: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	75,  // 154: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	77,  // 155: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	81,  // 156: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	85,  // 157: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	94,  // 158: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	97,  // 159: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	91,  // 160: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
+	126, // [126:161] is the sub-list for method output_type
+	91,  // [91:126] is the sub-list for method input_type
+	91,  // [91:91] is the sub-list for extension type_name
+	91,  // [91:91] is the sub-list for extension extendee
+	0,   // [0:91] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }
@@ -6891,13 +7005,14 @@ func file_sallyport_admin_v1_admin_proto_init() {
 	if File_sallyport_admin_v1_admin_proto != nil {
 		return
 	}
+	file_sallyport_admin_v1_credentials_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_admin_proto_rawDesc), len(file_sallyport_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   91,
+			NumMessages:   92,
 			NumExtensions: 0,
 			NumServices:   6,
 		},
