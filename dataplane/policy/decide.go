@@ -61,6 +61,8 @@ type Decision struct {
 	SignIn *SignIn
 	// Redaction is what is taken out of what audit keeps of the call, whatever the verdict, and of what the agent gets; nil: nothing.
 	Redaction *Redaction
+	// Changed: the tool is withheld since its upstream changed it, and not since it offers it no more.
+	Changed bool
 	// Version is that of the table.
 	Version uint64
 	// Groups are the names of all groups that counted, sorted. The slice is the table's: do not change it.
@@ -91,7 +93,8 @@ func (s *state) decide(r *Request, d *Decision) {
 	}
 	c := s.connector(r.Connector)
 	tool := c.tool(r.Tool)
-	if tool == nil {
+	withheld := tool == nil && c.withheld(r.Tool)
+	if tool == nil && !withheld {
 		tool = c.unpinned(r.Tool)
 	}
 	switch {
@@ -99,6 +102,8 @@ func (s *state) decide(r *Request, d *Decision) {
 		d.Reason = auditv1.Reason_REASON_PERSON_INACTIVE
 	case s.blocked.stand(r):
 		d.Reason = auditv1.Reason_REASON_BLOCKED
+	case withheld && c.offered(r.Region):
+		d.Reason, d.Changed = auditv1.Reason_REASON_TOOL_WITHHELD, c.catalogue.withheld[r.Tool]
 	case tool == nil || !c.offered(r.Region):
 		d.Reason = auditv1.Reason_REASON_TOOL_UNKNOWN
 	}
@@ -181,6 +186,11 @@ func (d Decision) Text() string {
 		return "the person is deactivated"
 	case auditv1.Reason_REASON_TOOL_UNKNOWN:
 		return "it is not offered here"
+	case auditv1.Reason_REASON_TOOL_WITHHELD:
+		if d.Changed {
+			return "its server changed its definition, which an administrator has not approved yet"
+		}
+		return "its server does not offer it any more"
 	case auditv1.Reason_REASON_ARGUMENTS_INVALID:
 		if d.problem != nil {
 			return d.problem.Error()

@@ -240,6 +240,12 @@ func (e *edit) putCatalogue(wire *fleetv1.Catalogue, h Digest) {
 		out.byName[t.name] = t
 		e.expose(t)
 	}
+	for _, w := range wire.GetWithheld() {
+		if out.withheld == nil {
+			out.withheld = map[string]bool{}
+		}
+		out.withheld[w.GetLabel()] = w.GetChanged()
+	}
 	c := e.change(wire.GetConnector())
 	c.catalogue = out
 	e.state.digest.add(h)

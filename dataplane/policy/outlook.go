@@ -43,7 +43,8 @@ func (t *Table) Outlook(r Request) Outlook {
 	}
 	p, c := s.person(r.Person), s.connector(r.Connector)
 	tool := c.tool(r.Tool)
-	if tool == nil {
+	withheld := tool == nil && c.withheld(r.Tool)
+	if tool == nil && !withheld {
 		tool = c.unpinned(r.Tool)
 	}
 	switch {
@@ -53,6 +54,8 @@ func (t *Table) Outlook(r Request) Outlook {
 		return Outlook{Reason: auditv1.Reason_REASON_PERSON_INACTIVE}
 	case s.blocked.stand(&r):
 		return Outlook{Reason: auditv1.Reason_REASON_BLOCKED}
+	case withheld && c.offered(r.Region):
+		return Outlook{Reason: auditv1.Reason_REASON_TOOL_WITHHELD}
 	case tool == nil || !c.offered(r.Region):
 		return Outlook{Reason: auditv1.Reason_REASON_TOOL_UNKNOWN}
 	}

@@ -112,7 +112,9 @@ func (c *connector) offered(region string) bool {
 type catalogue struct {
 	tools  []*pinnedTool // whatever is pinned: ascending by kind, then by label
 	byName map[string]*pinnedTool
-	digest Digest
+	// withheld are labels of what is pinned and may not be used now, and whether that is since it changed upstream. Nil: nothing is.
+	withheld map[string]bool
+	digest   Digest
 }
 
 // of returns what is pinned of a kind.
@@ -128,6 +130,15 @@ func (c *connector) tool(name string) *pinnedTool {
 		return nil
 	}
 	return c.catalogue.byName[name]
+}
+
+// withheld tells whether what is pinned under a label may not be used now.
+func (c *connector) withheld(label string) bool {
+	if c == nil || c.catalogue == nil || c.catalogue.withheld == nil {
+		return false
+	}
+	_, withheld := c.catalogue.withheld[label]
+	return withheld
 }
 
 type grant struct {

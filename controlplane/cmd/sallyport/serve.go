@@ -225,12 +225,16 @@ func (p *plane) run(ctx context.Context) error {
 	fleetMux.Handle(fleetv1connect.NewEnrolmentServiceHandler(fleetServer,
 		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(64<<10)))
 
+	catalogues, err := p.followCatalogues(ctx, signIn.keeper)
+	if err != nil {
+		return err
+	}
 	adminMux := http.NewServeMux()
 	adminMux.Handle("/login", p.admins.Handler())
 	adminMux.Handle("/login/", p.admins.Handler())
 	adminMux.Handle("/", admin.NewHandler(p.withDoctor(p.auditOf(admin.Config{
 		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Credentials: signIn.keeper, Activity: p.lately, Sessions: p.admins,
-		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Reviews: p.approvals, Usage: p.usage, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
+		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Reviews: p.approvals, Usage: p.usage, Catalogues: catalogues, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
 	}), signIn.people)))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
@@ -247,6 +251,7 @@ func (p *plane) run(ctx context.Context) error {
 	running.Go(func() { signIn.uses.Run(ctx) })
 	running.Go(func() { signIn.keeper.Run(ctx) })
 	running.Go(func() { p.approvals.Run(ctx) })
+	running.Go(func() { catalogues.Run(ctx) })
 	if bootstrap != uuid.Nil {
 		running.Go(func() { p.forgetBootstrap(ctx, bootstrap) })
 	}

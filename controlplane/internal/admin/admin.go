@@ -106,6 +106,7 @@ type Config struct {
 	Doctor        Doctor
 	Reviews       Reviews
 	Usage         Usage
+	Catalogues    Catalogues
 	Now           func() time.Time
 	Log           *slog.Logger
 }
@@ -154,6 +155,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewExportServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewReviewServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewMigrationServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewCatalogueServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
@@ -165,7 +167,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.SignInServiceName, adminv1connect.ClientServiceName, adminv1connect.SessionServiceName,
 		adminv1connect.RuleSetServiceName, adminv1connect.CredentialServiceName,
 		adminv1connect.AccessServiceName, adminv1connect.PlanServiceName, adminv1connect.ExportServiceName, adminv1connect.ReviewServiceName,
-		adminv1connect.MigrationServiceName,
+		adminv1connect.MigrationServiceName, adminv1connect.CatalogueServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

@@ -114,8 +114,9 @@ func (a *api) DiscoverCatalogue(ctx context.Context, req *connect.Request[adminv
 	if err != nil {
 		return nil, err
 	}
-	changes, unchanged := compare(c.Tools, tools)
-	return connect.NewResponse(&adminv1.DiscoverCatalogueResponse{Changes: changes, Unchanged: unchanged, Digest: core.DigestTools(tools)}), nil
+	usable, _ := core.Usable(c.Tools, tools)
+	changes, unchanged := compare(c.Tools, usable)
+	return connect.NewResponse(&adminv1.DiscoverCatalogueResponse{Changes: changes, Unchanged: unchanged, Digest: core.DigestTools(usable)}), nil
 }
 
 // label names a definition as rules and audit do.
@@ -149,23 +150,4 @@ func compare(pinned, offered []*policyv1.Tool) (changes []*adminv1.ToolChange, u
 		}
 	}
 	return changes, unchanged
-}
-
-// ApproveCatalogue pins what the upstream offers now, if it is what the admin saw.
-func (a *api) ApproveCatalogue(ctx context.Context, req *connect.Request[adminv1.ApproveCatalogueRequest]) (*connect.Response[adminv1.ApproveCatalogueResponse], error) {
-	tools := req.Msg.GetTools()
-	if len(tools) == 0 {
-		var err error
-		if _, tools, err = a.discover(ctx, req.Msg.GetConnectorId()); err != nil {
-			return nil, err
-		}
-	}
-	if req.Msg.GetDigest() != "" && core.DigestTools(tools) != req.Msg.GetDigest() {
-		return nil, connect.NewError(connect.CodeAborted, fmt.Errorf("the upstream offers other tools than those that were approved: look again with sallyport connectors discover %s", req.Msg.GetConnectorId()))
-	}
-	out, err := a.do(ctx, core.NewPinCatalogue(req.Msg.GetConnectorId(), tools))
-	if err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&adminv1.ApproveCatalogueResponse{Version: out.Seq, PinnedTools: uint32(len(tools))}), nil
 }

@@ -65,6 +65,10 @@ func policyOf(s *core.State, req *adminv1.ApplyRequest) (core.ApplyPolicy, error
 	for i, c := range req.GetConnectors() {
 		connectors[i] = tidied(c)
 	}
+	connectors, err := askedAs(s, connectors)
+	if err != nil {
+		return core.ApplyPolicy{}, err
+	}
 	command := core.NewApplyPolicy(connectors, specs).WithRuleSets(sets)
 	command.Source, command.ForceDrift = req.GetSource(), req.GetForceDrift()
 	return command, nil
@@ -79,6 +83,9 @@ func tidied(c *policyv1.Connector) *policyv1.Connector {
 	}
 	if c.GetAuth().GetKind() == nil {
 		c.Auth = nil
+	}
+	if proto.Equal(c.GetCatalogue(), &policyv1.CatalogueSettings{}) {
+		c.Catalogue = nil
 	}
 	return c
 }

@@ -42,6 +42,8 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.ConnectorServiceSetConnectorSecretProcedure: admin,
 	adminv1connect.ConnectorServiceDiscoverCatalogueProcedure:  admin,
 	adminv1connect.ConnectorServiceApproveCatalogueProcedure:   admin,
+	adminv1connect.CatalogueServiceListCataloguesProcedure:     viewer,
+	adminv1connect.CatalogueServiceDiffCatalogueProcedure:      admin,
 
 	adminv1connect.PolicyServiceApplyProcedure:       admin,
 	adminv1connect.PolicyServiceListGrantsProcedure:  viewer,

@@ -2,9 +2,7 @@ package cli
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -97,82 +95,6 @@ func changesTable(id string, r *adminv1.DiscoverCatalogueResponse) table {
 		t.rows = append(t.rows, []string{lower(c.GetKind(), "TOOL_CHANGE_KIND_"), c.GetName(), dash(cut(string(c.GetOffered()), 100))})
 	}
 	return t
-}
-
-func catalogueCommand(o *options) *cobra.Command {
-	var digest, file string
-	approve := &cobra.Command{
-		Use: "approve ID", Short: "Pin the tools that an upstream offers now: agents see these and no others",
-		Long: "Pin the tools that an upstream offers now. With --digest, only if they are those that you saw:\n`connectors discover` prints the digest with -o json. Without it, what is offered at this moment is shown and pinned.",
-		Args: cobra.ExactArgs(1), Example: "  sallyport catalogue approve github\n  sallyport-proxy runner list salesforce --config runner.yaml > salesforce.json\n  sallyport catalogue approve salesforce --file salesforce.json",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var tools []*policyv1.Tool
-			if file != "" {
-				var err error
-				if tools, err = readCatalogue(file); err != nil {
-					return err
-				}
-			} else if digest == "" {
-				seen, err := ask(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.DiscoverCatalogue,
-					&adminv1.DiscoverCatalogueRequest{ConnectorId: args[0]})
-				if err != nil {
-					return err
-				}
-				digest = seen.GetDigest()
-				if o.output == "table" {
-					if err := changesTable(args[0], seen).write(o.out); err != nil {
-						return err
-					}
-				}
-			}
-			return call(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.ApproveCatalogue,
-				&adminv1.ApproveCatalogueRequest{ConnectorId: args[0], Digest: digest, Tools: tools}, func(r *adminv1.ApproveCatalogueResponse) table {
-					return line("%d definitions of %s are pinned at version %d", r.GetPinnedTools(), args[0], r.GetVersion())
-				})
-		},
-	}
-	approve.Flags().StringVar(&digest, "digest", "", "pin only if the tools have this digest")
-	approve.Flags().StringVar(&file, "file", "", "pin what is in this JSON file, for an upstream that control planes do not reach: an object with tools, prompts, resources and resourceTemplates, as MCP lists them")
-	approve.MarkFlagsMutuallyExclusive("digest", "file")
-	return parent("catalogue", "Pinned tool definitions", approve)
-}
-
-// readCatalogue reads definitions from a file: MCP's lists as members of one object.
-func readCatalogue(file string) ([]*policyv1.Tool, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, usage("%w", err)
-	}
-	var lists struct {
-		Tools             []json.RawMessage `json:"tools"`
-		Prompts           []json.RawMessage `json:"prompts"`
-		Resources         []json.RawMessage `json:"resources"`
-		ResourceTemplates []json.RawMessage `json:"resourceTemplates"`
-	}
-	if err := json.Unmarshal(data, &lists); err != nil {
-		return nil, usage("%s holds no object of lists: %w", file, err)
-	}
-	var all []*policyv1.Tool
-	for _, list := range []struct {
-		kind policyv1.Kind
-		of   []json.RawMessage
-	}{
-		{policyv1.Kind_KIND_TOOL, lists.Tools}, {policyv1.Kind_KIND_PROMPT, lists.Prompts},
-		{policyv1.Kind_KIND_RESOURCE, lists.Resources}, {policyv1.Kind_KIND_RESOURCE_TEMPLATE, lists.ResourceTemplates},
-	} {
-		for _, definition := range list.of {
-			var named struct{ Name, URI, URITemplate string }
-			if err := json.Unmarshal(definition, &named); err != nil {
-				return nil, usage("%s: a definition is no object: %w", file, err)
-			}
-			name := map[policyv1.Kind]string{policyv1.Kind_KIND_RESOURCE: named.URI, policyv1.Kind_KIND_RESOURCE_TEMPLATE: named.URITemplate}[list.kind]
-			all = append(all, &policyv1.Tool{Kind: list.kind, Name: cmp.Or(name, named.Name), Definition: definition})
-		}
-	}
-	if len(all) == 0 {
-		return nil, usage("%s lists nothing", file)
-	}
-	return all, nil
 }
 
 func secretsCommand(o *options) *cobra.Command {

@@ -42,6 +42,8 @@ type connectorDocument struct {
 	Breaker       *breakerDocument `yaml:"breaker,omitempty" json:"breaker,omitempty" jsonschema:"When an upstream that fails is left alone for a while"`
 	Redact        []*redaction     `yaml:"redact,omitempty" json:"redact,omitempty" jsonschema:"What is taken out of audit and of results, whoever calls"`
 	AllowedRanges []string         `yaml:"allowedRanges,omitempty" json:"allowedRanges,omitempty" jsonschema:"Ranges in CIDR for an upstream that is not on the public internet"`
+
+	Catalogue *catalogueDocument `yaml:"catalogue,omitempty" json:"catalogue,omitempty" jsonschema:"What becomes of an upstream's list when it differs from what is pinned"`
 }
 
 type breakerDocument struct {
@@ -131,6 +133,11 @@ func (d *connectorDocument) addTo(req *adminv1.ApplyRequest) error {
 	for _, r := range d.Redact {
 		c.Redactions = append(c.Redactions, r.wire())
 	}
+	if d.Catalogue != nil {
+		if c.Catalogue, err = d.Catalogue.wire(); err != nil {
+			return err
+		}
+	}
 	req.Connectors = append(req.Connectors, c)
 	return nil
 }
@@ -145,6 +152,7 @@ func connectorDocumentOf(c *policyv1.Connector) *connectorDocument {
 			d.Consent = append(d.Consent, what)
 		}
 	}
+	d.Catalogue = catalogueDocumentOf(c.GetCatalogue())
 	for _, r := range c.GetRedactions() {
 		d.Redact = append(d.Redact, redactionOf(r))
 	}

@@ -104,7 +104,10 @@ func (s *State) applyPolicy(rec Record) error {
 		tools := b.CataloguePinned.GetTools()
 		return s.changeConnector(b.CataloguePinned.GetConnectorId(), func(c *Connector) {
 			c.Tools, c.Digest = tools, DigestTools(tools)
+			c.settle()
 		})
+	case *eventv1.Event_CatalogueOffered:
+		return s.applyCatalogueOffered(rec, b.CatalogueOffered)
 	case *eventv1.Event_GrantApplied:
 		return s.applyGrant(b.GrantApplied)
 	case *eventv1.Event_GrantRemoved:

@@ -67,10 +67,17 @@ type checkpointConnector struct {
 	Settings []byte
 	Pinned   bool
 	Tools    [][]byte
+	Offer    *checkpointOffer
 	SecretID string
 	Server   []byte
 	// Credentials is where on the log they last changed.
 	Credentials uint64
+}
+
+// checkpointOffer is an offer as the event says it: in what it differs from what is pinned.
+type checkpointOffer struct {
+	Differs []byte
+	At      time.Time
 }
 
 type checkpointGrant struct {
@@ -151,6 +158,9 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 		}
 		for _, t := range c.Tools {
 			out.Tools = append(out.Tools, marshal(t))
+		}
+		if c.Offer != nil {
+			out.Offer = &checkpointOffer{Differs: marshal(differing(c.Settings.GetId(), c.Tools, c.Offer.Tools, c.Offer.Proxy)), At: c.Offer.At}
 		}
 		head.Connectors = append(head.Connectors, out)
 	}
@@ -306,6 +316,14 @@ func (s *State) restoreHead(head *checkpointHead) error {
 		if c.Pinned {
 			connector.Tools, connector.Digest = tools, DigestTools(tools)
 		}
+		if c.Offer != nil {
+			differs := &eventv1.CatalogueOffered{}
+			if err := proto.Unmarshal(c.Offer.Differs, differs); err != nil {
+				return err
+			}
+			connector.Offer = offerOf(connector.Tools, differs, c.Offer.At)
+		}
+		connector.settle()
 		s.connectors.Set(settings[0].GetId(), connector)
 	}
 	sets, err := unmarshalAll[policyv1.RuleSet](head.RuleSets)

@@ -86,6 +86,7 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"ApplyPolicy":        decode[ApplyPolicy],
 	"RetireConnector":    decode[RetireConnector],
 	"PinCatalogue":       decode[PinCatalogue],
+	"NoteOffer":          decode[NoteOffer],
 	"SetConnectorSecret": decode[SetConnectorSecret],
 	"RemoveGrant":        decode[RemoveGrant],
 

@@ -1,16 +1,15 @@
 package core
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"iter"
 	"slices"
-	"strings"
 
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/dataplane/policy"
@@ -30,6 +29,10 @@ type Connector struct {
 	Tools []*policyv1.Tool
 	// Digest is DigestTools of Tools; empty where nothing is pinned.
 	Digest string
+	// Offer is what the upstream was last seen to offer. Nil: it was not asked since something was approved.
+	Offer *Offer
+	// Withheld are pinned and may not be used now.
+	Withheld []*fleetv1.WithheldTool
 	// SecretID names the connector's own secret in the vault, the newest; empty where none was set.
 	SecretID string
 	// Server is the authorization server that was approved. Nil: none.
@@ -38,6 +41,8 @@ type Connector struct {
 	// served are the settings as proxies get them: with where on the log what is sent for more than one person last changed.
 	served      *policyv1.Connector
 	credentials uint64
+	// catalogue is what proxies get; nil: nothing is pinned.
+	catalogue *fleetv1.Catalogue
 }
 
 // DigestTools is the hexadecimal SHA-256 by which a catalogue is approved. Order does not matter.
@@ -56,9 +61,7 @@ func DigestTools(tools []*policyv1.Tool) string {
 }
 
 func sortedTools(tools []*policyv1.Tool) []*policyv1.Tool {
-	return slices.SortedFunc(slices.Values(tools), func(a, b *policyv1.Tool) int {
-		return cmp.Or(cmp.Compare(toolKind(a), toolKind(b)), strings.Compare(a.GetName(), b.GetName()))
-	})
+	return slices.SortedStableFunc(slices.Values(tools), compareTools)
 }
 
 // toolKind is what a definition is of: where it does not say, a tool.
@@ -74,16 +77,19 @@ func (c RetireConnector) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	return env.events(&eventv1.Event{Body: &eventv1.Event_ConnectorRetired{ConnectorRetired: &eventv1.ConnectorRetired{ConnectorId: c.ID}}}), nil
 }
 
-// PinCatalogue replaces the tool definitions that agents may see. Every grant on the connector is
-// checked against them: a condition that no longer fits refuses the catalogue.
+// PinCatalogue pins what an upstream was seen to offer: what agents may see. Every grant on the connector is
+// checked against it: a condition that no longer fits refuses the catalogue.
 type PinCatalogue struct {
 	Connector string
-	Tools     []message[*policyv1.Tool]
+	// Tools are all that the upstream offers.
+	Tools []message[*policyv1.Tool]
+	// Only these, by their labels, are approved, and the rest stays as it is pinned. Empty: all.
+	Only []string
 }
 
 // NewPinCatalogue pins tools.
-func NewPinCatalogue(connector string, tools []*policyv1.Tool) PinCatalogue {
-	return PinCatalogue{Connector: connector, Tools: wrap(tools)}
+func NewPinCatalogue(connector string, tools []*policyv1.Tool, only ...string) PinCatalogue {
+	return PinCatalogue{Connector: connector, Tools: wrap(tools), Only: only}
 }
 
 func (c PinCatalogue) decide(s *State, env Env) ([]*eventv1.Event, error) {
@@ -91,29 +97,54 @@ func (c PinCatalogue) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	if connector == nil {
 		return nil, refuse(NotFound, "there is no connector %q", c.Connector)
 	}
-	tools := sortedTools(unwrap(c.Tools))
+	if len(c.Only) == 0 { // or else what is broken is left out by not being named
+		if err := checkTools(sortedTools(unwrap(c.Tools))); err != nil {
+			return nil, err
+		}
+	}
+	offered, _ := Usable(connector.Tools, unwrap(c.Tools))
+	tools, err := c.approved(connector, offered)
+	if err != nil {
+		return nil, err
+	}
 	if err := checkTools(tools); err != nil {
 		return nil, err
 	}
-	if err := checkRedactions(connector.Settings, tools, FailedPrecondition); err != nil {
+	if err := s.rulesFit(connector.Settings, tools); err != nil {
 		return nil, err
 	}
-	for g := range s.GrantsOn(c.Connector) {
-		if err := s.fits(g.Rules, tools, "the grant of %s on %s", s.GranteeName(g.To), c.Connector); err != nil {
-			return nil, err
-		}
-		for _, name := range g.RuleSets {
-			if err := s.fits(s.RuleSet(name).GetRules(), tools, "rule set %s, which the grant of %s on %s refers to,", name, s.GranteeName(g.To), c.Connector); err != nil {
-				return nil, err
-			}
+	var events []*eventv1.Event
+	if connector.Tools == nil || connector.Digest != DigestTools(tools) {
+		events = append(events, pinnedEvent(c.Connector, tools))
+	}
+	if ev := offeredEvent(connector, tools, offered, ""); ev != nil {
+		events = append(events, ev)
+	}
+	return env.events(events...), nil
+}
+
+// approved is the catalogue that an approval makes.
+func (c PinCatalogue) approved(connector *Connector, offered []*policyv1.Tool) ([]*policyv1.Tool, error) {
+	if len(c.Only) == 0 {
+		return offered, nil
+	}
+	var in, out []*policyv1.Tool
+	differ := map[string]Difference{}
+	for _, d := range Differences(connector.Tools, offered) {
+		differ[d.Label()] = d
+	}
+	for _, label := range c.Only {
+		d, known := differ[label]
+		switch {
+		case !known:
+			return nil, refuse(NotFound, "%q is not among what %s offers otherwise than it is pinned: see sallyport catalogue diff %s", label, c.Connector, c.Connector)
+		case d.Offered == nil:
+			out = append(out, d.Pinned)
+		default:
+			in = append(in, d.Offered)
 		}
 	}
-	if connector.Tools != nil && connector.Digest == DigestTools(tools) {
-		return nil, nil
-	}
-	return env.events(&eventv1.Event{Body: &eventv1.Event_CataloguePinned{CataloguePinned: &eventv1.CataloguePinned{
-		ConnectorId: c.Connector, Tools: tools,
-	}}}), nil
+	return replaced(connector.Tools, in, out), nil
 }
 
 // fits refuses rules that do not fit tools that are to be pinned.
@@ -199,6 +230,7 @@ func (s *State) applyConnectorSet(rec Record, settings *policyv1.Connector) erro
 	}
 	c.Settings = settings
 	c.serve(c.credentials)
+	c.settle()
 	s.connectors.Set(settings.GetId(), &c)
 	return nil
 }

@@ -5,10 +5,10 @@ import (
 )
 
 // FeatureLevel is the newest level of event types that this build folds.
-const FeatureLevel = 5
+const FeatureLevel = 6
 
 // FoldVersion names how events become state. A checkpoint of another fold is thrown away.
-const FoldVersion = 13
+const FoldVersion = 14
 
 // StartLog writes the first event of an empty log, and raises the feature level to this build's.
 type StartLog struct {

@@ -48,7 +48,7 @@ func randomCommand(t *rapid.T, w *world) Command {
 		name := rapid.SampledFrom(names).Draw(t, "name")
 		return Profile{UserName: name, ExternalID: "00u" + name, DisplayName: rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "display")}
 	}
-	switch rapid.IntRange(0, 43).Draw(t, "command") {
+	switch rapid.IntRange(0, 46).Draw(t, "command") {
 	case 0, 1:
 		return CreateUser{Directory: "okta", Profile: profile(), Active: rapid.Bool().Draw(t, "active")}
 	case 2, 3:
@@ -151,6 +151,8 @@ func randomCommand(t *rapid.T, w *world) Command {
 		return RemoveRuleSet{Name: "readers"}
 	case 42:
 		return NewRollbackPolicy(rapid.SampledFrom(append([]*State{NewState()}, w.past...)).Draw(t, "past"))
+	case 43, 44, 45:
+		return randomCatalogue(t, connector())
 	case 36, 37, 38:
 		return randomCredential(t, w, user(), group(), connector())
 	default:
@@ -198,6 +200,30 @@ func randomCredential(t *rapid.T, w *world, user, group uuid.UUID, connector str
 		return SetConnectorSecret{Connector: connector, SecretID: "s", KeepOthers: set.KeepOthers}
 	}
 	return set
+}
+
+// randomCatalogue draws what an upstream offers, seen by a control plane or a proxy or approved by an admin, and what becomes of changes.
+func randomCatalogue(t *rapid.T, connector string) Command {
+	var tools []*policyv1.Tool
+	for _, name := range []string{"read", "push", "merge"} {
+		if rapid.Bool().Draw(t, name) {
+			tools = append(tools, tool(name, rapid.SampledFrom([]string{"", `"branch":{"type":"string"}`}).Draw(t, "properties")))
+		}
+	}
+	switch rapid.IntRange(0, 3).Draw(t, "catalogue") {
+	case 0:
+		return NewNoteOffer(connector, tools, rapid.SampledFrom([]string{"", "p-1"}).Draw(t, "proxy"))
+	case 1:
+		changes := func(what string) policyv1.CatalogueChange {
+			return policyv1.CatalogueChange(rapid.IntRange(0, 3).Draw(t, what))
+		}
+		return NewApplyPolicy([]*policyv1.Connector{{
+			Id: connector, Url: "https://up.example", Catalogue: &policyv1.CatalogueSettings{Changes: changes("changes"), Added: changes("added")},
+		}}, nil)
+	case 2:
+		return NewPinCatalogue(connector, tools, "push")
+	}
+	return NewPinCatalogue(connector, tools)
 }
 
 // randomPolicy draws grants of each kind, and rule sets, whose conditions read people's attributes.

@@ -196,8 +196,8 @@ func (s *State) entry(k entryKey, region string) *fleetv1.Entry {
 			return &fleetv1.Entry{Value: &fleetv1.Entry_Connector{Connector: c.served}}
 		}
 	case catalogueEntry:
-		if c := s.Connector(k.text); c != nil && c.servedIn(region) && c.Tools != nil {
-			return &fleetv1.Entry{Value: &fleetv1.Entry_Catalogue{Catalogue: &fleetv1.Catalogue{Connector: k.text, Tools: c.Tools}}}
+		if c := s.Connector(k.text); c != nil && c.servedIn(region) && c.catalogue != nil {
+			return &fleetv1.Entry{Value: &fleetv1.Entry_Catalogue{Catalogue: c.catalogue}}
 		}
 	case groupEntry:
 		if g, ok := s.groups.Get(k.no); ok {
@@ -443,6 +443,8 @@ func (t *touch) policy(ev *eventv1.Event) {
 		t.connector(b.ConnectorRetired.GetConnectorId())
 	case *eventv1.Event_CataloguePinned:
 		t.key(entryKey{kind: catalogueEntry, text: b.CataloguePinned.GetConnectorId()})
+	case *eventv1.Event_CatalogueOffered:
+		t.key(entryKey{kind: catalogueEntry, text: b.CatalogueOffered.GetConnectorId()})
 	case *eventv1.Event_ConnectorSecretSet:
 		t.key(entryKey{kind: connectorEntry, text: b.ConnectorSecretSet.GetConnectorId()})
 	case *eventv1.Event_CredentialSet:

@@ -46,6 +46,8 @@ func Subject(ev *eventv1.Event) string {
 		return subjectPrefix + "connector." + b.ConnectorRetired.GetConnectorId()
 	case *eventv1.Event_CataloguePinned:
 		return subjectPrefix + "connector." + b.CataloguePinned.GetConnectorId()
+	case *eventv1.Event_CatalogueOffered:
+		return subjectPrefix + "connector." + b.CatalogueOffered.GetConnectorId()
 	case *eventv1.Event_ConnectorSecretSet:
 		return subjectPrefix + "connector." + b.ConnectorSecretSet.GetConnectorId()
 	case *eventv1.Event_CredentialSet:

@@ -47,8 +47,11 @@ func (Discoverer) Discover(ctx context.Context, c *policyv1.Connector, header, v
 			return errors.New("the upstream redirects: name its final URL")
 		},
 	}
-	session, err := mcp.NewClient(&mcp.Implementation{Name: "sallyport", Version: "1"}, nil).Connect(ctx,
-		&mcp.StreamableClientTransport{Endpoint: c.GetUrl(), HTTPClient: client, MaxRetries: -1, DisableStandaloneSSE: true, MaxEventSize: maxEventSize}, nil)
+	var wire mcp.Transport = &mcp.StreamableClientTransport{Endpoint: c.GetUrl(), HTTPClient: client, MaxRetries: -1, DisableStandaloneSSE: true, MaxEventSize: maxEventSize}
+	if c.GetTransport() == policyv1.Transport_TRANSPORT_SSE {
+		wire = &mcp.SSEClientTransport{Endpoint: c.GetUrl(), HTTPClient: client, MaxEventSize: maxEventSize}
+	}
+	session, err := mcp.NewClient(&mcp.Implementation{Name: "sallyport", Version: "1"}, nil).Connect(ctx, wire, nil)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the upstream: %w", err)
 	}

@@ -3543,7 +3543,9 @@ type ApproveCatalogueRequest struct {
 	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
 	// What is pinned, of an upstream that control planes do not reach, as a program beside the proxies. Empty: what the
 	// upstream offers now, if that has the digest.
-	Tools         []*v1.Tool `protobuf:"bytes,3,rep,name=tools,proto3" json:"tools,omitempty"`
+	Tools []*v1.Tool `protobuf:"bytes,3,rep,name=tools,proto3" json:"tools,omitempty"`
+	// Approve only these of what differs, by the names that DiffCatalogue shows; the rest stays as it is pinned. Empty: all.
+	Names         []string `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3599,10 +3601,19 @@ func (x *ApproveCatalogueRequest) GetTools() []*v1.Tool {
 	return nil
 }
 
+func (x *ApproveCatalogueRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 type ApproveCatalogueResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	PinnedTools   uint32                 `protobuf:"varint,2,opt,name=pinned_tools,json=pinnedTools,proto3" json:"pinned_tools,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Version     uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	PinnedTools uint32                 `protobuf:"varint,2,opt,name=pinned_tools,json=pinnedTools,proto3" json:"pinned_tools,omitempty"`
+	// What the upstream offers and cannot be pinned.
+	LeftOut       []string `protobuf:"bytes,3,rep,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3649,6 +3660,13 @@ func (x *ApproveCatalogueResponse) GetPinnedTools() uint32 {
 		return x.PinnedTools
 	}
 	return 0
+}
+
+func (x *ApproveCatalogueResponse) GetLeftOut() []string {
+	if x != nil {
+		return x.LeftOut
+	}
+	return nil
 }
 
 // Grant gives rules on a connector to exactly one of a group, a person and everyone.
@@ -6396,15 +6414,17 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\x0e2\".sallyport.admin.v1.ToolChangeKindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06pinned\x18\x03 \x01(\fR\x06pinned\x12\x18\n" +
-	"\aoffered\x18\x04 \x01(\fR\aoffered\"\xe1\x02\n" +
+	"\aoffered\x18\x04 \x01(\fR\aoffered\"\x8b\x03\n" +
 	"\x17ApproveCatalogueRequest\x12*\n" +
 	"\fconnector_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vconnectorId\x120\n" +
 	"\x06digest\x18\x02 \x01(\tB\x18\xbaH\x15r\x132\x11^([0-9a-f]{64})?$R\x06digest\x12:\n" +
-	"\x05tools\x18\x03 \x03(\v2\x19.sallyport.policy.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\xd0\x0fR\x05tools:\xab\x01\xbaH\xa7\x01\x1a\xa4\x01\n" +
-	"!approve_catalogue.digest_or_tools\x12Peither the digest of what DiscoverCatalogue showed or the definitions themselves\x1a-(this.digest != '') != (size(this.tools) > 0)\"W\n" +
+	"\x05tools\x18\x03 \x03(\v2\x19.sallyport.policy.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\xd0\x0fR\x05tools\x12(\n" +
+	"\x05names\x18\x04 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xd0\x0f\"\ar\x05\x10\x01\x18\xb4\x10R\x05names:\xab\x01\xbaH\xa7\x01\x1a\xa4\x01\n" +
+	"!approve_catalogue.digest_or_tools\x12Peither the digest of what DiscoverCatalogue showed or the definitions themselves\x1a-(this.digest != '') != (size(this.tools) > 0)\"r\n" +
 	"\x18ApproveCatalogueResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12!\n" +
-	"\fpinned_tools\x18\x02 \x01(\rR\vpinnedTools\"\x9c\x04\n" +
+	"\fpinned_tools\x18\x02 \x01(\rR\vpinnedTools\x12\x19\n" +
+	"\bleft_out\x18\x03 \x03(\tR\aleftOut\"\x9c\x04\n" +
 	"\x05Grant\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12%\n" +
 	"\tconnector\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tconnector\x12:\n" +

@@ -398,6 +398,8 @@ const (
 	Reason_REASON_CONFIRM_INVALID Reason = 44
 	// Nobody can be asked now.
 	Reason_REASON_APPROVAL_UNAVAILABLE Reason = 45
+	// The tool is pinned, and its upstream offers it no more, or otherwise than it was approved.
+	Reason_REASON_TOOL_WITHHELD Reason = 90
 )
 
 // Enum value maps for Reason.
@@ -426,6 +428,7 @@ var (
 		43: "REASON_REVIEW_REFUSED",
 		44: "REASON_CONFIRM_INVALID",
 		45: "REASON_APPROVAL_UNAVAILABLE",
+		90: "REASON_TOOL_WITHHELD",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":            0,
@@ -451,6 +454,7 @@ var (
 		"REASON_REVIEW_REFUSED":         43,
 		"REASON_CONFIRM_INVALID":        44,
 		"REASON_APPROVAL_UNAVAILABLE":   45,
+		"REASON_TOOL_WITHHELD":          90,
 	}
 )
 
@@ -1957,7 +1961,7 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fVERDICT_ALLOWED\x10\x01\x12\x12\n" +
-	"\x0eVERDICT_DENIED\x10\x02*\xf4\x04\n" +
+	"\x0eVERDICT_DENIED\x10\x02*\x8e\x05\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REASON_RULE_ALLOWED\x10\x01\x12\x16\n" +
@@ -1982,7 +1986,8 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x16REASON_CONFIRM_REFUSED\x10*\x12\x19\n" +
 	"\x15REASON_REVIEW_REFUSED\x10+\x12\x1a\n" +
 	"\x16REASON_CONFIRM_INVALID\x10,\x12\x1f\n" +
-	"\x1bREASON_APPROVAL_UNAVAILABLE\x10-B4Z2sallyport.dev/proto/gen/sallyport/audit/v1;auditv1b\x06proto3"
+	"\x1bREASON_APPROVAL_UNAVAILABLE\x10-\x12\x18\n" +
+	"\x14REASON_TOOL_WITHHELD\x10ZB4Z2sallyport.dev/proto/gen/sallyport/audit/v1;auditv1b\x06proto3"
 
 var (
 	file_sallyport_audit_v1_audit_proto_rawDescOnce sync.Once

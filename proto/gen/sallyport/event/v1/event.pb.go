@@ -225,6 +225,7 @@ type Event struct {
 	//	*Event_ReviewUsed
 	//	*Event_ReviewsForgotten
 	//	*Event_PolicyApplied
+	//	*Event_CatalogueOffered
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -829,6 +830,15 @@ func (x *Event) GetPolicyApplied() *PolicyApplied {
 	return nil
 }
 
+func (x *Event) GetCatalogueOffered() *CatalogueOffered {
+	if x != nil {
+		if x, ok := x.Body.(*Event_CatalogueOffered); ok {
+			return x.CatalogueOffered
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -1061,6 +1071,10 @@ type Event_PolicyApplied struct {
 	PolicyApplied *PolicyApplied `protobuf:"bytes,175,opt,name=policy_applied,json=policyApplied,proto3,oneof"`
 }
 
+type Event_CatalogueOffered struct {
+	CatalogueOffered *CatalogueOffered `protobuf:"bytes,220,opt,name=catalogue_offered,json=catalogueOffered,proto3,oneof"`
+}
+
 func (*Event_LogStarted) isEvent_Body() {}
 
 func (*Event_FeatureLevelRaised) isEvent_Body() {}
@@ -1174,6 +1188,8 @@ func (*Event_ReviewUsed) isEvent_Body() {}
 func (*Event_ReviewsForgotten) isEvent_Body() {}
 
 func (*Event_PolicyApplied) isEvent_Body() {}
+
+func (*Event_CatalogueOffered) isEvent_Body() {}
 
 // Actor is who caused an event: a token or the system, by opaque id.
 type Actor struct {
@@ -2395,6 +2411,78 @@ func (x *CataloguePinned) GetTools() []*v1.Tool {
 	return nil
 }
 
+// CatalogueOffered says in what an upstream's list differs from what is pinned: all of it, whatever was said before.
+type CatalogueOffered struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ConnectorId string                 `protobuf:"bytes,1,opt,name=connector_id,json=connectorId,proto3" json:"connector_id,omitempty"`
+	// Definitions that are not pinned, or are pinned otherwise.
+	Tools []*v1.Tool `protobuf:"bytes,2,rep,name=tools,proto3" json:"tools,omitempty"`
+	// What is pinned and not offered: definitions with a kind and a name alone.
+	Gone []*v1.Tool `protobuf:"bytes,3,rep,name=gone,proto3" json:"gone,omitempty"`
+	// The proxy that says so, by its token's id: a proposal. Empty: a control plane asked.
+	ProxyId       string `protobuf:"bytes,4,opt,name=proxy_id,json=proxyId,proto3" json:"proxy_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CatalogueOffered) Reset() {
+	*x = CatalogueOffered{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CatalogueOffered) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CatalogueOffered) ProtoMessage() {}
+
+func (x *CatalogueOffered) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CatalogueOffered.ProtoReflect.Descriptor instead.
+func (*CatalogueOffered) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *CatalogueOffered) GetConnectorId() string {
+	if x != nil {
+		return x.ConnectorId
+	}
+	return ""
+}
+
+func (x *CatalogueOffered) GetTools() []*v1.Tool {
+	if x != nil {
+		return x.Tools
+	}
+	return nil
+}
+
+func (x *CatalogueOffered) GetGone() []*v1.Tool {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
+func (x *CatalogueOffered) GetProxyId() string {
+	if x != nil {
+		return x.ProxyId
+	}
+	return ""
+}
+
 // ConnectorSecretSet says that the vault holds a new upstream secret. Its value is never here.
 type ConnectorSecretSet struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -2409,7 +2497,7 @@ type ConnectorSecretSet struct {
 
 func (x *ConnectorSecretSet) Reset() {
 	*x = ConnectorSecretSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[24]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +2509,7 @@ func (x *ConnectorSecretSet) String() string {
 func (*ConnectorSecretSet) ProtoMessage() {}
 
 func (x *ConnectorSecretSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[24]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +2522,7 @@ func (x *ConnectorSecretSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorSecretSet.ProtoReflect.Descriptor instead.
 func (*ConnectorSecretSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ConnectorSecretSet) GetConnectorId() string {
@@ -2478,7 +2566,7 @@ type GrantApplied struct {
 
 func (x *GrantApplied) Reset() {
 	*x = GrantApplied{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2578,7 @@ func (x *GrantApplied) String() string {
 func (*GrantApplied) ProtoMessage() {}
 
 func (x *GrantApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2591,7 @@ func (x *GrantApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantApplied.ProtoReflect.Descriptor instead.
 func (*GrantApplied) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GrantApplied) GetGroupId() string {
@@ -2568,7 +2656,7 @@ type GrantRemoved struct {
 
 func (x *GrantRemoved) Reset() {
 	*x = GrantRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2668,7 @@ func (x *GrantRemoved) String() string {
 func (*GrantRemoved) ProtoMessage() {}
 
 func (x *GrantRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2681,7 @@ func (x *GrantRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRemoved.ProtoReflect.Descriptor instead.
 func (*GrantRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GrantRemoved) GetGroupId() string {
@@ -2634,7 +2722,7 @@ type RuleSetSet struct {
 
 func (x *RuleSetSet) Reset() {
 	*x = RuleSetSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2734,7 @@ func (x *RuleSetSet) String() string {
 func (*RuleSetSet) ProtoMessage() {}
 
 func (x *RuleSetSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2747,7 @@ func (x *RuleSetSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleSetSet.ProtoReflect.Descriptor instead.
 func (*RuleSetSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RuleSetSet) GetRuleSet() *v1.RuleSet {
@@ -2679,7 +2767,7 @@ type RuleSetRemoved struct {
 
 func (x *RuleSetRemoved) Reset() {
 	*x = RuleSetRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2691,7 +2779,7 @@ func (x *RuleSetRemoved) String() string {
 func (*RuleSetRemoved) ProtoMessage() {}
 
 func (x *RuleSetRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2704,7 +2792,7 @@ func (x *RuleSetRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleSetRemoved.ProtoReflect.Descriptor instead.
 func (*RuleSetRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RuleSetRemoved) GetName() string {
@@ -2726,7 +2814,7 @@ type PolicyApplied struct {
 
 func (x *PolicyApplied) Reset() {
 	*x = PolicyApplied{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2738,7 +2826,7 @@ func (x *PolicyApplied) String() string {
 func (*PolicyApplied) ProtoMessage() {}
 
 func (x *PolicyApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2751,7 +2839,7 @@ func (x *PolicyApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyApplied.ProtoReflect.Descriptor instead.
 func (*PolicyApplied) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PolicyApplied) GetSource() string {
@@ -2781,7 +2869,7 @@ type AppliedResource struct {
 
 func (x *AppliedResource) Reset() {
 	*x = AppliedResource{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2793,7 +2881,7 @@ func (x *AppliedResource) String() string {
 func (*AppliedResource) ProtoMessage() {}
 
 func (x *AppliedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2806,7 +2894,7 @@ func (x *AppliedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedResource.ProtoReflect.Descriptor instead.
 func (*AppliedResource) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AppliedResource) GetKey() string {
@@ -2852,7 +2940,7 @@ type ReviewRequested struct {
 
 func (x *ReviewRequested) Reset() {
 	*x = ReviewRequested{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +2952,7 @@ func (x *ReviewRequested) String() string {
 func (*ReviewRequested) ProtoMessage() {}
 
 func (x *ReviewRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +2965,7 @@ func (x *ReviewRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewRequested.ProtoReflect.Descriptor instead.
 func (*ReviewRequested) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReviewRequested) GetReviewId() string {
@@ -2988,7 +3076,7 @@ type ReviewStep struct {
 
 func (x *ReviewStep) Reset() {
 	*x = ReviewStep{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3000,7 +3088,7 @@ func (x *ReviewStep) String() string {
 func (*ReviewStep) ProtoMessage() {}
 
 func (x *ReviewStep) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3013,7 +3101,7 @@ func (x *ReviewStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewStep.ProtoReflect.Descriptor instead.
 func (*ReviewStep) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReviewStep) GetAlternatives() []*v1.Review {
@@ -3034,7 +3122,7 @@ type ReviewApproved struct {
 
 func (x *ReviewApproved) Reset() {
 	*x = ReviewApproved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3134,7 @@ func (x *ReviewApproved) String() string {
 func (*ReviewApproved) ProtoMessage() {}
 
 func (x *ReviewApproved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3147,7 @@ func (x *ReviewApproved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewApproved.ProtoReflect.Descriptor instead.
 func (*ReviewApproved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReviewApproved) GetReviewId() string {
@@ -3088,7 +3176,7 @@ type ReviewRefused struct {
 
 func (x *ReviewRefused) Reset() {
 	*x = ReviewRefused{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3100,7 +3188,7 @@ func (x *ReviewRefused) String() string {
 func (*ReviewRefused) ProtoMessage() {}
 
 func (x *ReviewRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3113,7 +3201,7 @@ func (x *ReviewRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewRefused.ProtoReflect.Descriptor instead.
 func (*ReviewRefused) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReviewRefused) GetReviewId() string {
@@ -3147,7 +3235,7 @@ type ReviewUsed struct {
 
 func (x *ReviewUsed) Reset() {
 	*x = ReviewUsed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3159,7 +3247,7 @@ func (x *ReviewUsed) String() string {
 func (*ReviewUsed) ProtoMessage() {}
 
 func (x *ReviewUsed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3172,7 +3260,7 @@ func (x *ReviewUsed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewUsed.ProtoReflect.Descriptor instead.
 func (*ReviewUsed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReviewUsed) GetReviewId() string {
@@ -3192,7 +3280,7 @@ type ReviewsForgotten struct {
 
 func (x *ReviewsForgotten) Reset() {
 	*x = ReviewsForgotten{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3204,7 +3292,7 @@ func (x *ReviewsForgotten) String() string {
 func (*ReviewsForgotten) ProtoMessage() {}
 
 func (x *ReviewsForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3217,7 +3305,7 @@ func (x *ReviewsForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewsForgotten.ProtoReflect.Descriptor instead.
 func (*ReviewsForgotten) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReviewsForgotten) GetAt() *timestamppb.Timestamp {
@@ -3237,7 +3325,7 @@ type BlockPlaced struct {
 
 func (x *BlockPlaced) Reset() {
 	*x = BlockPlaced{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3249,7 +3337,7 @@ func (x *BlockPlaced) String() string {
 func (*BlockPlaced) ProtoMessage() {}
 
 func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3262,7 +3350,7 @@ func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockPlaced.ProtoReflect.Descriptor instead.
 func (*BlockPlaced) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *BlockPlaced) GetBlock() *v1.Block {
@@ -3282,7 +3370,7 @@ type BlockLifted struct {
 
 func (x *BlockLifted) Reset() {
 	*x = BlockLifted{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3294,7 +3382,7 @@ func (x *BlockLifted) String() string {
 func (*BlockLifted) ProtoMessage() {}
 
 func (x *BlockLifted) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3307,7 +3395,7 @@ func (x *BlockLifted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockLifted.ProtoReflect.Descriptor instead.
 func (*BlockLifted) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *BlockLifted) GetBlockId() string {
@@ -3327,7 +3415,7 @@ type TokenIssued struct {
 
 func (x *TokenIssued) Reset() {
 	*x = TokenIssued{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3339,7 +3427,7 @@ func (x *TokenIssued) String() string {
 func (*TokenIssued) ProtoMessage() {}
 
 func (x *TokenIssued) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3352,7 +3440,7 @@ func (x *TokenIssued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssued.ProtoReflect.Descriptor instead.
 func (*TokenIssued) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *TokenIssued) GetToken() *Token {
@@ -3373,7 +3461,7 @@ type TokenExpirySet struct {
 
 func (x *TokenExpirySet) Reset() {
 	*x = TokenExpirySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3385,7 +3473,7 @@ func (x *TokenExpirySet) String() string {
 func (*TokenExpirySet) ProtoMessage() {}
 
 func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3398,7 +3486,7 @@ func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenExpirySet.ProtoReflect.Descriptor instead.
 func (*TokenExpirySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TokenExpirySet) GetTokenId() string {
@@ -3425,7 +3513,7 @@ type TokenRevoked struct {
 
 func (x *TokenRevoked) Reset() {
 	*x = TokenRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3437,7 +3525,7 @@ func (x *TokenRevoked) String() string {
 func (*TokenRevoked) ProtoMessage() {}
 
 func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3450,7 +3538,7 @@ func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevoked.ProtoReflect.Descriptor instead.
 func (*TokenRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TokenRevoked) GetTokenId() string {
@@ -3472,7 +3560,7 @@ type ProxyJoined struct {
 
 func (x *ProxyJoined) Reset() {
 	*x = ProxyJoined{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3484,7 +3572,7 @@ func (x *ProxyJoined) String() string {
 func (*ProxyJoined) ProtoMessage() {}
 
 func (x *ProxyJoined) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3497,7 +3585,7 @@ func (x *ProxyJoined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyJoined.ProtoReflect.Descriptor instead.
 func (*ProxyJoined) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ProxyJoined) GetTokenId() string {
@@ -3537,7 +3625,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3549,7 +3637,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3562,7 +3650,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Token) GetId() string {
@@ -3631,7 +3719,7 @@ type AdminDirectoryNamed struct {
 
 func (x *AdminDirectoryNamed) Reset() {
 	*x = AdminDirectoryNamed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3643,7 +3731,7 @@ func (x *AdminDirectoryNamed) String() string {
 func (*AdminDirectoryNamed) ProtoMessage() {}
 
 func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3656,7 +3744,7 @@ func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminDirectoryNamed.ProtoReflect.Descriptor instead.
 func (*AdminDirectoryNamed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AdminDirectoryNamed) GetDirectoryId() string {
@@ -3677,7 +3765,7 @@ type GroupRoleSet struct {
 
 func (x *GroupRoleSet) Reset() {
 	*x = GroupRoleSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3689,7 +3777,7 @@ func (x *GroupRoleSet) String() string {
 func (*GroupRoleSet) ProtoMessage() {}
 
 func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3702,7 +3790,7 @@ func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupRoleSet.ProtoReflect.Descriptor instead.
 func (*GroupRoleSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GroupRoleSet) GetGroupId() string {
@@ -3730,7 +3818,7 @@ type ServiceKeyAdded struct {
 
 func (x *ServiceKeyAdded) Reset() {
 	*x = ServiceKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3742,7 +3830,7 @@ func (x *ServiceKeyAdded) String() string {
 func (*ServiceKeyAdded) ProtoMessage() {}
 
 func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3755,7 +3843,7 @@ func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyAdded.ProtoReflect.Descriptor instead.
 func (*ServiceKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ServiceKeyAdded) GetUserId() string {
@@ -3783,7 +3871,7 @@ type ServiceKeyRemoved struct {
 
 func (x *ServiceKeyRemoved) Reset() {
 	*x = ServiceKeyRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3795,7 +3883,7 @@ func (x *ServiceKeyRemoved) String() string {
 func (*ServiceKeyRemoved) ProtoMessage() {}
 
 func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3808,7 +3896,7 @@ func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyRemoved.ProtoReflect.Descriptor instead.
 func (*ServiceKeyRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ServiceKeyRemoved) GetUserId() string {
@@ -3840,7 +3928,7 @@ type ServiceKey struct {
 
 func (x *ServiceKey) Reset() {
 	*x = ServiceKey{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3852,7 +3940,7 @@ func (x *ServiceKey) String() string {
 func (*ServiceKey) ProtoMessage() {}
 
 func (x *ServiceKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3865,7 +3953,7 @@ func (x *ServiceKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKey.ProtoReflect.Descriptor instead.
 func (*ServiceKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ServiceKey) GetId() string {
@@ -3905,7 +3993,7 @@ type BreakGlassOpened struct {
 
 func (x *BreakGlassOpened) Reset() {
 	*x = BreakGlassOpened{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3917,7 +4005,7 @@ func (x *BreakGlassOpened) String() string {
 func (*BreakGlassOpened) ProtoMessage() {}
 
 func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3930,7 +4018,7 @@ func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BreakGlassOpened.ProtoReflect.Descriptor instead.
 func (*BreakGlassOpened) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{49}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *BreakGlassOpened) GetTokenId() string {
@@ -3964,7 +4052,7 @@ type SigningKeyAdded struct {
 
 func (x *SigningKeyAdded) Reset() {
 	*x = SigningKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3976,7 +4064,7 @@ func (x *SigningKeyAdded) String() string {
 func (*SigningKeyAdded) ProtoMessage() {}
 
 func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3989,7 +4077,7 @@ func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyAdded.ProtoReflect.Descriptor instead.
 func (*SigningKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{50}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SigningKeyAdded) GetKey() *v1.SigningKey {
@@ -4009,7 +4097,7 @@ type SigningKeyRetired struct {
 
 func (x *SigningKeyRetired) Reset() {
 	*x = SigningKeyRetired{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4021,7 +4109,7 @@ func (x *SigningKeyRetired) String() string {
 func (*SigningKeyRetired) ProtoMessage() {}
 
 func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4034,7 +4122,7 @@ func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyRetired.ProtoReflect.Descriptor instead.
 func (*SigningKeyRetired) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SigningKeyRetired) GetKeyId() string {
@@ -4057,7 +4145,7 @@ type SessionRevoked struct {
 
 func (x *SessionRevoked) Reset() {
 	*x = SessionRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4069,7 +4157,7 @@ func (x *SessionRevoked) String() string {
 func (*SessionRevoked) ProtoMessage() {}
 
 func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4082,7 +4170,7 @@ func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevoked.ProtoReflect.Descriptor instead.
 func (*SessionRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SessionRevoked) GetSessionId() string {
@@ -4109,7 +4197,7 @@ type SessionRevocationsForgotten struct {
 
 func (x *SessionRevocationsForgotten) Reset() {
 	*x = SessionRevocationsForgotten{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4121,7 +4209,7 @@ func (x *SessionRevocationsForgotten) String() string {
 func (*SessionRevocationsForgotten) ProtoMessage() {}
 
 func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4134,7 +4222,7 @@ func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevocationsForgotten.ProtoReflect.Descriptor instead.
 func (*SessionRevocationsForgotten) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SessionRevocationsForgotten) GetAt() *timestamppb.Timestamp {
@@ -4155,7 +4243,7 @@ type ClientSessionsRevoked struct {
 
 func (x *ClientSessionsRevoked) Reset() {
 	*x = ClientSessionsRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4167,7 +4255,7 @@ func (x *ClientSessionsRevoked) String() string {
 func (*ClientSessionsRevoked) ProtoMessage() {}
 
 func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4180,7 +4268,7 @@ func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessionsRevoked.ProtoReflect.Descriptor instead.
 func (*ClientSessionsRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ClientSessionsRevoked) GetClientId() string {
@@ -4207,7 +4295,7 @@ type ClientSet struct {
 
 func (x *ClientSet) Reset() {
 	*x = ClientSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4219,7 +4307,7 @@ func (x *ClientSet) String() string {
 func (*ClientSet) ProtoMessage() {}
 
 func (x *ClientSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4232,7 +4320,7 @@ func (x *ClientSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSet.ProtoReflect.Descriptor instead.
 func (*ClientSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ClientSet) GetClient() *v1.Client {
@@ -4252,7 +4340,7 @@ type ClientRemoved struct {
 
 func (x *ClientRemoved) Reset() {
 	*x = ClientRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4264,7 +4352,7 @@ func (x *ClientRemoved) String() string {
 func (*ClientRemoved) ProtoMessage() {}
 
 func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4277,7 +4365,7 @@ func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRemoved.ProtoReflect.Descriptor instead.
 func (*ClientRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ClientRemoved) GetClientId() string {
@@ -4297,7 +4385,7 @@ type AuthorizationPolicySet struct {
 
 func (x *AuthorizationPolicySet) Reset() {
 	*x = AuthorizationPolicySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4309,7 +4397,7 @@ func (x *AuthorizationPolicySet) String() string {
 func (*AuthorizationPolicySet) ProtoMessage() {}
 
 func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4322,7 +4410,7 @@ func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationPolicySet.ProtoReflect.Descriptor instead.
 func (*AuthorizationPolicySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *AuthorizationPolicySet) GetPolicy() *v1.AuthorizationPolicy {
@@ -4345,7 +4433,7 @@ type CredentialSet struct {
 
 func (x *CredentialSet) Reset() {
 	*x = CredentialSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4357,7 +4445,7 @@ func (x *CredentialSet) String() string {
 func (*CredentialSet) ProtoMessage() {}
 
 func (x *CredentialSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4370,7 +4458,7 @@ func (x *CredentialSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialSet.ProtoReflect.Descriptor instead.
 func (*CredentialSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CredentialSet) GetCredential() *Credential {
@@ -4407,7 +4495,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4419,7 +4507,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4432,7 +4520,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Credential) GetId() string {
@@ -4494,7 +4582,7 @@ type CredentialWithdrawn struct {
 
 func (x *CredentialWithdrawn) Reset() {
 	*x = CredentialWithdrawn{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4506,7 +4594,7 @@ func (x *CredentialWithdrawn) String() string {
 func (*CredentialWithdrawn) ProtoMessage() {}
 
 func (x *CredentialWithdrawn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4519,7 +4607,7 @@ func (x *CredentialWithdrawn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialWithdrawn.ProtoReflect.Descriptor instead.
 func (*CredentialWithdrawn) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{60}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CredentialWithdrawn) GetCredentialId() string {
@@ -4542,7 +4630,7 @@ type CredentialRevocationTried struct {
 
 func (x *CredentialRevocationTried) Reset() {
 	*x = CredentialRevocationTried{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4554,7 +4642,7 @@ func (x *CredentialRevocationTried) String() string {
 func (*CredentialRevocationTried) ProtoMessage() {}
 
 func (x *CredentialRevocationTried) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4567,7 +4655,7 @@ func (x *CredentialRevocationTried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialRevocationTried.ProtoReflect.Descriptor instead.
 func (*CredentialRevocationTried) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{61}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CredentialRevocationTried) GetCredentialId() string {
@@ -4602,7 +4690,7 @@ type CredentialDestroyed struct {
 
 func (x *CredentialDestroyed) Reset() {
 	*x = CredentialDestroyed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4614,7 +4702,7 @@ func (x *CredentialDestroyed) String() string {
 func (*CredentialDestroyed) ProtoMessage() {}
 
 func (x *CredentialDestroyed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4627,7 +4715,7 @@ func (x *CredentialDestroyed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialDestroyed.ProtoReflect.Descriptor instead.
 func (*CredentialDestroyed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{62}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CredentialDestroyed) GetCredentialId() string {
@@ -4654,7 +4742,7 @@ type CredentialRenewed struct {
 
 func (x *CredentialRenewed) Reset() {
 	*x = CredentialRenewed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4666,7 +4754,7 @@ func (x *CredentialRenewed) String() string {
 func (*CredentialRenewed) ProtoMessage() {}
 
 func (x *CredentialRenewed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4679,7 +4767,7 @@ func (x *CredentialRenewed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialRenewed.ProtoReflect.Descriptor instead.
 func (*CredentialRenewed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{63}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CredentialRenewed) GetCredentialId() string {
@@ -4700,7 +4788,7 @@ type UpstreamServerPinned struct {
 
 func (x *UpstreamServerPinned) Reset() {
 	*x = UpstreamServerPinned{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4712,7 +4800,7 @@ func (x *UpstreamServerPinned) String() string {
 func (*UpstreamServerPinned) ProtoMessage() {}
 
 func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4725,7 +4813,7 @@ func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamServerPinned.ProtoReflect.Descriptor instead.
 func (*UpstreamServerPinned) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{64}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *UpstreamServerPinned) GetConnectorId() string {
@@ -4746,7 +4834,7 @@ var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xcc&\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xa2'\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -4817,7 +4905,8 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\vreview_used\x18\xa5\x01 \x01(\v2\x1e.sallyport.event.v1.ReviewUsedH\x00R\n" +
 	"reviewUsed\x12T\n" +
 	"\x11reviews_forgotten\x18\xa6\x01 \x01(\v2$.sallyport.event.v1.ReviewsForgottenH\x00R\x10reviewsForgotten\x12K\n" +
-	"\x0epolicy_applied\x18\xaf\x01 \x01(\v2!.sallyport.event.v1.PolicyAppliedH\x00R\rpolicyAppliedB\x06\n" +
+	"\x0epolicy_applied\x18\xaf\x01 \x01(\v2!.sallyport.event.v1.PolicyAppliedH\x00R\rpolicyApplied\x12T\n" +
+	"\x11catalogue_offered\x18\xdc\x01 \x01(\v2$.sallyport.event.v1.CatalogueOfferedH\x00R\x10catalogueOfferedB\x06\n" +
 	"\x04body\"y\n" +
 	"\x05Actor\x121\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1d.sallyport.event.v1.ActorKindR\x04kind\x12\x0e\n" +
@@ -4899,7 +4988,12 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\"e\n" +
 	"\x0fCataloguePinned\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12/\n" +
-	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\"u\n" +
+	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\"\xb0\x01\n" +
+	"\x10CatalogueOffered\x12!\n" +
+	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12/\n" +
+	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\x12-\n" +
+	"\x04gone\x18\x03 \x03(\v2\x19.sallyport.policy.v1.ToolR\x04gone\x12\x19\n" +
+	"\bproxy_id\x18\x04 \x01(\tR\aproxyId\"u\n" +
 	"\x12ConnectorSecretSet\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12\x1b\n" +
 	"\tsecret_id\x18\x02 \x01(\tR\bsecretId\x12\x1f\n" +
@@ -5094,7 +5188,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                         // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                         // 1: sallyport.event.v1.TokenKind
@@ -5122,65 +5216,66 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*ConnectorSet)(nil),                   // 23: sallyport.event.v1.ConnectorSet
 	(*ConnectorRetired)(nil),               // 24: sallyport.event.v1.ConnectorRetired
 	(*CataloguePinned)(nil),                // 25: sallyport.event.v1.CataloguePinned
-	(*ConnectorSecretSet)(nil),             // 26: sallyport.event.v1.ConnectorSecretSet
-	(*GrantApplied)(nil),                   // 27: sallyport.event.v1.GrantApplied
-	(*GrantRemoved)(nil),                   // 28: sallyport.event.v1.GrantRemoved
-	(*RuleSetSet)(nil),                     // 29: sallyport.event.v1.RuleSetSet
-	(*RuleSetRemoved)(nil),                 // 30: sallyport.event.v1.RuleSetRemoved
-	(*PolicyApplied)(nil),                  // 31: sallyport.event.v1.PolicyApplied
-	(*AppliedResource)(nil),                // 32: sallyport.event.v1.AppliedResource
-	(*ReviewRequested)(nil),                // 33: sallyport.event.v1.ReviewRequested
-	(*ReviewStep)(nil),                     // 34: sallyport.event.v1.ReviewStep
-	(*ReviewApproved)(nil),                 // 35: sallyport.event.v1.ReviewApproved
-	(*ReviewRefused)(nil),                  // 36: sallyport.event.v1.ReviewRefused
-	(*ReviewUsed)(nil),                     // 37: sallyport.event.v1.ReviewUsed
-	(*ReviewsForgotten)(nil),               // 38: sallyport.event.v1.ReviewsForgotten
-	(*BlockPlaced)(nil),                    // 39: sallyport.event.v1.BlockPlaced
-	(*BlockLifted)(nil),                    // 40: sallyport.event.v1.BlockLifted
-	(*TokenIssued)(nil),                    // 41: sallyport.event.v1.TokenIssued
-	(*TokenExpirySet)(nil),                 // 42: sallyport.event.v1.TokenExpirySet
-	(*TokenRevoked)(nil),                   // 43: sallyport.event.v1.TokenRevoked
-	(*ProxyJoined)(nil),                    // 44: sallyport.event.v1.ProxyJoined
-	(*Token)(nil),                          // 45: sallyport.event.v1.Token
-	(*AdminDirectoryNamed)(nil),            // 46: sallyport.event.v1.AdminDirectoryNamed
-	(*GroupRoleSet)(nil),                   // 47: sallyport.event.v1.GroupRoleSet
-	(*ServiceKeyAdded)(nil),                // 48: sallyport.event.v1.ServiceKeyAdded
-	(*ServiceKeyRemoved)(nil),              // 49: sallyport.event.v1.ServiceKeyRemoved
-	(*ServiceKey)(nil),                     // 50: sallyport.event.v1.ServiceKey
-	(*BreakGlassOpened)(nil),               // 51: sallyport.event.v1.BreakGlassOpened
-	(*SigningKeyAdded)(nil),                // 52: sallyport.event.v1.SigningKeyAdded
-	(*SigningKeyRetired)(nil),              // 53: sallyport.event.v1.SigningKeyRetired
-	(*SessionRevoked)(nil),                 // 54: sallyport.event.v1.SessionRevoked
-	(*SessionRevocationsForgotten)(nil),    // 55: sallyport.event.v1.SessionRevocationsForgotten
-	(*ClientSessionsRevoked)(nil),          // 56: sallyport.event.v1.ClientSessionsRevoked
-	(*ClientSet)(nil),                      // 57: sallyport.event.v1.ClientSet
-	(*ClientRemoved)(nil),                  // 58: sallyport.event.v1.ClientRemoved
-	(*AuthorizationPolicySet)(nil),         // 59: sallyport.event.v1.AuthorizationPolicySet
-	(*CredentialSet)(nil),                  // 60: sallyport.event.v1.CredentialSet
-	(*Credential)(nil),                     // 61: sallyport.event.v1.Credential
-	(*CredentialWithdrawn)(nil),            // 62: sallyport.event.v1.CredentialWithdrawn
-	(*CredentialRevocationTried)(nil),      // 63: sallyport.event.v1.CredentialRevocationTried
-	(*CredentialDestroyed)(nil),            // 64: sallyport.event.v1.CredentialDestroyed
-	(*CredentialRenewed)(nil),              // 65: sallyport.event.v1.CredentialRenewed
-	(*UpstreamServerPinned)(nil),           // 66: sallyport.event.v1.UpstreamServerPinned
-	(*timestamppb.Timestamp)(nil),          // 67: google.protobuf.Timestamp
-	(v1.Role)(0),                           // 68: sallyport.policy.v1.Role
-	(*v1.Directory)(nil),                   // 69: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),                   // 70: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                        // 71: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                        // 72: sallyport.policy.v1.Rule
-	(*v1.RuleSet)(nil),                     // 73: sallyport.policy.v1.RuleSet
-	(*v1.Review)(nil),                      // 74: sallyport.policy.v1.Review
-	(*v1.Block)(nil),                       // 75: sallyport.policy.v1.Block
-	(*v1.SigningKey)(nil),                  // 76: sallyport.policy.v1.SigningKey
-	(*v1.Client)(nil),                      // 77: sallyport.policy.v1.Client
-	(*v1.AuthorizationPolicy)(nil),         // 78: sallyport.policy.v1.AuthorizationPolicy
-	(v1.CredentialKind)(0),                 // 79: sallyport.policy.v1.CredentialKind
-	(v1.CredentialOutcome)(0),              // 80: sallyport.policy.v1.CredentialOutcome
-	(*v1.UpstreamAuthorizationServer)(nil), // 81: sallyport.policy.v1.UpstreamAuthorizationServer
+	(*CatalogueOffered)(nil),               // 26: sallyport.event.v1.CatalogueOffered
+	(*ConnectorSecretSet)(nil),             // 27: sallyport.event.v1.ConnectorSecretSet
+	(*GrantApplied)(nil),                   // 28: sallyport.event.v1.GrantApplied
+	(*GrantRemoved)(nil),                   // 29: sallyport.event.v1.GrantRemoved
+	(*RuleSetSet)(nil),                     // 30: sallyport.event.v1.RuleSetSet
+	(*RuleSetRemoved)(nil),                 // 31: sallyport.event.v1.RuleSetRemoved
+	(*PolicyApplied)(nil),                  // 32: sallyport.event.v1.PolicyApplied
+	(*AppliedResource)(nil),                // 33: sallyport.event.v1.AppliedResource
+	(*ReviewRequested)(nil),                // 34: sallyport.event.v1.ReviewRequested
+	(*ReviewStep)(nil),                     // 35: sallyport.event.v1.ReviewStep
+	(*ReviewApproved)(nil),                 // 36: sallyport.event.v1.ReviewApproved
+	(*ReviewRefused)(nil),                  // 37: sallyport.event.v1.ReviewRefused
+	(*ReviewUsed)(nil),                     // 38: sallyport.event.v1.ReviewUsed
+	(*ReviewsForgotten)(nil),               // 39: sallyport.event.v1.ReviewsForgotten
+	(*BlockPlaced)(nil),                    // 40: sallyport.event.v1.BlockPlaced
+	(*BlockLifted)(nil),                    // 41: sallyport.event.v1.BlockLifted
+	(*TokenIssued)(nil),                    // 42: sallyport.event.v1.TokenIssued
+	(*TokenExpirySet)(nil),                 // 43: sallyport.event.v1.TokenExpirySet
+	(*TokenRevoked)(nil),                   // 44: sallyport.event.v1.TokenRevoked
+	(*ProxyJoined)(nil),                    // 45: sallyport.event.v1.ProxyJoined
+	(*Token)(nil),                          // 46: sallyport.event.v1.Token
+	(*AdminDirectoryNamed)(nil),            // 47: sallyport.event.v1.AdminDirectoryNamed
+	(*GroupRoleSet)(nil),                   // 48: sallyport.event.v1.GroupRoleSet
+	(*ServiceKeyAdded)(nil),                // 49: sallyport.event.v1.ServiceKeyAdded
+	(*ServiceKeyRemoved)(nil),              // 50: sallyport.event.v1.ServiceKeyRemoved
+	(*ServiceKey)(nil),                     // 51: sallyport.event.v1.ServiceKey
+	(*BreakGlassOpened)(nil),               // 52: sallyport.event.v1.BreakGlassOpened
+	(*SigningKeyAdded)(nil),                // 53: sallyport.event.v1.SigningKeyAdded
+	(*SigningKeyRetired)(nil),              // 54: sallyport.event.v1.SigningKeyRetired
+	(*SessionRevoked)(nil),                 // 55: sallyport.event.v1.SessionRevoked
+	(*SessionRevocationsForgotten)(nil),    // 56: sallyport.event.v1.SessionRevocationsForgotten
+	(*ClientSessionsRevoked)(nil),          // 57: sallyport.event.v1.ClientSessionsRevoked
+	(*ClientSet)(nil),                      // 58: sallyport.event.v1.ClientSet
+	(*ClientRemoved)(nil),                  // 59: sallyport.event.v1.ClientRemoved
+	(*AuthorizationPolicySet)(nil),         // 60: sallyport.event.v1.AuthorizationPolicySet
+	(*CredentialSet)(nil),                  // 61: sallyport.event.v1.CredentialSet
+	(*Credential)(nil),                     // 62: sallyport.event.v1.Credential
+	(*CredentialWithdrawn)(nil),            // 63: sallyport.event.v1.CredentialWithdrawn
+	(*CredentialRevocationTried)(nil),      // 64: sallyport.event.v1.CredentialRevocationTried
+	(*CredentialDestroyed)(nil),            // 65: sallyport.event.v1.CredentialDestroyed
+	(*CredentialRenewed)(nil),              // 66: sallyport.event.v1.CredentialRenewed
+	(*UpstreamServerPinned)(nil),           // 67: sallyport.event.v1.UpstreamServerPinned
+	(*timestamppb.Timestamp)(nil),          // 68: google.protobuf.Timestamp
+	(v1.Role)(0),                           // 69: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),                   // 70: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),                   // 71: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                        // 72: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                        // 73: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                     // 74: sallyport.policy.v1.RuleSet
+	(*v1.Review)(nil),                      // 75: sallyport.policy.v1.Review
+	(*v1.Block)(nil),                       // 76: sallyport.policy.v1.Block
+	(*v1.SigningKey)(nil),                  // 77: sallyport.policy.v1.SigningKey
+	(*v1.Client)(nil),                      // 78: sallyport.policy.v1.Client
+	(*v1.AuthorizationPolicy)(nil),         // 79: sallyport.policy.v1.AuthorizationPolicy
+	(v1.CredentialKind)(0),                 // 80: sallyport.policy.v1.CredentialKind
+	(v1.CredentialOutcome)(0),              // 81: sallyport.policy.v1.CredentialOutcome
+	(*v1.UpstreamAuthorizationServer)(nil), // 82: sallyport.policy.v1.UpstreamAuthorizationServer
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	67, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	68, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -5204,83 +5299,86 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	23, // 21: sallyport.event.v1.Event.connector_set:type_name -> sallyport.event.v1.ConnectorSet
 	24, // 22: sallyport.event.v1.Event.connector_retired:type_name -> sallyport.event.v1.ConnectorRetired
 	25, // 23: sallyport.event.v1.Event.catalogue_pinned:type_name -> sallyport.event.v1.CataloguePinned
-	26, // 24: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
-	27, // 25: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
-	28, // 26: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
-	39, // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
-	40, // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
-	41, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
-	43, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
-	42, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
-	52, // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
-	53, // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
-	54, // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
-	55, // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
-	56, // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
-	57, // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
-	58, // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
-	59, // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
-	46, // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
-	47, // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
-	51, // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
-	48, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
-	49, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
-	44, // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
-	60, // 46: sallyport.event.v1.Event.credential_set:type_name -> sallyport.event.v1.CredentialSet
-	62, // 47: sallyport.event.v1.Event.credential_withdrawn:type_name -> sallyport.event.v1.CredentialWithdrawn
-	63, // 48: sallyport.event.v1.Event.credential_revocation_tried:type_name -> sallyport.event.v1.CredentialRevocationTried
-	64, // 49: sallyport.event.v1.Event.credential_destroyed:type_name -> sallyport.event.v1.CredentialDestroyed
-	66, // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
-	65, // 51: sallyport.event.v1.Event.credential_renewed:type_name -> sallyport.event.v1.CredentialRenewed
-	29, // 52: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
-	30, // 53: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
-	33, // 54: sallyport.event.v1.Event.review_requested:type_name -> sallyport.event.v1.ReviewRequested
-	35, // 55: sallyport.event.v1.Event.review_approved:type_name -> sallyport.event.v1.ReviewApproved
-	36, // 56: sallyport.event.v1.Event.review_refused:type_name -> sallyport.event.v1.ReviewRefused
-	37, // 57: sallyport.event.v1.Event.review_used:type_name -> sallyport.event.v1.ReviewUsed
-	38, // 58: sallyport.event.v1.Event.reviews_forgotten:type_name -> sallyport.event.v1.ReviewsForgotten
-	31, // 59: sallyport.event.v1.Event.policy_applied:type_name -> sallyport.event.v1.PolicyApplied
-	0,  // 60: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	68, // 61: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
-	69, // 62: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	67, // 63: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	67, // 64: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	70, // 65: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	71, // 66: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	72, // 67: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	67, // 68: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
-	73, // 69: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
-	32, // 70: sallyport.event.v1.PolicyApplied.resources:type_name -> sallyport.event.v1.AppliedResource
-	34, // 71: sallyport.event.v1.ReviewRequested.steps:type_name -> sallyport.event.v1.ReviewStep
-	67, // 72: sallyport.event.v1.ReviewRequested.expires_at:type_name -> google.protobuf.Timestamp
-	74, // 73: sallyport.event.v1.ReviewStep.alternatives:type_name -> sallyport.policy.v1.Review
-	67, // 74: sallyport.event.v1.ReviewsForgotten.at:type_name -> google.protobuf.Timestamp
-	75, // 75: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	45, // 76: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	67, // 77: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 78: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	67, // 79: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	68, // 80: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	68, // 81: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
-	50, // 82: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
-	67, // 83: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
-	76, // 84: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
-	67, // 85: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
-	67, // 86: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
-	67, // 87: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	77, // 88: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
-	78, // 89: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
-	61, // 90: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
-	79, // 91: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
-	80, // 92: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	67, // 93: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
-	80, // 94: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	81, // 95: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
-	96, // [96:96] is the sub-list for method output_type
-	96, // [96:96] is the sub-list for method input_type
-	96, // [96:96] is the sub-list for extension type_name
-	96, // [96:96] is the sub-list for extension extendee
-	0,  // [0:96] is the sub-list for field type_name
+	27, // 24: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
+	28, // 25: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
+	29, // 26: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
+	40, // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
+	41, // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
+	42, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
+	44, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
+	43, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
+	53, // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
+	54, // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
+	55, // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
+	56, // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
+	57, // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
+	58, // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
+	59, // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
+	60, // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
+	47, // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
+	48, // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
+	52, // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
+	49, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
+	50, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
+	45, // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
+	61, // 46: sallyport.event.v1.Event.credential_set:type_name -> sallyport.event.v1.CredentialSet
+	63, // 47: sallyport.event.v1.Event.credential_withdrawn:type_name -> sallyport.event.v1.CredentialWithdrawn
+	64, // 48: sallyport.event.v1.Event.credential_revocation_tried:type_name -> sallyport.event.v1.CredentialRevocationTried
+	65, // 49: sallyport.event.v1.Event.credential_destroyed:type_name -> sallyport.event.v1.CredentialDestroyed
+	67, // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
+	66, // 51: sallyport.event.v1.Event.credential_renewed:type_name -> sallyport.event.v1.CredentialRenewed
+	30, // 52: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
+	31, // 53: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
+	34, // 54: sallyport.event.v1.Event.review_requested:type_name -> sallyport.event.v1.ReviewRequested
+	36, // 55: sallyport.event.v1.Event.review_approved:type_name -> sallyport.event.v1.ReviewApproved
+	37, // 56: sallyport.event.v1.Event.review_refused:type_name -> sallyport.event.v1.ReviewRefused
+	38, // 57: sallyport.event.v1.Event.review_used:type_name -> sallyport.event.v1.ReviewUsed
+	39, // 58: sallyport.event.v1.Event.reviews_forgotten:type_name -> sallyport.event.v1.ReviewsForgotten
+	32, // 59: sallyport.event.v1.Event.policy_applied:type_name -> sallyport.event.v1.PolicyApplied
+	26, // 60: sallyport.event.v1.Event.catalogue_offered:type_name -> sallyport.event.v1.CatalogueOffered
+	0,  // 61: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	69, // 62: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	70, // 63: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	68, // 64: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	68, // 65: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	71, // 66: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	72, // 67: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	72, // 68: sallyport.event.v1.CatalogueOffered.tools:type_name -> sallyport.policy.v1.Tool
+	72, // 69: sallyport.event.v1.CatalogueOffered.gone:type_name -> sallyport.policy.v1.Tool
+	73, // 70: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	68, // 71: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
+	74, // 72: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
+	33, // 73: sallyport.event.v1.PolicyApplied.resources:type_name -> sallyport.event.v1.AppliedResource
+	35, // 74: sallyport.event.v1.ReviewRequested.steps:type_name -> sallyport.event.v1.ReviewStep
+	68, // 75: sallyport.event.v1.ReviewRequested.expires_at:type_name -> google.protobuf.Timestamp
+	75, // 76: sallyport.event.v1.ReviewStep.alternatives:type_name -> sallyport.policy.v1.Review
+	68, // 77: sallyport.event.v1.ReviewsForgotten.at:type_name -> google.protobuf.Timestamp
+	76, // 78: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	46, // 79: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	68, // 80: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 81: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	68, // 82: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	69, // 83: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	69, // 84: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	51, // 85: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
+	68, // 86: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
+	77, // 87: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
+	68, // 88: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
+	68, // 89: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
+	68, // 90: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	78, // 91: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
+	79, // 92: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	62, // 93: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
+	80, // 94: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
+	81, // 95: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	68, // 96: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
+	81, // 97: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	82, // 98: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
+	99, // [99:99] is the sub-list for method output_type
+	99, // [99:99] is the sub-list for method input_type
+	99, // [99:99] is the sub-list for extension type_name
+	99, // [99:99] is the sub-list for extension extendee
+	0,  // [0:99] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -5346,6 +5444,7 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_ReviewUsed)(nil),
 		(*Event_ReviewsForgotten)(nil),
 		(*Event_PolicyApplied)(nil),
+		(*Event_CatalogueOffered)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5353,7 +5452,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   65,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

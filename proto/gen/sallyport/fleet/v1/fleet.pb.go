@@ -1916,9 +1916,11 @@ func (*PrincipalGrantKey_Everyone) isPrincipalGrantKey_To() {}
 
 // Catalogue is the pinned definitions of a connector's tools, ascending by name.
 type Catalogue struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Connector     string                 `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
-	Tools         []*v1.Tool             `protobuf:"bytes,2,rep,name=tools,proto3" json:"tools,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Connector string                 `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
+	Tools     []*v1.Tool             `protobuf:"bytes,2,rep,name=tools,proto3" json:"tools,omitempty"`
+	// What is pinned and may not be used now, ascending by kind and name.
+	Withheld      []*WithheldTool `protobuf:"bytes,75,rep,name=withheld,proto3" json:"withheld,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1967,6 +1969,68 @@ func (x *Catalogue) GetTools() []*v1.Tool {
 	return nil
 }
 
+func (x *Catalogue) GetWithheld() []*WithheldTool {
+	if x != nil {
+		return x.Withheld
+	}
+	return nil
+}
+
+// WithheldTool is pinned and may not be used now.
+type WithheldTool struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As rules and audit name it.
+	Label string `protobuf:"bytes,1,opt,name=label,proto3" json:"label,omitempty"`
+	// The upstream offers it otherwise than it is pinned. False: it offers it no more.
+	Changed       bool `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WithheldTool) Reset() {
+	*x = WithheldTool{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WithheldTool) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WithheldTool) ProtoMessage() {}
+
+func (x *WithheldTool) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WithheldTool.ProtoReflect.Descriptor instead.
+func (*WithheldTool) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *WithheldTool) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *WithheldTool) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
 // Issuer is a trusted issuer with the directory that it speaks for.
 type Issuer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1978,7 +2042,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2054,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2067,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Issuer) GetIssuer() *v1.Issuer {
@@ -2035,7 +2099,7 @@ type AuthorizationServer struct {
 
 func (x *AuthorizationServer) Reset() {
 	*x = AuthorizationServer{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2047,7 +2111,7 @@ func (x *AuthorizationServer) String() string {
 func (*AuthorizationServer) ProtoMessage() {}
 
 func (x *AuthorizationServer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2060,7 +2124,7 @@ func (x *AuthorizationServer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationServer.ProtoReflect.Descriptor instead.
 func (*AuthorizationServer) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AuthorizationServer) GetIssuer() string {
@@ -2095,7 +2159,7 @@ type RevokedSession struct {
 
 func (x *RevokedSession) Reset() {
 	*x = RevokedSession{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2171,7 @@ func (x *RevokedSession) String() string {
 func (*RevokedSession) ProtoMessage() {}
 
 func (x *RevokedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2184,7 @@ func (x *RevokedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
 func (*RevokedSession) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RevokedSession) GetId() []byte {
@@ -2142,7 +2206,7 @@ type RevokedClient struct {
 
 func (x *RevokedClient) Reset() {
 	*x = RevokedClient{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2154,7 +2218,7 @@ func (x *RevokedClient) String() string {
 func (*RevokedClient) ProtoMessage() {}
 
 func (x *RevokedClient) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2167,7 +2231,7 @@ func (x *RevokedClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedClient.ProtoReflect.Descriptor instead.
 func (*RevokedClient) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RevokedClient) GetClientId() string {
@@ -2202,7 +2266,7 @@ type IssueCredentialRequest struct {
 
 func (x *IssueCredentialRequest) Reset() {
 	*x = IssueCredentialRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2278,7 @@ func (x *IssueCredentialRequest) String() string {
 func (*IssueCredentialRequest) ProtoMessage() {}
 
 func (x *IssueCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2291,7 @@ func (x *IssueCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialRequest.ProtoReflect.Descriptor instead.
 func (*IssueCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *IssueCredentialRequest) GetConnector() string {
@@ -2284,7 +2348,7 @@ type IssueCredentialResponse struct {
 
 func (x *IssueCredentialResponse) Reset() {
 	*x = IssueCredentialResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2360,7 @@ func (x *IssueCredentialResponse) String() string {
 func (*IssueCredentialResponse) ProtoMessage() {}
 
 func (x *IssueCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2373,7 @@ func (x *IssueCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialResponse.ProtoReflect.Descriptor instead.
 func (*IssueCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *IssueCredentialResponse) GetHeaderName() string {
@@ -2368,7 +2432,7 @@ type ConnectRequired struct {
 
 func (x *ConnectRequired) Reset() {
 	*x = ConnectRequired{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2444,7 @@ func (x *ConnectRequired) String() string {
 func (*ConnectRequired) ProtoMessage() {}
 
 func (x *ConnectRequired) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2457,7 @@ func (x *ConnectRequired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequired.ProtoReflect.Descriptor instead.
 func (*ConnectRequired) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ConnectRequired) GetUrl() string {
@@ -2429,7 +2493,7 @@ type DeliverAuditRequest struct {
 
 func (x *DeliverAuditRequest) Reset() {
 	*x = DeliverAuditRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2505,7 @@ func (x *DeliverAuditRequest) String() string {
 func (*DeliverAuditRequest) ProtoMessage() {}
 
 func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2518,7 @@ func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditRequest.ProtoReflect.Descriptor instead.
 func (*DeliverAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeliverAuditRequest) GetSpoolGeneration() string {
@@ -2482,7 +2546,7 @@ type DeliverAuditResponse struct {
 
 func (x *DeliverAuditResponse) Reset() {
 	*x = DeliverAuditResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2494,7 +2558,7 @@ func (x *DeliverAuditResponse) String() string {
 func (*DeliverAuditResponse) ProtoMessage() {}
 
 func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2507,7 +2571,7 @@ func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditResponse.ProtoReflect.Descriptor instead.
 func (*DeliverAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeliverAuditResponse) GetAcknowledged() uint64 {
@@ -2650,10 +2714,14 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x06person\x18\x01 \x01(\fH\x00R\x06person\x12\x1c\n" +
 	"\beveryone\x18\x02 \x01(\tH\x00R\beveryone\x12\x1c\n" +
 	"\tconnector\x18\x03 \x01(\tR\tconnectorB\x04\n" +
-	"\x02to\"Z\n" +
+	"\x02to\"\x98\x01\n" +
 	"\tCatalogue\x12\x1c\n" +
 	"\tconnector\x18\x01 \x01(\tR\tconnector\x12/\n" +
-	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\"[\n" +
+	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\x12<\n" +
+	"\bwithheld\x18K \x03(\v2 .sallyport.fleet.v1.WithheldToolR\bwithheld\">\n" +
+	"\fWithheldTool\x12\x14\n" +
+	"\x05label\x18\x01 \x01(\tR\x05label\x12\x18\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\"[\n" +
 	"\x06Issuer\x123\n" +
 	"\x06issuer\x18\x01 \x01(\v2\x1b.sallyport.policy.v1.IssuerR\x06issuer\x12\x1c\n" +
 	"\tdirectory\x18\x02 \x01(\tR\tdirectory\"|\n" +
@@ -2707,7 +2775,7 @@ func file_sallyport_fleet_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_sallyport_fleet_v1_fleet_proto_rawDescData
 }
 
-var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*SyncRequest)(nil),             // 0: sallyport.fleet.v1.SyncRequest
 	(*Hello)(nil),                   // 1: sallyport.fleet.v1.Hello
@@ -2731,31 +2799,32 @@ var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*PrincipalGrant)(nil),          // 19: sallyport.fleet.v1.PrincipalGrant
 	(*PrincipalGrantKey)(nil),       // 20: sallyport.fleet.v1.PrincipalGrantKey
 	(*Catalogue)(nil),               // 21: sallyport.fleet.v1.Catalogue
-	(*Issuer)(nil),                  // 22: sallyport.fleet.v1.Issuer
-	(*AuthorizationServer)(nil),     // 23: sallyport.fleet.v1.AuthorizationServer
-	(*RevokedSession)(nil),          // 24: sallyport.fleet.v1.RevokedSession
-	(*RevokedClient)(nil),           // 25: sallyport.fleet.v1.RevokedClient
-	(*IssueCredentialRequest)(nil),  // 26: sallyport.fleet.v1.IssueCredentialRequest
-	(*IssueCredentialResponse)(nil), // 27: sallyport.fleet.v1.IssueCredentialResponse
-	(*ConnectRequired)(nil),         // 28: sallyport.fleet.v1.ConnectRequired
-	(*DeliverAuditRequest)(nil),     // 29: sallyport.fleet.v1.DeliverAuditRequest
-	(*DeliverAuditResponse)(nil),    // 30: sallyport.fleet.v1.DeliverAuditResponse
-	(*timestamppb.Timestamp)(nil),   // 31: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 32: google.protobuf.Duration
-	(*v1.Connector)(nil),            // 33: sallyport.policy.v1.Connector
-	(*v1.Block)(nil),                // 34: sallyport.policy.v1.Block
-	(*v1.Rule)(nil),                 // 35: sallyport.policy.v1.Rule
-	(*v1.Tool)(nil),                 // 36: sallyport.policy.v1.Tool
-	(*v1.Issuer)(nil),               // 37: sallyport.policy.v1.Issuer
-	(*v1.SigningKey)(nil),           // 38: sallyport.policy.v1.SigningKey
-	(*v11.AuditRecord)(nil),         // 39: sallyport.audit.v1.AuditRecord
+	(*WithheldTool)(nil),            // 22: sallyport.fleet.v1.WithheldTool
+	(*Issuer)(nil),                  // 23: sallyport.fleet.v1.Issuer
+	(*AuthorizationServer)(nil),     // 24: sallyport.fleet.v1.AuthorizationServer
+	(*RevokedSession)(nil),          // 25: sallyport.fleet.v1.RevokedSession
+	(*RevokedClient)(nil),           // 26: sallyport.fleet.v1.RevokedClient
+	(*IssueCredentialRequest)(nil),  // 27: sallyport.fleet.v1.IssueCredentialRequest
+	(*IssueCredentialResponse)(nil), // 28: sallyport.fleet.v1.IssueCredentialResponse
+	(*ConnectRequired)(nil),         // 29: sallyport.fleet.v1.ConnectRequired
+	(*DeliverAuditRequest)(nil),     // 30: sallyport.fleet.v1.DeliverAuditRequest
+	(*DeliverAuditResponse)(nil),    // 31: sallyport.fleet.v1.DeliverAuditResponse
+	(*timestamppb.Timestamp)(nil),   // 32: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 33: google.protobuf.Duration
+	(*v1.Connector)(nil),            // 34: sallyport.policy.v1.Connector
+	(*v1.Block)(nil),                // 35: sallyport.policy.v1.Block
+	(*v1.Rule)(nil),                 // 36: sallyport.policy.v1.Rule
+	(*v1.Tool)(nil),                 // 37: sallyport.policy.v1.Tool
+	(*v1.Issuer)(nil),               // 38: sallyport.policy.v1.Issuer
+	(*v1.SigningKey)(nil),           // 39: sallyport.policy.v1.SigningKey
+	(*v11.AuditRecord)(nil),         // 40: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	1,  // 0: sallyport.fleet.v1.SyncRequest.hello:type_name -> sallyport.fleet.v1.Hello
 	2,  // 1: sallyport.fleet.v1.SyncRequest.ack:type_name -> sallyport.fleet.v1.Ack
 	3,  // 2: sallyport.fleet.v1.Ack.troubles:type_name -> sallyport.fleet.v1.Troubles
 	4,  // 3: sallyport.fleet.v1.Troubles.troubles:type_name -> sallyport.fleet.v1.Trouble
-	31, // 4: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
+	32, // 4: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
 	6,  // 5: sallyport.fleet.v1.SyncResponse.welcome:type_name -> sallyport.fleet.v1.Welcome
 	8,  // 6: sallyport.fleet.v1.SyncResponse.chunk:type_name -> sallyport.fleet.v1.SnapshotChunk
 	9,  // 7: sallyport.fleet.v1.SyncResponse.delta:type_name -> sallyport.fleet.v1.Delta
@@ -2764,43 +2833,44 @@ var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	13, // 10: sallyport.fleet.v1.SnapshotChunk.entries:type_name -> sallyport.fleet.v1.Entry
 	13, // 11: sallyport.fleet.v1.Delta.changed:type_name -> sallyport.fleet.v1.Entry
 	14, // 12: sallyport.fleet.v1.Delta.removed:type_name -> sallyport.fleet.v1.EntryKey
-	32, // 13: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
-	31, // 14: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
+	33, // 13: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
+	32, // 14: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
 	11, // 15: sallyport.fleet.v1.Heartbeat.peers:type_name -> sallyport.fleet.v1.Peers
 	12, // 16: sallyport.fleet.v1.Peers.peers:type_name -> sallyport.fleet.v1.Peer
 	16, // 17: sallyport.fleet.v1.Entry.user:type_name -> sallyport.fleet.v1.User
 	17, // 18: sallyport.fleet.v1.Entry.group:type_name -> sallyport.fleet.v1.Group
 	18, // 19: sallyport.fleet.v1.Entry.grant:type_name -> sallyport.fleet.v1.Grant
-	33, // 20: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
+	34, // 20: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
 	21, // 21: sallyport.fleet.v1.Entry.catalogue:type_name -> sallyport.fleet.v1.Catalogue
-	34, // 22: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
-	22, // 23: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
-	23, // 24: sallyport.fleet.v1.Entry.authorization_server:type_name -> sallyport.fleet.v1.AuthorizationServer
-	24, // 25: sallyport.fleet.v1.Entry.revoked_session:type_name -> sallyport.fleet.v1.RevokedSession
-	25, // 26: sallyport.fleet.v1.Entry.revoked_client:type_name -> sallyport.fleet.v1.RevokedClient
+	35, // 22: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
+	23, // 23: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
+	24, // 24: sallyport.fleet.v1.Entry.authorization_server:type_name -> sallyport.fleet.v1.AuthorizationServer
+	25, // 25: sallyport.fleet.v1.Entry.revoked_session:type_name -> sallyport.fleet.v1.RevokedSession
+	26, // 26: sallyport.fleet.v1.Entry.revoked_client:type_name -> sallyport.fleet.v1.RevokedClient
 	19, // 27: sallyport.fleet.v1.Entry.principal_grant:type_name -> sallyport.fleet.v1.PrincipalGrant
 	15, // 28: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
 	20, // 29: sallyport.fleet.v1.EntryKey.principal_grant:type_name -> sallyport.fleet.v1.PrincipalGrantKey
-	35, // 30: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	36, // 30: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
 	20, // 31: sallyport.fleet.v1.PrincipalGrant.key:type_name -> sallyport.fleet.v1.PrincipalGrantKey
-	35, // 32: sallyport.fleet.v1.PrincipalGrant.rules:type_name -> sallyport.policy.v1.Rule
-	36, // 33: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
-	37, // 34: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
-	38, // 35: sallyport.fleet.v1.AuthorizationServer.keys:type_name -> sallyport.policy.v1.SigningKey
-	31, // 36: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
-	28, // 37: sallyport.fleet.v1.IssueCredentialResponse.connect:type_name -> sallyport.fleet.v1.ConnectRequired
-	39, // 38: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
-	0,  // 39: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
-	26, // 40: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
-	29, // 41: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
-	5,  // 42: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
-	27, // 43: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
-	30, // 44: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
-	42, // [42:45] is the sub-list for method output_type
-	39, // [39:42] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	36, // 32: sallyport.fleet.v1.PrincipalGrant.rules:type_name -> sallyport.policy.v1.Rule
+	37, // 33: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
+	22, // 34: sallyport.fleet.v1.Catalogue.withheld:type_name -> sallyport.fleet.v1.WithheldTool
+	38, // 35: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
+	39, // 36: sallyport.fleet.v1.AuthorizationServer.keys:type_name -> sallyport.policy.v1.SigningKey
+	32, // 37: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
+	29, // 38: sallyport.fleet.v1.IssueCredentialResponse.connect:type_name -> sallyport.fleet.v1.ConnectRequired
+	40, // 39: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
+	0,  // 40: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
+	27, // 41: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
+	30, // 42: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
+	5,  // 43: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
+	28, // 44: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
+	31, // 45: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
+	43, // [43:46] is the sub-list for method output_type
+	40, // [40:43] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_fleet_v1_fleet_proto_init() }
@@ -2854,7 +2924,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_fleet_v1_fleet_proto_rawDesc), len(file_sallyport_fleet_v1_fleet_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

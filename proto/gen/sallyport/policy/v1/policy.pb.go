@@ -27,6 +27,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// CatalogueChange is what becomes of a definition that nobody looked at.
+type CatalogueChange int32
+
+const (
+	// Stands for CATALOGUE_CHANGE_HOLD.
+	CatalogueChange_CATALOGUE_CHANGE_UNSPECIFIED CatalogueChange = 0
+	// It waits for an admin's approval. Agents see and call what is pinned.
+	CatalogueChange_CATALOGUE_CHANGE_HOLD CatalogueChange = 1
+	// It waits for an admin's approval, and agents see and call the tool no more until then.
+	CatalogueChange_CATALOGUE_CHANGE_WITHHOLD CatalogueChange = 2
+	// It is pinned at once, if nothing in it looks like hidden instructions and every rule fits it; else it is held.
+	CatalogueChange_CATALOGUE_CHANGE_ACCEPT CatalogueChange = 3
+)
+
+// Enum value maps for CatalogueChange.
+var (
+	CatalogueChange_name = map[int32]string{
+		0: "CATALOGUE_CHANGE_UNSPECIFIED",
+		1: "CATALOGUE_CHANGE_HOLD",
+		2: "CATALOGUE_CHANGE_WITHHOLD",
+		3: "CATALOGUE_CHANGE_ACCEPT",
+	}
+	CatalogueChange_value = map[string]int32{
+		"CATALOGUE_CHANGE_UNSPECIFIED": 0,
+		"CATALOGUE_CHANGE_HOLD":        1,
+		"CATALOGUE_CHANGE_WITHHOLD":    2,
+		"CATALOGUE_CHANGE_ACCEPT":      3,
+	}
+)
+
+func (x CatalogueChange) Enum() *CatalogueChange {
+	p := new(CatalogueChange)
+	*p = x
+	return p
+}
+
+func (x CatalogueChange) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CatalogueChange) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_policy_v1_policy_proto_enumTypes[0].Descriptor()
+}
+
+func (CatalogueChange) Type() protoreflect.EnumType {
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[0]
+}
+
+func (x CatalogueChange) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CatalogueChange.Descriptor instead.
+func (CatalogueChange) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{0}
+}
+
 // Transport is a way to speak to an upstream.
 type Transport int32
 
@@ -63,11 +120,11 @@ func (x Transport) String() string {
 }
 
 func (Transport) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_policy_v1_policy_proto_enumTypes[0].Descriptor()
+	return file_sallyport_policy_v1_policy_proto_enumTypes[1].Descriptor()
 }
 
 func (Transport) Type() protoreflect.EnumType {
-	return &file_sallyport_policy_v1_policy_proto_enumTypes[0]
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[1]
 }
 
 func (x Transport) Number() protoreflect.EnumNumber {
@@ -76,7 +133,7 @@ func (x Transport) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Transport.Descriptor instead.
 func (Transport) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{0}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{1}
 }
 
 // Kind is what a server offers.
@@ -120,11 +177,11 @@ func (x Kind) String() string {
 }
 
 func (Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_policy_v1_policy_proto_enumTypes[1].Descriptor()
+	return file_sallyport_policy_v1_policy_proto_enumTypes[2].Descriptor()
 }
 
 func (Kind) Type() protoreflect.EnumType {
-	return &file_sallyport_policy_v1_policy_proto_enumTypes[1]
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[2]
 }
 
 func (x Kind) Number() protoreflect.EnumNumber {
@@ -133,7 +190,7 @@ func (x Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Kind.Descriptor instead.
 func (Kind) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{2}
 }
 
 // Duty is what must be done before a call is made.
@@ -180,11 +237,11 @@ func (x Duty) String() string {
 }
 
 func (Duty) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_policy_v1_policy_proto_enumTypes[2].Descriptor()
+	return file_sallyport_policy_v1_policy_proto_enumTypes[3].Descriptor()
 }
 
 func (Duty) Type() protoreflect.EnumType {
-	return &file_sallyport_policy_v1_policy_proto_enumTypes[2]
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[3]
 }
 
 func (x Duty) Number() protoreflect.EnumNumber {
@@ -193,7 +250,7 @@ func (x Duty) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Duty.Descriptor instead.
 func (Duty) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3}
 }
 
 // ConfirmationAssurance is how sure it is that the person said yes.
@@ -232,11 +289,11 @@ func (x ConfirmationAssurance) String() string {
 }
 
 func (ConfirmationAssurance) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_policy_v1_policy_proto_enumTypes[3].Descriptor()
+	return file_sallyport_policy_v1_policy_proto_enumTypes[4].Descriptor()
 }
 
 func (ConfirmationAssurance) Type() protoreflect.EnumType {
-	return &file_sallyport_policy_v1_policy_proto_enumTypes[3]
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[4]
 }
 
 func (x ConfirmationAssurance) Number() protoreflect.EnumNumber {
@@ -245,7 +302,7 @@ func (x ConfirmationAssurance) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ConfirmationAssurance.Descriptor instead.
 func (ConfirmationAssurance) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 // MatchAttribute is the side of the matching pair that SCIM provisions.
@@ -285,11 +342,11 @@ func (x MatchAttribute) String() string {
 }
 
 func (MatchAttribute) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_policy_v1_policy_proto_enumTypes[4].Descriptor()
+	return file_sallyport_policy_v1_policy_proto_enumTypes[5].Descriptor()
 }
 
 func (MatchAttribute) Type() protoreflect.EnumType {
-	return &file_sallyport_policy_v1_policy_proto_enumTypes[4]
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[5]
 }
 
 func (x MatchAttribute) Number() protoreflect.EnumNumber {
@@ -298,7 +355,7 @@ func (x MatchAttribute) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MatchAttribute.Descriptor instead.
 func (MatchAttribute) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 // Role is what an admin may do: each role may do all that those with a lower number may.
@@ -345,11 +402,11 @@ func (x Role) String() string {
 }
 
 func (Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_policy_v1_policy_proto_enumTypes[5].Descriptor()
+	return file_sallyport_policy_v1_policy_proto_enumTypes[6].Descriptor()
 }
 
 func (Role) Type() protoreflect.EnumType {
-	return &file_sallyport_policy_v1_policy_proto_enumTypes[5]
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[6]
 }
 
 func (x Role) Number() protoreflect.EnumNumber {
@@ -358,7 +415,7 @@ func (x Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Role.Descriptor instead.
 func (Role) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
 }
 
 // Connector is an upstream MCP server that agents reach through Sallyport.
@@ -393,7 +450,9 @@ type Connector struct {
 	// Output, for proxies: where on the log what is sent to the upstream last changed for more than one person.
 	Credentials uint64 `protobuf:"varint,21,opt,name=credentials,proto3" json:"credentials,omitempty"`
 	// What is taken out of what audit keeps of calls, whoever makes them and whatever becomes of them, and of what agents get.
-	Redactions    []*Redaction `protobuf:"bytes,30,rep,name=redactions,proto3" json:"redactions,omitempty"`
+	Redactions []*Redaction `protobuf:"bytes,30,rep,name=redactions,proto3" json:"redactions,omitempty"`
+	// What becomes of an upstream's list when it differs from what is pinned.
+	Catalogue     *CatalogueSettings `protobuf:"bytes,60,opt,name=catalogue,proto3" json:"catalogue,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -526,6 +585,87 @@ func (x *Connector) GetRedactions() []*Redaction {
 	return nil
 }
 
+func (x *Connector) GetCatalogue() *CatalogueSettings {
+	if x != nil {
+		return x.Catalogue
+	}
+	return nil
+}
+
+// CatalogueSettings say how an upstream's list is followed. What was never pinned is never let through: the first catalogue is approved.
+type CatalogueSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What becomes of a pinned tool whose definition the upstream changed. Default: the change is held, and agents go on with what is pinned.
+	Changes CatalogueChange `protobuf:"varint,1,opt,name=changes,proto3,enum=sallyport.policy.v1.CatalogueChange" json:"changes,omitempty"`
+	// What becomes of what the upstream offers and was not pinned. Default: it is held. It cannot be withheld: it is not there.
+	Added CatalogueChange `protobuf:"varint,2,opt,name=added,proto3,enum=sallyport.policy.v1.CatalogueChange" json:"added,omitempty"`
+	// How often control planes ask the upstream what it offers. Default: 5 minutes.
+	Every *durationpb.Duration `protobuf:"bytes,3,opt,name=every,proto3" json:"every,omitempty"`
+	// As whom the upstream is asked, where each person has their own credential there: a person's id; for Apply, a user name does as
+	// well. What it lists for them counts for all. Empty: such an upstream is asked as nobody, and what its people's proxies see is shown.
+	As            string `protobuf:"bytes,4,opt,name=as,proto3" json:"as,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CatalogueSettings) Reset() {
+	*x = CatalogueSettings{}
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CatalogueSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CatalogueSettings) ProtoMessage() {}
+
+func (x *CatalogueSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CatalogueSettings.ProtoReflect.Descriptor instead.
+func (*CatalogueSettings) Descriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CatalogueSettings) GetChanges() CatalogueChange {
+	if x != nil {
+		return x.Changes
+	}
+	return CatalogueChange_CATALOGUE_CHANGE_UNSPECIFIED
+}
+
+func (x *CatalogueSettings) GetAdded() CatalogueChange {
+	if x != nil {
+		return x.Added
+	}
+	return CatalogueChange_CATALOGUE_CHANGE_UNSPECIFIED
+}
+
+func (x *CatalogueSettings) GetEvery() *durationpb.Duration {
+	if x != nil {
+		return x.Every
+	}
+	return nil
+}
+
+func (x *CatalogueSettings) GetAs() string {
+	if x != nil {
+		return x.As
+	}
+	return ""
+}
+
 // Consent is what an upstream may ask of the agent that calls it, for the agent's person to answer.
 type Consent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -541,7 +681,7 @@ type Consent struct {
 
 func (x *Consent) Reset() {
 	*x = Consent{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[1]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +693,7 @@ func (x *Consent) String() string {
 func (*Consent) ProtoMessage() {}
 
 func (x *Consent) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[1]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +706,7 @@ func (x *Consent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Consent.ProtoReflect.Descriptor instead.
 func (*Consent) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Consent) GetSampling() bool {
@@ -603,7 +743,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[2]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +755,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[2]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +768,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Breaker) GetFailures() uint32 {
@@ -664,7 +804,7 @@ type UpstreamAuth struct {
 
 func (x *UpstreamAuth) Reset() {
 	*x = UpstreamAuth{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[3]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +816,7 @@ func (x *UpstreamAuth) String() string {
 func (*UpstreamAuth) ProtoMessage() {}
 
 func (x *UpstreamAuth) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[3]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +829,7 @@ func (x *UpstreamAuth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamAuth.ProtoReflect.Descriptor instead.
 func (*UpstreamAuth) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *UpstreamAuth) GetKind() isUpstreamAuth_Kind {
@@ -824,7 +964,7 @@ type Tool struct {
 
 func (x *Tool) Reset() {
 	*x = Tool{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[4]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +976,7 @@ func (x *Tool) String() string {
 func (*Tool) ProtoMessage() {}
 
 func (x *Tool) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[4]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +989,7 @@ func (x *Tool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tool.ProtoReflect.Descriptor instead.
 func (*Tool) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Tool) GetName() string {
@@ -911,7 +1051,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[5]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +1063,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[5]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +1076,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Rule) GetAllow() []string {
@@ -1048,7 +1188,7 @@ type Redaction struct {
 
 func (x *Redaction) Reset() {
 	*x = Redaction{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1200,7 @@ func (x *Redaction) String() string {
 func (*Redaction) ProtoMessage() {}
 
 func (x *Redaction) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1213,7 @@ func (x *Redaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redaction.ProtoReflect.Descriptor instead.
 func (*Redaction) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Redaction) GetTools() []string {
@@ -1118,7 +1258,7 @@ type Hints struct {
 
 func (x *Hints) Reset() {
 	*x = Hints{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1270,7 @@ func (x *Hints) String() string {
 func (*Hints) ProtoMessage() {}
 
 func (x *Hints) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1283,7 @@ func (x *Hints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hints.ProtoReflect.Descriptor instead.
 func (*Hints) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Hints) GetReadOnly() bool {
@@ -1193,7 +1333,7 @@ type Review struct {
 
 func (x *Review) Reset() {
 	*x = Review{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1345,7 @@ func (x *Review) String() string {
 func (*Review) ProtoMessage() {}
 
 func (x *Review) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1358,7 @@ func (x *Review) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Review.ProtoReflect.Descriptor instead.
 func (*Review) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Review) GetApprovers() []string {
@@ -1267,7 +1407,7 @@ type RuleSet struct {
 
 func (x *RuleSet) Reset() {
 	*x = RuleSet{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1419,7 @@ func (x *RuleSet) String() string {
 func (*RuleSet) ProtoMessage() {}
 
 func (x *RuleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1432,7 @@ func (x *RuleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleSet.ProtoReflect.Descriptor instead.
 func (*RuleSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RuleSet) GetName() string {
@@ -1333,7 +1473,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1485,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1498,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Block) GetId() string {
@@ -1484,7 +1624,7 @@ type ConnectorTool struct {
 
 func (x *ConnectorTool) Reset() {
 	*x = ConnectorTool{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1636,7 @@ func (x *ConnectorTool) String() string {
 func (*ConnectorTool) ProtoMessage() {}
 
 func (x *ConnectorTool) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1649,7 @@ func (x *ConnectorTool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorTool.ProtoReflect.Descriptor instead.
 func (*ConnectorTool) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ConnectorTool) GetConnector() string {
@@ -1541,7 +1681,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1693,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1706,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Issuer) GetUrl() string {
@@ -1611,7 +1751,7 @@ type Directory struct {
 
 func (x *Directory) Reset() {
 	*x = Directory{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1763,7 @@ func (x *Directory) String() string {
 func (*Directory) ProtoMessage() {}
 
 func (x *Directory) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1776,7 @@ func (x *Directory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directory.ProtoReflect.Descriptor instead.
 func (*Directory) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Directory) GetId() string {
@@ -1697,7 +1837,7 @@ type Signals struct {
 
 func (x *Signals) Reset() {
 	*x = Signals{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1849,7 @@ func (x *Signals) String() string {
 func (*Signals) ProtoMessage() {}
 
 func (x *Signals) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1862,7 @@ func (x *Signals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signals.ProtoReflect.Descriptor instead.
 func (*Signals) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Signals) GetIssuer() string {
@@ -1775,7 +1915,7 @@ type SignIn struct {
 
 func (x *SignIn) Reset() {
 	*x = SignIn{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +1927,7 @@ func (x *SignIn) String() string {
 func (*SignIn) ProtoMessage() {}
 
 func (x *SignIn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +1940,7 @@ func (x *SignIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
 func (*SignIn) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SignIn) GetIssuer() string {
@@ -1888,7 +2028,7 @@ type Assurance struct {
 
 func (x *Assurance) Reset() {
 	*x = Assurance{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2040,7 @@ func (x *Assurance) String() string {
 func (*Assurance) ProtoMessage() {}
 
 func (x *Assurance) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2053,7 @@ func (x *Assurance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assurance.ProtoReflect.Descriptor instead.
 func (*Assurance) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Assurance) GetAcr() []string {
@@ -1951,7 +2091,7 @@ type UpstreamAuth_StaticHeader struct {
 
 func (x *UpstreamAuth_StaticHeader) Reset() {
 	*x = UpstreamAuth_StaticHeader{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1963,7 +2103,7 @@ func (x *UpstreamAuth_StaticHeader) String() string {
 func (*UpstreamAuth_StaticHeader) ProtoMessage() {}
 
 func (x *UpstreamAuth_StaticHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1976,7 +2116,7 @@ func (x *UpstreamAuth_StaticHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamAuth_StaticHeader.ProtoReflect.Descriptor instead.
 func (*UpstreamAuth_StaticHeader) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3, 0}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4, 0}
 }
 
 func (x *UpstreamAuth_StaticHeader) GetName() string {
@@ -2004,7 +2144,7 @@ var File_sallyport_policy_v1_policy_proto protoreflect.FileDescriptor
 
 const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	" sallyport/policy/v1/policy.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xd8\x06\n" +
+	" sallyport/policy/v1/policy.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"sallyport/policy/v1/upstream.proto\"\x9e\a\n" +
 	"\tConnector\x121\n" +
 	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x18(2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\x02id\x12\x1e\n" +
 	"\x05title\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05title\x12W\n" +
@@ -2023,9 +2163,15 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\vcredentials\x18\x15 \x01(\x04R\vcredentials\x12H\n" +
 	"\n" +
 	"redactions\x18\x1e \x03(\v2\x1e.sallyport.policy.v1.RedactionB\b\xbaH\x05\x92\x01\x02\x102R\n" +
-	"redactionsB\n" +
+	"redactions\x12D\n" +
+	"\tcatalogue\x18< \x01(\v2&.sallyport.policy.v1.CatalogueSettingsR\tcatalogueB\n" +
 	"\n" +
-	"\b_retries\"]\n" +
+	"\b_retries\"\x82\x02\n" +
+	"\x11CatalogueSettings\x12H\n" +
+	"\achanges\x18\x01 \x01(\x0e2$.sallyport.policy.v1.CatalogueChangeB\b\xbaH\x05\x82\x01\x02\x10\x01R\achanges\x12H\n" +
+	"\x05added\x18\x02 \x01(\x0e2$.sallyport.policy.v1.CatalogueChangeB\f\xbaH\t\x82\x01\x06\x18\x00\x18\x01\x18\x03R\x05added\x12?\n" +
+	"\x05every\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x05every\x12\x18\n" +
+	"\x02as\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x02as\"]\n" +
 	"\aConsent\x12\x1a\n" +
 	"\bsampling\x18\x01 \x01(\bR\bsampling\x12 \n" +
 	"\velicitation\x18\x02 \x01(\bR\velicitation\x12\x14\n" +
@@ -2149,7 +2295,12 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\tAssurance\x126\n" +
 	"\x03acr\x18\x01 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x14\x18\x01\"\x18r\x162\x14^[!#-\\[\\]-~]{1,200}$R\x03acr\x126\n" +
 	"\x03amr\x18\x02 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x14\x18\x01\"\x18r\x162\x14^[!#-\\[\\]-~]{1,200}$R\x03amr\x12E\n" +
-	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b\x01R\x06maxAge*X\n" +
+	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b\x01R\x06maxAge*\x8a\x01\n" +
+	"\x0fCatalogueChange\x12 \n" +
+	"\x1cCATALOGUE_CHANGE_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15CATALOGUE_CHANGE_HOLD\x10\x01\x12\x1d\n" +
+	"\x19CATALOGUE_CHANGE_WITHHOLD\x10\x02\x12\x1b\n" +
+	"\x17CATALOGUE_CHANGE_ACCEPT\x10\x03*X\n" +
 	"\tTransport\x12\x19\n" +
 	"\x15TRANSPORT_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19TRANSPORT_STREAMABLE_HTTP\x10\x01\x12\x11\n" +
@@ -2196,86 +2347,92 @@ func file_sallyport_policy_v1_policy_proto_rawDescGZIP() []byte {
 	return file_sallyport_policy_v1_policy_proto_rawDescData
 }
 
-var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_sallyport_policy_v1_policy_proto_goTypes = []any{
-	(Transport)(0),                    // 0: sallyport.policy.v1.Transport
-	(Kind)(0),                         // 1: sallyport.policy.v1.Kind
-	(Duty)(0),                         // 2: sallyport.policy.v1.Duty
-	(ConfirmationAssurance)(0),        // 3: sallyport.policy.v1.ConfirmationAssurance
-	(MatchAttribute)(0),               // 4: sallyport.policy.v1.MatchAttribute
-	(Role)(0),                         // 5: sallyport.policy.v1.Role
-	(*Connector)(nil),                 // 6: sallyport.policy.v1.Connector
-	(*Consent)(nil),                   // 7: sallyport.policy.v1.Consent
-	(*Breaker)(nil),                   // 8: sallyport.policy.v1.Breaker
-	(*UpstreamAuth)(nil),              // 9: sallyport.policy.v1.UpstreamAuth
-	(*Tool)(nil),                      // 10: sallyport.policy.v1.Tool
-	(*Rule)(nil),                      // 11: sallyport.policy.v1.Rule
-	(*Redaction)(nil),                 // 12: sallyport.policy.v1.Redaction
-	(*Hints)(nil),                     // 13: sallyport.policy.v1.Hints
-	(*Review)(nil),                    // 14: sallyport.policy.v1.Review
-	(*RuleSet)(nil),                   // 15: sallyport.policy.v1.RuleSet
-	(*Block)(nil),                     // 16: sallyport.policy.v1.Block
-	(*ConnectorTool)(nil),             // 17: sallyport.policy.v1.ConnectorTool
-	(*Issuer)(nil),                    // 18: sallyport.policy.v1.Issuer
-	(*Directory)(nil),                 // 19: sallyport.policy.v1.Directory
-	(*Signals)(nil),                   // 20: sallyport.policy.v1.Signals
-	(*SignIn)(nil),                    // 21: sallyport.policy.v1.SignIn
-	(*Assurance)(nil),                 // 22: sallyport.policy.v1.Assurance
-	(*UpstreamAuth_StaticHeader)(nil), // 23: sallyport.policy.v1.UpstreamAuth.StaticHeader
-	(*durationpb.Duration)(nil),       // 24: google.protobuf.Duration
-	(*QueryKey)(nil),                  // 25: sallyport.policy.v1.QueryKey
-	(*OAuth)(nil),                     // 26: sallyport.policy.v1.OAuth
-	(*ServiceAccountAuth)(nil),        // 27: sallyport.policy.v1.ServiceAccountAuth
-	(*TokenExchange)(nil),             // 28: sallyport.policy.v1.TokenExchange
-	(*IdentityAssertion)(nil),         // 29: sallyport.policy.v1.IdentityAssertion
-	(*PassThrough)(nil),               // 30: sallyport.policy.v1.PassThrough
-	(*timestamppb.Timestamp)(nil),     // 31: google.protobuf.Timestamp
-	(KeyHolder)(0),                    // 32: sallyport.policy.v1.KeyHolder
+	(CatalogueChange)(0),              // 0: sallyport.policy.v1.CatalogueChange
+	(Transport)(0),                    // 1: sallyport.policy.v1.Transport
+	(Kind)(0),                         // 2: sallyport.policy.v1.Kind
+	(Duty)(0),                         // 3: sallyport.policy.v1.Duty
+	(ConfirmationAssurance)(0),        // 4: sallyport.policy.v1.ConfirmationAssurance
+	(MatchAttribute)(0),               // 5: sallyport.policy.v1.MatchAttribute
+	(Role)(0),                         // 6: sallyport.policy.v1.Role
+	(*Connector)(nil),                 // 7: sallyport.policy.v1.Connector
+	(*CatalogueSettings)(nil),         // 8: sallyport.policy.v1.CatalogueSettings
+	(*Consent)(nil),                   // 9: sallyport.policy.v1.Consent
+	(*Breaker)(nil),                   // 10: sallyport.policy.v1.Breaker
+	(*UpstreamAuth)(nil),              // 11: sallyport.policy.v1.UpstreamAuth
+	(*Tool)(nil),                      // 12: sallyport.policy.v1.Tool
+	(*Rule)(nil),                      // 13: sallyport.policy.v1.Rule
+	(*Redaction)(nil),                 // 14: sallyport.policy.v1.Redaction
+	(*Hints)(nil),                     // 15: sallyport.policy.v1.Hints
+	(*Review)(nil),                    // 16: sallyport.policy.v1.Review
+	(*RuleSet)(nil),                   // 17: sallyport.policy.v1.RuleSet
+	(*Block)(nil),                     // 18: sallyport.policy.v1.Block
+	(*ConnectorTool)(nil),             // 19: sallyport.policy.v1.ConnectorTool
+	(*Issuer)(nil),                    // 20: sallyport.policy.v1.Issuer
+	(*Directory)(nil),                 // 21: sallyport.policy.v1.Directory
+	(*Signals)(nil),                   // 22: sallyport.policy.v1.Signals
+	(*SignIn)(nil),                    // 23: sallyport.policy.v1.SignIn
+	(*Assurance)(nil),                 // 24: sallyport.policy.v1.Assurance
+	(*UpstreamAuth_StaticHeader)(nil), // 25: sallyport.policy.v1.UpstreamAuth.StaticHeader
+	(*durationpb.Duration)(nil),       // 26: google.protobuf.Duration
+	(*QueryKey)(nil),                  // 27: sallyport.policy.v1.QueryKey
+	(*OAuth)(nil),                     // 28: sallyport.policy.v1.OAuth
+	(*ServiceAccountAuth)(nil),        // 29: sallyport.policy.v1.ServiceAccountAuth
+	(*TokenExchange)(nil),             // 30: sallyport.policy.v1.TokenExchange
+	(*IdentityAssertion)(nil),         // 31: sallyport.policy.v1.IdentityAssertion
+	(*PassThrough)(nil),               // 32: sallyport.policy.v1.PassThrough
+	(*timestamppb.Timestamp)(nil),     // 33: google.protobuf.Timestamp
+	(KeyHolder)(0),                    // 34: sallyport.policy.v1.KeyHolder
 }
 var file_sallyport_policy_v1_policy_proto_depIdxs = []int32{
-	9,  // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
-	24, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
-	0,  // 2: sallyport.policy.v1.Connector.transport:type_name -> sallyport.policy.v1.Transport
-	24, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
-	7,  // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
-	8,  // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
-	12, // 6: sallyport.policy.v1.Connector.redactions:type_name -> sallyport.policy.v1.Redaction
-	24, // 7: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
-	23, // 8: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
-	25, // 9: sallyport.policy.v1.UpstreamAuth.query:type_name -> sallyport.policy.v1.QueryKey
-	26, // 10: sallyport.policy.v1.UpstreamAuth.oauth:type_name -> sallyport.policy.v1.OAuth
-	27, // 11: sallyport.policy.v1.UpstreamAuth.service_account:type_name -> sallyport.policy.v1.ServiceAccountAuth
-	28, // 12: sallyport.policy.v1.UpstreamAuth.token_exchange:type_name -> sallyport.policy.v1.TokenExchange
-	29, // 13: sallyport.policy.v1.UpstreamAuth.identity_assertion:type_name -> sallyport.policy.v1.IdentityAssertion
-	30, // 14: sallyport.policy.v1.UpstreamAuth.pass_through:type_name -> sallyport.policy.v1.PassThrough
-	1,  // 15: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
-	2,  // 16: sallyport.policy.v1.Rule.after:type_name -> sallyport.policy.v1.Duty
-	2,  // 17: sallyport.policy.v1.Rule.require:type_name -> sallyport.policy.v1.Duty
-	13, // 18: sallyport.policy.v1.Rule.hints:type_name -> sallyport.policy.v1.Hints
-	31, // 19: sallyport.policy.v1.Rule.until:type_name -> google.protobuf.Timestamp
-	3,  // 20: sallyport.policy.v1.Rule.assurance:type_name -> sallyport.policy.v1.ConfirmationAssurance
-	14, // 21: sallyport.policy.v1.Rule.review:type_name -> sallyport.policy.v1.Review
-	22, // 22: sallyport.policy.v1.Rule.sign_in:type_name -> sallyport.policy.v1.Assurance
-	12, // 23: sallyport.policy.v1.Rule.redact:type_name -> sallyport.policy.v1.Redaction
-	24, // 24: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
-	24, // 25: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
-	11, // 26: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
-	17, // 27: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
-	31, // 28: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
-	18, // 29: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
-	4,  // 30: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
-	21, // 31: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
-	20, // 32: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
-	24, // 33: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
-	22, // 34: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
-	24, // 35: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
-	32, // 36: sallyport.policy.v1.UpstreamAuth.StaticHeader.holder:type_name -> sallyport.policy.v1.KeyHolder
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	11, // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
+	26, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
+	1,  // 2: sallyport.policy.v1.Connector.transport:type_name -> sallyport.policy.v1.Transport
+	26, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
+	9,  // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
+	10, // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
+	14, // 6: sallyport.policy.v1.Connector.redactions:type_name -> sallyport.policy.v1.Redaction
+	8,  // 7: sallyport.policy.v1.Connector.catalogue:type_name -> sallyport.policy.v1.CatalogueSettings
+	0,  // 8: sallyport.policy.v1.CatalogueSettings.changes:type_name -> sallyport.policy.v1.CatalogueChange
+	0,  // 9: sallyport.policy.v1.CatalogueSettings.added:type_name -> sallyport.policy.v1.CatalogueChange
+	26, // 10: sallyport.policy.v1.CatalogueSettings.every:type_name -> google.protobuf.Duration
+	26, // 11: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
+	25, // 12: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
+	27, // 13: sallyport.policy.v1.UpstreamAuth.query:type_name -> sallyport.policy.v1.QueryKey
+	28, // 14: sallyport.policy.v1.UpstreamAuth.oauth:type_name -> sallyport.policy.v1.OAuth
+	29, // 15: sallyport.policy.v1.UpstreamAuth.service_account:type_name -> sallyport.policy.v1.ServiceAccountAuth
+	30, // 16: sallyport.policy.v1.UpstreamAuth.token_exchange:type_name -> sallyport.policy.v1.TokenExchange
+	31, // 17: sallyport.policy.v1.UpstreamAuth.identity_assertion:type_name -> sallyport.policy.v1.IdentityAssertion
+	32, // 18: sallyport.policy.v1.UpstreamAuth.pass_through:type_name -> sallyport.policy.v1.PassThrough
+	2,  // 19: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
+	3,  // 20: sallyport.policy.v1.Rule.after:type_name -> sallyport.policy.v1.Duty
+	3,  // 21: sallyport.policy.v1.Rule.require:type_name -> sallyport.policy.v1.Duty
+	15, // 22: sallyport.policy.v1.Rule.hints:type_name -> sallyport.policy.v1.Hints
+	33, // 23: sallyport.policy.v1.Rule.until:type_name -> google.protobuf.Timestamp
+	4,  // 24: sallyport.policy.v1.Rule.assurance:type_name -> sallyport.policy.v1.ConfirmationAssurance
+	16, // 25: sallyport.policy.v1.Rule.review:type_name -> sallyport.policy.v1.Review
+	24, // 26: sallyport.policy.v1.Rule.sign_in:type_name -> sallyport.policy.v1.Assurance
+	14, // 27: sallyport.policy.v1.Rule.redact:type_name -> sallyport.policy.v1.Redaction
+	26, // 28: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
+	26, // 29: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
+	13, // 30: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
+	19, // 31: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
+	33, // 32: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
+	20, // 33: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
+	5,  // 34: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
+	23, // 35: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
+	22, // 36: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
+	26, // 37: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
+	24, // 38: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
+	26, // 39: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
+	34, // 40: sallyport.policy.v1.UpstreamAuth.StaticHeader.holder:type_name -> sallyport.policy.v1.KeyHolder
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_policy_v1_policy_proto_init() }
@@ -2285,7 +2442,7 @@ func file_sallyport_policy_v1_policy_proto_init() {
 	}
 	file_sallyport_policy_v1_upstream_proto_init()
 	file_sallyport_policy_v1_policy_proto_msgTypes[0].OneofWrappers = []any{}
-	file_sallyport_policy_v1_policy_proto_msgTypes[3].OneofWrappers = []any{
+	file_sallyport_policy_v1_policy_proto_msgTypes[4].OneofWrappers = []any{
 		(*UpstreamAuth_Header)(nil),
 		(*UpstreamAuth_Query)(nil),
 		(*UpstreamAuth_Oauth)(nil),
@@ -2294,8 +2451,8 @@ func file_sallyport_policy_v1_policy_proto_init() {
 		(*UpstreamAuth_IdentityAssertion)(nil),
 		(*UpstreamAuth_PassThrough)(nil),
 	}
-	file_sallyport_policy_v1_policy_proto_msgTypes[7].OneofWrappers = []any{}
-	file_sallyport_policy_v1_policy_proto_msgTypes[10].OneofWrappers = []any{
+	file_sallyport_policy_v1_policy_proto_msgTypes[8].OneofWrappers = []any{}
+	file_sallyport_policy_v1_policy_proto_msgTypes[11].OneofWrappers = []any{
 		(*Block_PersonId)(nil),
 		(*Block_ClientId)(nil),
 		(*Block_Connector)(nil),
@@ -2307,8 +2464,8 @@ func file_sallyport_policy_v1_policy_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_policy_v1_policy_proto_rawDesc), len(file_sallyport_policy_v1_policy_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   18,
+			NumEnums:      7,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
