@@ -242,15 +242,10 @@ type catalogueDocument struct {
 	As      string `yaml:"as,omitempty" json:"as,omitempty" jsonschema:"Where each person has their own credential: whose is used to ask"`
 }
 
-var (
-	catalogueAdded = map[string]policyv1.CatalogueChange{
-		"": 0, "hold": policyv1.CatalogueChange_CATALOGUE_CHANGE_HOLD, "accept": policyv1.CatalogueChange_CATALOGUE_CHANGE_ACCEPT,
-	}
-	catalogueChanges = map[string]policyv1.CatalogueChange{
-		"": 0, "hold": policyv1.CatalogueChange_CATALOGUE_CHANGE_HOLD, "withhold": policyv1.CatalogueChange_CATALOGUE_CHANGE_WITHHOLD,
-		"accept": policyv1.CatalogueChange_CATALOGUE_CHANGE_ACCEPT,
-	}
-)
+var catalogueChanges = map[string]policyv1.CatalogueChange{
+	"": 0, "hold": policyv1.CatalogueChange_CATALOGUE_CHANGE_HOLD, "withhold": policyv1.CatalogueChange_CATALOGUE_CHANGE_WITHHOLD,
+	"accept": policyv1.CatalogueChange_CATALOGUE_CHANGE_ACCEPT,
+}
 
 func (d *catalogueDocument) wire() (*policyv1.CatalogueSettings, error) {
 	c := &policyv1.CatalogueSettings{As: d.As}
@@ -258,7 +253,7 @@ func (d *catalogueDocument) wire() (*policyv1.CatalogueSettings, error) {
 	if c.Changes, err = oneOf("catalogue.changes", d.Changes, catalogueChanges); err != nil {
 		return nil, err
 	}
-	if c.Added, err = oneOf("catalogue.added", d.Added, catalogueAdded); err != nil {
+	if c.Added, err = oneOf("catalogue.added", d.Added, catalogueChanges); err != nil {
 		return nil, err
 	}
 	c.Every, err = d.Every.wire("catalogue.every")
@@ -270,6 +265,6 @@ func catalogueDocumentOf(c *policyv1.CatalogueSettings) *catalogueDocument {
 		return nil
 	}
 	return &catalogueDocument{
-		Changes: wordFor(c.GetChanges(), catalogueChanges), Added: wordFor(c.GetAdded(), catalogueAdded), Every: lengthOf(c.GetEvery()), As: c.GetAs(),
+		Changes: wordFor(c.GetChanges(), catalogueChanges), Added: wordFor(c.GetAdded(), catalogueChanges), Every: lengthOf(c.GetEvery()), As: c.GetAs(),
 	}
 }

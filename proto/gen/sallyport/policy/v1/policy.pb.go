@@ -597,7 +597,7 @@ type CatalogueSettings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What becomes of a pinned tool whose definition the upstream changed. Default: the change is held, and agents go on with what is pinned.
 	Changes CatalogueChange `protobuf:"varint,1,opt,name=changes,proto3,enum=sallyport.policy.v1.CatalogueChange" json:"changes,omitempty"`
-	// What becomes of what the upstream offers and was not pinned. Default: it is held. It cannot be withheld: it is not there.
+	// What becomes of what the upstream offers and was not pinned. Default: it is held, which is the same as withheld: agents do not have it.
 	Added CatalogueChange `protobuf:"varint,2,opt,name=added,proto3,enum=sallyport.policy.v1.CatalogueChange" json:"added,omitempty"`
 	// How often control planes ask the upstream what it offers. Default: 5 minutes.
 	Every *durationpb.Duration `protobuf:"bytes,3,opt,name=every,proto3" json:"every,omitempty"`
@@ -2166,10 +2166,10 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"redactions\x12D\n" +
 	"\tcatalogue\x18< \x01(\v2&.sallyport.policy.v1.CatalogueSettingsR\tcatalogueB\n" +
 	"\n" +
-	"\b_retries\"\x82\x02\n" +
+	"\b_retries\"\xfe\x01\n" +
 	"\x11CatalogueSettings\x12H\n" +
-	"\achanges\x18\x01 \x01(\x0e2$.sallyport.policy.v1.CatalogueChangeB\b\xbaH\x05\x82\x01\x02\x10\x01R\achanges\x12H\n" +
-	"\x05added\x18\x02 \x01(\x0e2$.sallyport.policy.v1.CatalogueChangeB\f\xbaH\t\x82\x01\x06\x18\x00\x18\x01\x18\x03R\x05added\x12?\n" +
+	"\achanges\x18\x01 \x01(\x0e2$.sallyport.policy.v1.CatalogueChangeB\b\xbaH\x05\x82\x01\x02\x10\x01R\achanges\x12D\n" +
+	"\x05added\x18\x02 \x01(\x0e2$.sallyport.policy.v1.CatalogueChangeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05added\x12?\n" +
 	"\x05every\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x05every\x12\x18\n" +
 	"\x02as\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x02as\"]\n" +
 	"\aConsent\x12\x1a\n" +
