@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -34,6 +35,7 @@ type office struct {
 	idp        string // its address
 	stopOkta   func()
 	east, west *proxy
+	github     *servers.GitHub
 	// client is Sallyport's at the stand-in.
 	client, clientSecret string
 }
@@ -111,7 +113,8 @@ func (o *office) provision() {
 // connect loads the upstream and lets Staff use it.
 func (o *office) connect() {
 	o.t.Helper()
-	url, end, err := servers.NewGitHub().Start(o.t.Context(), "127.0.0.1:0")
+	o.github = servers.NewGitHub()
+	url, end, err := o.github.Start(o.t.Context(), "127.0.0.1:0")
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -121,6 +124,28 @@ func (o *office) connect() {
 		o.t.Fatal(err)
 	}
 	o.cp.apply("kind: Grant\ngroup: okta/Staff\nconnector: github\nrules:\n  - allow: [\"*\"]\n")
+}
+
+// commands signs a person in to the command line by a browser, and returns how they run it.
+func (o *office) commands(person string) func(args ...string) (string, error) {
+	o.t.Helper()
+	home := o.t.TempDir()
+	cli := func(args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(o.t.Context(), controlPlaneProgram, append([]string{"--server", "http://" + o.cp.admin}, args...)...)
+		cmd.Env = []string{"HOME=" + home}
+		return cmd
+	}
+	browser, err := agent.NewBrowser(quickstart.Employee(person))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	if _, err := login(o.t.Context(), cli("login", "--no-browser"), browser); err != nil {
+		o.t.Fatal(err)
+	}
+	return func(args ...string) (string, error) {
+		out, err := cli(args...).CombinedOutput()
+		return string(out), err
+	}
 }
 
 // signIn has a person's agent sign them in at a proxy.

@@ -32,6 +32,9 @@ type Options struct {
 	Watch bool
 	// SignIn has the person sign in when the gateway asks for it, in place of a token; see Program.Handler.
 	SignIn auth.OAuthHandler
+	// Confirm is asked where the gateway wants the person's own yes to a call: what it shows, and the page to open where it is said
+	// there and not here. Nil: the program cannot ask.
+	Confirm func(ctx context.Context, message, page string) bool
 }
 
 // Session is a connection to a gateway or a server. Close it.
@@ -75,6 +78,18 @@ func Connect(ctx context.Context, url, token string, o Options) (*Session, error
 	}
 	if o.Watch {
 		options.ToolListChangedHandler = func(context.Context, *mcp.ToolListChangedRequest) { offer(s.changed) }
+	}
+	if o.Confirm != nil {
+		options.Capabilities.Elicitation = &mcp.ElicitationCapabilities{Form: &mcp.FormElicitationCapabilities{}, URL: &mcp.URLElicitationCapabilities{}}
+		options.ElicitationHandler = func(ctx context.Context, r *mcp.ElicitRequest) (*mcp.ElicitResult, error) {
+			switch yes := o.Confirm(ctx, r.Params.Message, r.Params.URL); {
+			case !yes:
+				return &mcp.ElicitResult{Action: "decline"}, nil
+			case r.Params.URL != "":
+				return &mcp.ElicitResult{Action: "accept"}, nil
+			}
+			return &mcp.ElicitResult{Action: "accept", Content: map[string]any{"confirm": true}}, nil
+		}
 	}
 	client := mcp.NewClient(&mcp.Implementation{Name: o.Name, Version: "1.0.0"}, options)
 	transport := &mcp.StreamableClientTransport{
