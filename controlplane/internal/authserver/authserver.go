@@ -17,11 +17,13 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 
 	"sallyport.dev/dataplane/address"
 
+	"sallyport.dev/controlplane/internal/bounds"
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/engine"
 	"sallyport.dev/controlplane/internal/kv"
@@ -94,7 +96,7 @@ type Server struct {
 	path     string // of Issuer
 	signer   signers
 	forms    *http.CrossOriginProtection
-	limits   limits
+	limits   *bounds.Bounds // of registrations
 	fetching fetches
 }
 
@@ -122,7 +124,7 @@ func New(c Config) (*Server, error) {
 		c.RegistrationsPerMinute = 30
 	}
 	return &Server{
-		Config: c, path: u.Path, forms: http.NewCrossOriginProtection(), limits: newLimits(c.RegistrationsPerMinute),
+		Config: c, path: u.Path, forms: http.NewCrossOriginProtection(), limits: bounds.New(rate.Limit(float64(c.RegistrationsPerMinute)/60), c.RegistrationsPerMinute),
 		fetching: newFetches(),
 	}, nil
 }

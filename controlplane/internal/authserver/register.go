@@ -6,50 +6,15 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
-	"golang.org/x/time/rate"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/dataplane/address"
 )
 
-// limits bound registrations: of each address, and of all.
-type limits struct {
-	mu        *sync.Mutex
-	each      rate.Limit
-	burst     int
-	all       *rate.Limiter
-	addresses map[string]*rate.Limiter
-}
-
-const (
-	// maxAddresses bounds those that are remembered.
-	maxAddresses = 10_000
-	// maxRedirects bounds the redirect URIs of a registration, in bytes.
-	maxRedirects = 8 << 10
-)
-
-func newLimits(perMinute int) limits {
-	each := rate.Limit(float64(perMinute) / 60)
-	return limits{mu: new(sync.Mutex), each: each, burst: perMinute, all: rate.NewLimiter(10*each, 10*perMinute), addresses: map[string]*rate.Limiter{}}
-}
-
-func (l *limits) allow(address string, now time.Time) bool {
-	l.mu.Lock()
-	if len(l.addresses) >= maxAddresses { // whoever comes from so many is held by what holds for all
-		clear(l.addresses)
-	}
-	own := l.addresses[address]
-	if own == nil {
-		own = rate.NewLimiter(l.each, l.burst)
-		l.addresses[address] = own
-	}
-	l.mu.Unlock()
-	return own.AllowN(now, 1) && l.all.AllowN(now, 1)
-}
+// maxRedirects bounds the redirect URIs of a registration, in bytes.
+const maxRedirects = 8 << 10
 
 // register lets a client register itself (RFC 7591). What it says of itself is believed for what it is: a name to show, and
 // where it may be sent. It expires when it is not used.
@@ -58,7 +23,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, "", &refusal{code: "access_denied", text: "clients do not register themselves here: use a client id metadata document, or ask an administrator", status: http.StatusForbidden, action: "registration_refused"})
 		return
 	}
-	if !s.limits.allow(network(address.Of(r)), s.Now()) {
+	if !s.limits.Allow(address.Of(r), s.Now()) {
 		w.Header().Set("Retry-After", "60")
 		s.fail(w, r, "", &refusal{code: "temporarily_unavailable", text: "too many clients register: try again in a minute", status: http.StatusTooManyRequests, action: "registration_refused"})
 		return

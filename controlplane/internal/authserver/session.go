@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 
+	"sallyport.dev/controlplane/internal/bounds"
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/kv"
 )
@@ -149,20 +149,8 @@ func (x *Session) seen(address string) bool {
 
 // near tells whether the session was used from an address's network before: IPv6 hosts change their addresses within one.
 func (x *Session) near(address string) bool {
-	at := network(address)
-	return slices.ContainsFunc(x.Addresses, func(a string) bool { return network(a) == at })
-}
-
-// network is the network that an address is of: a /64 of IPv6, and an address of IPv4 itself.
-func network(address string) string {
-	a, err := netip.ParseAddr(address)
-	if err != nil {
-		return address
-	}
-	if a = a.Unmap(); a.Is4() {
-		return a.String()
-	}
-	return netip.PrefixFrom(a.WithZone(""), 64).Masked().String()
+	at := bounds.Network(address)
+	return slices.ContainsFunc(x.Addresses, func(a string) bool { return bounds.Network(a) == at })
 }
 
 // live says why a session does not count any more, as of a fenced state.

@@ -67,6 +67,25 @@ func TestAScopeThatStandsForASignInHasThePersonSignInSo(t *testing.T) {
 	if asked := s.idp.Asked(); asked.Get("max_age") != "300" || asked.Get("acr_values") != "phrh" {
 		t.Errorf("the provider was asked %v", asked)
 	}
+	// prompt=login asks for a sign-in now, and never for an older one than was asked for beside it.
+	for at, more := range map[string][]string{"120": nil, "60": {"max_age", "60"}} {
+		s.later(time.Hour)
+		says("phrh", "pwd", "hwk")
+		a.signedIn(append([]string{"prompt", "login"}, more...)...)
+		if got := s.idp.Asked().Get("max_age"); got != at {
+			t.Errorf("with prompt=login %v the provider was asked for max_age %q, want %s", more, got, at)
+		}
+	}
+	// Of contexts that exclude each other the last counts: agents put what they were refused for behind what they had.
+	says("phrh", "pwd")
+	a.signedIn("scope", "mcp sign-in:acr=plain sign-in:acr=phrh")
+	if got := s.idp.Asked().Get("acr_values"); got != "phrh" && got != "" {
+		t.Errorf("the provider was asked for %q", got)
+	}
+	says("plain", "pwd")
+	if away, _, _ := s.visit(s.browser, a.authorizeURL("scope", "mcp sign-in:acr=phrh sign-in:acr=plain", "max_age", "1")); away == nil || s.idp.Asked().Get("acr_values") != "plain" {
+		t.Errorf("led to %v; the provider was asked for %q", away, s.idp.Asked().Get("acr_values"))
+	}
 }
 
 func TestOnlyScopesThatAreKnownAreGivenAndNotTooMany(t *testing.T) {

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/oauth2"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
+	"sallyport.dev/dataplane/address"
+
 	"sallyport.dev/controlplane/internal/core"
 )
 
@@ -111,6 +113,10 @@ func (s *Server) choose(state *core.State, id, hint string) (*policyv1.Directory
 // send begins a sign-in at a provider. After a form the browser is led on by a page, since a redirect after a form may
 // lead only to hosts that are known before.
 func (s *Server) send(w http.ResponseWriter, r *http.Request, d *policyv1.Directory, to string, need Need, afterForm bool) {
+	if !s.begun.Allow(address.Of(r), s.Now()) {
+		s.tooManyPage(w)
+		return
+	}
 	in := d.GetSignIn()
 	p, err := s.providers.get(r.Context(), in.GetIssuer(), reachedFor)
 	if err != nil {

@@ -51,6 +51,12 @@ func (s *Server) unreachablePage(w http.ResponseWriter, d *policyv1.Directory) {
 		"Agents that are signed in go on working. Please try again in a few minutes. If it stays like this, ask "+contact(d)+".")
 }
 
+func (s *Server) tooManyPage(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "10")
+	page.Message(w, http.StatusTooManyRequests, "Too many sign-ins at once",
+		"More people begin to sign in from your network than Sallyport takes at once.", "Please try again in a few seconds.")
+}
+
 func (s *Server) nobodyPage(w http.ResponseWriter) {
 	page.Message(w, http.StatusServiceUnavailable, "Sign-in is not set up",
 		"No identity provider is connected to this Sallyport for signing in.",

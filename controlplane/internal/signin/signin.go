@@ -20,6 +20,7 @@ import (
 
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
+	"sallyport.dev/controlplane/internal/bounds"
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/kv"
 )
@@ -92,12 +93,19 @@ type Config struct {
 	Log  *slog.Logger
 }
 
+// How many sign-ins may begin of one network, on average and at once: a whole office comes from one address.
+const (
+	beginsPerSecond = 20
+	beginsAtOnce    = 2000
+)
+
 // Server signs people in. It is safe for concurrent use.
 type Server struct {
 	Config
 	secure    bool
 	path      string // of URL, without a slash at its end
 	providers providers
+	begun     *bounds.Bounds // sign-ins, each of which is kept until it is answered or too old
 	forms     *http.CrossOriginProtection
 }
 
@@ -123,7 +131,7 @@ func New(c Config) (*Server, error) {
 	if c.Client == nil {
 		c.Client = newClient()
 	}
-	return &Server{Config: c, secure: u.Scheme == "https", path: u.Path, providers: newProviders(c.Client, c.Now), forms: http.NewCrossOriginProtection()}, nil
+	return &Server{Config: c, secure: u.Scheme == "https", path: u.Path, providers: newProviders(c.Client, c.Now), begun: bounds.New(beginsPerSecond, beginsAtOnce), forms: http.NewCrossOriginProtection()}, nil
 }
 
 // Handler serves, below the URL's path, /signin and what lies below it, and a page at / that says who is signed in.

@@ -419,6 +419,36 @@ func TestManyPeopleAtOnceAreOneLookAtTheProvider(t *testing.T) {
 	}
 }
 
+// TestSignInsThatNobodyFinishesAreBounded: each is kept for a while, and whoever comes can begin one.
+func TestSignInsThatNobodyFinishesAreBounded(t *testing.T) {
+	s := newSite(t)
+	s.mu.Lock()
+	s.stopped = time.Now()
+	s.mu.Unlock()
+	refused := 0
+	for range 2010 {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/signin?to=/page", nil)
+		r.RemoteAddr = "192.0.2.7:1"
+		s.web.Config.Handler.ServeHTTP(w, r)
+		switch w.Code {
+		case http.StatusSeeOther:
+		case http.StatusTooManyRequests:
+			if refused++; w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "Too many sign-ins") {
+				t.Fatalf("refused by %s", w.Body)
+			}
+		default:
+			t.Fatalf("status %d: %s", w.Code, w.Body)
+		}
+	}
+	if refused != 10 {
+		t.Errorf("%d of 2010 are refused", refused)
+	}
+	if !s.signedIn(signintest.NewBrowser(t)) { // from elsewhere
+		t.Error("others are held with it")
+	}
+}
+
 func TestFormsAreTheirBrowsersAndPurposesOwn(t *testing.T) {
 	s := newSite(t)
 	b := signintest.NewBrowser(t)
