@@ -417,7 +417,7 @@ func TestThePersonsTokensFromTheFirstCallToTheReceipt(t *testing.T) {
 	if strings.Contains(out, "under way") {
 		t.Errorf("the receipt was not waited for:\n%s", out)
 	}
-	v.says([]string{"enforcedEverywhere", "CREDENTIAL_OUTCOME_REVOKED"}, "receipt", "--person", person.SCIMID, "-o", "json")
+	v.says([]string{"enforced_everywhere", "CREDENTIAL_OUTCOME_REVOKED"}, "receipt", "--person", person.SCIMID, "-o", "json")
 	v.fails(2, "--version or --person", "receipt")
 	v.fails(1, "nobody", "receipt", "--person", "nobody@corp.test")
 	v.search()

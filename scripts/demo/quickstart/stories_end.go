@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,6 +26,9 @@ func (s *system) offboardStory(ctx context.Context, r *run) error {
 	r.title("Offboarding: Victor leaves, with a stream open at each proxy")
 	streams, err := r.follow(ctx, victor)
 	if err != nil {
+		return err
+	}
+	if err := s.giveKey(ctx, victor); err != nil {
 		return err
 	}
 	push, err := s.org.Deactivate(ctx, victor)
@@ -49,7 +54,29 @@ func (s *system) offboardStory(ctx context.Context, r *run) error {
 		_, err := until(ctx, func() error { return s.revokedCalls(ctx, victor, r.began, len(streams)) })
 		return fmt.Sprintf("%d calls, outcome revoked", len(streams)), time.Since(begin), err
 	})
+	_ = r.step("the receipt: every proxy enforces it, and what became of the key that he had", func() (string, time.Duration, error) {
+		begin := time.Now()
+		out, err := s.admin.Run(ctx, "receipt", "--person", victor, "--wait")
+		if err == nil && !(strings.Contains(string(out), "may not act any more; credentials in use: 0; taken out of use: 1") && strings.Contains(string(out), "a key cannot be revoked from here")) {
+			err = fmt.Errorf("it says\n%s", out)
+		}
+		return "destroyed here; at its upstream a key is withdrawn by hand, and the receipt says so", time.Since(begin), err
+	})
 	return nil
+}
+
+// giveKey sets a key of a person's own for an upstream that wants one of each.
+func (s *system) giveKey(ctx context.Context, person string) error {
+	connector := "kind: Connector\nid: notes\ntitle: Notes\nurl: " + s.urls["CONFLUENCE_URL"] + "\nallowedRanges: [127.0.0.0/8]\nauth: {type: header, header: X-Api-Key, keysOf: person}\n"
+	if err := s.admin.Apply(ctx, s.dir, "notes.yaml", []byte(connector)); err != nil {
+		return err
+	}
+	file := filepath.Join(s.dir, "key")
+	if err := os.WriteFile(file, []byte("a key of one person's own"), 0o600); err != nil {
+		return fmt.Errorf("write the key: %w", err)
+	}
+	_, err := s.admin.Run(ctx, "credentials", "set", "--connector", "notes", "--person", person, "--value-file", file)
+	return errors.Join(err, os.Remove(file))
 }
 
 // begin starts the call and waits for its first progress.
