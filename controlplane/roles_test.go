@@ -30,7 +30,7 @@ func TestEachAdminCallNeedsARole(t *testing.T) {
 					t.Errorf("%s is open to every token", method.FullName())
 				}
 				reads := false
-				for _, verb := range []string{"Get", "List", "Search", "Tail", "Count", "Export", "Explain", "Preview", "WhoAmI", "WhoCan", "WhatCan", "Plan", "Test"} {
+				for _, verb := range []string{"Get", "List", "Search", "Tail", "Count", "Export", "Explain", "Preview", "WhoAmI", "WhoCan", "WhatCan", "Plan", "Test", "Backtest"} {
 					reads = reads || strings.HasPrefix(string(method.Name()), verb)
 				}
 				exchange := method.Name() == "BecomeFirstOwner" || method.Name() == "OpenBreakGlass"

@@ -28,6 +28,8 @@ type Outlook struct {
 	Reason auditv1.Reason
 	// Duty is the least that a call is asked for before it is made.
 	Duty policyv1.Duty
+	// Certain: it is so of each call, whatever its arguments are; Access is not Sometimes, and Duty is what is asked for.
+	Certain bool
 	// By names the rules that may allow it, or the one that denies it.
 	By []string
 	// Rules is the same for the same words of all rules that have a say, wherever they stand.
@@ -39,7 +41,7 @@ type Outlook struct {
 func (t *Table) Outlook(r Request) Outlook {
 	s := t.state()
 	if s.broken {
-		return Outlook{Reason: auditv1.Reason_REASON_STALE}
+		return Outlook{Reason: auditv1.Reason_REASON_STALE, Certain: true}
 	}
 	p, c := s.person(r.Person), s.connector(r.Connector)
 	tool := c.tool(r.Tool)
@@ -49,15 +51,15 @@ func (t *Table) Outlook(r Request) Outlook {
 	}
 	switch {
 	case p == nil:
-		return Outlook{Reason: auditv1.Reason_REASON_PERSON_UNKNOWN}
+		return Outlook{Reason: auditv1.Reason_REASON_PERSON_UNKNOWN, Certain: true}
 	case !p.active:
-		return Outlook{Reason: auditv1.Reason_REASON_PERSON_INACTIVE}
+		return Outlook{Reason: auditv1.Reason_REASON_PERSON_INACTIVE, Certain: true}
 	case s.blocked.stand(&r):
-		return Outlook{Reason: auditv1.Reason_REASON_BLOCKED}
+		return Outlook{Reason: auditv1.Reason_REASON_BLOCKED, Certain: true}
 	case withheld && c.offered(r.Region):
-		return Outlook{Reason: auditv1.Reason_REASON_TOOL_WITHHELD}
+		return Outlook{Reason: auditv1.Reason_REASON_TOOL_WITHHELD, Certain: true}
 	case tool == nil || !c.offered(r.Region):
-		return Outlook{Reason: auditv1.Reason_REASON_TOOL_UNKNOWN}
+		return Outlook{Reason: auditv1.Reason_REASON_TOOL_UNKNOWN, Certain: true}
 	}
 	v := s.verdict(p.members, c, tool)
 	f := facts{person: p, groups: v.names, tool: tool, connector: c}
@@ -69,7 +71,7 @@ func (t *Table) Outlook(r Request) Outlook {
 
 // settled is the outlook where nothing is up to a call.
 func (v *verdict) settled() Outlook {
-	out := Outlook{Reason: v.decision.reason}
+	out := Outlook{Reason: v.decision.reason, Certain: true}
 	if v.decision.group != "" {
 		out.By = []string{ruleName(v.decision.place, v.decision.set, v.decision.group)}
 	}
@@ -94,16 +96,16 @@ func (d *Duties) least() policyv1.Duty {
 
 // outlook is what an open verdict may come to.
 func (v *verdict) outlook(f *facts, q *Request) Outlook {
-	out := Outlook{Access: Never, Reason: auditv1.Reason_REASON_NOTHING_ALLOWS}
+	out := Outlook{Access: Never, Reason: auditv1.Reason_REASON_NOTHING_ALLOWS, Certain: true}
 	access := Sometimes
 	spared := true // no deny may match, and no sign-in is required
 	var words [][]byte
 	for i := range v.denies {
 		switch r := &v.denies[i]; r.without(f, q) {
 		case surely, surelyFails:
-			return Outlook{Reason: auditv1.Reason_REASON_RULE_DENIED, By: []string{r.name()}}
+			return Outlook{Reason: auditv1.Reason_REASON_RULE_DENIED, By: []string{r.name()}, Certain: true}
 		case perhaps:
-			spared = false
+			spared, out.Certain = false, false
 			words = append(words, r.words())
 		}
 	}
@@ -121,15 +123,17 @@ func (v *verdict) outlook(f *facts, q *Request) Outlook {
 			access = Always
 			break
 		}
+		out.Certain = false
 	}
 	if len(out.By) == 0 {
+		out.Certain = true // whatever denies, nothing allows
 		return out
 	}
 	for i := range v.requires {
 		r := &v.requires[i]
 		is := r.without(f, q)
 		if is != surelyNot && r.signIn != nil { // only a call tells how its person signed in
-			spared = false
+			spared, out.Certain = false, false
 			words = append(words, r.words())
 			continue
 		}
@@ -138,6 +142,7 @@ func (v *verdict) outlook(f *facts, q *Request) Outlook {
 			out.Duty = max(out.Duty, r.duty())
 			words = append(words, r.words())
 		case perhaps:
+			out.Certain = false
 			words = append(words, r.words())
 		}
 	}

@@ -40,6 +40,12 @@ func TestOutlookHoldsOfEveryCall(t *testing.T) {
 					case is.confirm != 0:
 						asked = confirm
 					}
+					known := table.Outlook(Request{Person: ann, Connector: "github", Tool: tool, Now: now, Region: region, From: &Origin{ACR: acr, AuthTime: now}})
+					for _, o := range []Outlook{o, known} {
+						if o.Certain && (o.Access == Sometimes || is.allowed != (o.Access == Always) || is.allowed && asked != o.Duty) {
+							t.Fatalf("%s %s in %s: the reference says %+v, and the outlook is certain of %+v", tool, raw, region, is, o)
+						}
+					}
 					if is.allowed && (o.Access == Never || asked < o.Duty) || !is.allowed && o.Access == Always {
 						t.Fatalf("%s %s in %s: the reference says %+v, the outlook %+v", tool, raw, region, is, o)
 					}

@@ -99,6 +99,23 @@ func (t *Table) Apply(d *fleetv1.Delta) (Effect, error) {
 	return e.effect, nil
 }
 
+// Put adds entries, or replaces them, in a table that is asked questions and follows no log. After an error the table denies everything.
+func (t *Table) Put(entries iter.Seq[*fleetv1.Entry]) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := t.now.Load()
+	e := t.edit(before)
+	for entry := range entries {
+		if err := e.put(entry); err != nil {
+			t.now.Store(&state{version: before.version, broken: true})
+			return fmt.Errorf("adding to a table: %w", err)
+		}
+	}
+	e.settle()
+	t.now.Store(&e.state)
+	return nil
+}
+
 func (e *edit) apply(d *fleetv1.Delta) error {
 	if e.state.broken || d.GetFromVersion() != e.state.version || d.GetVersion() < e.state.version {
 		return fmt.Errorf("%w: it leads on from version %d, the table stands at %d", ErrDrifted, d.GetFromVersion(), e.state.version)

@@ -64,6 +64,8 @@ type AuditStore interface {
 	Search(ctx context.Context, filter *adminv1.AuditFilter, limit int, cursor string) ([]*adminv1.StoredRecord, string, error)
 	// Tail calls fn with matching records stored after a sequence, zero for from now on, until ctx ends or fn fails.
 	Tail(ctx context.Context, filter *adminv1.AuditFilter, after uint64, fn func(*adminv1.StoredRecord) error) error
+	// Since calls fn with those records stored at or after a time, up to the last that is there now, that want says yes to.
+	Since(ctx context.Context, from time.Time, want func(*auditv1.AuditRecord) bool, fn func(*auditv1.AuditRecord) error) error
 	// Last is the sequence of the newest record.
 	Last(ctx context.Context) (uint64, error)
 	// Export calls fn with the items of an export; zero times stand for the beginning and for now, no filter for all.
@@ -153,6 +155,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewAccessServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewPlanServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewExportServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewBacktestServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewReviewServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewMigrationServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewCatalogueServiceHandler(a, options))
@@ -166,7 +169,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.ServiceAccountServiceName, adminv1connect.SignalServiceName, adminv1connect.DoctorServiceName,
 		adminv1connect.SignInServiceName, adminv1connect.ClientServiceName, adminv1connect.SessionServiceName,
 		adminv1connect.RuleSetServiceName, adminv1connect.CredentialServiceName,
-		adminv1connect.AccessServiceName, adminv1connect.PlanServiceName, adminv1connect.ExportServiceName, adminv1connect.ReviewServiceName,
+		adminv1connect.AccessServiceName, adminv1connect.PlanServiceName, adminv1connect.ExportServiceName, adminv1connect.BacktestServiceName, adminv1connect.ReviewServiceName,
 		adminv1connect.MigrationServiceName, adminv1connect.CatalogueServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)

@@ -67,6 +67,8 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.AccessServiceWhatCanProcedure: viewer,
 
 	adminv1connect.ExportServiceExportPolicyProcedure: viewer,
+	// It tells what people's agents did.
+	adminv1connect.BacktestServiceBacktestPolicyProcedure: auditor,
 
 	adminv1connect.PlanServicePlanPolicyProcedure:     viewer,
 	adminv1connect.PlanServiceTestPolicyProcedure:     viewer,

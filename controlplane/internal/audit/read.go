@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 )
 
 // Message is a record as it lies on the stream.
@@ -27,9 +28,44 @@ var ErrStop = errors.New("that is enough")
 // Read calls fn with each message after a sequence, in their order, then with each that is stored, until ctx ends or fn
 // fails. It reads ahead, however slow fn is, by some thousand messages.
 func (s *Store) Read(ctx context.Context, after uint64, fn func(Message) error) error {
-	consumer, err := s.js.OrderedConsumer(ctx, StreamName, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{subjects}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1,
+	return s.read(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1}, fn)
+}
+
+// Since calls fn with the records stored at or after a time, in their order and up to the one that is the last now. It opens what is
+// sealed only where want says so.
+func (s *Store) Since(ctx context.Context, from time.Time, want func(*auditv1.AuditRecord) bool, fn func(*auditv1.AuditRecord) error) error {
+	last, err := ask(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+		return s.stream.GetLastMsgForSubject(ctx, subjects)
 	})
+	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && last.Time.Before(from) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("asking for the end of audit: %w", err)
+	}
+	return s.read(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &from}, func(m Message) error {
+		if m.Sequence > last.Sequence {
+			return ErrStop
+		}
+		if r := Decode(m.Data, m.Sequence).GetRecord(); want(r) {
+			if err := s.openPersonal(ctx, r); err != nil {
+				return err
+			}
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+		if m.Sequence == last.Sequence {
+			return ErrStop
+		}
+		return nil
+	})
+}
+
+// read calls fn with what a consumer delivers.
+func (s *Store) read(ctx context.Context, config jetstream.OrderedConsumerConfig, fn func(Message) error) error {
+	config.FilterSubjects = []string{subjects}
+	consumer, err := s.js.OrderedConsumer(ctx, StreamName, config)
 	if err != nil {
 		return fmt.Errorf("reading audit: %w", err)
 	}

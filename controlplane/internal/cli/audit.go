@@ -147,9 +147,12 @@ func readTime(s string) (*timestamppb.Timestamp, error) {
 	if d, err := time.ParseDuration(s); err == nil {
 		return timestamppb.New(time.Now().Add(-d)), nil
 	}
+	if days, err := strconv.ParseUint(strings.TrimSuffix(s, "d"), 10, 16); err == nil && strings.HasSuffix(s, "d") {
+		return timestamppb.New(time.Now().AddDate(0, 0, -int(days))), nil
+	}
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
-		return nil, usage("%q is no time: write 2026-11-01T09:00:00Z, or how long ago, such as 2h", s)
+		return nil, usage("%q is no time: write 2026-11-01T09:00:00Z, or how long ago, such as 2h or 30d", s)
 	}
 	return timestamppb.New(t), nil
 }

@@ -16,7 +16,7 @@ import (
 )
 
 func policyCommand(o *options) *cobra.Command {
-	return parent("policy", "What a change of policy would do, and how to take one back", planCommand(o), schemaCommand(o), policyTestCommand(o), rollbackCommand(o))
+	return parent("policy", "What a change of policy would do, and how to take one back", planCommand(o), backtestCommand(o), schemaCommand(o), policyTestCommand(o), rollbackCommand(o))
 }
 
 // errWouldChange is no failure: what was planned is printed.

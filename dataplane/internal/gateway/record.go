@@ -55,7 +55,7 @@ func (g *Gateway) record(x *exchange, t target, d policy.Decision) *auditv1.Audi
 	r := &auditv1.AuditRecord{
 		At: timestamppb.New(x.began), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: x.message.Method,
 		PersonId: x.personID(), Actor: x.actor(), Groups: d.Groups, Client: x.client(), Connector: clip(t.connector), Tool: clip(t.label), Arguments: argumentsKept(d.Redaction, x.message.Arguments),
-		SnapshotVersion: d.Version, TraceId: traceID(x), Revision: string(x.revision),
+		SnapshotVersion: d.Version, TraceId: traceID(x), Revision: string(x.revision), Authentication: x.authentication(),
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: d.Reason, Group: d.Group, Rule: uint32(d.Rule), Text: d.Text()},
 	}
 	if a := &x.approved; *a != (approval{}) {
@@ -80,6 +80,15 @@ func (g *Gateway) completed(first *auditv1.AuditRecord, began time.Time, end *en
 		Result: end.result, Outcome: end.outcome, Error: end.text,
 		Duration: durationpb.New(now.Sub(began)), UpstreamDuration: durationpb.New(end.upstream),
 	}
+}
+
+// authentication is how the person signed in, as the token says; without anything in it where the token says nothing.
+func (x *exchange) authentication() *auditv1.Authentication {
+	a := &auditv1.Authentication{Acr: x.from.ACR, Amr: x.from.AMR}
+	if !x.from.AuthTime.IsZero() {
+		a.At = timestamppb.New(x.from.AuthTime)
+	}
+	return a
 }
 
 // client is the agent's program, as far as it says.

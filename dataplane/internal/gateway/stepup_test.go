@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -124,7 +125,12 @@ func TestACallThatNeedsAStrongerSignInIsChallengedAndPassesAfterwards(t *testing
 	if ok := w.as(a.token(ada, strong), "/mcp/demo").call("echo", `{}`); ok.status != http.StatusOK || strings.Contains(ok.body, "isError\":true") {
 		t.Errorf("after the sign-in: status %d: %s", ok.status, ok.body)
 	}
-	w.settled(2)
+	records := w.settled(2)
+	if !slices.ContainsFunc(records, func(r *auditv1.AuditRecord) bool {
+		return r.GetPhase() == auditv1.Phase_PHASE_AUTHORIZED && r.GetAuthentication().GetAcr() == "phrh" && len(r.GetAuthentication().GetAmr()) == 2 && r.GetAuthentication().GetAt() != nil
+	}) {
+		t.Errorf("no record says how the person had signed in: %v", records)
+	}
 	// Another issuer's scopes are its own: it is told by RFC 9470 alone.
 	foreign := w.as(w.token(ada, "/mcp/demo", "agent-1"), "/mcp/demo").call("echo", `{}`)
 	if got := foreign.header.Get("WWW-Authenticate"); foreign.status != http.StatusForbidden || strings.Contains(got, "scope=\"") || !strings.Contains(got, `acr_values="phr phrh"`) {
