@@ -31,6 +31,8 @@ type Client struct {
 	ID, Secret string
 	Key        *jose.JSONWebKey
 	Redirects  []string
+	// JWT: its access tokens are.
+	JWT bool
 }
 
 // Provider is an identity provider whose ID tokens are exchanged here.
@@ -52,6 +54,7 @@ type Server struct {
 	mu      sync.Mutex // held while it answers
 	watch   sync.Mutex // guards what follows
 	asked   []url.Values
+	refuses string
 	revoked []string
 	// token and revocation stand between the server's answer and who asked.
 	token, revocation func(form url.Values) (status int)
@@ -81,6 +84,13 @@ func (s *Server) OnRevocation(f func(form url.Values) (status int)) {
 	s.watch.Lock()
 	defer s.watch.Unlock()
 	s.revocation = f
+}
+
+// Refuse has it send everybody back with an error, as where an admin of the upstream did not allow the gateway. Empty: nobody.
+func (s *Server) Refuse(code string) {
+	s.watch.Lock()
+	defer s.watch.Unlock()
+	s.refuses = code
 }
 
 // Asked are the requests for tokens of a grant type, in their order.
@@ -159,6 +169,15 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch r.URL.Path {
+	case op.DefaultEndpoints.Authorization.Relative():
+		s.watch.Lock()
+		code := s.refuses
+		s.watch.Unlock()
+		if code != "" {
+			q := r.URL.Query()
+			http.Redirect(w, r, q.Get("redirect_uri")+"?"+url.Values{"error": {code}, "state": {q.Get("state")}}.Encode(), http.StatusFound)
+			return
+		}
 	case op.DefaultEndpoints.Token.Relative():
 		_ = r.ParseForm() // the library says what is wrong with it
 		s.watch.Lock()
@@ -298,6 +317,13 @@ func (c client) GrantTypes() []oidc.GrantType {
 }
 
 func (c client) IsScopeAllowed(string) bool { return true }
+
+func (c client) AccessTokenType() op.AccessTokenType {
+	if c.known.JWT {
+		return op.AccessTokenTypeJWT
+	}
+	return c.Client.AccessTokenType()
+}
 
 func (c client) AuthMethod() oidc.AuthMethod {
 	if c.known.Key != nil {
