@@ -47,9 +47,9 @@ var rules = []rule{
 	{
 		who:    under(module),
 		never:  under(dataplane),
-		except: append(under(dataplane+"/policy", dataplane+"/egress", dataplane+"/dpop", dataplane+"/address"), dataplane+"/internal/strictjson"),
+		except: append(under(dataplane+"/policy", dataplane+"/egress", dataplane+"/dpop", dataplane+"/address", dataplane+"/sealing"), dataplane+"/internal/strictjson"),
 		linked: true,
-		why:    "of the data plane only four are shared: policy, so that explain and the proxies give one verdict, egress, so that both refuse the same addresses, dpop, so that both believe the same proofs, and address, so that both see the same sender; the rest is the proxy's own",
+		why:    "of the data plane only five are shared: policy, so that explain and the proxies give one verdict, egress, so that both refuse the same addresses, dpop, so that both believe the same proofs, address, so that both see the same sender, and sealing, so that the one opens what the other sealed; the rest is the proxy's own",
 	},
 	{
 		who:   under(module),

@@ -6,9 +6,13 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+
+	"sallyport.dev/dataplane/sealing"
 
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/credentials"
@@ -95,8 +99,16 @@ func (s *Server) issue(ctx context.Context, token *core.Token, req *connect.Requ
 	if !issued.Expires.IsZero() && issued.Expires.Before(until) {
 		until = issued.Expires
 	}
+	secret, err := proto.Marshal(&fleetv1.UpstreamSecret{HeaderValue: issued.Value, Query: issued.Query})
+	if err != nil {
+		return nil, user, connect.NewError(connect.CodeInternal, errors.New("the credential cannot be encoded"))
+	}
+	sealed, err := sealing.Seal(req.Msg.GetSealingKey(), secret, req.Msg.GetConnector(), issued.Header, issued.Identity, req.Msg.GetAccessToken())
+	if err != nil {
+		return nil, user, connect.NewError(connect.CodeInvalidArgument, errors.New("there is no sealing key to which the credential could be sealed: the proxy is older than its control plane"))
+	}
 	return connect.NewResponse(&fleetv1.IssueCredentialResponse{
-		HeaderName: issued.Header, HeaderValue: issued.Value, Query: issued.Query, Identity: issued.Identity, ExpiresAt: timestamppb.New(until),
+		HeaderName: issued.Header, Sealed: sealed, Identity: issued.Identity, ExpiresAt: timestamppb.New(until), Lifetime: durationpb.New(max(0, until.Sub(s.config.Now()))),
 	}), user, nil
 }
 

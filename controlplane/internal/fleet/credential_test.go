@@ -1,6 +1,8 @@
 package fleet_test
 
 import (
+	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -15,14 +17,19 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
+	"sallyport.dev/dataplane/sealing"
+
 	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/credentials"
 	"sallyport.dev/controlplane/internal/engine/enginetest"
+	"sallyport.dev/controlplane/internal/fleet"
 )
 
 // issuer signs access tokens and publishes its key as an OIDC provider does.
@@ -91,7 +98,9 @@ func TestACredentialNeedsALiveTokenOfAPersonWhoMayUseTheConnector(t *testing.T) 
 	s.Do(core.SetConnectorSecret{Connector: "github", SecretID: secret})
 
 	ask := func(proxyToken, connector, accessToken string) (*fleetv1.IssueCredentialResponse, error) {
-		req := connect.NewRequest(&fleetv1.IssueCredentialRequest{Connector: connector, AccessToken: accessToken, Resource: "https://proxy.example/mcp"})
+		key, err := sealing.NewKey()
+		enginetest.Must(t, err)
+		req := connect.NewRequest(&fleetv1.IssueCredentialRequest{Connector: connector, AccessToken: accessToken, Resource: "https://proxy.example/mcp", SealingKey: key.Public()})
 		req.Header().Set("Authorization", "Bearer "+proxyToken)
 		res, err := s.client(t).IssueCredential(t.Context(), req)
 		if err != nil {
@@ -100,12 +109,22 @@ func TestACredentialNeedsALiveTokenOfAPersonWhoMayUseTheConnector(t *testing.T) 
 			}
 			return nil, err
 		}
+		if wire, err := proto.Marshal(res.Msg); err != nil || bytes.Contains(wire, []byte("upstream-secret")) {
+			t.Errorf("the answer holds the secret in the clear: %v", err)
+		}
+		plain, err := key.Open(res.Msg.GetSealed(), connector, res.Msg.GetHeaderName(), res.Msg.GetIdentity(), accessToken)
+		enginetest.Must(t, err)
+		var secret fleetv1.UpstreamSecret
+		enginetest.Must(t, proto.Unmarshal(plain, &secret))
+		if secret.GetHeaderValue() != value || res.Msg.GetLifetime().AsDuration() > time.Minute {
+			t.Errorf("the secret is another, for %s", res.Msg.GetLifetime().AsDuration())
+		}
 		return res.Msg, nil
 	}
 	good := i.sign(i.key, nil)
 	got, err := ask(s.token, "github", good)
 	enginetest.Must(t, err)
-	if got.GetHeaderName() != "Authorization" || got.GetHeaderValue() != value {
+	if got.GetHeaderName() != "Authorization" {
 		t.Errorf("the credential is for header %q", got.GetHeaderName())
 	}
 	if left := time.Until(got.GetExpiresAt().AsTime()); left > time.Minute || left < 50*time.Second {
@@ -171,6 +190,56 @@ func TestACredentialNeedsALiveTokenOfAPersonWhoMayUseTheConnector(t *testing.T) 
 	before := i.sign(i.key, map[string]any{"iat": time.Now().Add(-time.Minute).Unix()})
 	if _, err := ask(s.token, "github", before); connect.CodeOf(err) != connect.CodePermissionDenied {
 		t.Errorf("with a token from before the deactivation: %v", err)
+	}
+}
+
+// meanwhile is a keeper during whose work something happens.
+type meanwhile struct {
+	fleet.Credentials
+	happens func()
+}
+
+func (m meanwhile) Issue(ctx context.Context, s *core.State, u *core.User, c *core.Connector, ask credentials.Ask) (credentials.Issued, error) {
+	issued, err := m.Credentials.Issue(ctx, s, u, c, ask)
+	m.happens()
+	return issued, err
+}
+
+// TestWhatIsTakenAwayWhileACredentialIsFetchedIsNotHandedOut at a control plane that lags too, which has read nothing of it yet: the log's end is asked.
+func TestWhatIsTakenAwayWhileACredentialIsFetchedIsNotHandedOut(t *testing.T) {
+	for _, lags := range []bool{false, true} {
+		for name, take := range map[string]func(*site, *core.User){
+			"the person is deactivated": func(s *site, u *core.User) {
+				s.Do(core.UpdateUser{Directory: "okta", ID: u.ID, Profile: u.Profile, Active: false})
+			},
+			"their sessions are revoked":   func(s *site, u *core.User) { s.Do(core.RevokeSessions{ID: u.ID}) },
+			"the proxy is revoked":         func(s *site, _ *core.User) { s.Do(core.RevokeToken{ID: s.id}) },
+			"nothing, which is handed out": func(*site, *core.User) {},
+		} {
+			var happens func()
+			s := newSite(t, config{lags: lags, meanwhile: func() { happens() }})
+			i := newIssuer(t)
+			s.Do(core.NewSetDirectory(&policyv1.Directory{Id: "okta", Issuers: []*policyv1.Issuer{{Url: i.url, Audience: "api://sallyport"}}}))
+			ada := s.User("okta", "ada")
+			group := s.Group("okta", "Engineers", ada)
+			header := &policyv1.UpstreamAuth{Kind: &policyv1.UpstreamAuth_Header{Header: &policyv1.UpstreamAuth_StaticHeader{Name: "Authorization"}}}
+			s.Do(core.NewApplyPolicy([]*policyv1.Connector{{Id: "github", Url: "https://mcp.example/github", Auth: header}},
+				[]core.GrantSpec{core.NewGrantSpec(group.ID, "github", []*policyv1.Rule{{Allow: []string{"read"}}})}))
+			s.Do(core.NewPinCatalogue("github", []*policyv1.Tool{{Name: "read", Definition: []byte(`{"name":"read","inputSchema":{"type":"object"}}`)}}))
+			secret, err := s.Vault.PutConnectorSecret(t.Context(), "github", "upstream-secret")
+			enginetest.Must(t, err)
+			s.Do(core.SetConnectorSecret{Connector: "github", SecretID: secret})
+			s.freeze()
+			happens = func() { take(s, ada) }
+			key, err := sealing.NewKey()
+			enginetest.Must(t, err)
+			req := connect.NewRequest(&fleetv1.IssueCredentialRequest{Connector: "github", AccessToken: i.sign(i.key, nil), SealingKey: key.Public()})
+			req.Header().Set("Authorization", "Bearer "+s.token)
+			_, err = s.client(t).IssueCredential(t.Context(), req)
+			if handed := err == nil; handed != strings.HasPrefix(name, "nothing") {
+				t.Errorf("%s (lags: %v): %v", name, lags, err)
+			}
+		}
 	}
 }
 

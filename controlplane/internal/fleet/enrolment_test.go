@@ -18,6 +18,8 @@ import (
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
 
+	"sallyport.dev/dataplane/sealing"
+
 	"sallyport.dev/controlplane/internal/bearer"
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/engine/enginetest"
@@ -162,7 +164,7 @@ func TestAStolenCertificateOpensNothingWithoutAgentsTokens(t *testing.T) {
 	enginetest.Must(t, err)
 	stolen := &tls.Certificate{Certificate: [][]byte{joined.Msg.GetCertificate()}, PrivateKey: key}
 	for _, token := range []string{"x", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJleHQtYWRhIn0.", invitation, s.token} {
-		_, err := fleetv1connect.NewFleetServiceClient(s.as(t, stolen), server.URL).IssueCredential(t.Context(), connect.NewRequest(&fleetv1.IssueCredentialRequest{Connector: "github", AccessToken: token}))
+		_, err := fleetv1connect.NewFleetServiceClient(s.as(t, stolen), server.URL).IssueCredential(t.Context(), connect.NewRequest(&fleetv1.IssueCredentialRequest{Connector: "github", AccessToken: token, SealingKey: make([]byte, sealing.PublicSize)}))
 		if connect.CodeOf(err) != connect.CodePermissionDenied {
 			t.Errorf("%.20s…: %v", token, err)
 		}

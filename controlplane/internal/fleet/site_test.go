@@ -43,6 +43,15 @@ type site struct {
 	authority *fleetca.Authority
 	token     string
 	id        uuid.UUID // of the token
+	lags      bool
+	frozen    atomic.Pointer[core.State]
+}
+
+// freeze has a control plane that lags read nothing from now on, unless it asks.
+func (s *site) freeze() {
+	if s.lags {
+		s.frozen.Store(s.Engine.State())
+	}
 }
 
 // config is what a test may choose of a site.
@@ -51,6 +60,9 @@ type config struct {
 	ring  int
 	// cutOff makes the end of the log unprovable while it is true.
 	cutOff *atomic.Bool
+	// lags: once frozen, the engine's state stays as it is; a fence reads on. meanwhile happens while a credential is fetched.
+	lags      bool
+	meanwhile func()
 	// approvals asks people. Nil: nobody does.
 	approvals fleet.Approvals
 }
@@ -59,6 +71,14 @@ type config struct {
 type fenced struct {
 	fleet.Engine
 	cutOff *atomic.Bool
+	frozen *atomic.Pointer[core.State]
+}
+
+func (f fenced) State() *core.State {
+	if old := f.frozen.Load(); old != nil {
+		return old
+	}
+	return f.Engine.State()
 }
 
 func (f fenced) Fence(ctx context.Context) (*core.State, error) {
@@ -99,9 +119,13 @@ func newSite(t *testing.T, c config) *site {
 	s.id, s.token = p.Token(eventv1.TokenKind_TOKEN_KIND_PROXY, "us-east-1")
 	s.authority, err = fleetca.Open(t.Context(), p.Vault, time.Hour, time.Now)
 	enginetest.Must(t, err)
+	if c.meanwhile == nil {
+		c.meanwhile = func() {}
+	}
+	s.lags = c.lags
 	keeper := credentials.New(credentials.Config{Engine: p.Engine, Store: p.Shared, Vault: p.Vault, URL: "http://127.0.0.1:1", Log: p.Log})
 	server := fleet.New(fleet.Config{
-		Engine: fenced{p.Engine, c.cutOff}, Commands: p.Engine, Authority: s.authority, Secrets: p.Vault, Credentials: keeper, Audit: records, Roster: s.roster, Publisher: publisher,
+		Engine: fenced{p.Engine, c.cutOff, &s.frozen}, Commands: p.Engine, Authority: s.authority, Secrets: p.Vault, Credentials: meanwhile{keeper, c.meanwhile}, Audit: records, Roster: s.roster, Publisher: publisher,
 		Verifier: fleet.NewVerifier(nil, nil), Lease: c.lease, Heartbeat: 20 * time.Millisecond, Name: "cp-1", Trail: s.trail, Approvals: c.approvals, Log: p.Log,
 	})
 	s.fleet = server

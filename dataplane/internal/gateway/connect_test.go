@@ -30,13 +30,13 @@ type linking struct {
 
 const connectURL = "https://sallyport.example/connect/demo?t=ticket"
 
-func (l *linking) issue(*fleetv1.IssueCredentialRequest) (*fleetv1.IssueCredentialResponse, error) {
+func (l *linking) issue(*fleetv1.IssueCredentialRequest) (*fleettest.Issued, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.linked {
-		return &fleetv1.IssueCredentialResponse{Connect: &fleetv1.ConnectRequired{Url: connectURL, Reason: "Sallyport has no access to Demo for you yet", ElicitationId: "e1"}}, nil
+		return &fleettest.Issued{Connect: &fleetv1.ConnectRequired{Url: connectURL, Reason: "Sallyport has no access to Demo for you yet", ElicitationId: "e1"}}, nil
 	}
-	return &fleetv1.IssueCredentialResponse{HeaderName: "Authorization", HeaderValue: "Bearer linked", Identity: "ada", ExpiresAt: in(time.Hour)}, nil
+	return &fleettest.Issued{Header: "Authorization", Value: "Bearer linked", Identity: "ada", Lifetime: time.Hour}, nil
 }
 
 func TestAPersonIsLedToThePageInWhicheverFormTheAgentHas(t *testing.T) {
@@ -86,7 +86,7 @@ func TestACredentialThatTheUpstreamRefusesIsReplacedWithinTheCall(t *testing.T) 
 	for _, stateless := range []bool{true, false} {
 		var mu sync.Mutex
 		var asked []*fleetv1.IssueCredentialRequest
-		w := newWorld(t, &options{demo: newServer(t, stateless), plane: fleettest.ControlPlane{Credential: func(r *fleetv1.IssueCredentialRequest) (*fleetv1.IssueCredentialResponse, error) {
+		w := newWorld(t, &options{demo: newServer(t, stateless), plane: fleettest.ControlPlane{Credential: func(r *fleetv1.IssueCredentialRequest) (*fleettest.Issued, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			asked = append(asked, r)
@@ -94,7 +94,7 @@ func TestACredentialThatTheUpstreamRefusesIsReplacedWithinTheCall(t *testing.T) 
 			if len(r.GetRejectedSha256()) > 0 {
 				value = "Bearer new"
 			}
-			return &fleetv1.IssueCredentialResponse{HeaderName: "Authorization", HeaderValue: value, ExpiresAt: in(time.Hour)}, nil
+			return &fleettest.Issued{Header: "Authorization", Value: value, Lifetime: time.Hour}, nil
 		}}})
 		w.set(connectorEntry("demo", w.demo.URL, "Authorization"))
 		a := w.stateless(ada, "/mcp/demo")
@@ -115,11 +115,11 @@ func TestACredentialThatTheUpstreamRefusesIsReplacedWithinTheCall(t *testing.T) 
 }
 
 func TestAnUpstreamThatWantsMoreScopesHasThePersonAsked(t *testing.T) {
-	w := newWorld(t, &options{plane: fleettest.ControlPlane{Credential: func(r *fleetv1.IssueCredentialRequest) (*fleetv1.IssueCredentialResponse, error) {
+	w := newWorld(t, &options{plane: fleettest.ControlPlane{Credential: func(r *fleetv1.IssueCredentialRequest) (*fleettest.Issued, error) {
 		if fmt.Sprint(r.GetNeededScopes()) == "[repo:read repo:write]" {
-			return &fleetv1.IssueCredentialResponse{Connect: &fleetv1.ConnectRequired{Url: connectURL, Reason: "Demo wants more", ElicitationId: "e2"}}, nil
+			return &fleettest.Issued{Connect: &fleetv1.ConnectRequired{Url: connectURL, Reason: "Demo wants more", ElicitationId: "e2"}}, nil
 		}
-		return &fleetv1.IssueCredentialResponse{HeaderName: "Authorization", HeaderValue: "Bearer narrow", ExpiresAt: in(time.Hour)}, nil
+		return &fleettest.Issued{Header: "Authorization", Value: "Bearer narrow", Lifetime: time.Hour}, nil
 	}}})
 	w.set(connectorEntry("demo", w.demo.URL, "Authorization"))
 	w.demo.challenge.Store(`Bearer error="insufficient_scope", scope="repo:read repo:write", resource_metadata="https://x"`)
@@ -133,9 +133,9 @@ func TestAnUpstreamThatWantsMoreScopesHasThePersonAsked(t *testing.T) {
 // each call must carry its own person's credential, and what it gets back must be of its own.
 func TestCredentialsNeverMixOverSharedConnections(t *testing.T) {
 	for _, stateless := range []bool{true, false} {
-		w := newWorld(t, &options{demo: newServer(t, stateless), plane: fleettest.ControlPlane{Credential: func(r *fleetv1.IssueCredentialRequest) (*fleetv1.IssueCredentialResponse, error) {
+		w := newWorld(t, &options{demo: newServer(t, stateless), plane: fleettest.ControlPlane{Credential: func(r *fleetv1.IssueCredentialRequest) (*fleettest.Issued, error) {
 			sum := sha256.Sum256([]byte(r.GetAccessToken()))
-			return &fleetv1.IssueCredentialResponse{HeaderName: "Authorization", HeaderValue: fmt.Sprintf("Bearer of-%x", sum[:8]), Identity: fmt.Sprintf("%x", sum[:8]), ExpiresAt: in(time.Hour)}, nil
+			return &fleettest.Issued{Header: "Authorization", Value: fmt.Sprintf("Bearer of-%x", sum[:8]), Identity: fmt.Sprintf("%x", sum[:8]), Lifetime: time.Hour}, nil
 		}}})
 		w.set(connectorEntry("demo", w.demo.URL, "Authorization"))
 		people := make([]*agent, map[bool]int{true: 2000, false: 200}[stateless])

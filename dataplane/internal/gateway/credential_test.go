@@ -30,14 +30,14 @@ type issuing struct {
 	err   error
 }
 
-func (i *issuing) issue(r *fleetv1.IssueCredentialRequest) (*fleetv1.IssueCredentialResponse, error) {
+func (i *issuing) issue(r *fleetv1.IssueCredentialRequest) (*fleettest.Issued, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.asked = append(i.asked, r)
 	if i.err != nil {
 		return nil, i.err
 	}
-	return &fleetv1.IssueCredentialResponse{HeaderName: "X-Api-Key", HeaderValue: i.value, ExpiresAt: in(time.Hour)}, nil
+	return &fleettest.Issued{Header: "X-Api-Key", Value: i.value, Lifetime: time.Hour}, nil
 }
 
 func (i *issuing) count() int {

@@ -11,7 +11,10 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+
+	"sallyport.dev/dataplane/sealing"
 )
 
 var (
@@ -250,17 +253,24 @@ func (c *Credentials) begin(key credentialKey) *fetch {
 func (c *Credentials) fetch(ctx context.Context, key credentialKey, f *fetch, ask Ask) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	question, err := sealing.NewKey()
+	if err != nil {
+		panic(err) // the system has no randomness
+	}
+	asked := c.now()
 	resp, err := c.client.peer().IssueCredential(ctx, connect.NewRequest(&fleetv1.IssueCredentialRequest{
-		Connector: ask.Connector, AccessToken: ask.Token, Resource: ask.Resource, RejectedSha256: ask.Rejected, NeededScopes: ask.Scopes,
+		Connector: ask.Connector, AccessToken: ask.Token, Resource: ask.Resource, RejectedSha256: ask.Rejected, NeededScopes: ask.Scopes, SealingKey: question.Public(),
 	}))
 	var kept *credential
-	switch now := c.now(); {
+	switch {
 	case err == nil && resp.Msg.GetConnect() != nil:
 		to := resp.Msg.GetConnect()
 		f.err = &ConnectError{URL: to.GetUrl(), Reason: to.GetReason(), ID: to.GetElicitationId()}
 	case err == nil:
-		f.header = Header{Name: resp.Msg.GetHeaderName(), value: resp.Msg.GetHeaderValue(), query: resp.Msg.GetQuery(), Identity: resp.Msg.GetIdentity()}
-		kept = &credential{f.header, resp.Msg.GetExpiresAt().AsTime(), now, now}
+		f.header, f.err = opened(question, ask, resp.Msg)
+		if f.err == nil {
+			kept = &credential{f.header, asked.Add(resp.Msg.GetLifetime().AsDuration()), c.now(), c.now()}
+		}
 	case connect.CodeOf(err) == connect.CodeFailedPrecondition:
 		f.err = &SetUpError{message(err)}
 	case denied(err):
@@ -282,6 +292,19 @@ func (c *Credentials) fetch(ctx context.Context, key credentialKey, f *fetch, as
 	}
 	c.mu.Unlock()
 	close(f.done)
+}
+
+// opened is what a control plane sealed to the question's key.
+func opened(key sealing.Key, ask Ask, m *fleetv1.IssueCredentialResponse) (Header, error) {
+	plain, err := key.Open(m.GetSealed(), ask.Connector, m.GetHeaderName(), m.GetIdentity(), ask.Token)
+	if err != nil {
+		return Header{}, fmt.Errorf("%w: %w", ErrCredentialUnavailable, err)
+	}
+	var secret fleetv1.UpstreamSecret
+	if proto.Unmarshal(plain, &secret) != nil {
+		return Header{}, fmt.Errorf("%w: it cannot be read", ErrCredentialUnavailable) // without the error, which may quote it
+	}
+	return Header{Name: m.GetHeaderName(), value: secret.GetHeaderValue(), query: secret.GetQuery(), Identity: m.GetIdentity()}, nil
 }
 
 // keep stores a credential. Where there are too many, expired ones go, and then any. The caller holds mu.

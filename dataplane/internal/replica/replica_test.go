@@ -13,7 +13,6 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
-	"google.golang.org/protobuf/types/known/timestamppb"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
@@ -393,11 +392,11 @@ func TestCredentialsOutliveTheControlPlaneButNotTheirTime(t *testing.T) {
 	base := time.Now()
 	now := func() time.Time { return base.Add(time.Duration(clock.Load())) }
 	var answer atomic.Pointer[error]
-	cp.Credential = func(*fleetv1.IssueCredentialRequest) (*fleetv1.IssueCredentialResponse, error) {
+	cp.Credential = func(*fleetv1.IssueCredentialRequest) (*fleettest.Issued, error) {
 		if err := answer.Load(); err != nil {
 			return nil, *err
 		}
-		return &fleetv1.IssueCredentialResponse{HeaderName: "X-Key", HeaderValue: "v", ExpiresAt: timestamppb.New(base.Add(30 * time.Minute))}, nil
+		return &fleettest.Issued{Header: "X-Key", Value: "v", Lifetime: 30 * time.Minute}, nil
 	}
 	r := replica.New(replica.Config{Client: client(t, cp.Start(t)), Logger: quiet, Now: now})
 	creds := r.Credentials()
@@ -426,9 +425,9 @@ func TestCredentialsOutliveTheControlPlaneButNotTheirTime(t *testing.T) {
 func TestManyCallsAskForACredentialOnce(t *testing.T) {
 	var cp fleettest.ControlPlane
 	gate := make(chan struct{})
-	cp.Credential = func(*fleetv1.IssueCredentialRequest) (*fleetv1.IssueCredentialResponse, error) {
+	cp.Credential = func(*fleetv1.IssueCredentialRequest) (*fleettest.Issued, error) {
 		<-gate
-		return &fleetv1.IssueCredentialResponse{HeaderName: "X-Key", HeaderValue: "v", ExpiresAt: timestamppb.New(time.Now().Add(time.Minute))}, nil
+		return &fleettest.Issued{Header: "X-Key", Value: "v", Lifetime: time.Minute}, nil
 	}
 	creds := replica.New(replica.Config{Client: client(t, cp.Start(t)), Logger: quiet}).Credentials()
 	defer creds.Close()

@@ -25,6 +25,7 @@ import (
 	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
 
 	"sallyport.dev/dataplane/policy"
+	"sallyport.dev/dataplane/sealing"
 )
 
 // ControlPlane is a control plane with one region. Fields are set before Start.
@@ -41,7 +42,7 @@ type ControlPlane struct {
 	// ChunkEntries is how many entries a snapshot's chunk holds. Default: 2.
 	ChunkEntries int
 	// Credential answers IssueCredential. Default: the header "Authorization: Bearer upstream-CONNECTOR" for a minute.
-	Credential func(*fleetv1.IssueCredentialRequest) (*fleetv1.IssueCredentialResponse, error)
+	Credential func(*fleetv1.IssueCredentialRequest) (*Issued, error)
 
 	// Confirming and Reviewing answer Confirm and Review. Default: nobody can be asked.
 	Confirming func(*fleetv1.ConfirmRequest) (*fleetv1.ConfirmResponse, error)
@@ -458,16 +459,49 @@ func (c *ControlPlane) IssueCredential(_ context.Context, req *connect.Request[f
 	unlock := c.lock()
 	c.issued++
 	unlock()
-	if c.Credential == nil {
-		return connect.NewResponse(&fleetv1.IssueCredentialResponse{
-			HeaderName: "Authorization", HeaderValue: "Bearer upstream-" + req.Msg.GetConnector(), ExpiresAt: timestamppb.New(time.Now().Add(time.Minute)),
-		}), nil
+	issue := c.Credential
+	if issue == nil {
+		issue = func(r *fleetv1.IssueCredentialRequest) (*Issued, error) {
+			return &Issued{Header: "Authorization", Value: "Bearer upstream-" + r.GetConnector(), Lifetime: time.Minute}, nil
+		}
 	}
-	resp, err := c.Credential(req.Msg)
+	issued, err := issue(req.Msg)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := issued.seal(req.Msg)
 	if err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(resp), nil
+}
+
+// Issued is what a control plane hands out for an upstream, before it is sealed.
+type Issued struct {
+	Header, Value, Query, Identity string
+	Lifetime                       time.Duration
+	Connect                        *fleetv1.ConnectRequired
+	// Change has the sealed answer changed on its way. Nil: it is not.
+	Change func(*fleetv1.IssueCredentialResponse)
+}
+
+func (i *Issued) seal(r *fleetv1.IssueCredentialRequest) (*fleetv1.IssueCredentialResponse, error) {
+	if i.Connect != nil {
+		return &fleetv1.IssueCredentialResponse{Connect: i.Connect}, nil
+	}
+	secret, err := proto.Marshal(&fleetv1.UpstreamSecret{HeaderValue: i.Value, Query: i.Query})
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := sealing.Seal(r.GetSealingKey(), secret, r.GetConnector(), i.Header, i.Identity, r.GetAccessToken())
+	if err != nil {
+		return nil, err
+	}
+	m := &fleetv1.IssueCredentialResponse{HeaderName: i.Header, Identity: i.Identity, Sealed: sealed, Lifetime: durationpb.New(i.Lifetime)}
+	if i.Change != nil {
+		i.Change(m)
+	}
+	return m, nil
 }
 
 // Issued returns how many credentials were asked for.

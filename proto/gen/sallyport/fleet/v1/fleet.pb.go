@@ -2259,7 +2259,9 @@ type IssueCredentialRequest struct {
 	// SHA-256 of the value that the upstream refused just now (401): another is asked for, where there is one.
 	RejectedSha256 []byte `protobuf:"bytes,40,opt,name=rejected_sha256,json=rejectedSha256,proto3" json:"rejected_sha256,omitempty"`
 	// Scopes that the upstream wants for what was called, and the credential lacks (403, insufficient_scope).
-	NeededScopes  []string `protobuf:"bytes,41,rep,name=needed_scopes,json=neededScopes,proto3" json:"needed_scopes,omitempty"`
+	NeededScopes []string `protobuf:"bytes,41,rep,name=needed_scopes,json=neededScopes,proto3" json:"needed_scopes,omitempty"`
+	// The public part (X25519) of a key for this question alone, to which the answer is sealed.
+	SealingKey    []byte `protobuf:"bytes,42,opt,name=sealing_key,json=sealingKey,proto3" json:"sealing_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2329,19 +2331,36 @@ func (x *IssueCredentialRequest) GetNeededScopes() []string {
 	return nil
 }
 
+func (x *IssueCredentialRequest) GetSealingKey() []byte {
+	if x != nil {
+		return x.SealingKey
+	}
+	return nil
+}
+
 // IssueCredentialResponse is a header to send upstream, or a parameter of the URL's query, or what the person has to do first.
 type IssueCredentialResponse struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	HeaderName  string                 `protobuf:"bytes,1,opt,name=header_name,json=headerName,proto3" json:"header_name,omitempty"`
-	HeaderValue string                 `protobuf:"bytes,2,opt,name=header_value,json=headerValue,proto3" json:"header_value,omitempty"`
-	// When the proxy must ask again.
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	HeaderName string                 `protobuf:"bytes,1,opt,name=header_name,json=headerName,proto3" json:"header_name,omitempty"`
+	// Of before answers were sealed: nobody sends or reads it.
+	//
+	// Deprecated: Marked as deprecated in sallyport/fleet/v1/fleet.proto.
+	HeaderValue string `protobuf:"bytes,2,opt,name=header_value,json=headerValue,proto3" json:"header_value,omitempty"`
+	// When the proxy must ask again, by the control plane's clock.
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	// In place of a header: name=value, encoded.
+	// Of before answers were sealed: nobody sends or reads it.
+	//
+	// Deprecated: Marked as deprecated in sallyport/fleet/v1/fleet.proto.
 	Query string `protobuf:"bytes,40,opt,name=query,proto3" json:"query,omitempty"`
 	// Names whom the upstream takes the caller for, without saying who that is.
 	Identity string `protobuf:"bytes,41,opt,name=identity,proto3" json:"identity,omitempty"`
 	// There is nothing to send before the person has opened a page.
-	Connect       *ConnectRequired `protobuf:"bytes,42,opt,name=connect,proto3" json:"connect,omitempty"`
+	Connect *ConnectRequired `protobuf:"bytes,42,opt,name=connect,proto3" json:"connect,omitempty"`
+	// An UpstreamSecret, sealed to the question's key (HPKE in base mode: X25519, HKDF-SHA256, AES-256-GCM) about connector, header name, identity
+	// and the agent's token.
+	Sealed []byte `protobuf:"bytes,43,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	// How long the proxy may keep it, from when it asked: its clock may be another.
+	Lifetime      *durationpb.Duration `protobuf:"bytes,44,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2383,6 +2402,7 @@ func (x *IssueCredentialResponse) GetHeaderName() string {
 	return ""
 }
 
+// Deprecated: Marked as deprecated in sallyport/fleet/v1/fleet.proto.
 func (x *IssueCredentialResponse) GetHeaderValue() string {
 	if x != nil {
 		return x.HeaderValue
@@ -2397,6 +2417,7 @@ func (x *IssueCredentialResponse) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// Deprecated: Marked as deprecated in sallyport/fleet/v1/fleet.proto.
 func (x *IssueCredentialResponse) GetQuery() string {
 	if x != nil {
 		return x.Query
@@ -2418,6 +2439,74 @@ func (x *IssueCredentialResponse) GetConnect() *ConnectRequired {
 	return nil
 }
 
+func (x *IssueCredentialResponse) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *IssueCredentialResponse) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+// UpstreamSecret is what upstreams see, and nobody else.
+type UpstreamSecret struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	HeaderValue string                 `protobuf:"bytes,1,opt,name=header_value,json=headerValue,proto3" json:"header_value,omitempty"`
+	// In place of a header: name=value, encoded.
+	Query         string `protobuf:"bytes,2,opt,name=query,proto3" json:"query,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpstreamSecret) Reset() {
+	*x = UpstreamSecret{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpstreamSecret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpstreamSecret) ProtoMessage() {}
+
+func (x *UpstreamSecret) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpstreamSecret.ProtoReflect.Descriptor instead.
+func (*UpstreamSecret) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *UpstreamSecret) GetHeaderValue() string {
+	if x != nil {
+		return x.HeaderValue
+	}
+	return ""
+}
+
+func (x *UpstreamSecret) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
 // ConnectRequired is a page that the person must open.
 type ConnectRequired struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2432,7 +2521,7 @@ type ConnectRequired struct {
 
 func (x *ConnectRequired) Reset() {
 	*x = ConnectRequired{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2444,7 +2533,7 @@ func (x *ConnectRequired) String() string {
 func (*ConnectRequired) ProtoMessage() {}
 
 func (x *ConnectRequired) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2457,7 +2546,7 @@ func (x *ConnectRequired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequired.ProtoReflect.Descriptor instead.
 func (*ConnectRequired) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ConnectRequired) GetUrl() string {
@@ -2493,7 +2582,7 @@ type DeliverAuditRequest struct {
 
 func (x *DeliverAuditRequest) Reset() {
 	*x = DeliverAuditRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2505,7 +2594,7 @@ func (x *DeliverAuditRequest) String() string {
 func (*DeliverAuditRequest) ProtoMessage() {}
 
 func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2518,7 +2607,7 @@ func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditRequest.ProtoReflect.Descriptor instead.
 func (*DeliverAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeliverAuditRequest) GetSpoolGeneration() string {
@@ -2546,7 +2635,7 @@ type DeliverAuditResponse struct {
 
 func (x *DeliverAuditResponse) Reset() {
 	*x = DeliverAuditResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[31]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2558,7 +2647,7 @@ func (x *DeliverAuditResponse) String() string {
 func (*DeliverAuditResponse) ProtoMessage() {}
 
 func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[31]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2571,7 +2660,7 @@ func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditResponse.ProtoReflect.Descriptor instead.
 func (*DeliverAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeliverAuditResponse) GetAcknowledged() uint64 {
@@ -2733,22 +2822,29 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\fR\x02id\"R\n" +
 	"\rRevokedClient\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12$\n" +
-	"\x0evalid_after_ms\x18\x02 \x01(\x03R\fvalidAfterMs\"\x90\x02\n" +
+	"\x0evalid_after_ms\x18\x02 \x01(\x03R\fvalidAfterMs\"\xba\x02\n" +
 	"\x16IssueCredentialRequest\x12%\n" +
 	"\tconnector\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tconnector\x12.\n" +
 	"\faccess_token\x18\x02 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x01R\vaccessToken\x12$\n" +
 	"\bresource\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xd0\x0fR\bresource\x120\n" +
 	"\x0frejected_sha256\x18( \x01(\fB\a\xbaH\x04z\x02\x18 R\x0erejectedSha256\x12G\n" +
-	"\rneeded_scopes\x18) \x03(\tB\"\xbaH\x1f\x92\x01\x1c\x102\"\x18r\x162\x14^[!#-\\[\\]-~]{1,200}$R\fneededScopes\"\x93\x02\n" +
+	"\rneeded_scopes\x18) \x03(\tB\"\xbaH\x1f\x92\x01\x1c\x102\"\x18r\x162\x14^[!#-\\[\\]-~]{1,200}$R\fneededScopes\x12(\n" +
+	"\vsealing_key\x18* \x01(\fB\a\xbaH\x04z\x02h R\n" +
+	"sealingKey\"\xe6\x02\n" +
 	"\x17IssueCredentialResponse\x12\x1f\n" +
 	"\vheader_name\x18\x01 \x01(\tR\n" +
-	"headerName\x12&\n" +
-	"\fheader_value\x18\x02 \x01(\tB\x03\x80\x01\x01R\vheaderValue\x129\n" +
+	"headerName\x12(\n" +
+	"\fheader_value\x18\x02 \x01(\tB\x05\x18\x01\x80\x01\x01R\vheaderValue\x129\n" +
 	"\n" +
-	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x19\n" +
-	"\x05query\x18( \x01(\tB\x03\x80\x01\x01R\x05query\x12\x1a\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x1b\n" +
+	"\x05query\x18( \x01(\tB\x05\x18\x01\x80\x01\x01R\x05query\x12\x1a\n" +
 	"\bidentity\x18) \x01(\tR\bidentity\x12=\n" +
-	"\aconnect\x18* \x01(\v2#.sallyport.fleet.v1.ConnectRequiredR\aconnect\"b\n" +
+	"\aconnect\x18* \x01(\v2#.sallyport.fleet.v1.ConnectRequiredR\aconnect\x12\x16\n" +
+	"\x06sealed\x18+ \x01(\fR\x06sealed\x125\n" +
+	"\blifetime\x18, \x01(\v2\x19.google.protobuf.DurationR\blifetime\"S\n" +
+	"\x0eUpstreamSecret\x12&\n" +
+	"\fheader_value\x18\x01 \x01(\tB\x03\x80\x01\x01R\vheaderValue\x12\x19\n" +
+	"\x05query\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05query\"b\n" +
 	"\x0fConnectRequired\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12%\n" +
@@ -2775,7 +2871,7 @@ func file_sallyport_fleet_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_sallyport_fleet_v1_fleet_proto_rawDescData
 }
 
-var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*SyncRequest)(nil),             // 0: sallyport.fleet.v1.SyncRequest
 	(*Hello)(nil),                   // 1: sallyport.fleet.v1.Hello
@@ -2806,25 +2902,26 @@ var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*RevokedClient)(nil),           // 26: sallyport.fleet.v1.RevokedClient
 	(*IssueCredentialRequest)(nil),  // 27: sallyport.fleet.v1.IssueCredentialRequest
 	(*IssueCredentialResponse)(nil), // 28: sallyport.fleet.v1.IssueCredentialResponse
-	(*ConnectRequired)(nil),         // 29: sallyport.fleet.v1.ConnectRequired
-	(*DeliverAuditRequest)(nil),     // 30: sallyport.fleet.v1.DeliverAuditRequest
-	(*DeliverAuditResponse)(nil),    // 31: sallyport.fleet.v1.DeliverAuditResponse
-	(*timestamppb.Timestamp)(nil),   // 32: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 33: google.protobuf.Duration
-	(*v1.Connector)(nil),            // 34: sallyport.policy.v1.Connector
-	(*v1.Block)(nil),                // 35: sallyport.policy.v1.Block
-	(*v1.Rule)(nil),                 // 36: sallyport.policy.v1.Rule
-	(*v1.Tool)(nil),                 // 37: sallyport.policy.v1.Tool
-	(*v1.Issuer)(nil),               // 38: sallyport.policy.v1.Issuer
-	(*v1.SigningKey)(nil),           // 39: sallyport.policy.v1.SigningKey
-	(*v11.AuditRecord)(nil),         // 40: sallyport.audit.v1.AuditRecord
+	(*UpstreamSecret)(nil),          // 29: sallyport.fleet.v1.UpstreamSecret
+	(*ConnectRequired)(nil),         // 30: sallyport.fleet.v1.ConnectRequired
+	(*DeliverAuditRequest)(nil),     // 31: sallyport.fleet.v1.DeliverAuditRequest
+	(*DeliverAuditResponse)(nil),    // 32: sallyport.fleet.v1.DeliverAuditResponse
+	(*timestamppb.Timestamp)(nil),   // 33: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 34: google.protobuf.Duration
+	(*v1.Connector)(nil),            // 35: sallyport.policy.v1.Connector
+	(*v1.Block)(nil),                // 36: sallyport.policy.v1.Block
+	(*v1.Rule)(nil),                 // 37: sallyport.policy.v1.Rule
+	(*v1.Tool)(nil),                 // 38: sallyport.policy.v1.Tool
+	(*v1.Issuer)(nil),               // 39: sallyport.policy.v1.Issuer
+	(*v1.SigningKey)(nil),           // 40: sallyport.policy.v1.SigningKey
+	(*v11.AuditRecord)(nil),         // 41: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	1,  // 0: sallyport.fleet.v1.SyncRequest.hello:type_name -> sallyport.fleet.v1.Hello
 	2,  // 1: sallyport.fleet.v1.SyncRequest.ack:type_name -> sallyport.fleet.v1.Ack
 	3,  // 2: sallyport.fleet.v1.Ack.troubles:type_name -> sallyport.fleet.v1.Troubles
 	4,  // 3: sallyport.fleet.v1.Troubles.troubles:type_name -> sallyport.fleet.v1.Trouble
-	32, // 4: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
+	33, // 4: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
 	6,  // 5: sallyport.fleet.v1.SyncResponse.welcome:type_name -> sallyport.fleet.v1.Welcome
 	8,  // 6: sallyport.fleet.v1.SyncResponse.chunk:type_name -> sallyport.fleet.v1.SnapshotChunk
 	9,  // 7: sallyport.fleet.v1.SyncResponse.delta:type_name -> sallyport.fleet.v1.Delta
@@ -2833,16 +2930,16 @@ var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	13, // 10: sallyport.fleet.v1.SnapshotChunk.entries:type_name -> sallyport.fleet.v1.Entry
 	13, // 11: sallyport.fleet.v1.Delta.changed:type_name -> sallyport.fleet.v1.Entry
 	14, // 12: sallyport.fleet.v1.Delta.removed:type_name -> sallyport.fleet.v1.EntryKey
-	33, // 13: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
-	32, // 14: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
+	34, // 13: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
+	33, // 14: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
 	11, // 15: sallyport.fleet.v1.Heartbeat.peers:type_name -> sallyport.fleet.v1.Peers
 	12, // 16: sallyport.fleet.v1.Peers.peers:type_name -> sallyport.fleet.v1.Peer
 	16, // 17: sallyport.fleet.v1.Entry.user:type_name -> sallyport.fleet.v1.User
 	17, // 18: sallyport.fleet.v1.Entry.group:type_name -> sallyport.fleet.v1.Group
 	18, // 19: sallyport.fleet.v1.Entry.grant:type_name -> sallyport.fleet.v1.Grant
-	34, // 20: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
+	35, // 20: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
 	21, // 21: sallyport.fleet.v1.Entry.catalogue:type_name -> sallyport.fleet.v1.Catalogue
-	35, // 22: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
+	36, // 22: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
 	23, // 23: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
 	24, // 24: sallyport.fleet.v1.Entry.authorization_server:type_name -> sallyport.fleet.v1.AuthorizationServer
 	25, // 25: sallyport.fleet.v1.Entry.revoked_session:type_name -> sallyport.fleet.v1.RevokedSession
@@ -2850,27 +2947,28 @@ var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	19, // 27: sallyport.fleet.v1.Entry.principal_grant:type_name -> sallyport.fleet.v1.PrincipalGrant
 	15, // 28: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
 	20, // 29: sallyport.fleet.v1.EntryKey.principal_grant:type_name -> sallyport.fleet.v1.PrincipalGrantKey
-	36, // 30: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	37, // 30: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
 	20, // 31: sallyport.fleet.v1.PrincipalGrant.key:type_name -> sallyport.fleet.v1.PrincipalGrantKey
-	36, // 32: sallyport.fleet.v1.PrincipalGrant.rules:type_name -> sallyport.policy.v1.Rule
-	37, // 33: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
+	37, // 32: sallyport.fleet.v1.PrincipalGrant.rules:type_name -> sallyport.policy.v1.Rule
+	38, // 33: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
 	22, // 34: sallyport.fleet.v1.Catalogue.withheld:type_name -> sallyport.fleet.v1.WithheldTool
-	38, // 35: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
-	39, // 36: sallyport.fleet.v1.AuthorizationServer.keys:type_name -> sallyport.policy.v1.SigningKey
-	32, // 37: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
-	29, // 38: sallyport.fleet.v1.IssueCredentialResponse.connect:type_name -> sallyport.fleet.v1.ConnectRequired
-	40, // 39: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
-	0,  // 40: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
-	27, // 41: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
-	30, // 42: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
-	5,  // 43: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
-	28, // 44: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
-	31, // 45: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
-	43, // [43:46] is the sub-list for method output_type
-	40, // [40:43] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	39, // 35: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
+	40, // 36: sallyport.fleet.v1.AuthorizationServer.keys:type_name -> sallyport.policy.v1.SigningKey
+	33, // 37: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
+	30, // 38: sallyport.fleet.v1.IssueCredentialResponse.connect:type_name -> sallyport.fleet.v1.ConnectRequired
+	34, // 39: sallyport.fleet.v1.IssueCredentialResponse.lifetime:type_name -> google.protobuf.Duration
+	41, // 40: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
+	0,  // 41: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
+	27, // 42: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
+	31, // 43: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
+	5,  // 44: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
+	28, // 45: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
+	32, // 46: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
+	44, // [44:47] is the sub-list for method output_type
+	41, // [41:44] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_fleet_v1_fleet_proto_init() }
@@ -2924,7 +3022,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_fleet_v1_fleet_proto_rawDesc), len(file_sallyport_fleet_v1_fleet_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
