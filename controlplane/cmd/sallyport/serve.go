@@ -210,6 +210,7 @@ func (p *plane) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	rotation := &fleet.Rotation{Authority: authority, Engine: p.engine, Roster: p.roster, Trail: p.trail, Now: time.Now}
 	p.admins = &adminsession.Sessions{Engine: p.engine, URL: p.signinURL(), Now: time.Now}
 	signIn, err := p.openSignIn(ctx)
 	if err != nil {
@@ -234,7 +235,7 @@ func (p *plane) run(ctx context.Context) error {
 	adminMux.Handle("/login/", p.admins.Handler())
 	adminMux.Handle("/", admin.NewHandler(p.withDoctor(p.auditOf(admin.Config{
 		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Credentials: signIn.keeper, Activity: p.lately, Sessions: p.admins,
-		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Reviews: p.approvals, Usage: p.usage, Catalogues: catalogues, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
+		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Reviews: p.approvals, Usage: p.usage, FleetAuthority: rotation, Catalogues: catalogues, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
 	}), signIn.people)))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
@@ -246,6 +247,7 @@ func (p *plane) run(ctx context.Context) error {
 	defer running.Wait()
 	failed := make(chan error, 5)
 	running.Go(func() { fleetServer.Run(ctx) })
+	running.Go(func() { p.rotate(ctx, rotation) })
 	running.Go(func() { p.eraser.Run(ctx) })
 	running.Go(func() { signIn.server.Run(ctx) })
 	running.Go(func() { signIn.uses.Run(ctx) })

@@ -102,15 +102,17 @@ type Config struct {
 	// Invitation is what a proxy joins with, made of its token.
 	Invitation func(token string) string
 	// SignInSecrets keeps the secrets of clients at identity providers; SignInURL is where people sign in, for redirect URIs.
-	SignInSecrets SignInSecrets
-	SignInURL     string
-	Authorization Authorization
-	Doctor        Doctor
-	Reviews       Reviews
-	Usage         Usage
-	Catalogues    Catalogues
-	Now           func() time.Time
-	Log           *slog.Logger
+	SignInSecrets  SignInSecrets
+	SignInURL      string
+	Authorization  Authorization
+	Doctor         Doctor
+	Reviews        Reviews
+	Usage          Usage
+	FleetAuthority FleetAuthority
+	FleetAuthority FleetAuthority
+	Catalogues     Catalogues
+	Now            func() time.Time
+	Log            *slog.Logger
 }
 
 // maxRequest bounds a request: a policy of 1,000 grants is well below.
@@ -158,6 +160,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewBacktestServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewReviewServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewMigrationServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewFleetAuthorityServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewCatalogueServiceHandler(a, options))
 
 	services := []string{
@@ -170,7 +173,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.SignInServiceName, adminv1connect.ClientServiceName, adminv1connect.SessionServiceName,
 		adminv1connect.RuleSetServiceName, adminv1connect.CredentialServiceName,
 		adminv1connect.AccessServiceName, adminv1connect.PlanServiceName, adminv1connect.ExportServiceName, adminv1connect.BacktestServiceName, adminv1connect.ReviewServiceName,
-		adminv1connect.MigrationServiceName, adminv1connect.CatalogueServiceName,
+		adminv1connect.MigrationServiceName, adminv1connect.FleetAuthorityServiceName, adminv1connect.CatalogueServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

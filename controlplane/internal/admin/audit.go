@@ -71,7 +71,7 @@ func (a *api) note(ctx context.Context, action string, filter *adminv1.AuditFilt
 	}
 	rec := &auditv1.AuditRecord{
 		Kind: auditv1.Kind_KIND_AUDIT_READ, Action: action,
-		Actor: &auditv1.Actor{Kind: auditv1.ActorKind_ACTOR_KIND_ADMIN, Id: callerOf(ctx).actor().GetId()},
+		Actor: auditActor(ctx),
 	}
 	facts := proto.CloneOf(filter)
 	if facts != nil {

@@ -82,6 +82,10 @@ var roles = map[string]policyv1.Role{
 
 	adminv1connect.MigrationServiceGetMigrationReportProcedure: auditor,
 
+	adminv1connect.FleetAuthorityServiceGetFleetAuthorityProcedure:    viewer,
+	adminv1connect.FleetAuthorityServiceRotateFleetAuthorityProcedure: owner,
+	adminv1connect.FleetAuthorityServiceDropFleetAuthorityProcedure:   owner,
+
 	adminv1connect.FleetAdminServiceListProxiesProcedure: viewer,
 	adminv1connect.FleetAdminServiceGetReceiptProcedure:  viewer,
 

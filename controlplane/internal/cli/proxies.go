@@ -15,7 +15,7 @@ import (
 func proxiesCommand(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use: "proxies", Short: "Show the proxies, what they enforce and how far behind they are; invite and revoke them", Args: cobra.NoArgs,
-		Example: "  sallyport proxies\n  sallyport proxies invite us-east-1 --region us-east\n  sallyport proxies revoke us-east-1",
+		Example: "  sallyport proxies\n  sallyport proxies invite us-east-1 --region us-east\n  sallyport proxies revoke us-east-1\n  sallyport proxies rotate-ca",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return call(cmd.Context(), o, adminv1connect.NewFleetAdminServiceClient, adminv1connect.FleetAdminServiceClient.ListProxies,
 				&adminv1.ListProxiesRequest{}, func(r *adminv1.ListProxiesResponse) table {
@@ -29,7 +29,7 @@ func proxiesCommand(o *options) *cobra.Command {
 				})
 		},
 	}
-	c.AddCommand(inviteCommand(o), &cobra.Command{
+	c.AddCommand(inviteCommand(o), authorityCommand(o), rotateAuthorityCommand(o), &cobra.Command{
 		Use: "revoke NAME", Short: "Expel a proxy at once, or take its invitation back", Args: cobra.ExactArgs(1),
 		Long: "Expel a proxy at once, or take its invitation back. The keys that seal sessions in its region are replaced, so that agents\nthere open their sessions anew. The proxy itself stops when its lease is over, if it cannot be told.",
 		RunE: func(cmd *cobra.Command, args []string) error {

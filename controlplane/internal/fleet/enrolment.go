@@ -22,9 +22,11 @@ import (
 
 // Authority is what enrolment needs of the fleet's certificate authority.
 type Authority interface {
-	Issue(request *x509.CertificateRequest, id uuid.UUID, proxy, region string) ([]byte, error)
-	// Certificate is the authority's own, in DER.
-	Certificate() []byte
+	Issue(ctx context.Context, request *x509.CertificateRequest, id uuid.UUID, proxy, region string) (*fleetca.Issued, error)
+	// Wanted is what proxies are to hold of the fleet's authorities now.
+	Wanted() fleetca.Holding
+	// Trusts tells whether an authority by which a connection was verified is one still.
+	Trusts(root *x509.Certificate) bool
 }
 
 // Commander is what enrolment needs of the engine to change the log.
@@ -61,13 +63,13 @@ func (s *Server) Join(ctx context.Context, req *connect.Request[fleetv1.JoinRequ
 		}
 		return nil, connect.NewError(connect.CodeUnavailable, errors.New("joining could not be written down: try again"))
 	}
-	cert, err := s.config.Authority.Issue(request, invited.ID, invited.Name, invited.Region)
+	issued, err := s.config.Authority.Issue(ctx, request, invited.ID, invited.Name, invited.Region)
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInternal, errors.New("the certificate could not be made"))
 	}
 	s.config.Log.InfoContext(ctx, "a proxy joined", "proxy", invited.Name, "region", invited.Region)
 	return connect.NewResponse(&fleetv1.JoinResponse{
-		Proxy: invited.Name, Region: invited.Region, Certificate: cert, Authority: s.config.Authority.Certificate(),
+		Proxy: invited.Name, Region: invited.Region, Certificate: issued.Certificate, Authority: issued.Authority, Authorities: issued.Authorities,
 	}), nil
 }
 
@@ -88,18 +90,24 @@ func (s *Server) Renew(ctx context.Context, req *connect.Request[fleetv1.RenewRe
 	if state.Token(token.ID) == nil {
 		return nil, errNoProxy()
 	}
-	cert, err := s.config.Authority.Issue(request, token.ID, token.Name, token.Region)
+	issued, err := s.config.Authority.Issue(ctx, request, token.ID, token.Name, token.Region)
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInternal, errors.New("the certificate could not be made"))
 	}
-	return connect.NewResponse(&fleetv1.RenewResponse{Certificate: cert, Authority: s.config.Authority.Certificate()}), nil
+	return connect.NewResponse(&fleetv1.RenewResponse{Certificate: issued.Certificate, Authority: issued.Authority, Authorities: issued.Authorities}), nil
 }
 
 type proxyKey struct{}
 
+// caller is who asks: a proxy's id, and the authority by which its connection was verified.
+type caller struct {
+	id   uuid.UUID
+	root *x509.Certificate
+}
+
 // AsProxy marks what a proxy asks, by the id that its certificate names.
 func AsProxy(ctx context.Context, id uuid.UUID) context.Context {
-	return context.WithValue(ctx, proxyKey{}, id)
+	return context.WithValue(ctx, proxyKey{}, caller{id: id})
 }
 
 // ByCertificate knows proxies by the certificates of their connections, which TLS verified.
@@ -107,7 +115,8 @@ func ByCertificate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
 			if id, ok := fleetca.ProxyOf(r.TLS.PeerCertificates[0]); ok {
-				r = r.WithContext(AsProxy(r.Context(), id))
+				chain := r.TLS.VerifiedChains[0]
+				r = r.WithContext(context.WithValue(r.Context(), proxyKey{}, caller{id, chain[len(chain)-1]}))
 			}
 		}
 		next.ServeHTTP(w, r)
@@ -116,15 +125,29 @@ func ByCertificate(next http.Handler) http.Handler {
 
 // proxy returns the proxy that asks.
 func (s *Server) proxy(ctx context.Context) (*core.Token, error) {
-	id, ok := ctx.Value(proxyKey{}).(uuid.UUID)
+	from, ok := ctx.Value(proxyKey{}).(caller)
 	if !ok {
 		return nil, errNoProxy()
 	}
-	token := s.config.Engine.State().Token(id)
+	if s.outdated(ctx) {
+		return nil, errOutdated()
+	}
+	token := s.config.Engine.State().Token(from.id)
 	if !token.IsProxy() {
 		return nil, errNoProxy()
 	}
 	return token, nil
+}
+
+// outdated tells whether the caller's connection was verified by an authority that was dropped since.
+func (s *Server) outdated(ctx context.Context) bool {
+	from, _ := ctx.Value(proxyKey{}).(caller)
+	return from.root != nil && !s.config.Authority.Trusts(from.root)
+}
+
+// errOutdated ends what came over a connection that is older than a rotation. Unavailable: a proxy that has a new certificate goes on over a new connection.
+func errOutdated() error {
+	return connect.NewError(connect.CodeUnavailable, errors.New("the fleet's authority was replaced since this connection began: connect again"))
 }
 
 func errNoProxy() error {

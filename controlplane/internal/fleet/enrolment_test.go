@@ -149,9 +149,9 @@ func foreign(t *testing.T, id uuid.UUID) *tls.Certificate {
 	key, der := newRequest(t)
 	request, _, err := fleetca.ReadRequest(der)
 	enginetest.Must(t, err)
-	cert, err := authority.Issue(request, id, "us-east-7", "us-east")
+	issued, err := authority.Issue(t.Context(), request, id, "us-east-7", "us-east")
 	enginetest.Must(t, err)
-	return &tls.Certificate{Certificate: [][]byte{cert}, PrivateKey: key}
+	return &tls.Certificate{Certificate: [][]byte{issued.Certificate}, PrivateKey: key}
 }
 
 // TestAStolenCertificateOpensNothingWithoutAgentsTokens: what a proxy can have is what an agent's live token is good for.
@@ -189,5 +189,93 @@ func TestRevokingAProxyReplacesTheSealingKeysOfItsRegionAlone(t *testing.T) {
 	enginetest.Must(t, err)
 	if s.Engine.State().SealingEpoch("eu-west") != 0 || len(before) != 1 {
 		t.Error("another region's keys were replaced")
+	}
+}
+
+// TestAnOldAuthoritysCertificateIsOfNoUseOnceThatIsDropped: neither for a new connection nor over one that is open.
+func TestAnOldAuthoritysCertificateIsOfNoUseOnceThatIsDropped(t *testing.T) {
+	s := newSite(t, config{})
+	server := s.listen(t)
+	_, invitation := s.invite(t, "us-east-7")
+	key, request := newRequest(t)
+	joined, err := fleetv1connect.NewEnrolmentServiceClient(s.as(t, nil), server.URL).Join(t.Context(), connect.NewRequest(&fleetv1.JoinRequest{Invitation: invitation, CertificateRequest: request}))
+	enginetest.Must(t, err)
+	old := &tls.Certificate{Certificate: [][]byte{joined.Msg.GetCertificate()}, PrivateKey: key}
+	deliver := func(c *http.Client) error {
+		_, err := fleetv1connect.NewFleetServiceClient(c, server.URL).DeliverAudit(t.Context(), connect.NewRequest(&fleetv1.DeliverAuditRequest{SpoolGeneration: "g1"}))
+		return err
+	}
+	open := s.as(t, old)
+	enginetest.Must(t, deliver(open))
+	stream := fleetv1connect.NewFleetServiceClient(open, server.URL).Sync(t.Context())
+	enginetest.Must(t, stream.Send(&fleetv1.SyncRequest{Message: &fleetv1.SyncRequest_Hello{Hello: &fleetv1.Hello{}}}))
+	if _, err := stream.Receive(); err != nil {
+		t.Fatal(err)
+	}
+
+	_, err = s.authority.Rotate(t.Context())
+	enginetest.Must(t, err)
+	enginetest.Must(t, deliver(open))
+	newKey, next := newRequest(t)
+	renewed, err := fleetv1connect.NewEnrolmentServiceClient(open, server.URL).Renew(t.Context(), connect.NewRequest(&fleetv1.RenewRequest{CertificateRequest: next}))
+	enginetest.Must(t, err)
+	if len(renewed.Msg.GetAuthorities()) != 2 {
+		t.Errorf("the proxy is told of %d authorities", len(renewed.Msg.GetAuthorities()))
+	}
+	// By the old one still: the other proxies may not know the new one.
+	announced := &tls.Certificate{Certificate: [][]byte{renewed.Msg.GetCertificate()}, PrivateKey: newKey}
+	enginetest.Must(t, deliver(s.as(t, announced)))
+
+	enginetest.Must(t, s.authority.Drop(t.Context()))
+	if err := deliver(open); connect.CodeOf(err) != connect.CodeUnavailable {
+		t.Errorf("over the open connection: %v", err)
+	}
+	if err := deliver(s.as(t, old)); err == nil {
+		t.Error("over a new connection the old certificate was taken")
+	}
+	for {
+		if _, err := stream.Receive(); err != nil {
+			if connect.CodeOf(err) != connect.CodeUnavailable {
+				t.Errorf("the stream ended with %v", err)
+			}
+			break
+		}
+	}
+	_ = stream.CloseRequest()
+}
+
+// TestARotationWaitsForLiveProxiesAlone: for those that serve and do not hold what they are to hold.
+func TestARotationWaitsForLiveProxiesAlone(t *testing.T) {
+	s := newSite(t, config{})
+	rotation := &fleet.Rotation{Authority: s.authority, Engine: s.Engine, Roster: s.roster, Now: time.Now}
+	p := s.dial(t, s.token, nil)
+	p.reach(s.seq())
+	_, _ = s.Token(eventv1.TokenKind_TOKEN_KIND_PROXY, "never-connected")
+	fingerprint, err := s.authority.Rotate(t.Context())
+	enginetest.Must(t, err)
+	lacking := func() []string {
+		now, err := rotation.Standing(t.Context())
+		enginetest.Must(t, err)
+		return now.GetWaitingFor()
+	}
+	enginetest.Eventually(t, "the live proxy to be waited for", func() bool { l := lacking(); return len(l) == 1 && l[0] == "us-east-1" })
+	if ok, err := rotation.Ready(s.authority.Wanted()); ok || err != nil {
+		t.Errorf("it is ready: %v", err)
+	}
+	want := s.authority.Wanted()
+	holds := &fleetv1.Authorities{Issuer: want.Issuer[:]}
+	for _, x := range want.Trusted {
+		holds.Trusted = append(holds.Trusted, x[:])
+	}
+	s.roster.Holds(s.Engine.State().Token(s.id), holds)
+	if ok, err := rotation.Ready(want); !ok || err != nil {
+		t.Errorf("it is not ready: %v, %v", lacking(), err)
+	}
+	cut, err := rotation.Drop(t.Context(), nil)
+	if err != nil || len(cut) != 1 || cut[0] != "us-east-1" {
+		t.Errorf("it cuts off %v: %v", cut, err)
+	}
+	if s.authority.Fingerprint() != fingerprint {
+		t.Error("the new authority does not serve")
 	}
 }

@@ -47,6 +47,10 @@ type Standing struct {
 	Troubles string `json:"troubles,omitempty"`
 	// Resyncs counts full snapshots that were needed because a digest differed.
 	Resyncs uint64 `json:"resyncs,omitempty"`
+	// Issuer is the authority of the fleet that made the proxy's certificate, and Trusts those that it believes, in hexadecimal digits, ascending;
+	// empty: it did not say.
+	Issuer string `json:"issuer,omitempty"`
+	Trusts string `json:"trusts,omitempty"`
 	// Revoked: its token is no longer valid, while its lease may still run. Not kept: the log says it.
 	Revoked bool `json:"-"`
 }

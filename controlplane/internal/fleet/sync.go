@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
@@ -58,6 +59,7 @@ func (s *Server) Sync(ctx context.Context, stream *connect.BidiStream[fleetv1.Sy
 		return err
 	}
 	s.config.Roster.Connected(token, hello, s.config.Name)
+	c.holding(hello.GetAuthorities())
 	defer s.config.Roster.Disconnected(token, s.config.Name)
 
 	received := make(chan error, 1)
@@ -116,7 +118,8 @@ type cursor struct {
 	began   time.Time
 	sealing uint64 // the epoch of the sealing keys that the proxy was told
 	marked  atomic.Pointer[marked]
-	peers   string // what the proxy was told of, see Roster.Peers
+	peers   string                              // what the proxy was told of, see Roster.Peers
+	holds   atomic.Pointer[fleetv1.Authorities] // what the proxy said that it holds
 }
 
 // marked is the newest mark that was read, and when.
@@ -169,6 +172,9 @@ func (c *cursor) run(ctx context.Context) error {
 		if state.Token(c.token.ID) == nil {
 			return connect.NewError(connect.CodeUnauthenticated, errors.New("the proxy was revoked"))
 		}
+		if c.server.outdated(ctx) {
+			return errOutdated()
+		}
 		if state.SealingEpoch(c.token.Region) != c.sealing {
 			// A welcome tells them, and the stream that follows goes on where this one ended.
 			return connect.NewError(connect.CodeAborted, errors.New("the region's sealing keys were replaced: connect again"))
@@ -197,6 +203,9 @@ func (c *cursor) heartbeat(ctx context.Context, last proof) error {
 	beat := &fleetv1.Heartbeat{FencedVersion: last.fenced, Lease: durationpb.New(lease), At: timestamppb.New(now), Mark: marked.mark}
 	if peers, told := c.server.config.Roster.Peers(c.server.config.Engine.State(), c.token.Region, now); told != c.peers {
 		beat.Peers, c.peers = peers, told
+	}
+	if wanted := wire(c.server.config.Authority.Wanted()); !proto.Equal(wanted, c.holds.Load()) {
+		beat.Authorities = wanted
 	}
 	return c.send(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Heartbeat{Heartbeat: beat}})
 }
@@ -243,6 +252,7 @@ func (c *cursor) receive() error {
 			return nil
 		}
 		c.mark(ack.GetMark())
+		c.holding(ack.GetAuthorities())
 		if t := ack.GetTroubles(); t != nil {
 			c.server.config.Roster.Troubled(c.token, t)
 		}

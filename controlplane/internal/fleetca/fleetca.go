@@ -14,12 +14,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -43,66 +43,41 @@ const (
 // Secrets is what the authority needs of the vault.
 type Secrets interface {
 	GetOrMake(ctx context.Context, name, owner string, make func() vault.Secret) (vault.Secret, error)
+	// Read returns a secret with the revision by which Replace replaces it. Replace fails with vault.ErrChanged where another was first.
+	Read(ctx context.Context, name, owner string) (vault.Secret, uint64, error)
+	Replace(ctx context.Context, name, owner string, secret vault.Secret, revision uint64) error
 }
 
 // Authority certifies. It is safe for concurrent use.
 type Authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	secrets Secrets
 	// lifetime is that of proxies' certificates.
 	lifetime time.Duration
 	now      func() time.Time
+	// current is what the vault held last.
+	current atomic.Pointer[authorities]
 
 	mu     sync.Mutex
-	server *tls.Certificate // this control plane's own
+	server *tls.Certificate  // this control plane's own
+	by     [sha256.Size]byte // the authority that made it
 }
 
 // Open reads the authority from the vault, and makes it where there is none. lifetime is that of proxies' certificates.
 func Open(ctx context.Context, secrets Secrets, lifetime time.Duration, now func() time.Time) (*Authority, error) {
 	var made error
-	secret, err := secrets.GetOrMake(ctx, secretName, secretName, func() vault.Secret {
-		data, err := newAuthority(now())
+	_, err := secrets.GetOrMake(ctx, secretName, secretName, func() vault.Secret {
+		first, err := newAuthority(now())
 		made = err
-		return vault.NewSecret(data)
+		return (&authorities{All: []*one{first}, Stage: Settled, Since: now()}).secret()
 	})
 	if err := errors.Join(err, made); err != nil {
 		return nil, fmt.Errorf("opening the fleet's certificate authority: %w", err)
 	}
-	a := &Authority{lifetime: lifetime, now: now}
-	certBlock, rest := pem.Decode(secret.Reveal())
-	keyBlock, _ := pem.Decode(rest)
-	if certBlock == nil || keyBlock == nil {
-		return nil, errors.New("opening the fleet's certificate authority: what the vault holds is none")
-	}
-	if a.cert, err = x509.ParseCertificate(certBlock.Bytes); err != nil {
+	a := &Authority{secrets: secrets, lifetime: lifetime, now: now}
+	if _, err := a.Refresh(ctx); err != nil {
 		return nil, fmt.Errorf("opening the fleet's certificate authority: %w", err)
 	}
-	if a.key, err = x509.ParseECPrivateKey(keyBlock.Bytes); err != nil {
-		return nil, errors.New("opening the fleet's certificate authority: its key cannot be read")
-	}
 	return a, nil
-}
-
-func newAuthority(now time.Time) ([]byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	template, err := newTemplate("Sallyport fleet", now, authorityFor)
-	if err != nil {
-		return nil, err
-	}
-	template.IsCA, template.BasicConstraintsValid, template.MaxPathLenZero = true, true, true
-	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	keyDER, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})...), nil
 }
 
 func newTemplate(name string, now time.Time, lifetime time.Duration) (*x509.Certificate, error) {
@@ -116,17 +91,23 @@ func newTemplate(name string, now time.Time, lifetime time.Duration) (*x509.Cert
 	}, nil
 }
 
-// Certificate is the authority's own, in DER.
-func (a *Authority) Certificate() []byte { return a.cert.Raw }
+// Certificate is that of the authority by which control planes are certified, in DER.
+func (a *Authority) Certificate() []byte { return a.current.Load().serving().cert.Raw }
 
-// Fingerprint is the SHA-256 of the authority's certificate, by which an invitation names it.
-func (a *Authority) Fingerprint() [sha256.Size]byte { return sha256.Sum256(a.cert.Raw) }
+// Fingerprint is the SHA-256 of that certificate, by which an invitation names it.
+func (a *Authority) Fingerprint() [sha256.Size]byte { return a.current.Load().serving().fingerprint }
 
 // PeerName is the name under which a proxy is certified for the other proxies of its region.
 func PeerName(proxy, region string) string { return proxy + "." + region + ".proxy.sallyport" }
 
-// Issue certifies a proxy for the key of a PKCS #10 request, of which nothing else counts.
-func (a *Authority) Issue(request *x509.CertificateRequest, id uuid.UUID, proxy, region string) ([]byte, error) {
+// Issue certifies a proxy for the key of a PKCS #10 request, of which nothing else counts. It asks the vault by which authority: a control plane
+// that lags would hand out certificates that are of no use soon.
+func (a *Authority) Issue(ctx context.Context, request *x509.CertificateRequest, id uuid.UUID, proxy, region string) (*Issued, error) {
+	now, err := a.Refresh(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("certifying a proxy: %w", err)
+	}
+	by := now.issuing()
 	template, err := newTemplate(proxy, a.now(), a.lifetime)
 	if err != nil {
 		return nil, fmt.Errorf("certifying a proxy: %w", err)
@@ -135,11 +116,17 @@ func (a *Authority) Issue(request *x509.CertificateRequest, id uuid.UUID, proxy,
 	template.URIs = []*url.URL{{Scheme: scheme, Host: host, Path: "/" + id.String()}}
 	template.DNSNames = []string{PeerName(proxy, region)}
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, request.PublicKey, a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, request.PublicKey, by.key)
 	if err != nil {
 		return nil, fmt.Errorf("certifying a proxy: %w", err)
 	}
-	return der, nil
+	return &Issued{Certificate: der, Authority: by.cert.Raw, Authorities: now.certificates()}, nil
+}
+
+// Issued is a certificate in DER, with the authority that made it and all that are to be believed.
+type Issued struct {
+	Certificate, Authority []byte
+	Authorities            [][]byte
 }
 
 // ReadRequest reads a PKCS #10 request whose sender holds the key, and returns the SHA-256 of that key.
@@ -167,12 +154,16 @@ func ProxyOf(cert *x509.Certificate) (uuid.UUID, bool) {
 }
 
 // ServerTLS is how a control plane meets proxies: it shows a certificate of the authority, and checks one where one is shown. Who joins has
-// none yet.
+// none yet. No session is resumed: a resumed one would be believed by an authority that was dropped since.
 func (a *Authority) ServerTLS() *tls.Config {
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool, Time: a.now,
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			return &tls.Config{
+				MinVersion: tls.VersionTLS13, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: a.current.Load().pool, Time: a.now, NextProtos: []string{"h2", "http/1.1"},
+				SessionTicketsDisabled: true, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return a.serverCertificate() },
+			}, nil
+		},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return a.serverCertificate() },
 	}
 }
@@ -181,7 +172,8 @@ func (a *Authority) ServerTLS() *tls.Config {
 func (a *Authority) serverCertificate() (*tls.Certificate, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.server != nil && a.server.Leaf.NotAfter.Sub(a.now()) > serverFor/2 {
+	by := a.current.Load().serving()
+	if a.server != nil && a.by == by.fingerprint && a.server.Leaf.NotAfter.Sub(a.now()) > serverFor/2 {
 		return a.server, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -193,7 +185,7 @@ func (a *Authority) serverCertificate() (*tls.Certificate, error) {
 		return nil, fmt.Errorf("certifying the control plane: %w", err)
 	}
 	template.DNSNames, template.ExtKeyUsage = []string{ControlPlaneName}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, key.Public(), by.key)
 	if err != nil {
 		return nil, fmt.Errorf("certifying the control plane: %w", err)
 	}
@@ -201,6 +193,6 @@ func (a *Authority) serverCertificate() (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certifying the control plane: %w", err)
 	}
-	a.server = &tls.Certificate{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: key, Leaf: leaf}
+	a.server, a.by = &tls.Certificate{Certificate: [][]byte{der, by.cert.Raw}, PrivateKey: key, Leaf: leaf}, by.fingerprint
 	return a.server, nil
 }

@@ -126,11 +126,14 @@ func serve(ctx context.Context, c *serveConfig) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // once it joined, the file may be gone
 		return err
 	}
-	who, err := enrolment.Open(ctx, enrolment.Config{Dir: c.dataDir, Invitation: invitation, ControlPlanes: c.controlPlanes, Log: log})
+	var client *replica.Client
+	who, err := enrolment.Open(ctx, enrolment.Config{
+		Dir: c.dataDir, Invitation: invitation, ControlPlanes: c.controlPlanes, Spread: c.heartbeat, OnRenewed: func() { client.Reconnect() }, Log: log,
+	})
 	if err != nil {
 		return err
 	}
-	client, err := replica.NewClient(c.controlPlanes, who.ForControlPlanes())
+	client, err = replica.NewClient(c.controlPlanes, who.ForControlPlanes())
 	if err != nil {
 		return err
 	}
@@ -170,7 +173,7 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, who *enrolment.
 	policies := replica.New(replica.Config{
 		Client: client, Build: version, FeatureLevel: featureLevel, Heartbeat: c.heartbeat, Logger: log,
 		PeerURL: c.peerURL, OnPeers: func(all []*fleetv1.Peer) { front.Peers(all) },
-		Troubles: func() *fleetv1.Troubles { return front.Troubles() },
+		Troubles: func() *fleetv1.Troubles { return front.Troubles() }, Authorities: who.Holds, OnAuthorities: who.Want,
 		OnWelcome: func(w *fleetv1.Welcome) {
 			if w.GetProxy() != c.name || w.GetRegion() != c.region {
 				log.Error("the invitation was for another proxy: start with --name and --region as it has them", "invited_proxy", w.GetProxy(), "invited_region", w.GetRegion())

@@ -6,6 +6,7 @@
 package enrolment
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -19,14 +20,17 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	rand2 "math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
 )
@@ -50,21 +54,26 @@ type Config struct {
 	Invitation string
 	// ControlPlanes are their URLs, https.
 	ControlPlanes []string
-	Now           func() time.Time
-	Log           *slog.Logger
+	// OnRenewed, where set, is called when there is another certificate: connections that were opened with the one before are to be replaced.
+	OnRenewed func()
+	// Spread bounds the random pause before a renewal that a control plane asks for, so that not all proxies come at once. Default: 5 s.
+	Spread time.Duration
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 // Identity is a proxy's certificate, kept current by Run. It is safe for concurrent use.
 type Identity struct {
 	config  Config
 	current atomic.Pointer[held]
+	asked   chan struct{} // a control plane wants the certificate to be renewed
 }
 
 // held is a certificate in use.
 type held struct {
 	cert tls.Certificate
-	pool *x509.CertPool
-	ca   []byte
+	pool *x509.CertPool // the fleet's authorities
+	says *fleetv1.Authorities
 }
 
 // Open reads the proxy's identity, or joins the fleet. It waits for a control plane as long as ctx lives.
@@ -75,7 +84,10 @@ func Open(ctx context.Context, c Config) (*Identity, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	i := &Identity{config: c}
+	if c.Spread == 0 {
+		c.Spread = 5 * time.Second
+	}
+	i := &Identity{config: c, asked: make(chan struct{}, 1)}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("the data folder cannot be used: %w", err)
 	}
@@ -105,19 +117,27 @@ func (i *Identity) read(data []byte) error {
 	bad := func(err error) error {
 		return fmt.Errorf("the proxy's identity in %s cannot be read: %w", i.config.Dir, err)
 	}
-	var parts [3][]byte
-	for n, kind := range []string{"EC PRIVATE KEY", "CERTIFICATE", "CERTIFICATE"} {
+	var key *ecdsa.PrivateKey
+	var certs [][]byte
+	for len(data) > 0 {
 		var block *pem.Block
-		if block, data = pem.Decode(data); block == nil || block.Type != kind {
-			return bad(errors.New("it is not whole"))
+		if block, data = pem.Decode(data); block == nil {
+			break
 		}
-		parts[n] = block.Bytes
+		switch block.Type {
+		case "EC PRIVATE KEY":
+			var err error
+			if key, err = x509.ParseECPrivateKey(block.Bytes); err != nil {
+				return bad(errors.New("its key is none"))
+			}
+		case "CERTIFICATE":
+			certs = append(certs, block.Bytes)
+		}
 	}
-	key, err := x509.ParseECPrivateKey(parts[0])
-	if err != nil {
-		return bad(errors.New("its key is none"))
+	if key == nil || len(certs) < 2 {
+		return bad(errors.New("it is not whole"))
 	}
-	h, err := hold(key, parts[1], parts[2])
+	h, err := hold(key, certs[0], certs[1:])
 	if err != nil {
 		return bad(err)
 	}
@@ -125,27 +145,35 @@ func (i *Identity) read(data []byte) error {
 	return nil
 }
 
-// hold puts a certificate into use, if the authority made it.
-func hold(key *ecdsa.PrivateKey, cert, ca []byte) (*held, error) {
+// hold puts a certificate into use, if one of the authorities made it.
+func hold(key *ecdsa.PrivateKey, cert []byte, authorities [][]byte) (*held, error) {
 	leaf, err := x509.ParseCertificate(cert)
 	if err != nil {
 		return nil, fmt.Errorf("its certificate: %w", err)
 	}
-	authority, err := x509.ParseCertificate(ca)
-	if err != nil {
-		return nil, fmt.Errorf("its authority: %w", err)
+	h := &held{cert: tls.Certificate{PrivateKey: key, Leaf: leaf}, pool: x509.NewCertPool(), says: &fleetv1.Authorities{}}
+	for _, der := range authorities {
+		authority, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("its authority: %w", err)
+		}
+		h.pool.AddCert(authority)
+		sum := sha256.Sum256(der)
+		h.says.Trusted = append(h.says.Trusted, sum[:])
+		if leaf.CheckSignatureFrom(authority) == nil {
+			h.says.Issuer, h.cert.Certificate = sum[:], [][]byte{cert, der}
+		}
 	}
-	if err := leaf.CheckSignatureFrom(authority); err != nil || !key.PublicKey.Equal(leaf.PublicKey) {
+	if h.says.GetIssuer() == nil || !key.PublicKey.Equal(leaf.PublicKey) {
 		return nil, errors.New("key, certificate and authority do not belong together")
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(authority)
-	return &held{cert: tls.Certificate{Certificate: [][]byte{cert, ca}, PrivateKey: key, Leaf: leaf}, pool: pool, ca: ca}, nil
+	slices.SortFunc(h.says.Trusted, bytes.Compare)
+	return h, nil
 }
 
 // keep writes an identity so that a crash leaves the one before or the new one.
-func (i *Identity) keep(key *ecdsa.PrivateKey, cert, ca []byte) error {
-	h, err := hold(key, cert, ca)
+func (i *Identity) keep(key *ecdsa.PrivateKey, cert []byte, authorities [][]byte) error {
+	h, err := hold(key, cert, authorities)
 	if err != nil {
 		return fmt.Errorf("the control plane gave a certificate that is of no use: %w", err)
 	}
@@ -153,7 +181,7 @@ func (i *Identity) keep(key *ecdsa.PrivateKey, cert, ca []byte) error {
 	if err != nil {
 		return err
 	}
-	for _, der := range [][]byte{cert, ca} {
+	for _, der := range append([][]byte{cert}, authorities...) {
 		data = append(data, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
 	if err := write(filepath.Join(i.config.Dir, identityFile), data); err != nil {
@@ -161,6 +189,20 @@ func (i *Identity) keep(key *ecdsa.PrivateKey, cert, ca []byte) error {
 	}
 	i.current.Store(h)
 	return nil
+}
+
+// Holds is what the proxy holds of the fleet's authorities.
+func (i *Identity) Holds() *fleetv1.Authorities { return i.current.Load().says }
+
+// Want has the certificate renewed if the proxy does not hold what a control plane says that it is to hold.
+func (i *Identity) Want(wanted *fleetv1.Authorities) {
+	if wanted == nil || proto.Equal(wanted, i.Holds()) {
+		return
+	}
+	select {
+	case i.asked <- struct{}{}:
+	default:
+	}
 }
 
 func keyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
@@ -239,10 +281,11 @@ func (i *Identity) join(ctx context.Context) error {
 			}))
 			client.CloseIdleConnections()
 			if err == nil {
-				if sha256.Sum256(answer.Msg.GetAuthority()) != [sha256.Size]byte(fingerprint) {
+				// What the answer names beside it is believed since a control plane of the pinned authority said it.
+				if !slices.ContainsFunc(answer.Msg.GetAuthorities(), func(der []byte) bool { return sha256.Sum256(der) == [sha256.Size]byte(fingerprint) }) {
 					return errors.New("the control plane is of another fleet than the invitation")
 				}
-				if err := i.keep(key, answer.Msg.GetCertificate(), answer.Msg.GetAuthority()); err != nil {
+				if err := i.keep(key, answer.Msg.GetCertificate(), answer.Msg.GetAuthorities()); err != nil {
 					return err
 				}
 				i.config.Log.Info("joined the fleet", "proxy", answer.Msg.GetProxy(), "region", answer.Msg.GetRegion())
@@ -283,9 +326,22 @@ func pinned(fingerprint [sha256.Size]byte) *tls.Config {
 }
 
 // ForControlPlanes is how the proxy meets control planes.
-func (i *Identity) ForControlPlanes() *tls.Config {
+func (i *Identity) ForControlPlanes() *tls.Config { return i.meets(controlPlaneName) }
+
+// meets is how the proxy meets who is certified under a name, by the authorities that it believes at the time.
+func (i *Identity) meets(name string) *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, ServerName: controlPlaneName, RootCAs: i.current.Load().pool,
+		MinVersion: tls.VersionTLS13, ServerName: name,
+		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does it, by what is believed when the connection is made
+		VerifyConnection: func(s tls.ConnectionState) error {
+			options := x509.VerifyOptions{Roots: i.current.Load().pool, DNSName: name, Intermediates: x509.NewCertPool()}
+			for _, cert := range s.PeerCertificates[1:] {
+				options.Intermediates.AddCert(cert)
+			}
+			_, err := s.PeerCertificates[0].Verify(options)
+			return err
+		},
+		// Shown whichever authorities the other names: of two that are believed it may know one alone as yet.
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &i.current.Load().cert, nil },
 	}
 }
@@ -296,29 +352,32 @@ func (i *Identity) peerName(proxy string) string {
 }
 
 // ForPeer is how the proxy meets another of its region.
-func (i *Identity) ForPeer(proxy string) *tls.Config {
-	c := i.ForControlPlanes()
-	c.ServerName = i.peerName(proxy)
-	return c
-}
+func (i *Identity) ForPeer(proxy string) *tls.Config { return i.meets(i.peerName(proxy)) }
 
 // FromPeers is how other proxies of the region meet this one. A proxy that was revoked may have a certificate for hours yet: it gains nothing
 // here that agents do not have, whose tokens are looked at, and what proxies tell each other is sealed with keys that it has not.
 func (i *Identity) FromPeers() *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: i.current.Load().pool,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &i.current.Load().cert, nil },
-		VerifyConnection: func(s tls.ConnectionState) error {
-			from := s.PeerCertificates[0]
-			if from.VerifyHostname(i.peerName(from.Subject.CommonName)) != nil {
-				return errors.New("no proxy of this region")
-			}
-			return nil
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			now := i.current.Load()
+			return &tls.Config{
+				MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: now.pool, NextProtos: []string{"h2", "http/1.1"}, SessionTicketsDisabled: true,
+				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &now.cert, nil },
+				VerifyConnection: func(s tls.ConnectionState) error {
+					from := s.PeerCertificates[0]
+					if from.VerifyHostname(i.peerName(from.Subject.CommonName)) != nil {
+						return errors.New("no proxy of this region")
+					}
+					return nil
+				},
+			}, nil
 		},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &i.current.Load().cert, nil },
 	}
 }
 
-// Run renews the certificate when half of its time is over, until ctx ends.
+// Run renews the certificate when half of its time is over, or a control plane wants it, until ctx ends.
 func (i *Identity) Run(ctx context.Context) {
 	pause := retryFirst
 	leaf := i.current.Load().cert.Leaf
@@ -336,6 +395,9 @@ func (i *Identity) Run(ctx context.Context) {
 				// Of what is left of it: a certificate begins before it was made, for clocks that differ.
 				pause, leaf = retryFirst, i.current.Load().cert.Leaf
 				due = i.config.Now().Add(leaf.NotAfter.Sub(i.config.Now()) / 2)
+				if i.config.OnRenewed != nil {
+					i.config.OnRenewed()
+				}
 				continue
 			}
 		}
@@ -343,6 +405,10 @@ func (i *Identity) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
+		case <-i.asked:
+			if soon := i.config.Now().Add(rand2.N(i.config.Spread)); soon.Before(due) {
+				due = soon
+			}
 		}
 	}
 }
@@ -362,7 +428,7 @@ func (i *Identity) renew(ctx context.Context) error {
 	for _, url := range i.config.ControlPlanes {
 		answer, err := fleetv1connect.NewEnrolmentServiceClient(client, url).Renew(ctx, connect.NewRequest(&fleetv1.RenewRequest{CertificateRequest: der}))
 		if err == nil {
-			return i.keep(key, answer.Msg.GetCertificate(), i.current.Load().ca)
+			return i.keep(key, answer.Msg.GetCertificate(), answer.Msg.GetAuthorities())
 		}
 		failed = errors.Join(failed, err)
 	}

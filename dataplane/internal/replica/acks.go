@@ -23,6 +23,8 @@ type acks struct {
 	leaving bool
 	// troubles, if they are others than was said.
 	troubles *fleetv1.Troubles
+	// holds, if it is something else than was said.
+	holds *fleetv1.Authorities
 }
 
 func newAcks() *acks { return &acks{wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)} }
@@ -47,6 +49,13 @@ func (a *acks) trouble(t *fleetv1.Troubles) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.troubles = t
+}
+
+// authority has the next acknowledgement say what the proxy holds of the fleet's authorities.
+func (a *acks) authority(holds *fleetv1.Authorities) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.holds = holds
 }
 
 // leave has run send that the proxy leaves, and return.
@@ -77,8 +86,8 @@ func (a *acks) run(ctx context.Context, conn *connect.BidiStreamForClient[fleetv
 		case <-a.wake:
 		}
 		a.mu.Lock()
-		ack, due := &fleetv1.Ack{Version: a.version, Resync: a.again, Leaving: a.leaving, Troubles: a.troubles}, a.due
-		a.due, a.again, a.troubles = false, false, nil
+		ack, due := &fleetv1.Ack{Version: a.version, Resync: a.again, Leaving: a.leaving, Troubles: a.troubles, Authorities: a.holds}, a.due
+		a.due, a.again, a.troubles, a.holds = false, false, nil, nil
 		a.mu.Unlock()
 		if !due {
 			continue

@@ -26,8 +26,16 @@ const (
 
 // Client calls the control planes as one proxy. When one of them fails, the next call goes to the next.
 type Client struct {
-	peers   []peer
+	urls    []*url.URL
+	tls     *tls.Config
+	open    atomic.Pointer[connections]
 	current atomic.Uint32
+}
+
+// connections are those to all control planes.
+type connections struct {
+	peers      []peer
+	transports []*http.Transport
 }
 
 // peer is a control plane.
@@ -41,16 +49,32 @@ func NewClient(urls []string, tlsConfig *tls.Config) (*Client, error) {
 	if len(urls) == 0 {
 		return nil, errors.New("a proxy needs a control plane's URL")
 	}
-	c := &Client{}
+	c := &Client{tls: tlsConfig}
 	for _, u := range urls {
 		parsed, err := url.Parse(u)
 		if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" {
 			return nil, fmt.Errorf("control plane %q: not an http or https URL", u)
 		}
-		over, most := &http.Client{Transport: transport(parsed.Scheme, tlsConfig)}, connect.WithReadMaxBytes(maxMessage)
-		c.peers = append(c.peers, peer{fleetv1connect.NewFleetServiceClient(over, u, most), fleetv1connect.NewApprovalServiceClient(over, u, most)})
+		c.urls = append(c.urls, parsed)
 	}
+	c.Reconnect()
 	return c, nil
+}
+
+// Reconnect has all that is asked from now on go over new connections: the proxy has another certificate. What is under way ends over the old ones.
+func (c *Client) Reconnect() {
+	now := &connections{}
+	for _, u := range c.urls {
+		t := transport(u.Scheme, c.tls)
+		over, most := &http.Client{Transport: t}, connect.WithReadMaxBytes(maxMessage)
+		now.transports = append(now.transports, t)
+		now.peers = append(now.peers, peer{fleetv1connect.NewFleetServiceClient(over, u.String(), most), fleetv1connect.NewApprovalServiceClient(over, u.String(), most)})
+	}
+	if before := c.open.Swap(now); before != nil {
+		for _, t := range before.transports {
+			t.CloseIdleConnections()
+		}
+	}
 }
 
 // transport speaks HTTP/2 and nothing else: the stream goes both ways at once.
@@ -59,7 +83,7 @@ func transport(scheme string, tlsConfig *tls.Config) *http.Transport {
 	p.SetHTTP2(scheme == "https")
 	p.SetUnencryptedHTTP2(scheme == "http")
 	return &http.Transport{
-		Proxy: http.ProxyFromEnvironment, Protocols: &p, TLSClientConfig: tlsConfig, TLSHandshakeTimeout: 10 * time.Second,
+		Proxy: http.ProxyFromEnvironment, Protocols: &p, TLSClientConfig: tlsConfig, TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 2 * time.Minute,
 		// A peer that is gone without a word is noticed.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
 	}
@@ -67,7 +91,8 @@ func transport(scheme string, tlsConfig *tls.Config) *http.Transport {
 
 // peer returns the control plane to call now.
 func (c *Client) peer() peer {
-	return c.peers[int(c.current.Load())%len(c.peers)]
+	open := c.open.Load()
+	return open.peers[int(c.current.Load())%len(open.peers)]
 }
 
 // failed moves on to the next control plane where this one cannot serve.

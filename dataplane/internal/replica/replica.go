@@ -39,6 +39,10 @@ type Config struct {
 	OnPeers func([]*fleetv1.Peer)
 	// Troubles, where set, says what is wrong at the proxy. It is asked at each heartbeat; admins are told when it says something else.
 	Troubles func() *fleetv1.Troubles
+	// Authorities, where set, says what the proxy holds of the fleet's authorities, and OnAuthorities is called with what it is to hold, where that is
+	// something else.
+	Authorities   func() *fleetv1.Authorities
+	OnAuthorities func(*fleetv1.Authorities)
 	// Now is the clock, with its monotonic reading. Default: time.Now.
 	Now func() time.Time
 	// Logger gets lost streams, resyncs and refused versions. Default: slog.Default.

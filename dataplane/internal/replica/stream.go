@@ -30,6 +30,8 @@ type stream struct {
 	lived     bool // a heartbeat came
 	// troubles are what the control plane was told last.
 	troubles *fleetv1.Troubles
+	// holds is what the control plane was told last of the authorities that the proxy holds.
+	holds *fleetv1.Authorities
 }
 
 // leaveWithin is how long a stream lives on to tell that the proxy leaves.
@@ -64,6 +66,7 @@ func (r *Replica) follow(ctx context.Context) (lived bool, err error) {
 	defer unwatch()
 	hello := r.hello()
 	hello.Mark = s.marks.next(r.cfg.Now())
+	s.holds = hello.GetAuthorities()
 	if err := conn.Send(&fleetv1.SyncRequest{Message: &fleetv1.SyncRequest_Hello{Hello: hello}}); err != nil {
 		_ = conn.CloseRequest()
 		return false, reason(ctx, fmt.Errorf("opening the stream: %w", openError(conn, err)))
@@ -110,6 +113,9 @@ func reason(ctx context.Context, err error) error {
 
 func (r *Replica) hello() *fleetv1.Hello {
 	h := &fleetv1.Hello{Build: r.cfg.Build, FeatureLevel: r.cfg.FeatureLevel, PeerUrl: r.cfg.PeerURL}
+	if r.cfg.Authorities != nil {
+		h.Authorities = r.cfg.Authorities()
+	}
 	if v := r.view.Load(); v != nil && !v.broken {
 		h.Epoch, h.Version, h.Digest = v.epoch, v.table.Version(), v.table.Digest()
 	}
@@ -229,6 +235,15 @@ func (s *stream) heartbeat(h *fleetv1.Heartbeat) {
 	v := s.enforced()
 	if v == nil {
 		return
+	}
+	if h.GetAuthorities() != nil && s.r.cfg.OnAuthorities != nil {
+		s.r.cfg.OnAuthorities(h.GetAuthorities())
+	}
+	if s.r.cfg.Authorities != nil {
+		if now := s.r.cfg.Authorities(); !proto.Equal(now, s.holds) {
+			s.holds = now
+			s.acks.authority(now)
+		}
 	}
 	if s.r.cfg.Troubles != nil {
 		if now := s.r.cfg.Troubles(); !proto.Equal(now, s.troubles) && (s.troubles != nil || len(now.GetTroubles()) > 0) {

@@ -84,8 +84,10 @@ type JoinResponse struct {
 	Proxy  string                 `protobuf:"bytes,1,opt,name=proxy,proto3" json:"proxy,omitempty"`
 	Region string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	// In DER, as is the authority's.
-	Certificate   []byte `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`
-	Authority     []byte `protobuf:"bytes,4,opt,name=authority,proto3" json:"authority,omitempty"`
+	Certificate []byte `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Authority   []byte `protobuf:"bytes,4,opt,name=authority,proto3" json:"authority,omitempty"`
+	// All authorities of the fleet that are to be believed, in DER, `authority` among them.
+	Authorities   [][]byte `protobuf:"bytes,70,rep,name=authorities,proto3" json:"authorities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -148,6 +150,13 @@ func (x *JoinResponse) GetAuthority() []byte {
 	return nil
 }
 
+func (x *JoinResponse) GetAuthorities() [][]byte {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
 // RenewRequest asks for the next certificate.
 type RenewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -196,9 +205,11 @@ func (x *RenewRequest) GetCertificateRequest() []byte {
 
 // RenewResponse is the next certificate.
 type RenewResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
-	Authority     []byte                 `protobuf:"bytes,2,opt,name=authority,proto3" json:"authority,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Certificate []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Authority   []byte                 `protobuf:"bytes,2,opt,name=authority,proto3" json:"authority,omitempty"`
+	// All authorities of the fleet that are to be believed, in DER, `authority` among them.
+	Authorities   [][]byte `protobuf:"bytes,70,rep,name=authorities,proto3" json:"authorities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -247,6 +258,13 @@ func (x *RenewResponse) GetAuthority() []byte {
 	return nil
 }
 
+func (x *RenewResponse) GetAuthorities() [][]byte {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
 var File_sallyport_fleet_v1_enrolment_proto protoreflect.FileDescriptor
 
 const file_sallyport_fleet_v1_enrolment_proto_rawDesc = "" +
@@ -257,18 +275,20 @@ const file_sallyport_fleet_v1_enrolment_proto_rawDesc = "" +
 	"invitation\x18\x01 \x01(\tB\r\xbaH\ar\x05\x10\x01\x18\x80\x04\x80\x01\x01R\n" +
 	"invitation\x12;\n" +
 	"\x13certificate_request\x18\x02 \x01(\fB\n" +
-	"\xbaH\az\x05\x10\x01\x18\x80@R\x12certificateRequest\"|\n" +
+	"\xbaH\az\x05\x10\x01\x18\x80@R\x12certificateRequest\"\x9e\x01\n" +
 	"\fJoinResponse\x12\x14\n" +
 	"\x05proxy\x18\x01 \x01(\tR\x05proxy\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12 \n" +
 	"\vcertificate\x18\x03 \x01(\fR\vcertificate\x12\x1c\n" +
-	"\tauthority\x18\x04 \x01(\fR\tauthority\"K\n" +
+	"\tauthority\x18\x04 \x01(\fR\tauthority\x12 \n" +
+	"\vauthorities\x18F \x03(\fR\vauthorities\"K\n" +
 	"\fRenewRequest\x12;\n" +
 	"\x13certificate_request\x18\x01 \x01(\fB\n" +
-	"\xbaH\az\x05\x10\x01\x18\x80@R\x12certificateRequest\"O\n" +
+	"\xbaH\az\x05\x10\x01\x18\x80@R\x12certificateRequest\"q\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1c\n" +
-	"\tauthority\x18\x02 \x01(\fR\tauthority2\xab\x01\n" +
+	"\tauthority\x18\x02 \x01(\fR\tauthority\x12 \n" +
+	"\vauthorities\x18F \x03(\fR\vauthorities2\xab\x01\n" +
 	"\x10EnrolmentService\x12I\n" +
 	"\x04Join\x12\x1f.sallyport.fleet.v1.JoinRequest\x1a .sallyport.fleet.v1.JoinResponse\x12L\n" +
 	"\x05Renew\x12 .sallyport.fleet.v1.RenewRequest\x1a!.sallyport.fleet.v1.RenewResponseB4Z2sallyport.dev/proto/gen/sallyport/fleet/v1;fleetv1b\x06proto3"

@@ -124,7 +124,9 @@ type Hello struct {
 	// See Ack.mark.
 	Mark uint64 `protobuf:"varint,6,opt,name=mark,proto3" json:"mark,omitempty"`
 	// Where the other proxies of the region reach this one, without a path: https, or http on loopback. Empty: they do not.
-	PeerUrl       string `protobuf:"bytes,7,opt,name=peer_url,json=peerUrl,proto3" json:"peer_url,omitempty"`
+	PeerUrl string `protobuf:"bytes,7,opt,name=peer_url,json=peerUrl,proto3" json:"peer_url,omitempty"`
+	// What the proxy has of the fleet's authorities.
+	Authorities   *Authorities `protobuf:"bytes,70,opt,name=authorities,proto3" json:"authorities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -208,6 +210,68 @@ func (x *Hello) GetPeerUrl() string {
 	return ""
 }
 
+func (x *Hello) GetAuthorities() *Authorities {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
+// Authorities are the fleet's certificate authorities, by the SHA-256 of their certificates.
+type Authorities struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The one that made the proxy's certificate; from the control plane, the one that makes them now.
+	Issuer []byte `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Those whose certificates are believed, ascending.
+	Trusted       [][]byte `protobuf:"bytes,2,rep,name=trusted,proto3" json:"trusted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authorities) Reset() {
+	*x = Authorities{}
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authorities) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authorities) ProtoMessage() {}
+
+func (x *Authorities) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authorities.ProtoReflect.Descriptor instead.
+func (*Authorities) Descriptor() ([]byte, []int) {
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Authorities) GetIssuer() []byte {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *Authorities) GetTrusted() [][]byte {
+	if x != nil {
+		return x.Trusted
+	}
+	return nil
+}
+
 // Ack says that the proxy enforces every change up to a version. Cumulative. One is sent in answer to each heartbeat too.
 type Ack struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -221,14 +285,16 @@ type Ack struct {
 	// The proxy stops, serves nobody any more, and gave its lease up.
 	Leaving bool `protobuf:"varint,4,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	// What is wrong at the proxy, for admins. Absent: the same as was said before on this stream, at first nothing.
-	Troubles      *Troubles `protobuf:"bytes,20,opt,name=troubles,proto3" json:"troubles,omitempty"`
+	Troubles *Troubles `protobuf:"bytes,20,opt,name=troubles,proto3" json:"troubles,omitempty"`
+	// What the proxy has of the fleet's authorities. Absent: the same as was said before on this stream.
+	Authorities   *Authorities `protobuf:"bytes,70,opt,name=authorities,proto3" json:"authorities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[2]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -240,7 +306,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[2]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -253,7 +319,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Ack) GetVersion() uint64 {
@@ -291,6 +357,13 @@ func (x *Ack) GetTroubles() *Troubles {
 	return nil
 }
 
+func (x *Ack) GetAuthorities() *Authorities {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
 // Troubles are what is wrong at a proxy.
 type Troubles struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -301,7 +374,7 @@ type Troubles struct {
 
 func (x *Troubles) Reset() {
 	*x = Troubles{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[3]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -313,7 +386,7 @@ func (x *Troubles) String() string {
 func (*Troubles) ProtoMessage() {}
 
 func (x *Troubles) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[3]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -326,7 +399,7 @@ func (x *Troubles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Troubles.ProtoReflect.Descriptor instead.
 func (*Troubles) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Troubles) GetTroubles() []*Trouble {
@@ -355,7 +428,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[4]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -367,7 +440,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[4]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -380,7 +453,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Trouble) GetConnector() string {
@@ -434,7 +507,7 @@ type SyncResponse struct {
 
 func (x *SyncResponse) Reset() {
 	*x = SyncResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[5]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +519,7 @@ func (x *SyncResponse) String() string {
 func (*SyncResponse) ProtoMessage() {}
 
 func (x *SyncResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[5]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +532,7 @@ func (x *SyncResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncResponse.ProtoReflect.Descriptor instead.
 func (*SyncResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SyncResponse) GetMessage() isSyncResponse_Message {
@@ -547,7 +620,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[6]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +632,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[6]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +645,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Welcome) GetEpoch() string {
@@ -614,7 +687,7 @@ type SealingKey struct {
 
 func (x *SealingKey) Reset() {
 	*x = SealingKey{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[7]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +699,7 @@ func (x *SealingKey) String() string {
 func (*SealingKey) ProtoMessage() {}
 
 func (x *SealingKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[7]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +712,7 @@ func (x *SealingKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealingKey.ProtoReflect.Descriptor instead.
 func (*SealingKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SealingKey) GetId() uint32 {
@@ -672,7 +745,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[8]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +757,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[8]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +770,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SnapshotChunk) GetEpoch() string {
@@ -752,7 +825,7 @@ type Delta struct {
 
 func (x *Delta) Reset() {
 	*x = Delta{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[9]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +837,7 @@ func (x *Delta) String() string {
 func (*Delta) ProtoMessage() {}
 
 func (x *Delta) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[9]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +850,7 @@ func (x *Delta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delta.ProtoReflect.Descriptor instead.
 func (*Delta) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Delta) GetFromVersion() uint64 {
@@ -826,14 +899,16 @@ type Heartbeat struct {
 	// The mark of the newest Hello or Ack that was read before the heartbeat was sent.
 	Mark uint64 `protobuf:"varint,4,opt,name=mark,proto3" json:"mark,omitempty"`
 	// The proxies of the region that can be reached, this one included. Absent: the same as were said before.
-	Peers         *Peers `protobuf:"bytes,5,opt,name=peers,proto3" json:"peers,omitempty"`
+	Peers *Peers `protobuf:"bytes,5,opt,name=peers,proto3" json:"peers,omitempty"`
+	// What the proxy is to have and has not: it renews its certificate, which brings it. Absent: it has it.
+	Authorities   *Authorities `protobuf:"bytes,70,opt,name=authorities,proto3" json:"authorities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[10]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +920,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[10]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +933,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Heartbeat) GetFencedVersion() uint64 {
@@ -896,6 +971,13 @@ func (x *Heartbeat) GetPeers() *Peers {
 	return nil
 }
 
+func (x *Heartbeat) GetAuthorities() *Authorities {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
 // Peers are a region's proxies.
 type Peers struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -906,7 +988,7 @@ type Peers struct {
 
 func (x *Peers) Reset() {
 	*x = Peers{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[11]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +1000,7 @@ func (x *Peers) String() string {
 func (*Peers) ProtoMessage() {}
 
 func (x *Peers) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[11]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1013,7 @@ func (x *Peers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peers.ProtoReflect.Descriptor instead.
 func (*Peers) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Peers) GetPeers() []*Peer {
@@ -953,7 +1035,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[12]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1047,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[12]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1060,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Peer) GetProxy() string {
@@ -1018,7 +1100,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[13]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1112,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[13]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1125,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Entry) GetValue() isEntry_Value {
@@ -1245,7 +1327,7 @@ type EntryKey struct {
 
 func (x *EntryKey) Reset() {
 	*x = EntryKey{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[14]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1339,7 @@ func (x *EntryKey) String() string {
 func (*EntryKey) ProtoMessage() {}
 
 func (x *EntryKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[14]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1352,7 @@ func (x *EntryKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryKey.ProtoReflect.Descriptor instead.
 func (*EntryKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EntryKey) GetKey() isEntryKey_Key {
@@ -1469,7 +1551,7 @@ type GrantKey struct {
 
 func (x *GrantKey) Reset() {
 	*x = GrantKey{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[15]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1563,7 @@ func (x *GrantKey) String() string {
 func (*GrantKey) ProtoMessage() {}
 
 func (x *GrantKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[15]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1576,7 @@ func (x *GrantKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantKey.ProtoReflect.Descriptor instead.
 func (*GrantKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GrantKey) GetGroup() uint32 {
@@ -1537,7 +1619,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[16]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1631,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[16]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1644,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *User) GetId() []byte {
@@ -1651,7 +1733,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[17]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1745,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[17]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1758,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Group) GetNumber() uint32 {
@@ -1719,7 +1801,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[18]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1813,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[18]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1826,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Grant) GetGroup() uint32 {
@@ -1779,7 +1861,7 @@ type PrincipalGrant struct {
 
 func (x *PrincipalGrant) Reset() {
 	*x = PrincipalGrant{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +1873,7 @@ func (x *PrincipalGrant) String() string {
 func (*PrincipalGrant) ProtoMessage() {}
 
 func (x *PrincipalGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[19]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +1886,7 @@ func (x *PrincipalGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrincipalGrant.ProtoReflect.Descriptor instead.
 func (*PrincipalGrant) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PrincipalGrant) GetKey() *PrincipalGrantKey {
@@ -1836,7 +1918,7 @@ type PrincipalGrantKey struct {
 
 func (x *PrincipalGrantKey) Reset() {
 	*x = PrincipalGrantKey{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1848,7 +1930,7 @@ func (x *PrincipalGrantKey) String() string {
 func (*PrincipalGrantKey) ProtoMessage() {}
 
 func (x *PrincipalGrantKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[20]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1861,7 +1943,7 @@ func (x *PrincipalGrantKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrincipalGrantKey.ProtoReflect.Descriptor instead.
 func (*PrincipalGrantKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PrincipalGrantKey) GetTo() isPrincipalGrantKey_To {
@@ -1927,7 +2009,7 @@ type Catalogue struct {
 
 func (x *Catalogue) Reset() {
 	*x = Catalogue{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2021,7 @@ func (x *Catalogue) String() string {
 func (*Catalogue) ProtoMessage() {}
 
 func (x *Catalogue) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[21]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2034,7 @@ func (x *Catalogue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Catalogue.ProtoReflect.Descriptor instead.
 func (*Catalogue) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Catalogue) GetConnector() string {
@@ -1989,7 +2071,7 @@ type WithheldTool struct {
 
 func (x *WithheldTool) Reset() {
 	*x = WithheldTool{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2083,7 @@ func (x *WithheldTool) String() string {
 func (*WithheldTool) ProtoMessage() {}
 
 func (x *WithheldTool) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[22]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2096,7 @@ func (x *WithheldTool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithheldTool.ProtoReflect.Descriptor instead.
 func (*WithheldTool) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WithheldTool) GetLabel() string {
@@ -2042,7 +2124,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2136,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[23]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2149,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Issuer) GetIssuer() *v1.Issuer {
@@ -2099,7 +2181,7 @@ type AuthorizationServer struct {
 
 func (x *AuthorizationServer) Reset() {
 	*x = AuthorizationServer{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2193,7 @@ func (x *AuthorizationServer) String() string {
 func (*AuthorizationServer) ProtoMessage() {}
 
 func (x *AuthorizationServer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[24]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2206,7 @@ func (x *AuthorizationServer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationServer.ProtoReflect.Descriptor instead.
 func (*AuthorizationServer) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AuthorizationServer) GetIssuer() string {
@@ -2159,7 +2241,7 @@ type RevokedSession struct {
 
 func (x *RevokedSession) Reset() {
 	*x = RevokedSession{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2253,7 @@ func (x *RevokedSession) String() string {
 func (*RevokedSession) ProtoMessage() {}
 
 func (x *RevokedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[25]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2266,7 @@ func (x *RevokedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
 func (*RevokedSession) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RevokedSession) GetId() []byte {
@@ -2206,7 +2288,7 @@ type RevokedClient struct {
 
 func (x *RevokedClient) Reset() {
 	*x = RevokedClient{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2218,7 +2300,7 @@ func (x *RevokedClient) String() string {
 func (*RevokedClient) ProtoMessage() {}
 
 func (x *RevokedClient) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[26]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2313,7 @@ func (x *RevokedClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedClient.ProtoReflect.Descriptor instead.
 func (*RevokedClient) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RevokedClient) GetClientId() string {
@@ -2268,7 +2350,7 @@ type IssueCredentialRequest struct {
 
 func (x *IssueCredentialRequest) Reset() {
 	*x = IssueCredentialRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2362,7 @@ func (x *IssueCredentialRequest) String() string {
 func (*IssueCredentialRequest) ProtoMessage() {}
 
 func (x *IssueCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[27]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2375,7 @@ func (x *IssueCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialRequest.ProtoReflect.Descriptor instead.
 func (*IssueCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *IssueCredentialRequest) GetConnector() string {
@@ -2367,7 +2449,7 @@ type IssueCredentialResponse struct {
 
 func (x *IssueCredentialResponse) Reset() {
 	*x = IssueCredentialResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2379,7 +2461,7 @@ func (x *IssueCredentialResponse) String() string {
 func (*IssueCredentialResponse) ProtoMessage() {}
 
 func (x *IssueCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[28]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2392,7 +2474,7 @@ func (x *IssueCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCredentialResponse.ProtoReflect.Descriptor instead.
 func (*IssueCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *IssueCredentialResponse) GetHeaderName() string {
@@ -2465,7 +2547,7 @@ type UpstreamSecret struct {
 
 func (x *UpstreamSecret) Reset() {
 	*x = UpstreamSecret{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +2559,7 @@ func (x *UpstreamSecret) String() string {
 func (*UpstreamSecret) ProtoMessage() {}
 
 func (x *UpstreamSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[29]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +2572,7 @@ func (x *UpstreamSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamSecret.ProtoReflect.Descriptor instead.
 func (*UpstreamSecret) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UpstreamSecret) GetHeaderValue() string {
@@ -2521,7 +2603,7 @@ type ConnectRequired struct {
 
 func (x *ConnectRequired) Reset() {
 	*x = ConnectRequired{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2533,7 +2615,7 @@ func (x *ConnectRequired) String() string {
 func (*ConnectRequired) ProtoMessage() {}
 
 func (x *ConnectRequired) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[30]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2546,7 +2628,7 @@ func (x *ConnectRequired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequired.ProtoReflect.Descriptor instead.
 func (*ConnectRequired) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ConnectRequired) GetUrl() string {
@@ -2582,7 +2664,7 @@ type DeliverAuditRequest struct {
 
 func (x *DeliverAuditRequest) Reset() {
 	*x = DeliverAuditRequest{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[31]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2594,7 +2676,7 @@ func (x *DeliverAuditRequest) String() string {
 func (*DeliverAuditRequest) ProtoMessage() {}
 
 func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[31]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +2689,7 @@ func (x *DeliverAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditRequest.ProtoReflect.Descriptor instead.
 func (*DeliverAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeliverAuditRequest) GetSpoolGeneration() string {
@@ -2635,7 +2717,7 @@ type DeliverAuditResponse struct {
 
 func (x *DeliverAuditResponse) Reset() {
 	*x = DeliverAuditResponse{}
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[32]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2647,7 +2729,7 @@ func (x *DeliverAuditResponse) String() string {
 func (*DeliverAuditResponse) ProtoMessage() {}
 
 func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[32]
+	mi := &file_sallyport_fleet_v1_fleet_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2660,7 +2742,7 @@ func (x *DeliverAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAuditResponse.ProtoReflect.Descriptor instead.
 func (*DeliverAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_fleet_v1_fleet_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeliverAuditResponse) GetAcknowledged() uint64 {
@@ -2678,7 +2760,7 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\vSyncRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.sallyport.fleet.v1.HelloH\x00R\x05hello\x12+\n" +
 	"\x03ack\x18\x02 \x01(\v2\x17.sallyport.fleet.v1.AckH\x00R\x03ackB\x10\n" +
-	"\amessage\x12\x05\xbaH\x02\b\x01\"\x93\x02\n" +
+	"\amessage\x12\x05\xbaH\x02\b\x01\"\xd6\x02\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
@@ -2686,13 +2768,18 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x05build\x18\x04 \x01(\tR\x05build\x12#\n" +
 	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\x12\x12\n" +
 	"\x04mark\x18\x06 \x01(\x04R\x04mark\x12s\n" +
-	"\bpeer_url\x18\a \x01(\tBX\xbaHUrS\x18\xf4\x032N^$|^https://[^/?#@\\s]+$|^http://(127[.]0[.]0[.]1|localhost|\\[::1\\])(:[0-9]+)?$R\apeerUrl\"\x9f\x01\n" +
+	"\bpeer_url\x18\a \x01(\tBX\xbaHUrS\x18\xf4\x032N^$|^https://[^/?#@\\s]+$|^http://(127[.]0[.]0[.]1|localhost|\\[::1\\])(:[0-9]+)?$R\apeerUrl\x12A\n" +
+	"\vauthorities\x18F \x01(\v2\x1f.sallyport.fleet.v1.AuthoritiesR\vauthorities\"X\n" +
+	"\vAuthorities\x12\x1f\n" +
+	"\x06issuer\x18\x01 \x01(\fB\a\xbaH\x04z\x02\x18 R\x06issuer\x12(\n" +
+	"\atrusted\x18\x02 \x03(\fB\x0e\xbaH\v\x92\x01\b\x10\b\"\x04z\x02h R\atrusted\"\xe2\x01\n" +
 	"\x03Ack\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06resync\x18\x02 \x01(\bR\x06resync\x12\x12\n" +
 	"\x04mark\x18\x03 \x01(\x04R\x04mark\x12\x18\n" +
 	"\aleaving\x18\x04 \x01(\bR\aleaving\x128\n" +
-	"\btroubles\x18\x14 \x01(\v2\x1c.sallyport.fleet.v1.TroublesR\btroubles\"N\n" +
+	"\btroubles\x18\x14 \x01(\v2\x1c.sallyport.fleet.v1.TroublesR\btroubles\x12A\n" +
+	"\vauthorities\x18F \x01(\v2\x1f.sallyport.fleet.v1.AuthoritiesR\vauthorities\"N\n" +
 	"\bTroubles\x12B\n" +
 	"\btroubles\x18\x01 \x03(\v2\x1b.sallyport.fleet.v1.TroubleB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01R\btroubles\"\xce\x01\n" +
 	"\aTrouble\x12%\n" +
@@ -2729,13 +2816,14 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x123\n" +
 	"\achanged\x18\x03 \x03(\v2\x19.sallyport.fleet.v1.EntryR\achanged\x126\n" +
 	"\aremoved\x18\x04 \x03(\v2\x1c.sallyport.fleet.v1.EntryKeyR\aremoved\x12\x16\n" +
-	"\x06digest\x18\x05 \x01(\fR\x06digest\"\xd4\x01\n" +
+	"\x06digest\x18\x05 \x01(\fR\x06digest\"\x97\x02\n" +
 	"\tHeartbeat\x12%\n" +
 	"\x0efenced_version\x18\x01 \x01(\x04R\rfencedVersion\x12/\n" +
 	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12*\n" +
 	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
 	"\x04mark\x18\x04 \x01(\x04R\x04mark\x12/\n" +
-	"\x05peers\x18\x05 \x01(\v2\x19.sallyport.fleet.v1.PeersR\x05peers\"7\n" +
+	"\x05peers\x18\x05 \x01(\v2\x19.sallyport.fleet.v1.PeersR\x05peers\x12A\n" +
+	"\vauthorities\x18F \x01(\v2\x1f.sallyport.fleet.v1.AuthoritiesR\vauthorities\"7\n" +
 	"\x05Peers\x12.\n" +
 	"\x05peers\x18\x01 \x03(\v2\x18.sallyport.fleet.v1.PeerR\x05peers\".\n" +
 	"\x04Peer\x12\x14\n" +
@@ -2871,104 +2959,108 @@ func file_sallyport_fleet_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_sallyport_fleet_v1_fleet_proto_rawDescData
 }
 
-var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_sallyport_fleet_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_sallyport_fleet_v1_fleet_proto_goTypes = []any{
 	(*SyncRequest)(nil),             // 0: sallyport.fleet.v1.SyncRequest
 	(*Hello)(nil),                   // 1: sallyport.fleet.v1.Hello
-	(*Ack)(nil),                     // 2: sallyport.fleet.v1.Ack
-	(*Troubles)(nil),                // 3: sallyport.fleet.v1.Troubles
-	(*Trouble)(nil),                 // 4: sallyport.fleet.v1.Trouble
-	(*SyncResponse)(nil),            // 5: sallyport.fleet.v1.SyncResponse
-	(*Welcome)(nil),                 // 6: sallyport.fleet.v1.Welcome
-	(*SealingKey)(nil),              // 7: sallyport.fleet.v1.SealingKey
-	(*SnapshotChunk)(nil),           // 8: sallyport.fleet.v1.SnapshotChunk
-	(*Delta)(nil),                   // 9: sallyport.fleet.v1.Delta
-	(*Heartbeat)(nil),               // 10: sallyport.fleet.v1.Heartbeat
-	(*Peers)(nil),                   // 11: sallyport.fleet.v1.Peers
-	(*Peer)(nil),                    // 12: sallyport.fleet.v1.Peer
-	(*Entry)(nil),                   // 13: sallyport.fleet.v1.Entry
-	(*EntryKey)(nil),                // 14: sallyport.fleet.v1.EntryKey
-	(*GrantKey)(nil),                // 15: sallyport.fleet.v1.GrantKey
-	(*User)(nil),                    // 16: sallyport.fleet.v1.User
-	(*Group)(nil),                   // 17: sallyport.fleet.v1.Group
-	(*Grant)(nil),                   // 18: sallyport.fleet.v1.Grant
-	(*PrincipalGrant)(nil),          // 19: sallyport.fleet.v1.PrincipalGrant
-	(*PrincipalGrantKey)(nil),       // 20: sallyport.fleet.v1.PrincipalGrantKey
-	(*Catalogue)(nil),               // 21: sallyport.fleet.v1.Catalogue
-	(*WithheldTool)(nil),            // 22: sallyport.fleet.v1.WithheldTool
-	(*Issuer)(nil),                  // 23: sallyport.fleet.v1.Issuer
-	(*AuthorizationServer)(nil),     // 24: sallyport.fleet.v1.AuthorizationServer
-	(*RevokedSession)(nil),          // 25: sallyport.fleet.v1.RevokedSession
-	(*RevokedClient)(nil),           // 26: sallyport.fleet.v1.RevokedClient
-	(*IssueCredentialRequest)(nil),  // 27: sallyport.fleet.v1.IssueCredentialRequest
-	(*IssueCredentialResponse)(nil), // 28: sallyport.fleet.v1.IssueCredentialResponse
-	(*UpstreamSecret)(nil),          // 29: sallyport.fleet.v1.UpstreamSecret
-	(*ConnectRequired)(nil),         // 30: sallyport.fleet.v1.ConnectRequired
-	(*DeliverAuditRequest)(nil),     // 31: sallyport.fleet.v1.DeliverAuditRequest
-	(*DeliverAuditResponse)(nil),    // 32: sallyport.fleet.v1.DeliverAuditResponse
-	(*timestamppb.Timestamp)(nil),   // 33: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 34: google.protobuf.Duration
-	(*v1.Connector)(nil),            // 35: sallyport.policy.v1.Connector
-	(*v1.Block)(nil),                // 36: sallyport.policy.v1.Block
-	(*v1.Rule)(nil),                 // 37: sallyport.policy.v1.Rule
-	(*v1.Tool)(nil),                 // 38: sallyport.policy.v1.Tool
-	(*v1.Issuer)(nil),               // 39: sallyport.policy.v1.Issuer
-	(*v1.SigningKey)(nil),           // 40: sallyport.policy.v1.SigningKey
-	(*v11.AuditRecord)(nil),         // 41: sallyport.audit.v1.AuditRecord
+	(*Authorities)(nil),             // 2: sallyport.fleet.v1.Authorities
+	(*Ack)(nil),                     // 3: sallyport.fleet.v1.Ack
+	(*Troubles)(nil),                // 4: sallyport.fleet.v1.Troubles
+	(*Trouble)(nil),                 // 5: sallyport.fleet.v1.Trouble
+	(*SyncResponse)(nil),            // 6: sallyport.fleet.v1.SyncResponse
+	(*Welcome)(nil),                 // 7: sallyport.fleet.v1.Welcome
+	(*SealingKey)(nil),              // 8: sallyport.fleet.v1.SealingKey
+	(*SnapshotChunk)(nil),           // 9: sallyport.fleet.v1.SnapshotChunk
+	(*Delta)(nil),                   // 10: sallyport.fleet.v1.Delta
+	(*Heartbeat)(nil),               // 11: sallyport.fleet.v1.Heartbeat
+	(*Peers)(nil),                   // 12: sallyport.fleet.v1.Peers
+	(*Peer)(nil),                    // 13: sallyport.fleet.v1.Peer
+	(*Entry)(nil),                   // 14: sallyport.fleet.v1.Entry
+	(*EntryKey)(nil),                // 15: sallyport.fleet.v1.EntryKey
+	(*GrantKey)(nil),                // 16: sallyport.fleet.v1.GrantKey
+	(*User)(nil),                    // 17: sallyport.fleet.v1.User
+	(*Group)(nil),                   // 18: sallyport.fleet.v1.Group
+	(*Grant)(nil),                   // 19: sallyport.fleet.v1.Grant
+	(*PrincipalGrant)(nil),          // 20: sallyport.fleet.v1.PrincipalGrant
+	(*PrincipalGrantKey)(nil),       // 21: sallyport.fleet.v1.PrincipalGrantKey
+	(*Catalogue)(nil),               // 22: sallyport.fleet.v1.Catalogue
+	(*WithheldTool)(nil),            // 23: sallyport.fleet.v1.WithheldTool
+	(*Issuer)(nil),                  // 24: sallyport.fleet.v1.Issuer
+	(*AuthorizationServer)(nil),     // 25: sallyport.fleet.v1.AuthorizationServer
+	(*RevokedSession)(nil),          // 26: sallyport.fleet.v1.RevokedSession
+	(*RevokedClient)(nil),           // 27: sallyport.fleet.v1.RevokedClient
+	(*IssueCredentialRequest)(nil),  // 28: sallyport.fleet.v1.IssueCredentialRequest
+	(*IssueCredentialResponse)(nil), // 29: sallyport.fleet.v1.IssueCredentialResponse
+	(*UpstreamSecret)(nil),          // 30: sallyport.fleet.v1.UpstreamSecret
+	(*ConnectRequired)(nil),         // 31: sallyport.fleet.v1.ConnectRequired
+	(*DeliverAuditRequest)(nil),     // 32: sallyport.fleet.v1.DeliverAuditRequest
+	(*DeliverAuditResponse)(nil),    // 33: sallyport.fleet.v1.DeliverAuditResponse
+	(*timestamppb.Timestamp)(nil),   // 34: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 35: google.protobuf.Duration
+	(*v1.Connector)(nil),            // 36: sallyport.policy.v1.Connector
+	(*v1.Block)(nil),                // 37: sallyport.policy.v1.Block
+	(*v1.Rule)(nil),                 // 38: sallyport.policy.v1.Rule
+	(*v1.Tool)(nil),                 // 39: sallyport.policy.v1.Tool
+	(*v1.Issuer)(nil),               // 40: sallyport.policy.v1.Issuer
+	(*v1.SigningKey)(nil),           // 41: sallyport.policy.v1.SigningKey
+	(*v11.AuditRecord)(nil),         // 42: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_fleet_v1_fleet_proto_depIdxs = []int32{
 	1,  // 0: sallyport.fleet.v1.SyncRequest.hello:type_name -> sallyport.fleet.v1.Hello
-	2,  // 1: sallyport.fleet.v1.SyncRequest.ack:type_name -> sallyport.fleet.v1.Ack
-	3,  // 2: sallyport.fleet.v1.Ack.troubles:type_name -> sallyport.fleet.v1.Troubles
-	4,  // 3: sallyport.fleet.v1.Troubles.troubles:type_name -> sallyport.fleet.v1.Trouble
-	33, // 4: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
-	6,  // 5: sallyport.fleet.v1.SyncResponse.welcome:type_name -> sallyport.fleet.v1.Welcome
-	8,  // 6: sallyport.fleet.v1.SyncResponse.chunk:type_name -> sallyport.fleet.v1.SnapshotChunk
-	9,  // 7: sallyport.fleet.v1.SyncResponse.delta:type_name -> sallyport.fleet.v1.Delta
-	10, // 8: sallyport.fleet.v1.SyncResponse.heartbeat:type_name -> sallyport.fleet.v1.Heartbeat
-	7,  // 9: sallyport.fleet.v1.Welcome.sealing_keys:type_name -> sallyport.fleet.v1.SealingKey
-	13, // 10: sallyport.fleet.v1.SnapshotChunk.entries:type_name -> sallyport.fleet.v1.Entry
-	13, // 11: sallyport.fleet.v1.Delta.changed:type_name -> sallyport.fleet.v1.Entry
-	14, // 12: sallyport.fleet.v1.Delta.removed:type_name -> sallyport.fleet.v1.EntryKey
-	34, // 13: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
-	33, // 14: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
-	11, // 15: sallyport.fleet.v1.Heartbeat.peers:type_name -> sallyport.fleet.v1.Peers
-	12, // 16: sallyport.fleet.v1.Peers.peers:type_name -> sallyport.fleet.v1.Peer
-	16, // 17: sallyport.fleet.v1.Entry.user:type_name -> sallyport.fleet.v1.User
-	17, // 18: sallyport.fleet.v1.Entry.group:type_name -> sallyport.fleet.v1.Group
-	18, // 19: sallyport.fleet.v1.Entry.grant:type_name -> sallyport.fleet.v1.Grant
-	35, // 20: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
-	21, // 21: sallyport.fleet.v1.Entry.catalogue:type_name -> sallyport.fleet.v1.Catalogue
-	36, // 22: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
-	23, // 23: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
-	24, // 24: sallyport.fleet.v1.Entry.authorization_server:type_name -> sallyport.fleet.v1.AuthorizationServer
-	25, // 25: sallyport.fleet.v1.Entry.revoked_session:type_name -> sallyport.fleet.v1.RevokedSession
-	26, // 26: sallyport.fleet.v1.Entry.revoked_client:type_name -> sallyport.fleet.v1.RevokedClient
-	19, // 27: sallyport.fleet.v1.Entry.principal_grant:type_name -> sallyport.fleet.v1.PrincipalGrant
-	15, // 28: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
-	20, // 29: sallyport.fleet.v1.EntryKey.principal_grant:type_name -> sallyport.fleet.v1.PrincipalGrantKey
-	37, // 30: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	20, // 31: sallyport.fleet.v1.PrincipalGrant.key:type_name -> sallyport.fleet.v1.PrincipalGrantKey
-	37, // 32: sallyport.fleet.v1.PrincipalGrant.rules:type_name -> sallyport.policy.v1.Rule
-	38, // 33: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
-	22, // 34: sallyport.fleet.v1.Catalogue.withheld:type_name -> sallyport.fleet.v1.WithheldTool
-	39, // 35: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
-	40, // 36: sallyport.fleet.v1.AuthorizationServer.keys:type_name -> sallyport.policy.v1.SigningKey
-	33, // 37: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
-	30, // 38: sallyport.fleet.v1.IssueCredentialResponse.connect:type_name -> sallyport.fleet.v1.ConnectRequired
-	34, // 39: sallyport.fleet.v1.IssueCredentialResponse.lifetime:type_name -> google.protobuf.Duration
-	41, // 40: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
-	0,  // 41: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
-	27, // 42: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
-	31, // 43: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
-	5,  // 44: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
-	28, // 45: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
-	32, // 46: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
-	44, // [44:47] is the sub-list for method output_type
-	41, // [41:44] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	3,  // 1: sallyport.fleet.v1.SyncRequest.ack:type_name -> sallyport.fleet.v1.Ack
+	2,  // 2: sallyport.fleet.v1.Hello.authorities:type_name -> sallyport.fleet.v1.Authorities
+	4,  // 3: sallyport.fleet.v1.Ack.troubles:type_name -> sallyport.fleet.v1.Troubles
+	2,  // 4: sallyport.fleet.v1.Ack.authorities:type_name -> sallyport.fleet.v1.Authorities
+	5,  // 5: sallyport.fleet.v1.Troubles.troubles:type_name -> sallyport.fleet.v1.Trouble
+	34, // 6: sallyport.fleet.v1.Trouble.since:type_name -> google.protobuf.Timestamp
+	7,  // 7: sallyport.fleet.v1.SyncResponse.welcome:type_name -> sallyport.fleet.v1.Welcome
+	9,  // 8: sallyport.fleet.v1.SyncResponse.chunk:type_name -> sallyport.fleet.v1.SnapshotChunk
+	10, // 9: sallyport.fleet.v1.SyncResponse.delta:type_name -> sallyport.fleet.v1.Delta
+	11, // 10: sallyport.fleet.v1.SyncResponse.heartbeat:type_name -> sallyport.fleet.v1.Heartbeat
+	8,  // 11: sallyport.fleet.v1.Welcome.sealing_keys:type_name -> sallyport.fleet.v1.SealingKey
+	14, // 12: sallyport.fleet.v1.SnapshotChunk.entries:type_name -> sallyport.fleet.v1.Entry
+	14, // 13: sallyport.fleet.v1.Delta.changed:type_name -> sallyport.fleet.v1.Entry
+	15, // 14: sallyport.fleet.v1.Delta.removed:type_name -> sallyport.fleet.v1.EntryKey
+	35, // 15: sallyport.fleet.v1.Heartbeat.lease:type_name -> google.protobuf.Duration
+	34, // 16: sallyport.fleet.v1.Heartbeat.at:type_name -> google.protobuf.Timestamp
+	12, // 17: sallyport.fleet.v1.Heartbeat.peers:type_name -> sallyport.fleet.v1.Peers
+	2,  // 18: sallyport.fleet.v1.Heartbeat.authorities:type_name -> sallyport.fleet.v1.Authorities
+	13, // 19: sallyport.fleet.v1.Peers.peers:type_name -> sallyport.fleet.v1.Peer
+	17, // 20: sallyport.fleet.v1.Entry.user:type_name -> sallyport.fleet.v1.User
+	18, // 21: sallyport.fleet.v1.Entry.group:type_name -> sallyport.fleet.v1.Group
+	19, // 22: sallyport.fleet.v1.Entry.grant:type_name -> sallyport.fleet.v1.Grant
+	36, // 23: sallyport.fleet.v1.Entry.connector:type_name -> sallyport.policy.v1.Connector
+	22, // 24: sallyport.fleet.v1.Entry.catalogue:type_name -> sallyport.fleet.v1.Catalogue
+	37, // 25: sallyport.fleet.v1.Entry.block:type_name -> sallyport.policy.v1.Block
+	24, // 26: sallyport.fleet.v1.Entry.issuer:type_name -> sallyport.fleet.v1.Issuer
+	25, // 27: sallyport.fleet.v1.Entry.authorization_server:type_name -> sallyport.fleet.v1.AuthorizationServer
+	26, // 28: sallyport.fleet.v1.Entry.revoked_session:type_name -> sallyport.fleet.v1.RevokedSession
+	27, // 29: sallyport.fleet.v1.Entry.revoked_client:type_name -> sallyport.fleet.v1.RevokedClient
+	20, // 30: sallyport.fleet.v1.Entry.principal_grant:type_name -> sallyport.fleet.v1.PrincipalGrant
+	16, // 31: sallyport.fleet.v1.EntryKey.grant:type_name -> sallyport.fleet.v1.GrantKey
+	21, // 32: sallyport.fleet.v1.EntryKey.principal_grant:type_name -> sallyport.fleet.v1.PrincipalGrantKey
+	38, // 33: sallyport.fleet.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	21, // 34: sallyport.fleet.v1.PrincipalGrant.key:type_name -> sallyport.fleet.v1.PrincipalGrantKey
+	38, // 35: sallyport.fleet.v1.PrincipalGrant.rules:type_name -> sallyport.policy.v1.Rule
+	39, // 36: sallyport.fleet.v1.Catalogue.tools:type_name -> sallyport.policy.v1.Tool
+	23, // 37: sallyport.fleet.v1.Catalogue.withheld:type_name -> sallyport.fleet.v1.WithheldTool
+	40, // 38: sallyport.fleet.v1.Issuer.issuer:type_name -> sallyport.policy.v1.Issuer
+	41, // 39: sallyport.fleet.v1.AuthorizationServer.keys:type_name -> sallyport.policy.v1.SigningKey
+	34, // 40: sallyport.fleet.v1.IssueCredentialResponse.expires_at:type_name -> google.protobuf.Timestamp
+	31, // 41: sallyport.fleet.v1.IssueCredentialResponse.connect:type_name -> sallyport.fleet.v1.ConnectRequired
+	35, // 42: sallyport.fleet.v1.IssueCredentialResponse.lifetime:type_name -> google.protobuf.Duration
+	42, // 43: sallyport.fleet.v1.DeliverAuditRequest.records:type_name -> sallyport.audit.v1.AuditRecord
+	0,  // 44: sallyport.fleet.v1.FleetService.Sync:input_type -> sallyport.fleet.v1.SyncRequest
+	28, // 45: sallyport.fleet.v1.FleetService.IssueCredential:input_type -> sallyport.fleet.v1.IssueCredentialRequest
+	32, // 46: sallyport.fleet.v1.FleetService.DeliverAudit:input_type -> sallyport.fleet.v1.DeliverAuditRequest
+	6,  // 47: sallyport.fleet.v1.FleetService.Sync:output_type -> sallyport.fleet.v1.SyncResponse
+	29, // 48: sallyport.fleet.v1.FleetService.IssueCredential:output_type -> sallyport.fleet.v1.IssueCredentialResponse
+	33, // 49: sallyport.fleet.v1.FleetService.DeliverAudit:output_type -> sallyport.fleet.v1.DeliverAuditResponse
+	47, // [47:50] is the sub-list for method output_type
+	44, // [44:47] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_fleet_v1_fleet_proto_init() }
@@ -2980,13 +3072,13 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 		(*SyncRequest_Hello)(nil),
 		(*SyncRequest_Ack)(nil),
 	}
-	file_sallyport_fleet_v1_fleet_proto_msgTypes[5].OneofWrappers = []any{
+	file_sallyport_fleet_v1_fleet_proto_msgTypes[6].OneofWrappers = []any{
 		(*SyncResponse_Welcome)(nil),
 		(*SyncResponse_Chunk)(nil),
 		(*SyncResponse_Delta)(nil),
 		(*SyncResponse_Heartbeat)(nil),
 	}
-	file_sallyport_fleet_v1_fleet_proto_msgTypes[13].OneofWrappers = []any{
+	file_sallyport_fleet_v1_fleet_proto_msgTypes[14].OneofWrappers = []any{
 		(*Entry_User)(nil),
 		(*Entry_Group)(nil),
 		(*Entry_Grant)(nil),
@@ -2999,7 +3091,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 		(*Entry_RevokedClient)(nil),
 		(*Entry_PrincipalGrant)(nil),
 	}
-	file_sallyport_fleet_v1_fleet_proto_msgTypes[14].OneofWrappers = []any{
+	file_sallyport_fleet_v1_fleet_proto_msgTypes[15].OneofWrappers = []any{
 		(*EntryKey_User)(nil),
 		(*EntryKey_Group)(nil),
 		(*EntryKey_Grant)(nil),
@@ -3012,7 +3104,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 		(*EntryKey_RevokedClient)(nil),
 		(*EntryKey_PrincipalGrant)(nil),
 	}
-	file_sallyport_fleet_v1_fleet_proto_msgTypes[20].OneofWrappers = []any{
+	file_sallyport_fleet_v1_fleet_proto_msgTypes[21].OneofWrappers = []any{
 		(*PrincipalGrantKey_Person)(nil),
 		(*PrincipalGrantKey_Everyone)(nil),
 	}
@@ -3022,7 +3114,7 @@ func file_sallyport_fleet_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_fleet_v1_fleet_proto_rawDesc), len(file_sallyport_fleet_v1_fleet_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
