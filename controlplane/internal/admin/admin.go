@@ -109,7 +109,6 @@ type Config struct {
 	Reviews        Reviews
 	Usage          Usage
 	FleetAuthority FleetAuthority
-	FleetAuthority FleetAuthority
 	Catalogues     Catalogues
 	Now            func() time.Time
 	Log            *slog.Logger

@@ -3,6 +3,7 @@ package clientconfig_test
 import (
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -77,7 +78,7 @@ func TestProfilesAndRegistryFilesSaySettingsAsTheirSystemsReadThem(t *testing.T)
 		var words []string
 		for d := xml.NewDecoder(strings.NewReader(profile)); ; {
 			token, err := d.Token()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {

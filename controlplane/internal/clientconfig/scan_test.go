@@ -282,7 +282,7 @@ func TestALinkWithinTheHomeIsFollowed(t *testing.T) {
 	m := newMachine(t, "linux")
 	m.write("~/dotfiles/cursor.json", `{"mcpServers": {"a": {"url": "https://a.example"}}}`)
 	m.write("~/.cursor/other", "")
-	if err := os.Symlink("../dotfiles/cursor.json", filepath.Join(m.home, ".cursor/mcp.json")); err != nil {
+	if err := os.Symlink("../dotfiles/cursor.json", filepath.Join(m.home, ".cursor", "mcp.json")); err != nil {
 		t.Fatal(err)
 	}
 	if r := m.scan(); len(r.Servers) != 1 || len(r.Problems) != 0 {

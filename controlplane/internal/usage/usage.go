@@ -161,11 +161,7 @@ func (r *Recorder) Run(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
-			defer cancel()
-			if err := r.Tell(grace); err != nil {
-				r.Log.WarnContext(grace, "who used the gateway was not told at the end; the next start reads it from audit", "error", err)
-			}
+			r.tellLast(ctx)
 			return
 		case <-time.After(wait):
 		}
@@ -175,6 +171,15 @@ func (r *Recorder) Run(ctx context.Context) {
 		if err := r.Tell(ctx); err != nil && ctx.Err() == nil {
 			r.Log.WarnContext(ctx, "who used the gateway could not be told to other control planes; it is tried again", "error", err)
 		}
+	}
+}
+
+// tellLast tells what is left when this control plane stops.
+func (r *Recorder) tellLast(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	defer cancel()
+	if err := r.Tell(ctx); err != nil {
+		r.Log.WarnContext(ctx, "who used the gateway was not told at the end; the next start reads it from audit", "error", err)
 	}
 }
 
@@ -194,8 +199,8 @@ func (r *Recorder) catchUp(ctx context.Context) error {
 	var gone []string
 	err = r.Store.Each(ctx, markPrefix, func(e kv.Entry) error {
 		var m mark
-		if json.Unmarshal(e.Value, &m) != nil {
-			return nil
+		if err := json.Unmarshal(e.Value, &m); err != nil {
+			return fmt.Errorf("reading how far a control plane told who used the gateway: %w", err)
 		}
 		from, some = min(from, m.Sequence), true
 		if r.Now().Sub(m.At) > forgetMark {
