@@ -10,7 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"math/big"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,6 +66,10 @@ func TestAProofIsOfOneRequestAndOneToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	strong, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
 	with := func(change map[string]any) string { return proof(t, jose.ES256, key, change, nil) }
 	forged := with(nil)
 	forged = forged[:len(forged)-6] + "AAAAAA"
@@ -74,6 +80,9 @@ func TestAProofIsOfOneRequestAndOneToken(t *testing.T) {
 		"good":                     {[]string{with(nil)}, nil},
 		"at another name":          {[]string{with(map[string]any{"htu": "HTTPS://EU.mcp.example.com:443/mcp"})}, nil},
 		"none":                     {nil, ErrMissing},
+		"more than is read":        {[]string{with(map[string]any{"x": strings.Repeat("x", maxProof)})}, ErrMalformed},
+		"another algorithm":        {[]string{proof(t, jose.RS512, strong, nil, nil)}, ErrMalformed},
+		"of no type":               {[]string{proof(t, jose.ES256, key, nil, map[string]any{"typ": ""})}, ErrMalformed},
 		"two":                      {[]string{with(nil), with(nil)}, ErrMissing},
 		"no token":                 {[]string{"x"}, ErrMalformed},
 		"an access token":          {[]string{proof(t, jose.ES256, key, nil, map[string]any{"typ": "at+jwt"})}, ErrMalformed},
@@ -87,6 +96,7 @@ func TestAProofIsOfOneRequestAndOneToken(t *testing.T) {
 		"a method in small":        {[]string{with(map[string]any{"htm": "post"})}, ErrRequest},
 		"another host":             {[]string{with(map[string]any{"htu": "https://evil.example/mcp"})}, ErrRequest},
 		"another path":             {[]string{with(map[string]any{"htu": "https://mcp.example.com/mcp/jira"})}, ErrRequest},
+		"another port":             {[]string{with(map[string]any{"htu": "https://mcp.example.com:8443/mcp"})}, ErrRequest},
 		"without TLS":              {[]string{with(map[string]any{"htu": "http://mcp.example.com/mcp"})}, ErrRequest},
 		"nowhere":                  {[]string{with(map[string]any{"htu": "%"})}, ErrRequest},
 		"too old":                  {[]string{with(map[string]any{"iat": now.Add(-Window - time.Second).Unix()})}, ErrTime},
@@ -94,6 +104,7 @@ func TestAProofIsOfOneRequestAndOneToken(t *testing.T) {
 		"at no time":               {[]string{with(map[string]any{"iat": nil})}, ErrMalformed},
 		"at a time beyond numbers": {[]string{with(map[string]any{"iat": 1e300})}, ErrMalformed},
 		"no id":                    {[]string{with(map[string]any{"jti": ""})}, ErrMalformed},
+		"a long id":                {[]string{with(map[string]any{"jti": strings.Repeat("1", maxID+1)})}, ErrMalformed},
 		"another token":            {[]string{with(map[string]any{"ath": hash("another")})}, ErrToken},
 		"no token's":               {[]string{with(map[string]any{"ath": nil})}, ErrToken},
 	} {
@@ -104,6 +115,43 @@ func TestAProofIsOfOneRequestAndOneToken(t *testing.T) {
 		if (err == nil) != (got.Thumbprint == base64.RawURLEncoding.EncodeToString(sum)) {
 			t.Errorf("%s: thumbprint %q", name, got.Thumbprint)
 		}
+	}
+}
+
+func TestKeysThatAreWeakOrCostMuchAreRefused(t *testing.T) {
+	for bits, want := range map[uint]bool{1024: false, 2047: false, 2048: true, 4096: true, 4097: false, 100_000: false} {
+		if got := reasonable(&rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), bits-1), E: 65537}); got != want {
+			t.Errorf("%d bits: %t", bits, got)
+		}
+	}
+}
+
+// TestNobodyUsesUpAnothersProofs: their ids are told apart by key.
+func TestNobodyUsesUpAnothersProofs(t *testing.T) {
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s Seen
+	for _, private := range []*ecdsa.PrivateKey{key, other} {
+		p, err := Check(http.Header{Header: {proof(t, jose.ES256, private, nil, nil)}}, asked)
+		if err != nil || !s.First(p, now) {
+			t.Errorf("refused: %v", err)
+		}
+	}
+}
+
+func TestAProofThatCannotBeRememberedIsRefused(t *testing.T) {
+	var s Seen
+	for i := range maxSeen {
+		s.First(Proof{Once: [32]byte{byte(i), byte(i >> 8), byte(i >> 16)}}, now)
+	}
+	one := Proof{Once: [32]byte{31: 1}}
+	if s.First(one, now) {
+		t.Error("a proof is good that nobody remembers")
+	}
+	if !s.First(one, now.Add(10*Window)) {
+		t.Error("it is full for good")
 	}
 }
 

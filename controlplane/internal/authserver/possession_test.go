@@ -103,6 +103,13 @@ func TestACodeIsBoundToTheKeyForWhichItWasAsked(t *testing.T) {
 	if status, out := s.token(a.redeemForm(code), "DPoP", h.dpop(nil)); status != http.StatusOK {
 		t.Errorf("status %d: %v", status, out)
 	}
+	// A proof that is not good does not count as none, where none is needed.
+	unbound := a.code().Get("code")
+	for name, proof := range map[string]string{"nothing of a proof": "x", "of another address": h.dpop(map[string]any{"htu": global}), "of another method": h.dpop(map[string]any{"htm": "GET"})} {
+		if status, out := s.token(a.redeemForm(unbound), "DPoP", proof); status != http.StatusBadRequest || out["error"] != "invalid_dpop_proof" {
+			t.Errorf("%s: status %d: %v", name, status, out)
+		}
+	}
 	if got := a.code("dpop_jkt", "x").Get("error"); got != "invalid_request" {
 		t.Errorf("a thumbprint that is none: %q", got)
 	}

@@ -17,6 +17,8 @@ import (
 	"github.com/google/uuid"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/dataplane/internal/gateway"
 )
 
 // holder is an agent that has a key to which its tokens are bound.
@@ -84,6 +86,7 @@ func TestATokenThatIsBoundToAKeyIsGoodWithAProofAlone(t *testing.T) {
 		"a proof of another method":          {"DPoP", token, h.proof(token, at, map[string]any{"htm": "GET"}), "invalid_dpop_proof"},
 		"a proof of a minute ago":            {"DPoP", token, h.proof(token, at, map[string]any{"iat": time.Now().Add(-2 * time.Minute).Unix()}), "invalid_dpop_proof"},
 		"a binding that nobody here knows":   {"Bearer", a.token(ada, map[string]any{"cnf": map[string]any{"x5t#S256": "x"}}), "", "invalid_token"},
+		"a binding to no key":                {"Bearer", a.token(ada, map[string]any{"cnf": map[string]any{"jkt": ""}}), "", "invalid_token"},
 		"a binding that nobody knows beside": {"DPoP", a.token(ada, map[string]any{"cnf": map[string]any{"jkt": "x", "x5t#S256": "x"}}), "", "invalid_token"},
 	} {
 		got := ask(c.scheme, c.token, c.proof)
@@ -95,11 +98,20 @@ func TestATokenThatIsBoundToAKeyIsGoodWithAProofAlone(t *testing.T) {
 			t.Errorf("%s: the challenge is %s", name, challenge)
 		}
 	}
-	for _, r := range w.settled(13) {
+	for _, r := range w.settled(14) {
 		if r.GetDecision().GetReason() != auditv1.Reason_REASON_TOKEN_INVALID {
 			t.Errorf("the record is %v", r)
 		}
 	}
+	// The method is the request's own.
+	for method, want := range map[string]bool{http.MethodPost: false, http.MethodDelete: true} {
+		header := w.as(token, "/mcp/demo").header("", "")
+		header["Authorization"], header["Dpop"] = []string{"DPoP " + token}, []string{h.proof(token, at, map[string]any{"htm": method})}
+		if got := w.request(http.MethodDelete, "/mcp/demo", header, ""); (got.status != http.StatusUnauthorized) != want {
+			t.Errorf("a DELETE with a proof of %s: status %d", method, got.status)
+		}
+	}
+	w.settled(1)
 	// At the endpoint of all connectors, by its own address, and where a sign-in is asked for, the challenge is DPoP's too.
 	w.set(grantEntry(1, "demo", &policyv1.Rule{Allow: []string{"echo"}, SignIn: &policyv1.Assurance{Acr: []string{"phr"}}}))
 	agent := w.as(token, "/mcp")
@@ -108,5 +120,22 @@ func TestATokenThatIsBoundToAKeyIsGoodWithAProofAlone(t *testing.T) {
 	got := w.request(http.MethodPost, "/mcp", header, agent.message("7", "tools/call", `{"name":"demo__echo","arguments":{}}`))
 	if got.status != http.StatusForbidden || !strings.HasPrefix(got.header.Get("WWW-Authenticate"), `DPoP error="insufficient_scope"`) {
 		t.Errorf("status %d, %s: %s", got.status, got.header.Get("WWW-Authenticate"), got.body)
+	}
+}
+
+func TestAProofIsOfTheURLThatPeopleAreGivenOrOfTheProxysOwn(t *testing.T) {
+	const given = "https://mcp.example/mcp"
+	w := newWorld(t, &options{gateway: func(c *gateway.Config) { c.Resource = given }})
+	h := newHolder(t)
+	token := w.authority().token(ada, h.cnf())
+	for _, path := range []string{"", "/demo"} {
+		for at, want := range map[string]int{given + path: http.StatusOK, w.url + "/mcp" + path: http.StatusOK, "https://elsewhere.example/mcp" + path: http.StatusUnauthorized, given + path + "x": http.StatusUnauthorized} {
+			agent := w.as(token, "/mcp"+path)
+			header := agent.header("tools/list", "")
+			header["Authorization"], header["Dpop"] = []string{"DPoP " + token}, []string{h.proof(token, at, nil)}
+			if got := w.request(http.MethodPost, "/mcp"+path, header, agent.message("7", "tools/list", `{}`)); got.status != want {
+				t.Errorf("a proof of %s at /mcp%s: status %d, want %d", at, path, got.status, want)
+			}
+		}
 	}
 }
