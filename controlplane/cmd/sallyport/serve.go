@@ -113,6 +113,7 @@ type plane struct {
 	index  *postgres.Index
 	roster *fleet.Roster
 	lately *activity.Recorder
+	watch  *activity.Watch
 	eraser *erasure.Worker
 	admins *adminsession.Sessions
 	tokens *authserver.Server
@@ -197,7 +198,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 // run serves until ctx ends, then lets what is under way finish.
 func (p *plane) run(ctx context.Context) error {
 	publisher := fleet.NewPublisher(p.engine.State(), 0)
-	p.engine.Start(publisher.Publish)
+	p.engine.Start(p.watching(publisher.Publish))
 	defer p.engine.Close()
 	bootstrap, err := p.bootstrap(ctx)
 	if err != nil {
@@ -259,6 +260,7 @@ func (p *plane) run(ctx context.Context) error {
 	}
 	running.Go(func() { p.usage.Run(ctx) })
 	running.Go(func() { p.lately.Run(ctx) })
+	running.Go(func() { p.watch.Run(ctx) })
 	running.Go(func() { p.vault.Run(ctx) })
 	running.Go(func() {
 		if err := p.roster.Run(ctx); err != nil {

@@ -30,8 +30,9 @@ type Store interface {
 const (
 	// every is how often what was seen is written.
 	every = 10 * time.Second
-	// mostRefusals is how many refusals of a directory are kept.
+	// mostRefusals and mostAlarms are how many of a directory are kept.
 	mostRefusals = 50
+	mostAlarms   = 20
 	// lastWrite bounds the write at the end.
 	lastWrite = 2 * time.Second
 )
@@ -62,6 +63,8 @@ type Directory struct {
 	Tokens      map[uuid.UUID]time.Time `json:"tokens,omitempty"`
 	// Refusals are the last ones, newest last.
 	Refusals []Refusal `json:"refusals,omitempty"`
+	// Alarms are the last ones, newest last.
+	Alarms []Alarm `json:"alarms,omitempty"`
 }
 
 // add takes in what came after.
@@ -78,6 +81,10 @@ func (d *Directory) add(later *Directory) {
 	d.Refusals = append(d.Refusals, later.Refusals...)
 	if more := len(d.Refusals) - mostRefusals; more > 0 {
 		d.Refusals = append([]Refusal{}, d.Refusals[more:]...)
+	}
+	d.Alarms = append(d.Alarms, later.Alarms...)
+	if more := len(d.Alarms) - mostAlarms; more > 0 {
+		d.Alarms = append([]Alarm{}, d.Alarms[more:]...)
 	}
 }
 
@@ -116,6 +123,13 @@ func (r *Recorder) Note(q Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.keep(q.Directory, one)
+}
+
+// Alarm remembers an alarm.
+func (r *Recorder) Alarm(a Alarm) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keep(a.Directory, &Directory{Alarms: []Alarm{a}})
 }
 
 func (r *Recorder) keep(directory string, more *Directory) {

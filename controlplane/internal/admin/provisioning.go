@@ -73,6 +73,9 @@ func status(s *core.State, directory string, lately *activity.Directory) *adminv
 			out.WaitingUsers = append(out.WaitingUsers, wireUser(s, u))
 		}
 	}
+	for _, alarm := range slices.Backward(lately.Alarms) {
+		out.Alarms = append(out.Alarms, &adminv1.DirectoryAlarm{At: moment(alarm.At), What: alarm.What, People: uint32(alarm.People), Of: uint32(alarm.Of), Percent: uint32(alarm.Percent)})
+	}
 	for u := range s.Renamed(directory) {
 		if out.Renamed++; out.Renamed <= namesShown {
 			out.RenamedUsers = append(out.RenamedUsers, wireUser(s, u))

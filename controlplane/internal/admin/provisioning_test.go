@@ -51,6 +51,8 @@ func TestTheStatusSaysWhatAnAdminActsOn(t *testing.T) {
 		r.At = at.Add(time.Duration(i) * time.Second)
 		s.activity.Note(activity.Request{At: r.At, Directory: []string{"okta", ""}[i], Refusal: &r})
 	}
+	s.activity.Alarm(activity.Alarm{At: at, Directory: "okta", What: "deactivated", People: 30, Of: 100, Percent: 20})
+	s.activity.Alarm(activity.Alarm{At: at.Add(time.Second), Directory: "okta", What: "regrouped", People: 31, Of: 100, Percent: 20})
 	ask := func(directory string) []*adminv1.ProvisioningStatus {
 		res, err := s.directories().GetProvisioningStatus(t.Context(), connect.NewRequest(&adminv1.GetProvisioningStatusRequest{DirectoryId: directory}))
 		enginetest.Must(t, err)
@@ -69,6 +71,9 @@ func TestTheStatusSaysWhatAnAdminActsOn(t *testing.T) {
 	}
 	if r := all[2].GetRefusals(); len(r) != 1 || !strings.Contains(r[0].GetAdvice(), "tokens create scim") {
 		t.Errorf("refusals of nobody: %v", r)
+	}
+	if a := okta.GetAlarms(); len(a) != 2 || a[0].GetWhat() != "regrouped" || a[1].GetPeople() != 30 || a[1].GetOf() != 100 || a[1].GetPercent() != 20 || !a[1].GetAt().AsTime().Equal(at) {
+		t.Errorf("alarms: %v", a)
 	}
 	if k := okta.GetTokens(); len(k) != 1 || !k[0].GetLastUsedAt().AsTime().Equal(at) {
 		t.Errorf("tokens: %v", k)

@@ -20,6 +20,7 @@ func parent(use, short string, children ...*cobra.Command) *cobra.Command {
 func directoriesCommand(o *options) *cobra.Command {
 	var issuer, audience, claim, attribute string
 	var keep bool
+	var alarm uint32
 	set := &cobra.Command{
 		Use: "create ID", Aliases: []string{"set"}, Short: "Create a directory, or replace its settings",
 		Long: "Create a directory: one identity provider's population. People sign in at its issuer and are matched to\nprovisioned users by one pair: a claim of the access token and an attribute that SCIM provisions.",
@@ -28,7 +29,7 @@ func directoriesCommand(o *options) *cobra.Command {
 			"    --audience https://mcp.example.com --user-claim uid --user-attribute externalId",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d := &policyv1.Directory{Id: args[0], KeepMemberships: keep}
+			d := &policyv1.Directory{Id: args[0], KeepMemberships: keep, AlarmPercent: alarm}
 			switch attribute {
 			case "externalId":
 				d.MatchAttribute = policyv1.MatchAttribute_MATCH_ATTRIBUTE_EXTERNAL_ID
@@ -50,6 +51,7 @@ func directoriesCommand(o *options) *cobra.Command {
 	set.Flags().StringVar(&claim, "user-claim", "sub", "claim that holds the person's unchanging id")
 	set.Flags().StringVar(&attribute, "user-attribute", "externalId", "SCIM attribute that equals the claim: externalId or userName")
 	set.Flags().BoolVar(&keep, "keep-memberships", false, "let a reactivated person's old memberships count at once")
+	set.Flags().Uint32Var(&alarm, "alarm-percent", 0, "raise an alarm where more than this share of the active people is deactivated, or gets other groups, within an hour (default 20; fewer than ten people are never one)")
 	list := &cobra.Command{
 		Use: "list", Short: "List directories", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -36,6 +36,7 @@ func provisioningTable(r *adminv1.GetProvisioningStatusResponse) table {
 	tokens := table{head: []string{"DIRECTORY", "TOKEN", "NAME", "CREATED", "EXPIRES", "LAST USED"}}
 	waiting := table{head: []string{"DIRECTORY", "WAITING", "HELD GROUPS"}}
 	renamed := table{head: []string{"DIRECTORY", "RENAMED", "SIGNS IN AS"}}
+	alarms := table{head: []string{"DIRECTORY", "ALARM", "WHAT", "PEOPLE", "LET PASS WITHIN AN HOUR"}}
 	refusals := table{head: []string{"DIRECTORY", "REFUSED", "REQUEST", "STATUS", "WHAT TO DO"}}
 	for _, d := range r.GetDirectories() {
 		id := dash(d.GetDirectoryId())
@@ -56,11 +57,17 @@ func provisioningTable(r *adminv1.GetProvisioningStatusResponse) table {
 		for _, u := range d.GetRenamedUsers() {
 			renamed.rows = append(renamed.rows, []string{id, u.GetUserName(), u.GetSubject()})
 		}
+		for _, a := range d.GetAlarms() {
+			alarms.rows = append(alarms.rows, []string{id, when(a.GetAt()), a.GetWhat(), fmt.Sprintf("%d of %d", a.GetPeople(), a.GetOf()), fmt.Sprintf("%d%%", a.GetPercent())})
+		}
 		for _, f := range d.GetRefusals() {
 			refusals.rows = append(refusals.rows, []string{id, when(f.GetAt()), f.GetMethod() + " " + f.GetResource(), strings.TrimSpace(fmt.Sprint(f.GetStatus(), " ", f.GetScimType())), f.GetAdvice()})
 		}
 	}
-	t := tables("", counts, tokens, waiting, renamed, refusals)
+	t := tables("", alarms, counts, tokens, waiting, renamed, refusals)
+	if len(alarms.rows) > 0 {
+		t.text += "\n\nnext: see at the provider who did that; if it is a mistake or an attack, revoke the SCIM token (sallyport tokens revoke TOKEN), mend it there,\nand push people and groups again; sallyport audit search and sallyport access what-can PERSON --as-of TIME say what was before"
+	}
 	if len(waiting.rows) > 0 {
 		t.text += "\n\nnext: sallyport users confirm-memberships USER, or --all --directory DIRECTORY, lets held memberships count again"
 	}

@@ -165,6 +165,12 @@ func (x *diagnosis) provisioning(ctx context.Context) error {
 	} else {
 		x.add(good, "scim: reached", "the last request came at "+stamp(did.LastRequest), "")
 	}
+	for _, a := range did.Alarms {
+		if x.now.Sub(a.At) < lately {
+			x.add(warning, "scim: alarm", fmt.Sprintf("at %s, within an hour, %d of %d active people were %s; %d%% are let pass", stamp(a.At), a.People, a.Of, a.What, a.Percent),
+				"see at the provider who did that; sallyport scim status --directory "+id+" says what to do if it was a mistake or an attack")
+		}
+	}
 	recent := 0
 	for _, r := range did.Refusals {
 		if x.now.Sub(r.At) < 24*time.Hour {

@@ -143,8 +143,11 @@ func TestEachThingThatDoesNotFitIsFoundWithWhatToDo(t *testing.T) {
 				s.Do(core.RevokeToken{ID: tk.ID})
 			}
 		}, "scim: token", problem, "no SCIM token", nil},
-		"never heard of":             {okta, func(s *site) { s.did.LastRequest = time.Time{} }, "scim: reached", problem, "never sent anything", nil},
-		"refused lately":             {okta, func(s *site) { s.did.Refusals = []activity.Refusal{{At: s.now, Status: 409}} }, "scim: refusals", warning, "1 requests", nil},
+		"never heard of": {okta, func(s *site) { s.did.LastRequest = time.Time{} }, "scim: reached", problem, "never sent anything", nil},
+		"refused lately": {okta, func(s *site) { s.did.Refusals = []activity.Refusal{{At: s.now, Status: 409}} }, "scim: refusals", warning, "1 requests", nil},
+		"many at once": {okta, func(s *site) {
+			s.did.Alarms = []activity.Alarm{{At: s.now.Add(-30 * 24 * time.Hour), What: "regrouped", People: 99}, {At: s.now, What: "deactivated", People: 30, Of: 100, Percent: 20}}
+		}, "scim: alarm", warning, "30 of 100 active people were deactivated; 20% are let pass", nil},
 		"sign-in is not set up":      {okta, func(s *site) { s.Do(core.NewSetSignIn("okta", nil)) }, "sign-in: set up", problem, "nobody of this directory can sign in", nil},
 		"the provider is down":       {okta, func(s *site) { s.idp.Down(true) }, "sign-in: issuer", problem, "cannot be read", nil},
 		"another redirect URI":       {okta, func(s *site) { s.redirect = "https://elsewhere.example/signin/callback/" }, "sign-in: client", problem, "refuses the client or its redirect URI", nil},

@@ -1927,8 +1927,10 @@ type ProvisioningStatus struct {
 	// The last fifty at most, newest first.
 	Refusals []*Refusal `protobuf:"bytes,12,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	// How many people were renamed and still sign in by their former userName, and the first hundred of them.
-	Renamed       uint32  `protobuf:"varint,13,opt,name=renamed,proto3" json:"renamed,omitempty"`
-	RenamedUsers  []*User `protobuf:"bytes,14,rep,name=renamed_users,json=renamedUsers,proto3" json:"renamed_users,omitempty"`
+	Renamed      uint32  `protobuf:"varint,13,opt,name=renamed,proto3" json:"renamed,omitempty"`
+	RenamedUsers []*User `protobuf:"bytes,14,rep,name=renamed_users,json=renamedUsers,proto3" json:"renamed_users,omitempty"`
+	// Newest first, the last twenty at most.
+	Alarms        []*DirectoryAlarm `protobuf:"bytes,15,rep,name=alarms,proto3" json:"alarms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2061,6 +2063,93 @@ func (x *ProvisioningStatus) GetRenamedUsers() []*User {
 	return nil
 }
 
+func (x *ProvisioningStatus) GetAlarms() []*DirectoryAlarm {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+// DirectoryAlarm is that a directory deactivated or regrouped more of its people within an hour than it is set to.
+type DirectoryAlarm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// "deactivated" or "regrouped".
+	What string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	// To how many, when it was raised, of how many active people before.
+	People uint32 `protobuf:"varint,3,opt,name=people,proto3" json:"people,omitempty"`
+	Of     uint32 `protobuf:"varint,4,opt,name=of,proto3" json:"of,omitempty"`
+	// The share that is let pass, in percent.
+	Percent       uint32 `protobuf:"varint,5,opt,name=percent,proto3" json:"percent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DirectoryAlarm) Reset() {
+	*x = DirectoryAlarm{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DirectoryAlarm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DirectoryAlarm) ProtoMessage() {}
+
+func (x *DirectoryAlarm) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DirectoryAlarm.ProtoReflect.Descriptor instead.
+func (*DirectoryAlarm) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DirectoryAlarm) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *DirectoryAlarm) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *DirectoryAlarm) GetPeople() uint32 {
+	if x != nil {
+		return x.People
+	}
+	return 0
+}
+
+func (x *DirectoryAlarm) GetOf() uint32 {
+	if x != nil {
+		return x.Of
+	}
+	return 0
+}
+
+func (x *DirectoryAlarm) GetPercent() uint32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
 // Refusal is a SCIM request that was refused. It holds nothing of what the request said of anybody.
 type Refusal struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -2078,7 +2167,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2179,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2192,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Refusal) GetAt() *timestamppb.Timestamp {
@@ -2162,7 +2251,7 @@ type PreviewMembersRequest struct {
 
 func (x *PreviewMembersRequest) Reset() {
 	*x = PreviewMembersRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2263,7 @@ func (x *PreviewMembersRequest) String() string {
 func (*PreviewMembersRequest) ProtoMessage() {}
 
 func (x *PreviewMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2276,7 @@ func (x *PreviewMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewMembersRequest.ProtoReflect.Descriptor instead.
 func (*PreviewMembersRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PreviewMembersRequest) GetGroup() string {
@@ -2227,7 +2316,7 @@ type PreviewMembersResponse struct {
 
 func (x *PreviewMembersResponse) Reset() {
 	*x = PreviewMembersResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2239,7 +2328,7 @@ func (x *PreviewMembersResponse) String() string {
 func (*PreviewMembersResponse) ProtoMessage() {}
 
 func (x *PreviewMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2252,7 +2341,7 @@ func (x *PreviewMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewMembersResponse.ProtoReflect.Descriptor instead.
 func (*PreviewMembersResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PreviewMembersResponse) GetVersion() uint64 {
@@ -2303,7 +2392,7 @@ type AccessChange struct {
 
 func (x *AccessChange) Reset() {
 	*x = AccessChange{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2404,7 @@ func (x *AccessChange) String() string {
 func (*AccessChange) ProtoMessage() {}
 
 func (x *AccessChange) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2417,7 @@ func (x *AccessChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessChange.ProtoReflect.Descriptor instead.
 func (*AccessChange) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AccessChange) GetUserId() string {
@@ -2379,7 +2468,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2391,7 +2480,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2404,7 +2493,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Token) GetId() string {
@@ -2489,7 +2578,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2590,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2603,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateTokenRequest) GetKind() TokenKind {
@@ -2571,7 +2660,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2672,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2685,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateTokenResponse) GetId() string {
@@ -2633,7 +2722,7 @@ type RotateTokenRequest struct {
 
 func (x *RotateTokenRequest) Reset() {
 	*x = RotateTokenRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2645,7 +2734,7 @@ func (x *RotateTokenRequest) String() string {
 func (*RotateTokenRequest) ProtoMessage() {}
 
 func (x *RotateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2658,7 +2747,7 @@ func (x *RotateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateTokenRequest.ProtoReflect.Descriptor instead.
 func (*RotateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RotateTokenRequest) GetId() string {
@@ -2696,7 +2785,7 @@ type RotateTokenResponse struct {
 
 func (x *RotateTokenResponse) Reset() {
 	*x = RotateTokenResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2797,7 @@ func (x *RotateTokenResponse) String() string {
 func (*RotateTokenResponse) ProtoMessage() {}
 
 func (x *RotateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2810,7 @@ func (x *RotateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateTokenResponse.ProtoReflect.Descriptor instead.
 func (*RotateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RotateTokenResponse) GetId() string {
@@ -2760,7 +2849,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +2861,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +2874,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 type ListTokensResponse struct {
@@ -2797,7 +2886,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +2898,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +2911,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -2841,7 +2930,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +2942,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +2955,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -2885,7 +2974,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +2986,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +2999,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RevokeTokenResponse) GetVersion() uint64 {
@@ -2928,7 +3017,7 @@ type ListConnectorsRequest struct {
 
 func (x *ListConnectorsRequest) Reset() {
 	*x = ListConnectorsRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +3029,7 @@ func (x *ListConnectorsRequest) String() string {
 func (*ListConnectorsRequest) ProtoMessage() {}
 
 func (x *ListConnectorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +3042,7 @@ func (x *ListConnectorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectorsRequest.ProtoReflect.Descriptor instead.
 func (*ListConnectorsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 type ListConnectorsResponse struct {
@@ -2965,7 +3054,7 @@ type ListConnectorsResponse struct {
 
 func (x *ListConnectorsResponse) Reset() {
 	*x = ListConnectorsResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2977,7 +3066,7 @@ func (x *ListConnectorsResponse) String() string {
 func (*ListConnectorsResponse) ProtoMessage() {}
 
 func (x *ListConnectorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2990,7 +3079,7 @@ func (x *ListConnectorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectorsResponse.ProtoReflect.Descriptor instead.
 func (*ListConnectorsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListConnectorsResponse) GetConnectors() []*ConnectorStatus {
@@ -3014,7 +3103,7 @@ type ConnectorStatus struct {
 
 func (x *ConnectorStatus) Reset() {
 	*x = ConnectorStatus{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3115,7 @@ func (x *ConnectorStatus) String() string {
 func (*ConnectorStatus) ProtoMessage() {}
 
 func (x *ConnectorStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3128,7 @@ func (x *ConnectorStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorStatus.ProtoReflect.Descriptor instead.
 func (*ConnectorStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ConnectorStatus) GetConnector() *v1.Connector {
@@ -3079,7 +3168,7 @@ type GetConnectorRequest struct {
 
 func (x *GetConnectorRequest) Reset() {
 	*x = GetConnectorRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3091,7 +3180,7 @@ func (x *GetConnectorRequest) String() string {
 func (*GetConnectorRequest) ProtoMessage() {}
 
 func (x *GetConnectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3104,7 +3193,7 @@ func (x *GetConnectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectorRequest.ProtoReflect.Descriptor instead.
 func (*GetConnectorRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetConnectorRequest) GetId() string {
@@ -3124,7 +3213,7 @@ type GetConnectorResponse struct {
 
 func (x *GetConnectorResponse) Reset() {
 	*x = GetConnectorResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3136,7 +3225,7 @@ func (x *GetConnectorResponse) String() string {
 func (*GetConnectorResponse) ProtoMessage() {}
 
 func (x *GetConnectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3149,7 +3238,7 @@ func (x *GetConnectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectorResponse.ProtoReflect.Descriptor instead.
 func (*GetConnectorResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetConnectorResponse) GetStatus() *ConnectorStatus {
@@ -3175,7 +3264,7 @@ type RetireConnectorRequest struct {
 
 func (x *RetireConnectorRequest) Reset() {
 	*x = RetireConnectorRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3187,7 +3276,7 @@ func (x *RetireConnectorRequest) String() string {
 func (*RetireConnectorRequest) ProtoMessage() {}
 
 func (x *RetireConnectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3200,7 +3289,7 @@ func (x *RetireConnectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireConnectorRequest.ProtoReflect.Descriptor instead.
 func (*RetireConnectorRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RetireConnectorRequest) GetId() string {
@@ -3219,7 +3308,7 @@ type RetireConnectorResponse struct {
 
 func (x *RetireConnectorResponse) Reset() {
 	*x = RetireConnectorResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3231,7 +3320,7 @@ func (x *RetireConnectorResponse) String() string {
 func (*RetireConnectorResponse) ProtoMessage() {}
 
 func (x *RetireConnectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3244,7 +3333,7 @@ func (x *RetireConnectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireConnectorResponse.ProtoReflect.Descriptor instead.
 func (*RetireConnectorResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RetireConnectorResponse) GetVersion() uint64 {
@@ -3267,7 +3356,7 @@ type SetConnectorSecretRequest struct {
 
 func (x *SetConnectorSecretRequest) Reset() {
 	*x = SetConnectorSecretRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3279,7 +3368,7 @@ func (x *SetConnectorSecretRequest) String() string {
 func (*SetConnectorSecretRequest) ProtoMessage() {}
 
 func (x *SetConnectorSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3292,7 +3381,7 @@ func (x *SetConnectorSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetConnectorSecretRequest.ProtoReflect.Descriptor instead.
 func (*SetConnectorSecretRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SetConnectorSecretRequest) GetConnectorId() string {
@@ -3325,7 +3414,7 @@ type SetConnectorSecretResponse struct {
 
 func (x *SetConnectorSecretResponse) Reset() {
 	*x = SetConnectorSecretResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3426,7 @@ func (x *SetConnectorSecretResponse) String() string {
 func (*SetConnectorSecretResponse) ProtoMessage() {}
 
 func (x *SetConnectorSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3439,7 @@ func (x *SetConnectorSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetConnectorSecretResponse.ProtoReflect.Descriptor instead.
 func (*SetConnectorSecretResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SetConnectorSecretResponse) GetVersion() uint64 {
@@ -3369,7 +3458,7 @@ type DiscoverCatalogueRequest struct {
 
 func (x *DiscoverCatalogueRequest) Reset() {
 	*x = DiscoverCatalogueRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3381,7 +3470,7 @@ func (x *DiscoverCatalogueRequest) String() string {
 func (*DiscoverCatalogueRequest) ProtoMessage() {}
 
 func (x *DiscoverCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3394,7 +3483,7 @@ func (x *DiscoverCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscoverCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*DiscoverCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DiscoverCatalogueRequest) GetConnectorId() string {
@@ -3417,7 +3506,7 @@ type DiscoverCatalogueResponse struct {
 
 func (x *DiscoverCatalogueResponse) Reset() {
 	*x = DiscoverCatalogueResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3429,7 +3518,7 @@ func (x *DiscoverCatalogueResponse) String() string {
 func (*DiscoverCatalogueResponse) ProtoMessage() {}
 
 func (x *DiscoverCatalogueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3442,7 +3531,7 @@ func (x *DiscoverCatalogueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscoverCatalogueResponse.ProtoReflect.Descriptor instead.
 func (*DiscoverCatalogueResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DiscoverCatalogueResponse) GetChanges() []*ToolChange {
@@ -3480,7 +3569,7 @@ type ToolChange struct {
 
 func (x *ToolChange) Reset() {
 	*x = ToolChange{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3492,7 +3581,7 @@ func (x *ToolChange) String() string {
 func (*ToolChange) ProtoMessage() {}
 
 func (x *ToolChange) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3505,7 +3594,7 @@ func (x *ToolChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolChange.ProtoReflect.Descriptor instead.
 func (*ToolChange) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ToolChange) GetKind() ToolChangeKind {
@@ -3552,7 +3641,7 @@ type ApproveCatalogueRequest struct {
 
 func (x *ApproveCatalogueRequest) Reset() {
 	*x = ApproveCatalogueRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3564,7 +3653,7 @@ func (x *ApproveCatalogueRequest) String() string {
 func (*ApproveCatalogueRequest) ProtoMessage() {}
 
 func (x *ApproveCatalogueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3577,7 +3666,7 @@ func (x *ApproveCatalogueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveCatalogueRequest.ProtoReflect.Descriptor instead.
 func (*ApproveCatalogueRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ApproveCatalogueRequest) GetConnectorId() string {
@@ -3620,7 +3709,7 @@ type ApproveCatalogueResponse struct {
 
 func (x *ApproveCatalogueResponse) Reset() {
 	*x = ApproveCatalogueResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3632,7 +3721,7 @@ func (x *ApproveCatalogueResponse) String() string {
 func (*ApproveCatalogueResponse) ProtoMessage() {}
 
 func (x *ApproveCatalogueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3645,7 +3734,7 @@ func (x *ApproveCatalogueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveCatalogueResponse.ProtoReflect.Descriptor instead.
 func (*ApproveCatalogueResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ApproveCatalogueResponse) GetVersion() uint64 {
@@ -3696,7 +3785,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3708,7 +3797,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3721,7 +3810,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Grant) GetGroup() string {
@@ -3812,7 +3901,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3824,7 +3913,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3837,7 +3926,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ApplyRequest) GetConnectors() []*v1.Connector {
@@ -3892,7 +3981,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3904,7 +3993,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3917,7 +4006,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ApplyResponse) GetVersion() uint64 {
@@ -3948,7 +4037,7 @@ type AppliedChange struct {
 
 func (x *AppliedChange) Reset() {
 	*x = AppliedChange{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3960,7 +4049,7 @@ func (x *AppliedChange) String() string {
 func (*AppliedChange) ProtoMessage() {}
 
 func (x *AppliedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3973,7 +4062,7 @@ func (x *AppliedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedChange.ProtoReflect.Descriptor instead.
 func (*AppliedChange) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AppliedChange) GetKind() string {
@@ -4005,7 +4094,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4017,7 +4106,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4030,7 +4119,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 type ListGrantsResponse struct {
@@ -4042,7 +4131,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4054,7 +4143,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4067,7 +4156,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListGrantsResponse) GetGrants() []*Grant {
@@ -4092,7 +4181,7 @@ type RemoveGrantRequest struct {
 
 func (x *RemoveGrantRequest) Reset() {
 	*x = RemoveGrantRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4104,7 +4193,7 @@ func (x *RemoveGrantRequest) String() string {
 func (*RemoveGrantRequest) ProtoMessage() {}
 
 func (x *RemoveGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4117,7 +4206,7 @@ func (x *RemoveGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGrantRequest.ProtoReflect.Descriptor instead.
 func (*RemoveGrantRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RemoveGrantRequest) GetGroup() string {
@@ -4157,7 +4246,7 @@ type RemoveGrantResponse struct {
 
 func (x *RemoveGrantResponse) Reset() {
 	*x = RemoveGrantResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4169,7 +4258,7 @@ func (x *RemoveGrantResponse) String() string {
 func (*RemoveGrantResponse) ProtoMessage() {}
 
 func (x *RemoveGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4182,7 +4271,7 @@ func (x *RemoveGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGrantResponse.ProtoReflect.Descriptor instead.
 func (*RemoveGrantResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RemoveGrantResponse) GetVersion() uint64 {
@@ -4202,7 +4291,7 @@ type PlaceBlockRequest struct {
 
 func (x *PlaceBlockRequest) Reset() {
 	*x = PlaceBlockRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4214,7 +4303,7 @@ func (x *PlaceBlockRequest) String() string {
 func (*PlaceBlockRequest) ProtoMessage() {}
 
 func (x *PlaceBlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4227,7 +4316,7 @@ func (x *PlaceBlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceBlockRequest.ProtoReflect.Descriptor instead.
 func (*PlaceBlockRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *PlaceBlockRequest) GetBlock() *v1.Block {
@@ -4247,7 +4336,7 @@ type PlaceBlockResponse struct {
 
 func (x *PlaceBlockResponse) Reset() {
 	*x = PlaceBlockResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4259,7 +4348,7 @@ func (x *PlaceBlockResponse) String() string {
 func (*PlaceBlockResponse) ProtoMessage() {}
 
 func (x *PlaceBlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4272,7 +4361,7 @@ func (x *PlaceBlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceBlockResponse.ProtoReflect.Descriptor instead.
 func (*PlaceBlockResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PlaceBlockResponse) GetId() string {
@@ -4298,7 +4387,7 @@ type LiftBlockRequest struct {
 
 func (x *LiftBlockRequest) Reset() {
 	*x = LiftBlockRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4310,7 +4399,7 @@ func (x *LiftBlockRequest) String() string {
 func (*LiftBlockRequest) ProtoMessage() {}
 
 func (x *LiftBlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4323,7 +4412,7 @@ func (x *LiftBlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiftBlockRequest.ProtoReflect.Descriptor instead.
 func (*LiftBlockRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LiftBlockRequest) GetId() string {
@@ -4342,7 +4431,7 @@ type LiftBlockResponse struct {
 
 func (x *LiftBlockResponse) Reset() {
 	*x = LiftBlockResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4354,7 +4443,7 @@ func (x *LiftBlockResponse) String() string {
 func (*LiftBlockResponse) ProtoMessage() {}
 
 func (x *LiftBlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4367,7 +4456,7 @@ func (x *LiftBlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiftBlockResponse.ProtoReflect.Descriptor instead.
 func (*LiftBlockResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{67}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *LiftBlockResponse) GetVersion() uint64 {
@@ -4385,7 +4474,7 @@ type ListBlocksRequest struct {
 
 func (x *ListBlocksRequest) Reset() {
 	*x = ListBlocksRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4397,7 +4486,7 @@ func (x *ListBlocksRequest) String() string {
 func (*ListBlocksRequest) ProtoMessage() {}
 
 func (x *ListBlocksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4410,7 +4499,7 @@ func (x *ListBlocksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBlocksRequest.ProtoReflect.Descriptor instead.
 func (*ListBlocksRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{68}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 type ListBlocksResponse struct {
@@ -4422,7 +4511,7 @@ type ListBlocksResponse struct {
 
 func (x *ListBlocksResponse) Reset() {
 	*x = ListBlocksResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4434,7 +4523,7 @@ func (x *ListBlocksResponse) String() string {
 func (*ListBlocksResponse) ProtoMessage() {}
 
 func (x *ListBlocksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4447,7 +4536,7 @@ func (x *ListBlocksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBlocksResponse.ProtoReflect.Descriptor instead.
 func (*ListBlocksResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{69}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ListBlocksResponse) GetBlocks() []*v1.Block {
@@ -4481,7 +4570,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4493,7 +4582,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4506,7 +4595,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{70}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ExplainRequest) GetPerson() string {
@@ -4605,7 +4694,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4617,7 +4706,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4630,7 +4719,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{71}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ExplainResponse) GetDecision() *v11.Decision {
@@ -4685,7 +4774,7 @@ type GroupPath struct {
 
 func (x *GroupPath) Reset() {
 	*x = GroupPath{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4697,7 +4786,7 @@ func (x *GroupPath) String() string {
 func (*GroupPath) ProtoMessage() {}
 
 func (x *GroupPath) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4710,7 +4799,7 @@ func (x *GroupPath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupPath.ProtoReflect.Descriptor instead.
 func (*GroupPath) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{72}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *GroupPath) GetGroups() []*GroupRef {
@@ -4743,7 +4832,7 @@ type RuleTrace struct {
 
 func (x *RuleTrace) Reset() {
 	*x = RuleTrace{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4755,7 +4844,7 @@ func (x *RuleTrace) String() string {
 func (*RuleTrace) ProtoMessage() {}
 
 func (x *RuleTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4768,7 +4857,7 @@ func (x *RuleTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleTrace.ProtoReflect.Descriptor instead.
 func (*RuleTrace) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{73}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RuleTrace) GetGroup() string {
@@ -4842,7 +4931,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4854,7 +4943,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[74]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4867,7 +4956,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{74}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{75}
 }
 
 type ListProxiesResponse struct {
@@ -4881,7 +4970,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4893,7 +4982,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[75]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4906,7 +4995,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{75}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*Proxy {
@@ -4950,7 +5039,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4962,7 +5051,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[76]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4975,7 +5064,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{76}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Proxy) GetName() string {
@@ -5074,7 +5163,7 @@ type ProxyTrouble struct {
 
 func (x *ProxyTrouble) Reset() {
 	*x = ProxyTrouble{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5086,7 +5175,7 @@ func (x *ProxyTrouble) String() string {
 func (*ProxyTrouble) ProtoMessage() {}
 
 func (x *ProxyTrouble) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[77]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5099,7 +5188,7 @@ func (x *ProxyTrouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyTrouble.ProtoReflect.Descriptor instead.
 func (*ProxyTrouble) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{77}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ProxyTrouble) GetConnector() string {
@@ -5151,7 +5240,7 @@ type GetReceiptRequest struct {
 
 func (x *GetReceiptRequest) Reset() {
 	*x = GetReceiptRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5163,7 +5252,7 @@ func (x *GetReceiptRequest) String() string {
 func (*GetReceiptRequest) ProtoMessage() {}
 
 func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5176,7 +5265,7 @@ func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptRequest.ProtoReflect.Descriptor instead.
 func (*GetReceiptRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{78}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *GetReceiptRequest) GetVersion() uint64 {
@@ -5214,7 +5303,7 @@ type GetReceiptResponse struct {
 
 func (x *GetReceiptResponse) Reset() {
 	*x = GetReceiptResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5226,7 +5315,7 @@ func (x *GetReceiptResponse) String() string {
 func (*GetReceiptResponse) ProtoMessage() {}
 
 func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5239,7 +5328,7 @@ func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptResponse.ProtoReflect.Descriptor instead.
 func (*GetReceiptResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{79}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *GetReceiptResponse) GetVersion() uint64 {
@@ -5288,7 +5377,7 @@ type PersonReceipt struct {
 
 func (x *PersonReceipt) Reset() {
 	*x = PersonReceipt{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5300,7 +5389,7 @@ func (x *PersonReceipt) String() string {
 func (*PersonReceipt) ProtoMessage() {}
 
 func (x *PersonReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5313,7 +5402,7 @@ func (x *PersonReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonReceipt.ProtoReflect.Descriptor instead.
 func (*PersonReceipt) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *PersonReceipt) GetPersonId() string {
@@ -5367,7 +5456,7 @@ type ProxyReceipt struct {
 
 func (x *ProxyReceipt) Reset() {
 	*x = ProxyReceipt{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5379,7 +5468,7 @@ func (x *ProxyReceipt) String() string {
 func (*ProxyReceipt) ProtoMessage() {}
 
 func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5392,7 +5481,7 @@ func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyReceipt.ProtoReflect.Descriptor instead.
 func (*ProxyReceipt) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ProxyReceipt) GetProxy() string {
@@ -5473,7 +5562,7 @@ type AuditFilter struct {
 
 func (x *AuditFilter) Reset() {
 	*x = AuditFilter{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5485,7 +5574,7 @@ func (x *AuditFilter) String() string {
 func (*AuditFilter) ProtoMessage() {}
 
 func (x *AuditFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5498,7 +5587,7 @@ func (x *AuditFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditFilter.ProtoReflect.Descriptor instead.
 func (*AuditFilter) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *AuditFilter) GetPerson() string {
@@ -5676,7 +5765,7 @@ type ArgumentEquals struct {
 
 func (x *ArgumentEquals) Reset() {
 	*x = ArgumentEquals{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5688,7 +5777,7 @@ func (x *ArgumentEquals) String() string {
 func (*ArgumentEquals) ProtoMessage() {}
 
 func (x *ArgumentEquals) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5701,7 +5790,7 @@ func (x *ArgumentEquals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArgumentEquals.ProtoReflect.Descriptor instead.
 func (*ArgumentEquals) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ArgumentEquals) GetPath() string {
@@ -5733,7 +5822,7 @@ type CountAuditRequest struct {
 
 func (x *CountAuditRequest) Reset() {
 	*x = CountAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5745,7 +5834,7 @@ func (x *CountAuditRequest) String() string {
 func (*CountAuditRequest) ProtoMessage() {}
 
 func (x *CountAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5758,7 +5847,7 @@ func (x *CountAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountAuditRequest.ProtoReflect.Descriptor instead.
 func (*CountAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *CountAuditRequest) GetFilter() *AuditFilter {
@@ -5802,7 +5891,7 @@ type CountAuditResponse struct {
 
 func (x *CountAuditResponse) Reset() {
 	*x = CountAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5814,7 +5903,7 @@ func (x *CountAuditResponse) String() string {
 func (*CountAuditResponse) ProtoMessage() {}
 
 func (x *CountAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5827,7 +5916,7 @@ func (x *CountAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountAuditResponse.ProtoReflect.Descriptor instead.
 func (*CountAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{85}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *CountAuditResponse) GetCounts() []*AuditCount {
@@ -5865,7 +5954,7 @@ type AuditCount struct {
 
 func (x *AuditCount) Reset() {
 	*x = AuditCount{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5877,7 +5966,7 @@ func (x *AuditCount) String() string {
 func (*AuditCount) ProtoMessage() {}
 
 func (x *AuditCount) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5890,7 +5979,7 @@ func (x *AuditCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditCount.ProtoReflect.Descriptor instead.
 func (*AuditCount) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{86}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *AuditCount) GetKeys() []string {
@@ -5926,7 +6015,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5938,7 +6027,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5951,7 +6040,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{87}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *SearchAuditRequest) GetFilter() *AuditFilter {
@@ -5986,7 +6075,7 @@ type SearchAuditResponse struct {
 
 func (x *SearchAuditResponse) Reset() {
 	*x = SearchAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5998,7 +6087,7 @@ func (x *SearchAuditResponse) String() string {
 func (*SearchAuditResponse) ProtoMessage() {}
 
 func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6011,7 +6100,7 @@ func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditResponse.ProtoReflect.Descriptor instead.
 func (*SearchAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{88}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *SearchAuditResponse) GetRecords() []*StoredRecord {
@@ -6041,7 +6130,7 @@ type StoredRecord struct {
 
 func (x *StoredRecord) Reset() {
 	*x = StoredRecord{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6053,7 +6142,7 @@ func (x *StoredRecord) String() string {
 func (*StoredRecord) ProtoMessage() {}
 
 func (x *StoredRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6066,7 +6155,7 @@ func (x *StoredRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredRecord.ProtoReflect.Descriptor instead.
 func (*StoredRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{89}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *StoredRecord) GetSequence() uint64 {
@@ -6101,7 +6190,7 @@ type TailAuditRequest struct {
 
 func (x *TailAuditRequest) Reset() {
 	*x = TailAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6113,7 +6202,7 @@ func (x *TailAuditRequest) String() string {
 func (*TailAuditRequest) ProtoMessage() {}
 
 func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6126,7 +6215,7 @@ func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditRequest.ProtoReflect.Descriptor instead.
 func (*TailAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{90}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *TailAuditRequest) GetFilter() *AuditFilter {
@@ -6152,7 +6241,7 @@ type TailAuditResponse struct {
 
 func (x *TailAuditResponse) Reset() {
 	*x = TailAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[91]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6164,7 +6253,7 @@ func (x *TailAuditResponse) String() string {
 func (*TailAuditResponse) ProtoMessage() {}
 
 func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[91]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6177,7 +6266,7 @@ func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditResponse.ProtoReflect.Descriptor instead.
 func (*TailAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{91}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *TailAuditResponse) GetRecord() *StoredRecord {
@@ -6294,7 +6383,7 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x1cGetProvisioningStatusRequest\x12!\n" +
 	"\fdirectory_id\x18\x01 \x01(\tR\vdirectoryId\"i\n" +
 	"\x1dGetProvisioningStatusResponse\x12H\n" +
-	"\vdirectories\x18\x01 \x03(\v2&.sallyport.admin.v1.ProvisioningStatusR\vdirectories\"\xc2\x04\n" +
+	"\vdirectories\x18\x01 \x03(\v2&.sallyport.admin.v1.ProvisioningStatusR\vdirectories\"\xfe\x04\n" +
 	"\x12ProvisioningStatus\x12!\n" +
 	"\fdirectory_id\x18\x01 \x01(\tR\vdirectoryId\x12\x14\n" +
 	"\x05users\x18\x02 \x01(\rR\x05users\x12!\n" +
@@ -6310,7 +6399,14 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\rwaiting_users\x18\v \x03(\v2\x18.sallyport.admin.v1.UserR\fwaitingUsers\x127\n" +
 	"\brefusals\x18\f \x03(\v2\x1b.sallyport.admin.v1.RefusalR\brefusals\x12\x18\n" +
 	"\arenamed\x18\r \x01(\rR\arenamed\x12=\n" +
-	"\rrenamed_users\x18\x0e \x03(\v2\x18.sallyport.admin.v1.UserR\frenamedUsers\"\xb6\x01\n" +
+	"\rrenamed_users\x18\x0e \x03(\v2\x18.sallyport.admin.v1.UserR\frenamedUsers\x12:\n" +
+	"\x06alarms\x18\x0f \x03(\v2\".sallyport.admin.v1.DirectoryAlarmR\x06alarms\"\x92\x01\n" +
+	"\x0eDirectoryAlarm\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x12\x16\n" +
+	"\x06people\x18\x03 \x01(\rR\x06people\x12\x0e\n" +
+	"\x02of\x18\x04 \x01(\rR\x02of\x12\x18\n" +
+	"\apercent\x18\x05 \x01(\rR\apercent\"\xb6\x01\n" +
 	"\aRefusal\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x1a\n" +
@@ -6732,7 +6828,7 @@ func file_sallyport_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
+var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 93)
 var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(MemberChange)(0),                     // 0: sallyport.admin.v1.MemberChange
 	(TokenKind)(0),                        // 1: sallyport.admin.v1.TokenKind
@@ -6769,255 +6865,258 @@ var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(*GetProvisioningStatusRequest)(nil),  // 32: sallyport.admin.v1.GetProvisioningStatusRequest
 	(*GetProvisioningStatusResponse)(nil), // 33: sallyport.admin.v1.GetProvisioningStatusResponse
 	(*ProvisioningStatus)(nil),            // 34: sallyport.admin.v1.ProvisioningStatus
-	(*Refusal)(nil),                       // 35: sallyport.admin.v1.Refusal
-	(*PreviewMembersRequest)(nil),         // 36: sallyport.admin.v1.PreviewMembersRequest
-	(*PreviewMembersResponse)(nil),        // 37: sallyport.admin.v1.PreviewMembersResponse
-	(*AccessChange)(nil),                  // 38: sallyport.admin.v1.AccessChange
-	(*Token)(nil),                         // 39: sallyport.admin.v1.Token
-	(*CreateTokenRequest)(nil),            // 40: sallyport.admin.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),           // 41: sallyport.admin.v1.CreateTokenResponse
-	(*RotateTokenRequest)(nil),            // 42: sallyport.admin.v1.RotateTokenRequest
-	(*RotateTokenResponse)(nil),           // 43: sallyport.admin.v1.RotateTokenResponse
-	(*ListTokensRequest)(nil),             // 44: sallyport.admin.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),            // 45: sallyport.admin.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),            // 46: sallyport.admin.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),           // 47: sallyport.admin.v1.RevokeTokenResponse
-	(*ListConnectorsRequest)(nil),         // 48: sallyport.admin.v1.ListConnectorsRequest
-	(*ListConnectorsResponse)(nil),        // 49: sallyport.admin.v1.ListConnectorsResponse
-	(*ConnectorStatus)(nil),               // 50: sallyport.admin.v1.ConnectorStatus
-	(*GetConnectorRequest)(nil),           // 51: sallyport.admin.v1.GetConnectorRequest
-	(*GetConnectorResponse)(nil),          // 52: sallyport.admin.v1.GetConnectorResponse
-	(*RetireConnectorRequest)(nil),        // 53: sallyport.admin.v1.RetireConnectorRequest
-	(*RetireConnectorResponse)(nil),       // 54: sallyport.admin.v1.RetireConnectorResponse
-	(*SetConnectorSecretRequest)(nil),     // 55: sallyport.admin.v1.SetConnectorSecretRequest
-	(*SetConnectorSecretResponse)(nil),    // 56: sallyport.admin.v1.SetConnectorSecretResponse
-	(*DiscoverCatalogueRequest)(nil),      // 57: sallyport.admin.v1.DiscoverCatalogueRequest
-	(*DiscoverCatalogueResponse)(nil),     // 58: sallyport.admin.v1.DiscoverCatalogueResponse
-	(*ToolChange)(nil),                    // 59: sallyport.admin.v1.ToolChange
-	(*ApproveCatalogueRequest)(nil),       // 60: sallyport.admin.v1.ApproveCatalogueRequest
-	(*ApproveCatalogueResponse)(nil),      // 61: sallyport.admin.v1.ApproveCatalogueResponse
-	(*Grant)(nil),                         // 62: sallyport.admin.v1.Grant
-	(*ApplyRequest)(nil),                  // 63: sallyport.admin.v1.ApplyRequest
-	(*ApplyResponse)(nil),                 // 64: sallyport.admin.v1.ApplyResponse
-	(*AppliedChange)(nil),                 // 65: sallyport.admin.v1.AppliedChange
-	(*ListGrantsRequest)(nil),             // 66: sallyport.admin.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),            // 67: sallyport.admin.v1.ListGrantsResponse
-	(*RemoveGrantRequest)(nil),            // 68: sallyport.admin.v1.RemoveGrantRequest
-	(*RemoveGrantResponse)(nil),           // 69: sallyport.admin.v1.RemoveGrantResponse
-	(*PlaceBlockRequest)(nil),             // 70: sallyport.admin.v1.PlaceBlockRequest
-	(*PlaceBlockResponse)(nil),            // 71: sallyport.admin.v1.PlaceBlockResponse
-	(*LiftBlockRequest)(nil),              // 72: sallyport.admin.v1.LiftBlockRequest
-	(*LiftBlockResponse)(nil),             // 73: sallyport.admin.v1.LiftBlockResponse
-	(*ListBlocksRequest)(nil),             // 74: sallyport.admin.v1.ListBlocksRequest
-	(*ListBlocksResponse)(nil),            // 75: sallyport.admin.v1.ListBlocksResponse
-	(*ExplainRequest)(nil),                // 76: sallyport.admin.v1.ExplainRequest
-	(*ExplainResponse)(nil),               // 77: sallyport.admin.v1.ExplainResponse
-	(*GroupPath)(nil),                     // 78: sallyport.admin.v1.GroupPath
-	(*RuleTrace)(nil),                     // 79: sallyport.admin.v1.RuleTrace
-	(*ListProxiesRequest)(nil),            // 80: sallyport.admin.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),           // 81: sallyport.admin.v1.ListProxiesResponse
-	(*Proxy)(nil),                         // 82: sallyport.admin.v1.Proxy
-	(*ProxyTrouble)(nil),                  // 83: sallyport.admin.v1.ProxyTrouble
-	(*GetReceiptRequest)(nil),             // 84: sallyport.admin.v1.GetReceiptRequest
-	(*GetReceiptResponse)(nil),            // 85: sallyport.admin.v1.GetReceiptResponse
-	(*PersonReceipt)(nil),                 // 86: sallyport.admin.v1.PersonReceipt
-	(*ProxyReceipt)(nil),                  // 87: sallyport.admin.v1.ProxyReceipt
-	(*AuditFilter)(nil),                   // 88: sallyport.admin.v1.AuditFilter
-	(*ArgumentEquals)(nil),                // 89: sallyport.admin.v1.ArgumentEquals
-	(*CountAuditRequest)(nil),             // 90: sallyport.admin.v1.CountAuditRequest
-	(*CountAuditResponse)(nil),            // 91: sallyport.admin.v1.CountAuditResponse
-	(*AuditCount)(nil),                    // 92: sallyport.admin.v1.AuditCount
-	(*SearchAuditRequest)(nil),            // 93: sallyport.admin.v1.SearchAuditRequest
-	(*SearchAuditResponse)(nil),           // 94: sallyport.admin.v1.SearchAuditResponse
-	(*StoredRecord)(nil),                  // 95: sallyport.admin.v1.StoredRecord
-	(*TailAuditRequest)(nil),              // 96: sallyport.admin.v1.TailAuditRequest
-	(*TailAuditResponse)(nil),             // 97: sallyport.admin.v1.TailAuditResponse
-	(*v1.Directory)(nil),                  // 98: sallyport.policy.v1.Directory
-	(*timestamppb.Timestamp)(nil),         // 99: google.protobuf.Timestamp
-	(*v1.ConnectorTool)(nil),              // 100: sallyport.policy.v1.ConnectorTool
-	(v1.Role)(0),                          // 101: sallyport.policy.v1.Role
-	(*durationpb.Duration)(nil),           // 102: google.protobuf.Duration
-	(*v1.Connector)(nil),                  // 103: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                       // 104: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                       // 105: sallyport.policy.v1.Rule
-	(*v1.RuleSet)(nil),                    // 106: sallyport.policy.v1.RuleSet
-	(*v1.Block)(nil),                      // 107: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),                  // 108: sallyport.audit.v1.Decision
-	(v1.Duty)(0),                          // 109: sallyport.policy.v1.Duty
-	(*Credential)(nil),                    // 110: sallyport.admin.v1.Credential
-	(v11.Verdict)(0),                      // 111: sallyport.audit.v1.Verdict
-	(v11.Reason)(0),                       // 112: sallyport.audit.v1.Reason
-	(v11.Kind)(0),                         // 113: sallyport.audit.v1.Kind
-	(v11.Outcome)(0),                      // 114: sallyport.audit.v1.Outcome
-	(*v11.AuditRecord)(nil),               // 115: sallyport.audit.v1.AuditRecord
+	(*DirectoryAlarm)(nil),                // 35: sallyport.admin.v1.DirectoryAlarm
+	(*Refusal)(nil),                       // 36: sallyport.admin.v1.Refusal
+	(*PreviewMembersRequest)(nil),         // 37: sallyport.admin.v1.PreviewMembersRequest
+	(*PreviewMembersResponse)(nil),        // 38: sallyport.admin.v1.PreviewMembersResponse
+	(*AccessChange)(nil),                  // 39: sallyport.admin.v1.AccessChange
+	(*Token)(nil),                         // 40: sallyport.admin.v1.Token
+	(*CreateTokenRequest)(nil),            // 41: sallyport.admin.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),           // 42: sallyport.admin.v1.CreateTokenResponse
+	(*RotateTokenRequest)(nil),            // 43: sallyport.admin.v1.RotateTokenRequest
+	(*RotateTokenResponse)(nil),           // 44: sallyport.admin.v1.RotateTokenResponse
+	(*ListTokensRequest)(nil),             // 45: sallyport.admin.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),            // 46: sallyport.admin.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),            // 47: sallyport.admin.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),           // 48: sallyport.admin.v1.RevokeTokenResponse
+	(*ListConnectorsRequest)(nil),         // 49: sallyport.admin.v1.ListConnectorsRequest
+	(*ListConnectorsResponse)(nil),        // 50: sallyport.admin.v1.ListConnectorsResponse
+	(*ConnectorStatus)(nil),               // 51: sallyport.admin.v1.ConnectorStatus
+	(*GetConnectorRequest)(nil),           // 52: sallyport.admin.v1.GetConnectorRequest
+	(*GetConnectorResponse)(nil),          // 53: sallyport.admin.v1.GetConnectorResponse
+	(*RetireConnectorRequest)(nil),        // 54: sallyport.admin.v1.RetireConnectorRequest
+	(*RetireConnectorResponse)(nil),       // 55: sallyport.admin.v1.RetireConnectorResponse
+	(*SetConnectorSecretRequest)(nil),     // 56: sallyport.admin.v1.SetConnectorSecretRequest
+	(*SetConnectorSecretResponse)(nil),    // 57: sallyport.admin.v1.SetConnectorSecretResponse
+	(*DiscoverCatalogueRequest)(nil),      // 58: sallyport.admin.v1.DiscoverCatalogueRequest
+	(*DiscoverCatalogueResponse)(nil),     // 59: sallyport.admin.v1.DiscoverCatalogueResponse
+	(*ToolChange)(nil),                    // 60: sallyport.admin.v1.ToolChange
+	(*ApproveCatalogueRequest)(nil),       // 61: sallyport.admin.v1.ApproveCatalogueRequest
+	(*ApproveCatalogueResponse)(nil),      // 62: sallyport.admin.v1.ApproveCatalogueResponse
+	(*Grant)(nil),                         // 63: sallyport.admin.v1.Grant
+	(*ApplyRequest)(nil),                  // 64: sallyport.admin.v1.ApplyRequest
+	(*ApplyResponse)(nil),                 // 65: sallyport.admin.v1.ApplyResponse
+	(*AppliedChange)(nil),                 // 66: sallyport.admin.v1.AppliedChange
+	(*ListGrantsRequest)(nil),             // 67: sallyport.admin.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),            // 68: sallyport.admin.v1.ListGrantsResponse
+	(*RemoveGrantRequest)(nil),            // 69: sallyport.admin.v1.RemoveGrantRequest
+	(*RemoveGrantResponse)(nil),           // 70: sallyport.admin.v1.RemoveGrantResponse
+	(*PlaceBlockRequest)(nil),             // 71: sallyport.admin.v1.PlaceBlockRequest
+	(*PlaceBlockResponse)(nil),            // 72: sallyport.admin.v1.PlaceBlockResponse
+	(*LiftBlockRequest)(nil),              // 73: sallyport.admin.v1.LiftBlockRequest
+	(*LiftBlockResponse)(nil),             // 74: sallyport.admin.v1.LiftBlockResponse
+	(*ListBlocksRequest)(nil),             // 75: sallyport.admin.v1.ListBlocksRequest
+	(*ListBlocksResponse)(nil),            // 76: sallyport.admin.v1.ListBlocksResponse
+	(*ExplainRequest)(nil),                // 77: sallyport.admin.v1.ExplainRequest
+	(*ExplainResponse)(nil),               // 78: sallyport.admin.v1.ExplainResponse
+	(*GroupPath)(nil),                     // 79: sallyport.admin.v1.GroupPath
+	(*RuleTrace)(nil),                     // 80: sallyport.admin.v1.RuleTrace
+	(*ListProxiesRequest)(nil),            // 81: sallyport.admin.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),           // 82: sallyport.admin.v1.ListProxiesResponse
+	(*Proxy)(nil),                         // 83: sallyport.admin.v1.Proxy
+	(*ProxyTrouble)(nil),                  // 84: sallyport.admin.v1.ProxyTrouble
+	(*GetReceiptRequest)(nil),             // 85: sallyport.admin.v1.GetReceiptRequest
+	(*GetReceiptResponse)(nil),            // 86: sallyport.admin.v1.GetReceiptResponse
+	(*PersonReceipt)(nil),                 // 87: sallyport.admin.v1.PersonReceipt
+	(*ProxyReceipt)(nil),                  // 88: sallyport.admin.v1.ProxyReceipt
+	(*AuditFilter)(nil),                   // 89: sallyport.admin.v1.AuditFilter
+	(*ArgumentEquals)(nil),                // 90: sallyport.admin.v1.ArgumentEquals
+	(*CountAuditRequest)(nil),             // 91: sallyport.admin.v1.CountAuditRequest
+	(*CountAuditResponse)(nil),            // 92: sallyport.admin.v1.CountAuditResponse
+	(*AuditCount)(nil),                    // 93: sallyport.admin.v1.AuditCount
+	(*SearchAuditRequest)(nil),            // 94: sallyport.admin.v1.SearchAuditRequest
+	(*SearchAuditResponse)(nil),           // 95: sallyport.admin.v1.SearchAuditResponse
+	(*StoredRecord)(nil),                  // 96: sallyport.admin.v1.StoredRecord
+	(*TailAuditRequest)(nil),              // 97: sallyport.admin.v1.TailAuditRequest
+	(*TailAuditResponse)(nil),             // 98: sallyport.admin.v1.TailAuditResponse
+	(*v1.Directory)(nil),                  // 99: sallyport.policy.v1.Directory
+	(*timestamppb.Timestamp)(nil),         // 100: google.protobuf.Timestamp
+	(*v1.ConnectorTool)(nil),              // 101: sallyport.policy.v1.ConnectorTool
+	(v1.Role)(0),                          // 102: sallyport.policy.v1.Role
+	(*durationpb.Duration)(nil),           // 103: google.protobuf.Duration
+	(*v1.Connector)(nil),                  // 104: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                       // 105: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                       // 106: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                    // 107: sallyport.policy.v1.RuleSet
+	(*v1.Block)(nil),                      // 108: sallyport.policy.v1.Block
+	(*v11.Decision)(nil),                  // 109: sallyport.audit.v1.Decision
+	(v1.Duty)(0),                          // 110: sallyport.policy.v1.Duty
+	(*Credential)(nil),                    // 111: sallyport.admin.v1.Credential
+	(v11.Verdict)(0),                      // 112: sallyport.audit.v1.Verdict
+	(v11.Reason)(0),                       // 113: sallyport.audit.v1.Reason
+	(v11.Kind)(0),                         // 114: sallyport.audit.v1.Kind
+	(v11.Outcome)(0),                      // 115: sallyport.audit.v1.Outcome
+	(*v11.AuditRecord)(nil),               // 116: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
-	98,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
-	98,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
-	99,  // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	99,  // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
+	99,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
+	99,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
+	100, // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	100, // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
 	11,  // 4: sallyport.admin.v1.User.groups:type_name -> sallyport.admin.v1.GroupRef
 	11,  // 5: sallyport.admin.v1.User.held_groups:type_name -> sallyport.admin.v1.GroupRef
-	99,  // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
-	99,  // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
+	100, // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
+	100, // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
 	10,  // 8: sallyport.admin.v1.ListUsersResponse.users:type_name -> sallyport.admin.v1.User
 	10,  // 9: sallyport.admin.v1.GetUserResponse.user:type_name -> sallyport.admin.v1.User
 	27,  // 10: sallyport.admin.v1.ListErasuresResponse.erasures:type_name -> sallyport.admin.v1.Erasure
-	99,  // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
+	100, // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
 	12,  // 12: sallyport.admin.v1.ListGroupsResponse.groups:type_name -> sallyport.admin.v1.Group
 	12,  // 13: sallyport.admin.v1.GetGroupResponse.group:type_name -> sallyport.admin.v1.Group
 	10,  // 14: sallyport.admin.v1.GetGroupResponse.members:type_name -> sallyport.admin.v1.User
 	11,  // 15: sallyport.admin.v1.GetGroupResponse.member_groups:type_name -> sallyport.admin.v1.GroupRef
 	34,  // 16: sallyport.admin.v1.GetProvisioningStatusResponse.directories:type_name -> sallyport.admin.v1.ProvisioningStatus
-	99,  // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
-	39,  // 18: sallyport.admin.v1.ProvisioningStatus.tokens:type_name -> sallyport.admin.v1.Token
+	100, // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
+	40,  // 18: sallyport.admin.v1.ProvisioningStatus.tokens:type_name -> sallyport.admin.v1.Token
 	10,  // 19: sallyport.admin.v1.ProvisioningStatus.waiting_users:type_name -> sallyport.admin.v1.User
-	35,  // 20: sallyport.admin.v1.ProvisioningStatus.refusals:type_name -> sallyport.admin.v1.Refusal
+	36,  // 20: sallyport.admin.v1.ProvisioningStatus.refusals:type_name -> sallyport.admin.v1.Refusal
 	10,  // 21: sallyport.admin.v1.ProvisioningStatus.renamed_users:type_name -> sallyport.admin.v1.User
-	99,  // 22: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
-	0,   // 23: sallyport.admin.v1.PreviewMembersRequest.change:type_name -> sallyport.admin.v1.MemberChange
-	38,  // 24: sallyport.admin.v1.PreviewMembersResponse.changes:type_name -> sallyport.admin.v1.AccessChange
-	100, // 25: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
-	100, // 26: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
-	1,   // 27: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
-	99,  // 28: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	99,  // 29: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	99,  // 30: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
-	101, // 31: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	1,   // 32: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
-	102, // 33: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	101, // 34: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
-	102, // 35: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
-	102, // 36: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	99,  // 37: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
-	39,  // 38: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
-	50,  // 39: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
-	103, // 40: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
-	50,  // 41: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
-	104, // 42: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
-	59,  // 43: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
-	2,   // 44: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
-	104, // 45: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
-	105, // 46: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	99,  // 47: sallyport.admin.v1.Grant.until:type_name -> google.protobuf.Timestamp
-	103, // 48: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
-	62,  // 49: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
-	106, // 50: sallyport.admin.v1.ApplyRequest.rule_sets:type_name -> sallyport.policy.v1.RuleSet
-	65,  // 51: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
-	3,   // 52: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
-	62,  // 53: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
-	107, // 54: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
-	107, // 55: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
-	99,  // 56: sallyport.admin.v1.ExplainRequest.at:type_name -> google.protobuf.Timestamp
-	99,  // 57: sallyport.admin.v1.ExplainRequest.auth_time:type_name -> google.protobuf.Timestamp
-	108, // 58: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
-	11,  // 59: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
-	79,  // 60: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
-	78,  // 61: sallyport.admin.v1.ExplainResponse.paths:type_name -> sallyport.admin.v1.GroupPath
-	11,  // 62: sallyport.admin.v1.GroupPath.groups:type_name -> sallyport.admin.v1.GroupRef
-	4,   // 63: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
-	109, // 64: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
-	82,  // 65: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	99,  // 66: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	99,  // 67: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
-	83,  // 68: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
-	99,  // 69: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
-	87,  // 70: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	86,  // 71: sallyport.admin.v1.GetReceiptResponse.person:type_name -> sallyport.admin.v1.PersonReceipt
-	110, // 72: sallyport.admin.v1.PersonReceipt.withdrawn:type_name -> sallyport.admin.v1.Credential
-	99,  // 73: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	111, // 74: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	99,  // 75: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	99,  // 76: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	112, // 77: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
-	89,  // 78: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
-	113, // 79: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
-	114, // 80: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
-	88,  // 81: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	5,   // 82: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
-	102, // 83: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
-	92,  // 84: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
-	99,  // 85: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
-	88,  // 86: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	95,  // 87: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	115, // 88: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	88,  // 89: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	95,  // 90: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	6,   // 91: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	8,   // 92: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	13,  // 93: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	15,  // 94: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	17,  // 95: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	19,  // 96: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	21,  // 97: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
-	23,  // 98: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
-	25,  // 99: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
-	28,  // 100: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	30,  // 101: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	32,  // 102: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
-	36,  // 103: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
-	40,  // 104: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	42,  // 105: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
-	44,  // 106: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	46,  // 107: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	48,  // 108: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	51,  // 109: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	53,  // 110: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	55,  // 111: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	57,  // 112: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	60,  // 113: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	63,  // 114: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	66,  // 115: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	68,  // 116: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	70,  // 117: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	72,  // 118: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	74,  // 119: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	76,  // 120: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	80,  // 121: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	84,  // 122: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	93,  // 123: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	96,  // 124: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	90,  // 125: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
-	7,   // 126: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	9,   // 127: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	14,  // 128: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	16,  // 129: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	18,  // 130: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	20,  // 131: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	22,  // 132: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
-	24,  // 133: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
-	26,  // 134: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
-	29,  // 135: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	31,  // 136: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	33,  // 137: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
-	37,  // 138: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
-	41,  // 139: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	43,  // 140: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
-	45,  // 141: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	47,  // 142: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	49,  // 143: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	52,  // 144: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	54,  // 145: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	56,  // 146: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	58,  // 147: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	61,  // 148: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	64,  // 149: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	67,  // 150: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	69,  // 151: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	71,  // 152: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	73,  // 153: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	75,  // 154: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	77,  // 155: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	81,  // 156: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	85,  // 157: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	94,  // 158: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	97,  // 159: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	91,  // 160: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
-	126, // [126:161] is the sub-list for method output_type
-	91,  // [91:126] is the sub-list for method input_type
-	91,  // [91:91] is the sub-list for extension type_name
-	91,  // [91:91] is the sub-list for extension extendee
-	0,   // [0:91] is the sub-list for field type_name
+	35,  // 22: sallyport.admin.v1.ProvisioningStatus.alarms:type_name -> sallyport.admin.v1.DirectoryAlarm
+	100, // 23: sallyport.admin.v1.DirectoryAlarm.at:type_name -> google.protobuf.Timestamp
+	100, // 24: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
+	0,   // 25: sallyport.admin.v1.PreviewMembersRequest.change:type_name -> sallyport.admin.v1.MemberChange
+	39,  // 26: sallyport.admin.v1.PreviewMembersResponse.changes:type_name -> sallyport.admin.v1.AccessChange
+	101, // 27: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
+	101, // 28: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
+	1,   // 29: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
+	100, // 30: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	100, // 31: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	100, // 32: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
+	102, // 33: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	1,   // 34: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
+	103, // 35: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	102, // 36: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
+	103, // 37: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
+	103, // 38: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	100, // 39: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
+	40,  // 40: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
+	51,  // 41: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
+	104, // 42: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
+	51,  // 43: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
+	105, // 44: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
+	60,  // 45: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
+	2,   // 46: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
+	105, // 47: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
+	106, // 48: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	100, // 49: sallyport.admin.v1.Grant.until:type_name -> google.protobuf.Timestamp
+	104, // 50: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
+	63,  // 51: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
+	107, // 52: sallyport.admin.v1.ApplyRequest.rule_sets:type_name -> sallyport.policy.v1.RuleSet
+	66,  // 53: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
+	3,   // 54: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
+	63,  // 55: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
+	108, // 56: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
+	108, // 57: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
+	100, // 58: sallyport.admin.v1.ExplainRequest.at:type_name -> google.protobuf.Timestamp
+	100, // 59: sallyport.admin.v1.ExplainRequest.auth_time:type_name -> google.protobuf.Timestamp
+	109, // 60: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	11,  // 61: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
+	80,  // 62: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
+	79,  // 63: sallyport.admin.v1.ExplainResponse.paths:type_name -> sallyport.admin.v1.GroupPath
+	11,  // 64: sallyport.admin.v1.GroupPath.groups:type_name -> sallyport.admin.v1.GroupRef
+	4,   // 65: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
+	110, // 66: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
+	83,  // 67: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	100, // 68: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	100, // 69: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	84,  // 70: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
+	100, // 71: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
+	88,  // 72: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	87,  // 73: sallyport.admin.v1.GetReceiptResponse.person:type_name -> sallyport.admin.v1.PersonReceipt
+	111, // 74: sallyport.admin.v1.PersonReceipt.withdrawn:type_name -> sallyport.admin.v1.Credential
+	100, // 75: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	112, // 76: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	100, // 77: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	100, // 78: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	113, // 79: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
+	90,  // 80: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
+	114, // 81: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
+	115, // 82: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
+	89,  // 83: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	5,   // 84: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
+	103, // 85: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
+	93,  // 86: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
+	100, // 87: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
+	89,  // 88: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	96,  // 89: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	116, // 90: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	89,  // 91: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	96,  // 92: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	6,   // 93: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	8,   // 94: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	13,  // 95: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	15,  // 96: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	17,  // 97: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	19,  // 98: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	21,  // 99: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
+	23,  // 100: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	25,  // 101: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	28,  // 102: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	30,  // 103: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	32,  // 104: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
+	37,  // 105: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
+	41,  // 106: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	43,  // 107: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
+	45,  // 108: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	47,  // 109: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	49,  // 110: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	52,  // 111: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	54,  // 112: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	56,  // 113: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	58,  // 114: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	61,  // 115: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	64,  // 116: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	67,  // 117: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	69,  // 118: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	71,  // 119: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	73,  // 120: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	75,  // 121: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	77,  // 122: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	81,  // 123: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	85,  // 124: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	94,  // 125: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	97,  // 126: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	91,  // 127: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
+	7,   // 128: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	9,   // 129: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	14,  // 130: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	16,  // 131: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	18,  // 132: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	20,  // 133: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	22,  // 134: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
+	24,  // 135: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	26,  // 136: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	29,  // 137: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	31,  // 138: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	33,  // 139: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
+	38,  // 140: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
+	42,  // 141: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	44,  // 142: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
+	46,  // 143: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	48,  // 144: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	50,  // 145: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	53,  // 146: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	55,  // 147: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	57,  // 148: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	59,  // 149: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	62,  // 150: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	65,  // 151: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	68,  // 152: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	70,  // 153: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	72,  // 154: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	74,  // 155: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	76,  // 156: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	78,  // 157: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	82,  // 158: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	86,  // 159: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	95,  // 160: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	98,  // 161: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	92,  // 162: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
+	128, // [128:163] is the sub-list for method output_type
+	93,  // [93:128] is the sub-list for method input_type
+	93,  // [93:93] is the sub-list for extension type_name
+	93,  // [93:93] is the sub-list for extension extendee
+	0,   // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }
@@ -7032,7 +7131,7 @@ func file_sallyport_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_admin_proto_rawDesc), len(file_sallyport_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   92,
+			NumMessages:   93,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

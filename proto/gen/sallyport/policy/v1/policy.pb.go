@@ -1744,7 +1744,10 @@ type Directory struct {
 	// How the directory's people sign in with a browser. Absent: they cannot.
 	SignIn *SignIn `protobuf:"bytes,10,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
 	// What the directory's provider may say of its people outside SCIM. Absent: nothing.
-	Signals       *Signals `protobuf:"bytes,20,opt,name=signals,proto3" json:"signals,omitempty"`
+	Signals *Signals `protobuf:"bytes,20,opt,name=signals,proto3" json:"signals,omitempty"`
+	// How many of a hundred active people may be deactivated, or get other groups, within an hour before an alarm is raised.
+	// Zero: 20. Fewer than ten people are never one.
+	AlarmPercent  uint32 `protobuf:"varint,21,opt,name=alarm_percent,json=alarmPercent,proto3" json:"alarm_percent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1819,6 +1822,13 @@ func (x *Directory) GetSignals() *Signals {
 		return x.Signals
 	}
 	return nil
+}
+
+func (x *Directory) GetAlarmPercent() uint32 {
+	if x != nil {
+		return x.AlarmPercent
+	}
+	return 0
 }
 
 // Signals is who may say that a person's sessions end or that an account is disabled: by security event tokens that are
@@ -2264,7 +2274,7 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\x03url\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xf4\x032\x13^https?://[^?#\\s]+$R\x03url\x12$\n" +
 	"\baudience\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\baudience\x12&\n" +
 	"\n" +
-	"user_claim\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18dR\tuserClaim\"\xf0\x02\n" +
+	"user_claim\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18dR\tuserClaim\"\x9e\x03\n" +
 	"\tDirectory\x121\n" +
 	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x18(2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\x02id\x12?\n" +
 	"\aissuers\x18\x02 \x03(\v2\x1b.sallyport.policy.v1.IssuerB\b\xbaH\x05\x92\x01\x02\x10\x14R\aissuers\x12V\n" +
@@ -2272,7 +2282,8 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\x10keep_memberships\x18\x04 \x01(\bR\x0fkeepMemberships\x124\n" +
 	"\asign_in\x18\n" +
 	" \x01(\v2\x1b.sallyport.policy.v1.SignInR\x06signIn\x126\n" +
-	"\asignals\x18\x14 \x01(\v2\x1c.sallyport.policy.v1.SignalsR\asignals\"\xb6\x02\n" +
+	"\asignals\x18\x14 \x01(\v2\x1c.sallyport.policy.v1.SignalsR\asignals\x12,\n" +
+	"\ralarm_percent\x18\x15 \x01(\rB\a\xbaH\x04*\x02\x18dR\falarmPercent\"\xb6\x02\n" +
 	"\aSignals\x12y\n" +
 	"\x06issuer\x18\x01 \x01(\tBa\xbaH^r\\\x18\xf4\x032W^(https://[^/?#@\\s]+|http://(127[.]0[.]0[.]1|localhost|\\[::1\\])(:[0-9]+)?)(/[^?#\\s]*)?$R\x06issuer\x12{\n" +
 	"\bjwks_url\x18\x02 \x01(\tB`\xbaH]r[\x18\xf4\x032V^(https://[^/?#@\\s]+|http://(127[.]0[.]0[.]1|localhost|\\[::1\\])(:[0-9]+)?)(/[^#\\s]*)?$R\ajwksUrl\x123\n" +
