@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -201,6 +203,40 @@ func TestARugPullReachesNoAgent(t *testing.T) {
 	})
 }
 
+// TestOnePersonsListIsAProposal: where each person has their own key, what the upstream lists for one of them is shown to admins, and changes
+// nothing for anybody.
+func TestOnePersonsListIsAProposal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	up := newShop(t)
+	w.connect("shop", up.url, "auth: {type: header, header: Authorization, keysOf: person}\ncatalogue: {every: 1s, added: accept, changes: accept}\n")
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(key, []byte("k-1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.cp.must("credentials", "set", "--connector", "shop", "--person", ada, "--value-file", key)
+	p := newProxy(t, w.cp, "us-east")
+	w.cp.enforced()
+	up.sells("refund", "Pays back.")
+	up.sells("order", "Orders two things.")
+	up.RemoveTools("price")
+	s := w.session(p, ada)
+	if res := s.Call(t.Context(), "shop__order", map[string]any{"thing": "tea"}); !res.OK {
+		t.Fatalf("the call fails: %+v", res)
+	}
+	eventually(t, func() error {
+		for _, c := range cataloguesOf(t, w.cp) {
+			if c.Connector == "shop" && (c.Added != 1 || c.Changed != 1 || c.Removed != 1 || c.Of != ada) {
+				return fmt.Errorf("what is proposed is %+v", c)
+			}
+		}
+		return nil
+	})
+	if got, want := sees(t, s), []string{"order: Orders a thing.", "price: Says what a thing costs."}; !slices.Equal(got, want) {
+		t.Errorf("the agent sees %q, not %q", got, want)
+	}
+}
+
 // catalogue is what `catalogue list` says of a connector.
 type catalogue struct {
 	Connector string `json:"connector_id"`
@@ -209,6 +245,7 @@ type catalogue struct {
 	Removed   int
 	Findings  int
 	Problem   string
+	Of        string `json:"list_of"`
 }
 
 func cataloguesOf(t *testing.T, cp *controlPlane) []catalogue {

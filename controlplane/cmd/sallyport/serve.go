@@ -217,9 +217,13 @@ func (p *plane) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	catalogues, err := p.followCatalogues(ctx, signIn.keeper)
+	if err != nil {
+		return err
+	}
 	fleetServer := fleet.New(fleet.Config{
 		Engine: p.engine, Commands: p.engine, Authority: authority, Secrets: p.vault, Credentials: signIn.keeper, Audit: p.audit, Trail: p.trail, Roster: p.roster, Publisher: publisher,
-		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Approvals: p.approvals, Seen: signIn.uses.Seen, Delivered: p.usage.Note, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
+		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Approvals: p.approvals, Issued: catalogues.Issued, Seen: signIn.uses.Seen, Delivered: p.usage.Note, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
 	})
 	fleetMux := http.NewServeMux()
 	fleetMux.Handle(fleetv1connect.NewFleetServiceHandler(fleetServer, fleet.Validation(), connect.WithReadMaxBytes(32<<20), fleet.Compression()))
@@ -227,10 +231,6 @@ func (p *plane) run(ctx context.Context) error {
 	fleetMux.Handle(fleetv1connect.NewEnrolmentServiceHandler(fleetServer,
 		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(64<<10)))
 
-	catalogues, err := p.followCatalogues(ctx, signIn.keeper)
-	if err != nil {
-		return err
-	}
 	adminMux := http.NewServeMux()
 	adminMux.Handle("/login", p.admins.Handler())
 	adminMux.Handle("/login/", p.admins.Handler())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"connectrpc.com/connect"
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
@@ -31,7 +32,7 @@ func (a *api) ListCatalogues(_ context.Context, _ *connect.Request[adminv1.ListC
 			status.Withheld = append(status.Withheld, w.GetLabel())
 		}
 		if c.Offer != nil {
-			status.SeenAt, status.SeenByProxy = timestamppb.New(c.Offer.At), proxyName(s, c.Offer.Proxy)
+			status.SeenAt, status.ListOf = timestamppb.New(c.Offer.At), whoseList(s, c.Offer.Person)
 			for _, d := range core.Differences(c.Tools, c.Offer.Tools) {
 				switch kindOf(d) {
 				case adminv1.ToolChangeKind_TOOL_CHANGE_KIND_ADDED:
@@ -60,14 +61,14 @@ func kindOf(d core.Difference) adminv1.ToolChangeKind {
 	return adminv1.ToolChangeKind_TOOL_CHANGE_KIND_CHANGED
 }
 
-// proxyName is what a proxy is called that said something; its id, where it is gone.
-func proxyName(s *core.State, id string) string {
-	for t := range s.Tokens() {
-		if t.ID.String() == id {
-			return t.Name
+// whoseList is the user name of whose list something is; the id, where they are gone.
+func whoseList(s *core.State, person string) string {
+	if id, err := uuid.Parse(person); err == nil {
+		if u := s.User(id); u != nil {
+			return u.UserName
 		}
 	}
-	return id
+	return person
 }
 
 func (a *api) DiffCatalogue(ctx context.Context, req *connect.Request[adminv1.DiffCatalogueRequest]) (*connect.Response[adminv1.DiffCatalogueResponse], error) {
@@ -82,7 +83,7 @@ func (a *api) DiffCatalogue(ctx context.Context, req *connect.Request[adminv1.Di
 		return nil, err
 	case err != nil:
 		tools = c.Offer.Tools
-		res.SeenAt, res.SeenByProxy, res.Problem = timestamppb.New(c.Offer.At), proxyName(a.Engine.State(), c.Offer.Proxy), words(err)
+		res.SeenAt, res.ListOf, res.Problem = timestamppb.New(c.Offer.At), whoseList(a.Engine.State(), c.Offer.Person), words(err)
 	}
 	usable, not := core.Usable(c.Tools, tools)
 	res.Digest, res.Unchanged = core.DigestTools(usable), uint32(len(c.Tools))
@@ -130,7 +131,7 @@ func findings(found []core.Finding) []*adminv1.DefinitionFinding {
 	return all
 }
 
-// ApproveCatalogue pins what the admin saw: what a control plane or a proxy has seen before, or what the upstream offers now.
+// ApproveCatalogue pins what the admin saw: what was seen before, or what the upstream offers now.
 func (a *api) ApproveCatalogue(ctx context.Context, req *connect.Request[adminv1.ApproveCatalogueRequest]) (*connect.Response[adminv1.ApproveCatalogueResponse], error) {
 	tools, not := req.Msg.GetTools(), []core.Unusable(nil)
 	if digest := req.Msg.GetDigest(); digest != "" {

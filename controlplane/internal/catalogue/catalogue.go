@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -75,8 +76,19 @@ type Follower struct {
 	Config
 	places chan struct{}
 
+	people chan offered
+
 	mu  sync.Mutex
 	all map[string]*following
+	// next is when a connector of which each person has their own list is looked at again.
+	next map[string]time.Time
+}
+
+// offered is with what an upstream can be asked what it offers one person.
+type offered struct {
+	connector *core.Connector
+	person    uuid.UUID
+	with      credentials.Issued
 }
 
 // following is how it stands with one connector.
@@ -88,7 +100,7 @@ type following struct {
 
 // New returns a follower. Run makes it follow.
 func New(c Config) *Follower {
-	return &Follower{Config: c, places: make(chan struct{}, asking), all: map[string]*following{}}
+	return &Follower{Config: c, places: make(chan struct{}, asking), people: make(chan offered, asking), all: map[string]*following{}, next: map[string]time.Time{}}
 }
 
 // actor is who says what upstreams offer.
@@ -114,6 +126,8 @@ func (f *Follower) Run(ctx context.Context) {
 		}
 		select {
 		case <-tick.C:
+		case one := <-f.people:
+			running.Go(func() { f.askAs(ctx, one) })
 		case <-ctx.Done():
 			return
 		}
@@ -194,6 +208,35 @@ func (f *Follower) ask(ctx context.Context, c *core.Connector) {
 	}
 }
 
+// Issued is told that a person was given a credential of a connector. Where no list is everybody's, the upstream is asked what it offers that
+// person, as often as others are asked: a proposal, which shows admins what changed. It does not wait.
+func (f *Follower) Issued(c *core.Connector, person uuid.UUID, with credentials.Issued) {
+	if c.Asked() || strings.HasPrefix(c.Settings.GetUrl(), "stdio:") {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now := time.Now(); now.Before(f.next[c.Settings.GetId()]) {
+		return
+	}
+	select {
+	case f.people <- offered{c, person, with}:
+		f.next[c.Settings.GetId()] = time.Now().Add(Every(c.Settings))
+	default: // so much is asked that another will come
+	}
+}
+
+// askAs asks an upstream what it offers a person, unless another control plane did.
+func (f *Follower) askAs(ctx context.Context, one offered) {
+	id, every := one.connector.Settings.GetId(), Every(one.connector.Settings)
+	if _, err := f.Store.Create(ctx, "catalogue."+id, []byte(f.Name), every-every/8); err != nil {
+		return
+	}
+	if err := f.note(ctx, one.connector, one.person.String(), one.with); err != nil && ctx.Err() == nil {
+		f.Log.WarnContext(ctx, "an upstream could not be followed", "connector", id, "error", err)
+	}
+}
+
 // said is what admins are told of a failure: the core's words, and of others that the log says more.
 func said(err error) string {
 	var refused *core.Error
@@ -219,21 +262,26 @@ func (f *Follower) follow(ctx context.Context, c *core.Connector) error {
 	if err != nil {
 		return fmt.Errorf("with what the upstream is asked: %w", err)
 	}
+	return f.note(ctx, c, "", with)
+}
+
+// note asks an upstream what it offers, to everybody or a person, and says so on the log.
+func (f *Follower) note(ctx context.Context, c *core.Connector, person string, with credentials.Issued) error {
 	tools, err := f.Upstreams.Discover(ctx, c.Settings, with.Header, with.Value, with.Query)
 	if err != nil {
 		return err
 	}
-	out, err := f.Engine.Do(ctx, actor, core.NewNoteOffer(c.Settings.GetId(), tools, ""))
+	out, err := f.Engine.Do(ctx, actor, core.NewNoteOffer(c.Settings.GetId(), tools, person))
 	if err != nil {
 		return fmt.Errorf("noting what the upstream offers: %w", err)
 	}
-	Record(f.Trail, out, c.Settings.GetId(), "")
+	record(f.Trail, out, c.Settings.GetId(), person)
 	return nil
 }
 
-// Record says in audit what was noted of an upstream: which tools are offered otherwise than they are pinned, and what in that looks like
+// record says in audit what was noted of an upstream: which tools are offered otherwise than they are pinned, and what in that looks like
 // hidden instructions.
-func Record(trail Trail, out engine.Outcome, connector, proxy string) {
+func record(trail Trail, out engine.Outcome, connector, person string) {
 	if len(out.Events) == 0 {
 		return
 	}
@@ -245,8 +293,8 @@ func Record(trail Trail, out engine.Outcome, connector, proxy string) {
 		Kind: auditv1.Kind_KIND_HEALTH, Action: "catalogue_offered", Target: "connector/" + connector, Connector: connector, Version: out.Seq,
 		Actor: &auditv1.Actor{Kind: auditv1.ActorKind_ACTOR_KIND_SYSTEM, Id: "catalogue"}, Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED},
 	}
-	if proxy != "" {
-		r.Actor = &auditv1.Actor{Kind: auditv1.ActorKind_ACTOR_KIND_PROXY, Id: proxy}
+	if person != "" {
+		r.PersonId = person
 	}
 	detail := func(key, value string) {
 		if len(r.GetDetails()) < maxDetails {

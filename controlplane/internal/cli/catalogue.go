@@ -115,14 +115,14 @@ func lookFirst(ctx context.Context, o *options, connector string, names []string
 }
 
 func cataloguesTable(r *adminv1.ListCataloguesResponse) table {
-	t := table{head: []string{"CONNECTOR", "PINNED", "ADDED", "CHANGED", "REMOVED", "FINDINGS", "SEEN", "BY", "PROBLEM"}}
+	t := table{head: []string{"CONNECTOR", "PINNED", "ADDED", "CHANGED", "REMOVED", "FINDINGS", "SEEN", "LIST OF", "PROBLEM"}}
 	for _, c := range r.GetCatalogues() {
 		pinned, seen, by := "nothing yet", "", ""
 		if c.GetPinned() {
 			pinned = fmt.Sprint(c.GetPinnedTools())
 		}
 		if c.GetSeenAt() != nil {
-			seen, by = when(c.GetSeenAt()), seenBy(c.GetSeenByProxy())
+			seen, by = when(c.GetSeenAt()), listOf(c.GetListOf())
 		}
 		t.rows = append(t.rows, []string{
 			c.GetConnectorId(), pinned, fmt.Sprint(c.GetAdded()), fmt.Sprint(c.GetChanged()), fmt.Sprint(c.GetRemoved()), fmt.Sprint(c.GetFindings()), dash(seen), dash(by), dash(c.GetProblem()),
@@ -131,11 +131,11 @@ func cataloguesTable(r *adminv1.ListCataloguesResponse) table {
 	return t
 }
 
-func seenBy(proxy string) string {
-	if proxy == "" {
-		return "a control plane"
+func listOf(person string) string {
+	if person == "" {
+		return "everybody"
 	}
-	return "proxy " + proxy
+	return person
 }
 
 // summaryTable says what differs, a line for each definition.
@@ -161,7 +161,7 @@ func changeWord(c *adminv1.DefinitionChange) string {
 func diffTable(connector string, r *adminv1.DiffCatalogueResponse) table {
 	var b strings.Builder
 	if r.GetProblem() != "" {
-		fmt.Fprintf(&b, "This is what %s saw at %s: %s\n\n", seenBy(r.GetSeenByProxy()), when(r.GetSeenAt()), printable(r.GetProblem()))
+		fmt.Fprintf(&b, "This is the list of %s as it was seen at %s: %s\n\n", listOf(r.GetListOf()), when(r.GetSeenAt()), printable(r.GetProblem()))
 	}
 	if len(r.GetChanges()) == 0 {
 		fmt.Fprintf(&b, "%s offers the %d definitions that are pinned", connector, r.GetUnchanged())

@@ -20,22 +20,22 @@ type Offer struct {
 	Tools []*policyv1.Tool
 	// At is when it was first seen to be so.
 	At time.Time
-	// Proxy is the id of the token of the proxy that said so. Empty: a control plane asked.
-	Proxy string
+	// Person is the id of whose list it is, where each has their own. Empty: it is everybody's.
+	Person string
 }
 
-// NoteOffer says what an upstream offers now. It pins nothing but what the connector's settings let through, and that only of what a
-// control plane saw itself: what a proxy says is a proposal.
+// NoteOffer says what an upstream offers now. It pins nothing but what the connector's settings let through, and that only of what is
+// offered to everybody: one person's list is a proposal.
 type NoteOffer struct {
 	Connector string
 	Tools     []message[*policyv1.Tool]
-	// Proxy that says so, by its token's id. Empty: a control plane asked.
-	Proxy string
+	// Person whose list it is, by id. Empty: it is everybody's.
+	Person string
 }
 
-// NewNoteOffer notes what a control plane saw, or a proxy says it saw.
-func NewNoteOffer(connector string, tools []*policyv1.Tool, proxy string) NoteOffer {
-	return NoteOffer{Connector: connector, Tools: wrap(tools), Proxy: proxy}
+// NewNoteOffer notes what an upstream lists for everybody, or for a person.
+func NewNoteOffer(connector string, tools []*policyv1.Tool, person string) NoteOffer {
+	return NoteOffer{Connector: connector, Tools: wrap(tools), Person: person}
 }
 
 func (c NoteOffer) decide(s *State, env Env) ([]*eventv1.Event, error) {
@@ -43,7 +43,7 @@ func (c NoteOffer) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	if connector == nil {
 		return nil, refuse(NotFound, "there is no connector %q", c.Connector)
 	}
-	if c.Proxy != "" && connector.Asked() {
+	if c.Person != "" && connector.Asked() {
 		return nil, nil // control planes see for themselves
 	}
 	offered, _ := Usable(connector.Tools, unwrap(c.Tools))
@@ -52,11 +52,11 @@ func (c NoteOffer) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	}
 	pinned := connector.Tools
 	var events []*eventv1.Event
-	if next, some := s.letThrough(connector, offered); some && c.Proxy == "" {
+	if next, some := s.letThrough(connector, offered); some && c.Person == "" {
 		pinned = next
 		events = append(events, pinnedEvent(c.Connector, next))
 	}
-	if ev := offeredEvent(connector, pinned, offered, c.Proxy); ev != nil {
+	if ev := offeredEvent(connector, pinned, offered, c.Person); ev != nil {
 		events = append(events, ev)
 	}
 	return env.events(events...), nil
@@ -67,8 +67,8 @@ func pinnedEvent(connector string, tools []*policyv1.Tool) *eventv1.Event {
 }
 
 // differing says in what an upstream's list differs from what is pinned.
-func differing(connector string, pinned, offered []*policyv1.Tool, proxy string) *eventv1.CatalogueOffered {
-	ev := &eventv1.CatalogueOffered{ConnectorId: connector, ProxyId: proxy}
+func differing(connector string, pinned, offered []*policyv1.Tool, person string) *eventv1.CatalogueOffered {
+	ev := &eventv1.CatalogueOffered{ConnectorId: connector, PersonId: person}
 	for _, d := range Differences(pinned, offered) {
 		if d.Offered == nil {
 			ev.Gone = append(ev.Gone, &policyv1.Tool{Kind: d.Pinned.GetKind(), Name: d.Pinned.GetName()})
@@ -81,16 +81,16 @@ func differing(connector string, pinned, offered []*policyv1.Tool, proxy string)
 
 // offerOf is what an upstream offers that differs so from what is pinned.
 func offerOf(pinned []*policyv1.Tool, ev *eventv1.CatalogueOffered, at time.Time) *Offer {
-	return &Offer{Tools: replaced(pinned, ev.GetTools(), ev.GetGone()), At: at, Proxy: ev.GetProxyId()}
+	return &Offer{Tools: replaced(pinned, ev.GetTools(), ev.GetGone()), At: at, Person: ev.GetPersonId()}
 }
 
 // offeredEvent says what an upstream offers beside what is pinned, or will be in the same round. Nil: that is known.
-func offeredEvent(c *Connector, pinned, offered []*policyv1.Tool, proxy string) *eventv1.Event {
-	ev := differing(c.Settings.GetId(), pinned, offered, proxy)
+func offeredEvent(c *Connector, pinned, offered []*policyv1.Tool, person string) *eventv1.Event {
+	ev := differing(c.Settings.GetId(), pinned, offered, person)
 	if c.Offer == nil && len(ev.GetTools())+len(ev.GetGone()) == 0 {
 		return nil
 	}
-	if c.Offer != nil && c.Offer.Proxy == proxy && sameTools(c.Offer.Tools, offered) {
+	if c.Offer != nil && c.Offer.Person == person && sameTools(c.Offer.Tools, offered) {
 		return nil
 	}
 	return &eventv1.Event{Body: &eventv1.Event_CatalogueOffered{CatalogueOffered: ev}}

@@ -123,10 +123,10 @@ func TestNothingIsLetThroughThatARuleDoesNotFit(t *testing.T) {
 	}
 }
 
-func TestWhatAProxySaysPinsNothingAndTakesNothingFromOthers(t *testing.T) {
+func TestOnePersonsListPinsNothingAndTakesNothingFromOthers(t *testing.T) {
 	w := pinned(t, &policyv1.CatalogueSettings{Changes: accept, Added: accept})
 	if events := w.must(NewNoteOffer("github", nil, "p-1")); len(events) != 0 {
-		t.Fatalf("a proxy is believed where control planes ask themselves: %v", events)
+		t.Fatalf("a person's list counts where everybody's is known: %v", events)
 	}
 	c := github() // each person has their own list
 	c.Catalogue = &policyv1.CatalogueSettings{Changes: accept, Added: accept}
@@ -134,7 +134,7 @@ func TestWhatAProxySaysPinsNothingAndTakesNothingFromOthers(t *testing.T) {
 	w.must(NewApplyPolicy([]*policyv1.Connector{c}, nil))
 	w.must(NewNoteOffer("github", []*policyv1.Tool{described("read", "Reads all."), described("merge", "Merges.")}, "p-1"))
 	w.wants("proposed", []string{"push: Pushes.", "read: Reads."}, nil)
-	if offer := w.state.Connector("github").Offer; offer == nil || offer.Proxy != "p-1" || len(Differences(w.state.Connector("github").Tools, offer.Tools)) != 3 {
+	if offer := w.state.Connector("github").Offer; offer == nil || offer.Person != "p-1" || len(Differences(w.state.Connector("github").Tools, offer.Tools)) != 3 {
 		t.Fatalf("the proposal is %+v", offer)
 	}
 }

@@ -160,7 +160,7 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 			out.Tools = append(out.Tools, marshal(t))
 		}
 		if c.Offer != nil {
-			out.Offer = &checkpointOffer{Differs: marshal(differing(c.Settings.GetId(), c.Tools, c.Offer.Tools, c.Offer.Proxy)), At: c.Offer.At}
+			out.Offer = &checkpointOffer{Differs: marshal(differing(c.Settings.GetId(), c.Tools, c.Offer.Tools, c.Offer.Person)), At: c.Offer.At}
 		}
 		head.Connectors = append(head.Connectors, out)
 	}

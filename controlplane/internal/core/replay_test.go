@@ -202,7 +202,7 @@ func randomCredential(t *rapid.T, w *world, user, group uuid.UUID, connector str
 	return set
 }
 
-// randomCatalogue draws what an upstream offers, seen by a control plane or a proxy or approved by an admin, and what becomes of changes.
+// randomCatalogue draws what an upstream offers, to everybody or one person, or approved by an admin, and what becomes of changes.
 func randomCatalogue(t *rapid.T, connector string) Command {
 	var tools []*policyv1.Tool
 	for _, name := range []string{"read", "push", "merge"} {
@@ -212,7 +212,7 @@ func randomCatalogue(t *rapid.T, connector string) Command {
 	}
 	switch rapid.IntRange(0, 3).Draw(t, "catalogue") {
 	case 0:
-		return NewNoteOffer(connector, tools, rapid.SampledFrom([]string{"", "p-1"}).Draw(t, "proxy"))
+		return NewNoteOffer(connector, tools, rapid.SampledFrom([]string{"", "somebody"}).Draw(t, "person"))
 	case 1:
 		changes := func(what string) policyv1.CatalogueChange {
 			return policyv1.CatalogueChange(rapid.IntRange(0, 3).Draw(t, what))

@@ -92,6 +92,9 @@ func (s *Server) issue(ctx context.Context, token *core.Token, req *connect.Requ
 	if c := issued.Connect; c != nil {
 		return connect.NewResponse(&fleetv1.IssueCredentialResponse{Connect: &fleetv1.ConnectRequired{Url: c.URL, Reason: c.Reason, ElicitationId: c.ID}}), user, nil
 	}
+	if s.config.Issued != nil {
+		s.config.Issued(connector, user.ID, issued)
+	}
 	until := s.config.Now().Add(s.config.Lease)
 	if expires.Before(until) {
 		until = expires

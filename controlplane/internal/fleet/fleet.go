@@ -15,6 +15,7 @@ import (
 	"buf.build/go/protovalidate"
 	"connectrpc.com/connect"
 	"connectrpc.com/validate"
+	"github.com/google/uuid"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
@@ -81,6 +82,8 @@ type Config struct {
 	Approvals Approvals
 	// Seen is told which person used which client where and when, as proxies' audit says. Nil: nobody asks.
 	Seen func(person, client, region string, at time.Time)
+	// Issued is told of credentials that proxies were given. Nil: nobody asks.
+	Issued func(c *core.Connector, person uuid.UUID, with credentials.Issued)
 	// Delivered is told what proxies' audit says once it is durable; it must not keep or change it. Nil: nobody asks.
 	Delivered func(records []*auditv1.AuditRecord)
 	// Lease is how long a proxy may serve without hearing from a control plane. Default 30 minutes.

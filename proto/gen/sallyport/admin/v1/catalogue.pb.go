@@ -123,8 +123,8 @@ type CatalogueStatus struct {
 	Withheld []string `protobuf:"bytes,8,rep,name=withheld,proto3" json:"withheld,omitempty"`
 	// When what waits was first seen. Absent: nothing was seen yet.
 	SeenAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=seen_at,json=seenAt,proto3" json:"seen_at,omitempty"`
-	// The proxy that saw it. Empty: a control plane asked.
-	SeenByProxy string `protobuf:"bytes,10,opt,name=seen_by_proxy,json=seenByProxy,proto3" json:"seen_by_proxy,omitempty"`
+	// The user name, or the id, of whose list this is, where each person has their own. Empty: it is everybody's.
+	ListOf string `protobuf:"bytes,10,opt,name=list_of,json=listOf,proto3" json:"list_of,omitempty"`
 	// Why the control plane that answers could not ask the upstream, when it last tried. Empty: it could, or did not try.
 	Problem       string `protobuf:"bytes,11,opt,name=problem,proto3" json:"problem,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -224,9 +224,9 @@ func (x *CatalogueStatus) GetSeenAt() *timestamppb.Timestamp {
 	return nil
 }
 
-func (x *CatalogueStatus) GetSeenByProxy() string {
+func (x *CatalogueStatus) GetListOf() string {
 	if x != nil {
-		return x.SeenByProxy
+		return x.ListOf
 	}
 	return ""
 }
@@ -289,9 +289,9 @@ type DiffCatalogueResponse struct {
 	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
 	// Definitions that are offered as they are pinned.
 	Unchanged uint32 `protobuf:"varint,3,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
-	// Where this is what was seen before, since the upstream could not be asked now: when, by which proxy, and why it could not.
+	// Where this is what was seen before, since the upstream could not be asked now: when, whose list it is, and why it could not.
 	SeenAt        *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=seen_at,json=seenAt,proto3" json:"seen_at,omitempty"`
-	SeenByProxy   string                 `protobuf:"bytes,5,opt,name=seen_by_proxy,json=seenByProxy,proto3" json:"seen_by_proxy,omitempty"`
+	ListOf        string                 `protobuf:"bytes,5,opt,name=list_of,json=listOf,proto3" json:"list_of,omitempty"`
 	Problem       string                 `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -355,9 +355,9 @@ func (x *DiffCatalogueResponse) GetSeenAt() *timestamppb.Timestamp {
 	return nil
 }
 
-func (x *DiffCatalogueResponse) GetSeenByProxy() string {
+func (x *DiffCatalogueResponse) GetListOf() string {
 	if x != nil {
-		return x.SeenByProxy
+		return x.ListOf
 	}
 	return ""
 }
@@ -593,7 +593,7 @@ const file_sallyport_admin_v1_catalogue_proto_rawDesc = "" +
 	"\x16ListCataloguesResponse\x12C\n" +
 	"\n" +
 	"catalogues\x18\x01 \x03(\v2#.sallyport.admin.v1.CatalogueStatusR\n" +
-	"catalogues\"\xe4\x02\n" +
+	"catalogues\"\xd9\x02\n" +
 	"\x0fCatalogueStatus\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12\x16\n" +
 	"\x06pinned\x18\x02 \x01(\bR\x06pinned\x12!\n" +
@@ -603,18 +603,18 @@ const file_sallyport_admin_v1_catalogue_proto_rawDesc = "" +
 	"\aremoved\x18\x06 \x01(\rR\aremoved\x12\x1a\n" +
 	"\bfindings\x18\a \x01(\rR\bfindings\x12\x1a\n" +
 	"\bwithheld\x18\b \x03(\tR\bwithheld\x123\n" +
-	"\aseen_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12\"\n" +
-	"\rseen_by_proxy\x18\n" +
-	" \x01(\tR\vseenByProxy\x12\x18\n" +
+	"\aseen_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12\x17\n" +
+	"\alist_of\x18\n" +
+	" \x01(\tR\x06listOf\x12\x18\n" +
 	"\aproblem\x18\v \x01(\tR\aproblem\"B\n" +
 	"\x14DiffCatalogueRequest\x12*\n" +
-	"\fconnector_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vconnectorId\"\x80\x02\n" +
+	"\fconnector_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vconnectorId\"\xf5\x01\n" +
 	"\x15DiffCatalogueResponse\x12>\n" +
 	"\achanges\x18\x01 \x03(\v2$.sallyport.admin.v1.DefinitionChangeR\achanges\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1c\n" +
 	"\tunchanged\x18\x03 \x01(\rR\tunchanged\x123\n" +
-	"\aseen_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12\"\n" +
-	"\rseen_by_proxy\x18\x05 \x01(\tR\vseenByProxy\x12\x18\n" +
+	"\aseen_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12\x17\n" +
+	"\alist_of\x18\x05 \x01(\tR\x06listOf\x12\x18\n" +
 	"\aproblem\x18\x06 \x01(\tR\aproblem\"\xf6\x01\n" +
 	"\x10DefinitionChange\x126\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\".sallyport.admin.v1.ToolChangeKindR\x04kind\x12\x12\n" +

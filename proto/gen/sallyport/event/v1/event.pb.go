@@ -2419,8 +2419,8 @@ type CatalogueOffered struct {
 	Tools []*v1.Tool `protobuf:"bytes,2,rep,name=tools,proto3" json:"tools,omitempty"`
 	// What is pinned and not offered: definitions with a kind and a name alone.
 	Gone []*v1.Tool `protobuf:"bytes,3,rep,name=gone,proto3" json:"gone,omitempty"`
-	// The proxy that says so, by its token's id: a proposal. Empty: a control plane asked.
-	ProxyId       string `protobuf:"bytes,4,opt,name=proxy_id,json=proxyId,proto3" json:"proxy_id,omitempty"`
+	// The person to whom the upstream lists this: a proposal. Empty: it was asked as everybody.
+	PersonId      string `protobuf:"bytes,4,opt,name=person_id,json=personId,proto3" json:"person_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2476,9 +2476,9 @@ func (x *CatalogueOffered) GetGone() []*v1.Tool {
 	return nil
 }
 
-func (x *CatalogueOffered) GetProxyId() string {
+func (x *CatalogueOffered) GetPersonId() string {
 	if x != nil {
-		return x.ProxyId
+		return x.PersonId
 	}
 	return ""
 }
@@ -4988,12 +4988,12 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\"e\n" +
 	"\x0fCataloguePinned\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12/\n" +
-	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\"\xb0\x01\n" +
+	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\"\xb2\x01\n" +
 	"\x10CatalogueOffered\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12/\n" +
 	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\x12-\n" +
-	"\x04gone\x18\x03 \x03(\v2\x19.sallyport.policy.v1.ToolR\x04gone\x12\x19\n" +
-	"\bproxy_id\x18\x04 \x01(\tR\aproxyId\"u\n" +
+	"\x04gone\x18\x03 \x03(\v2\x19.sallyport.policy.v1.ToolR\x04gone\x12\x1b\n" +
+	"\tperson_id\x18\x04 \x01(\tR\bpersonId\"u\n" +
 	"\x12ConnectorSecretSet\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12\x1b\n" +
 	"\tsecret_id\x18\x02 \x01(\tR\bsecretId\x12\x1f\n" +

@@ -602,7 +602,8 @@ type CatalogueSettings struct {
 	// How often control planes ask the upstream what it offers. Default: 5 minutes.
 	Every *durationpb.Duration `protobuf:"bytes,3,opt,name=every,proto3" json:"every,omitempty"`
 	// As whom the upstream is asked, where each person has their own credential there: a person's id; for Apply, a user name does as
-	// well. What it lists for them counts for all. Empty: such an upstream is asked as nobody, and what its people's proxies see is shown.
+	// well. What it lists for them counts for all. Empty: such
+	// an upstream is asked as whoever uses it, and what it lists for them is a proposal.
 	As            string `protobuf:"bytes,4,opt,name=as,proto3" json:"as,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
