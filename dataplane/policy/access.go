@@ -28,6 +28,7 @@ type verdict struct {
 	set      *groupSet
 	names    []string   // the set's
 	redacted *redacting // nil: nothing is taken out
+	limited  *limiting  // nil: nothing is limited
 	// denies are tried first, then allows, of which the most permissive come first, then what is required beside.
 	denies   []ruleOf
 	allows   []ruleOf
@@ -93,7 +94,7 @@ func (s *state) verdict(m *memberSet, c *connector, tool *pinnedTool) *verdict {
 // newVerdict collects the rules that match a tool. A deny that is certain to match makes all others idle;
 // behind an allow that is certain to match none is looked at that asks for more.
 func newVerdict(set *groupSet, c *connector, tool *pinnedTool) *verdict {
-	v := &verdict{tool: tool.number, at: c.at, groupsAt: set.at, decision: nothingAllows, set: set, names: set.names, redacted: newRedacting(set, c, tool)}
+	v := &verdict{tool: tool.number, at: c.at, groupsAt: set.at, decision: nothingAllows, set: set, names: set.names, redacted: newRedacting(set, c, tool), limited: newLimiting(set, c, tool)}
 	for r := range rulesOf(set, c) {
 		if !r.covers(tool) {
 			continue
@@ -101,7 +102,7 @@ func newVerdict(set *groupSet, c *connector, tool *pinnedTool) *verdict {
 		always, never := r.certain()
 		r.weigh(tool)
 		switch {
-		case never, r.effect == redacts:
+		case never, r.effect == redacts, r.effect == meters:
 		case r.effect == denies && always:
 			v.decision, v.denies, v.allows, v.requires = r.ruling(auditv1.Reason_REASON_RULE_DENIED), nil, nil, nil
 			return v

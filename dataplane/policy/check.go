@@ -45,6 +45,9 @@ func Check(r *policyv1.Rule, tools []*policyv1.Tool) error {
 	if err := checkRedact(r, tools); err != nil {
 		return err
 	}
+	if err := checkLimit(r); err != nil {
+		return err
+	}
 	if r.GetWhen() == "" {
 		return nil
 	}
@@ -106,7 +109,7 @@ const minMaxAge = time.Minute
 // knownDuties tells whether this build knows what a rule asks for.
 func knownDuties(r *policyv1.Rule) bool {
 	switch r.GetRequire() {
-	case policyv1.Duty_DUTY_SIGN_IN, policyv1.Duty_DUTY_REDACT:
+	case policyv1.Duty_DUTY_SIGN_IN, policyv1.Duty_DUTY_REDACT, policyv1.Duty_DUTY_LIMIT:
 	default:
 		if r.GetRequire() > policyv1.Duty_DUTY_REVIEW {
 			return false

@@ -63,6 +63,8 @@ type Decision struct {
 	Redaction *Redaction
 	// Changed: the tool is withheld since its upstream changed it, and not since it offers it no more.
 	Changed bool
+	// Limits are those against which the call counts, where it is allowed; nil: none. They are the table's: do not change them.
+	Limits []*Limit
 	// Version is that of the table.
 	Version uint64
 	// Groups are the names of all groups that counted, sorted. The slice is the table's: do not change it.
@@ -116,6 +118,9 @@ func (s *state) decide(r *Request, d *Decision) {
 	f := facts{args: r.Arguments.values, person: p, groups: v.names, tool: tool, connector: c}
 	if v.redacted != nil {
 		d.Redaction = v.redacted.of(&f, r)
+	}
+	if v.limited != nil {
+		d.Limits = v.limited.of(&f, r)
 	}
 	if r.Basis != (Basis{}) {
 		ruling := s.stand(f, *r)
@@ -198,6 +203,10 @@ func (d Decision) Text() string {
 		return "the arguments do not fit the tool's schema or cannot be read"
 	case auditv1.Reason_REASON_LIMIT_REACHED:
 		return "as many calls are in flight as there may be; wait for one to end and try again"
+	case auditv1.Reason_REASON_BUDGET_SPENT:
+		return "a budget has not enough left"
+	case auditv1.Reason_REASON_BUDGET_UNAVAILABLE:
+		return "what is left of a budget cannot be asked for now"
 	case auditv1.Reason_REASON_STALE:
 		return "the proxy's policy is too old to decide by"
 	}

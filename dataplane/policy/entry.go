@@ -471,6 +471,13 @@ func (s *shared) rule(wire *policyv1.Rule, place int) *rule {
 			return r
 		}
 	}
+	if r.duty() == policyv1.Duty_DUTY_LIMIT {
+		r.effect = meters
+		if checkLimit(wire) != nil { // it is of a newer build
+			r.effect, r.when = denies, notUnderstood
+			return r
+		}
+	}
 	if wire.GetUntil() != nil {
 		r.until = wire.GetUntil().AsTime().UnixNano()
 	}
@@ -486,7 +493,7 @@ func (s *shared) rule(wire *policyv1.Rule, place int) *rule {
 
 // understood tells whether this build knows all that a rule says.
 func understood(r *policyv1.Rule) bool {
-	for _, m := range []proto.Message{r, r.GetHints(), r.GetReview(), r.GetSignIn(), r.GetRedact()} {
+	for _, m := range []proto.Message{r, r.GetHints(), r.GetReview(), r.GetSignIn(), r.GetRedact(), r.GetLimit()} {
 		if m.ProtoReflect().IsValid() && len(m.ProtoReflect().GetUnknown()) > 0 {
 			return false
 		}

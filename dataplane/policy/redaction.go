@@ -236,7 +236,7 @@ func (s *state) redaction(p *person, c *connector, tool *pinnedTool, r *Request)
 		if rule.redaction == nil || !rule.globs.match(r.Tool) || tool != nil && !rule.covers(tool) {
 			continue
 		}
-		if tool == nil || rule.redacts(&f, r) {
+		if tool == nil || rule.counts(&f, r) {
 			out = out.and(rule.taken())
 		}
 	}
@@ -250,8 +250,8 @@ func (r *ruleOf) taken() *Redaction {
 	return &out
 }
 
-// redacts tells whether a rule that redacts counts. What cannot be told counts.
-func (r *rule) redacts(f *facts, q *Request) bool {
+// counts tells whether a rule counts that redacts or limits. What cannot be told counts.
+func (r *rule) counts(f *facts, q *Request) bool {
 	if q.Basis == (Basis{}) && (f.tool.kind != policyv1.Kind_KIND_TOOL || q.Arguments.of(q.Connector, q.Tool)) {
 		matched, err := r.matches(f, q)
 		return matched || err != nil
@@ -294,7 +294,7 @@ func (r *redacting) of(f *facts, q *Request) *Redaction {
 	}
 	out := r.certain
 	for i := range r.maybe {
-		if rule := &r.maybe[i]; rule.redacts(f, q) {
+		if rule := &r.maybe[i]; rule.counts(f, q) {
 			out = out.and(rule.taken())
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
@@ -67,13 +68,15 @@ func randomWorld(t *rapid.T) *world {
 
 func randomRule(t *rapid.T) *policyv1.Rule {
 	globs := rapid.SliceOfN(rapid.SampledFrom(someGlobs), 1, 2).Draw(t, "globs")
-	duty := rapid.SampledFrom([]policyv1.Duty{0, 0, confirm, review, policyv1.Duty_DUTY_SIGN_IN, policyv1.Duty_DUTY_REDACT}).Draw(t, "duty")
+	duty := rapid.SampledFrom([]policyv1.Duty{0, 0, confirm, review, policyv1.Duty_DUTY_SIGN_IN, policyv1.Duty_DUTY_REDACT, policyv1.Duty_DUTY_LIMIT}).Draw(t, "duty")
 	r := &policyv1.Rule{When: rapid.SampledFrom(someConditions).Draw(t, "when")}
 	switch effect := rapid.IntRange(0, 3).Draw(t, "effect"); {
 	case effect == 0:
 		r.Deny = globs
 	case duty == policyv1.Duty_DUTY_REDACT:
 		r.Require, r.Tools, r.Redact = duty, globs, &policyv1.Redaction{Arguments: []string{rapid.SampledFrom(someNames).Draw(t, "redact")}}
+	case duty == policyv1.Duty_DUTY_LIMIT:
+		r.Require, r.Tools, r.Limit = duty, globs, &policyv1.Limit{Budget: rapid.SampledFrom(someNames).Draw(t, "budget"), Window: durationpb.New(time.Hour), Calls: 1}
 	case effect == 1 && duty != 0:
 		r.Require, r.Tools = duty, globs
 	case duty == policyv1.Duty_DUTY_SIGN_IN:
@@ -159,6 +162,8 @@ type judgement struct {
 	signIn  bool // it is denied for want of a sign-in
 	// redacted are names that are taken out, whatever the verdict.
 	redacted string
+	// limited are budgets against which it counts, where it is allowed.
+	limited string
 }
 
 // reference is the verdict as DESIGN states it, made slowly and from nothing: every rule of every group that
@@ -195,7 +200,7 @@ func (w *world) reference(tool, region, acr string, a Arguments) judgement {
 	}
 	f := &facts{args: a.values, person: p, groups: names, tool: pinned, connector: &connector{id: "github"}}
 	best, atBest, required := 4, []*policyv1.Rule{}, []*policyv1.Rule{}
-	denied, taken := len(w.blocks) > 0 && tool == "read_file", map[string]bool{}
+	denied, taken, budgets := len(w.blocks) > 0 && tool == "read_file", map[string]bool{}, map[string]bool{}
 	weakAllow, weakRequire := false, false
 	for no := range reached {
 		for _, r := range w.rules[no] {
@@ -224,6 +229,10 @@ func (w *world) reference(tool, region, acr string, a Arguments) judgement {
 				if holds || failed {
 					taken[r.GetRedact().GetArguments()[0]] = true
 				}
+			case r.GetRequire() == policyv1.Duty_DUTY_LIMIT:
+				if holds || failed {
+					budgets[r.GetLimit().GetBudget()] = true
+				}
 			case len(r.GetDeny()) > 0:
 				denied = denied || holds || failed
 			case r.GetRequire() == policyv1.Duty_DUTY_SIGN_IN:
@@ -247,7 +256,7 @@ func (w *world) reference(tool, region, acr string, a Arguments) judgement {
 		out.signIn = weakAllow || weakRequire && best < 4
 		return out
 	}
-	out.allowed = true
+	out.allowed, out.limited = true, strings.Join(slices.Sorted(maps.Keys(budgets)), " ")
 	var alternatives []string
 	for _, r := range atBest {
 		switch r.GetAfter() {
@@ -299,13 +308,16 @@ func decided(t *rapid.T, table *Table, tool, region, acr, raw string) (judgement
 	r := Request{Person: ann, Connector: "github", Tool: tool, Region: region, From: &Origin{ACR: acr}, Arguments: a, Now: now}
 	d := table.Decide(r)
 	j := judgement{allowed: d.Allowed, signIn: d.Reason == auditv1.Reason_REASON_SIGN_IN_REQUIRED, redacted: namesIn(t, d.Redaction)}
+	if d.Allowed {
+		j.limited = budgetsOf(d)
+	}
 	if again := namesIn(t, table.Redaction(r)); again != j.redacted {
 		t.Fatalf("taken out are %q by the verdict, and %q made from nothing", j.redacted, again)
 	}
 	if d.Duties == nil || d.Reason == auditv1.Reason_REASON_RULE_DENIED || d.Reason == auditv1.Reason_REASON_NOTHING_ALLOWS {
 		return j, r
 	}
-	j.allowed, j.confirm = true, d.Duties.Confirm
+	j.allowed, j.confirm, j.limited = true, d.Duties.Confirm, budgetsOf(d)
 	var steps []string
 	for _, step := range d.Duties.Steps {
 		var alternatives []string
@@ -324,6 +336,16 @@ func decided(t *rapid.T, table *Table, tool, region, acr, raw string) (judgement
 		t.Fatalf("what is asked for (%+v) was done, and still %s", j, done.Text())
 	}
 	return j, r
+}
+
+// budgetsOf are those against which a call counts.
+func budgetsOf(d Decision) string {
+	var names []string
+	for _, l := range d.Limits {
+		names = append(names, l.Budget)
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), " ")
 }
 
 // namesIn are those of someNames that a redaction takes out.
@@ -420,6 +442,9 @@ func TestVerdictsAreMonotonous(t *testing.T) {
 				acr := rapid.SampledFrom([]string{"", "strong"}).Draw(t, "acr")
 				was, _ := decided(t, before, tool, "us", acr, raw)
 				is, _ := decided(t, after, tool, "us", acr, raw)
+				if removed.GetRequire() == policyv1.Duty_DUTY_LIMIT && (narrow(is) != narrow(was) || len(is.limited) > len(was.limited)) {
+					t.Fatalf("without %v the verdict on %s %s went from %+v to %+v", removed, tool, raw, was, is)
+				}
 				if removed.GetRequire() == policyv1.Duty_DUTY_REDACT && (narrow(is) != narrow(was) || len(is.redacted) > len(was.redacted)) {
 					t.Fatalf("without %v the verdict on %s %s went from %+v to %+v", removed, tool, raw, was, is)
 				}

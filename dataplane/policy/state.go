@@ -173,6 +173,7 @@ const (
 	denies
 	requires
 	redacts // whatever the verdict is
+	meters  // what is allowed
 )
 
 func (r *rule) duty() policyv1.Duty { return dutyOf(r.wire) }

@@ -34,6 +34,7 @@ import (
 	"sallyport.dev/controlplane/internal/fleetca"
 	"sallyport.dev/controlplane/internal/journal"
 	"sallyport.dev/controlplane/internal/kv"
+	"sallyport.dev/controlplane/internal/limits"
 	"sallyport.dev/controlplane/internal/natsconn"
 	"sallyport.dev/controlplane/internal/peers"
 	"sallyport.dev/controlplane/internal/scim"
@@ -121,6 +122,8 @@ type plane struct {
 	sightings *doctor.Sightings
 	// approvals asks people for their yes.
 	approvals *approval.Server
+	// limits keeps what is used of budgets.
+	limits *limits.Ledger
 	// usage remembers who used the gateway.
 	usage *usage.Recorder
 	name  string
@@ -217,17 +220,21 @@ func (p *plane) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := p.openLimits(ctx); err != nil {
+		return err
+	}
 	catalogues, err := p.followCatalogues(ctx, signIn.keeper)
 	if err != nil {
 		return err
 	}
 	fleetServer := fleet.New(fleet.Config{
 		Engine: p.engine, Commands: p.engine, Authority: authority, Secrets: p.vault, Credentials: signIn.keeper, Audit: p.audit, Trail: p.trail, Roster: p.roster, Publisher: publisher,
-		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Approvals: p.approvals, Issued: catalogues.Issued, Seen: signIn.uses.Seen, Delivered: p.usage.Note, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
+		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Approvals: p.approvals, Budgets: p.limits, Issued: catalogues.Issued, Seen: signIn.uses.Seen, Delivered: p.usage.Note, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
 	})
 	fleetMux := http.NewServeMux()
 	fleetMux.Handle(fleetv1connect.NewFleetServiceHandler(fleetServer, fleet.Validation(), connect.WithReadMaxBytes(32<<20), fleet.Compression()))
 	fleetMux.Handle(fleetv1connect.NewApprovalServiceHandler(fleetServer, fleet.Validation(), connect.WithReadMaxBytes(1<<20)))
+	fleetMux.Handle(fleetv1connect.NewLimitServiceHandler(fleetServer, fleet.Validation(), connect.WithReadMaxBytes(64<<10)))
 	fleetMux.Handle(fleetv1connect.NewEnrolmentServiceHandler(fleetServer,
 		connect.WithInterceptors(validate.NewInterceptor()), connect.WithReadMaxBytes(64<<10)))
 
@@ -236,7 +243,7 @@ func (p *plane) run(ctx context.Context) error {
 	adminMux.Handle("/login/", p.admins.Handler())
 	adminMux.Handle("/", admin.NewHandler(p.withDoctor(p.auditOf(admin.Config{
 		Engine: p.engine, Secrets: p.vault, Fleet: p.roster, Discoverer: discover.Discoverer{}, Credentials: signIn.keeper, Activity: p.lately, Sessions: p.admins,
-		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Reviews: p.approvals, Usage: p.usage, FleetAuthority: rotation, Catalogues: catalogues, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
+		SignInSecrets: p.vault, SignInURL: p.signinURL(), Authorization: signIn.server, Reviews: p.approvals, Budgets: p.limits, Usage: p.usage, FleetAuthority: rotation, Catalogues: catalogues, Vault: vaultKeys{p.vault}, Invitation: func(token string) string { return fleet.Invitation(token, authority.Fingerprint()) }, Log: p.log,
 	}), signIn.people)))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)

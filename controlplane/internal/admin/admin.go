@@ -107,6 +107,7 @@ type Config struct {
 	Authorization  Authorization
 	Doctor         Doctor
 	Reviews        Reviews
+	Budgets        Budgets
 	Usage          Usage
 	FleetAuthority FleetAuthority
 	Catalogues     Catalogues
@@ -161,6 +162,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewMigrationServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewFleetAuthorityServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewCatalogueServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewLimitServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
@@ -172,7 +174,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.SignInServiceName, adminv1connect.ClientServiceName, adminv1connect.SessionServiceName,
 		adminv1connect.RuleSetServiceName, adminv1connect.CredentialServiceName,
 		adminv1connect.AccessServiceName, adminv1connect.PlanServiceName, adminv1connect.ExportServiceName, adminv1connect.BacktestServiceName, adminv1connect.ReviewServiceName,
-		adminv1connect.MigrationServiceName, adminv1connect.FleetAuthorityServiceName, adminv1connect.CatalogueServiceName,
+		adminv1connect.MigrationServiceName, adminv1connect.FleetAuthorityServiceName, adminv1connect.CatalogueServiceName, adminv1connect.LimitServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

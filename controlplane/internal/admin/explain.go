@@ -39,6 +39,9 @@ func (a *api) Explain(_ context.Context, req *connect.Request[adminv1.ExplainReq
 			res.Paths = append(res.Paths, path)
 		}
 	}
+	for _, l := range e.Limits {
+		res.Limits = append(res.Limits, l.Because)
+	}
 	if e.Redaction != nil {
 		res.Redactions = e.Redaction.Because
 	}

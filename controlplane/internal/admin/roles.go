@@ -60,6 +60,10 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.CredentialServiceFindUpstreamServerProcedure:  admin,
 	adminv1connect.CredentialServiceTrustUpstreamServerProcedure: admin,
 
+	adminv1connect.LimitServiceListLimitsProcedure:  viewer,
+	adminv1connect.LimitServiceGetBudgetProcedure:   viewer,
+	adminv1connect.LimitServiceResetBudgetProcedure: admin,
+
 	adminv1connect.RuleSetServiceListRuleSetsProcedure:  viewer,
 	adminv1connect.RuleSetServiceRemoveRuleSetProcedure: admin,
 

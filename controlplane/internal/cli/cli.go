@@ -54,7 +54,7 @@ func Commands(root *cobra.Command) {
 		secretsCommand(o), credentialsCommand(o), vaultCommand(o), applyCommand(o), exportCommand(o), grantsCommand(o), ruleSetsCommand(o), blocksCommand(o), accessCommand(o), oldExplain(o), policyCommand(o), incidentCommand(o), proxiesCommand(o),
 		receiptCommand(o), auditCommand(o), scimCommand(o),
 		adminsCommand(o), breakGlassCommand(o), whoamiCommand(o), loginCommand(o), logoutCommand(o), serviceAccountsCommand(o),
-		clientsCommand(o), sessionsCommand(o), keysCommand(o), doctorCommand(o), reviewsCommand(o), migrationCommand(o),
+		clientsCommand(o), sessionsCommand(o), keysCommand(o), doctorCommand(o), reviewsCommand(o), limitsCommand(o), migrationCommand(o),
 	)
 }
 

@@ -62,6 +62,8 @@ func value(t *rapid.T, f protoreflect.FieldDescriptor, empty func() protoreflect
 		return protoreflect.ValueOfBool(true)
 	case protoreflect.Uint32Kind:
 		return protoreflect.ValueOfUint32(rapid.Uint32().Draw(t, "number"))
+	case protoreflect.Uint64Kind:
+		return protoreflect.ValueOfUint64(rapid.Uint64().Draw(t, "number"))
 	case protoreflect.EnumKind:
 		values := f.Enum().Values()
 		n := values.Get(rapid.IntRange(1, values.Len()-1).Draw(t, "enum")).Number()

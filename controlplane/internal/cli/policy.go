@@ -222,6 +222,9 @@ func explanation(r *adminv1.ExplainResponse) table {
 		groups = append(groups, printable(name))
 	}
 	fmt.Fprintf(&b, "groups: %s\n", dash(strings.Join(groups, ", ")))
+	for _, by := range r.GetLimits() {
+		fmt.Fprintf(&b, "limited by %s\n", printable(by))
+	}
 	for _, by := range r.GetRedactions() {
 		fmt.Fprintf(&b, "taken out by %s\n", printable(by))
 	}

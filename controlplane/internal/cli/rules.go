@@ -9,6 +9,8 @@ import (
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/dataplane/policy"
 )
 
 // rule is a rule as it is written in YAML.
@@ -22,6 +24,7 @@ type rule struct {
 	Assurance string      `yaml:"assurance,omitempty" json:"assurance,omitempty" jsonschema:"How sure it must be that the person said yes"`
 	Review    *ruleReview `yaml:"review,omitempty" json:"review,omitempty" jsonschema:"Who approves, and how long that is good"`
 	SignIn    *ruleSignIn `yaml:"signIn,omitempty" json:"signIn,omitempty" jsonschema:"How the person must have signed in"`
+	Limit     *ruleLimit  `yaml:"limit,omitempty" json:"limit,omitempty" jsonschema:"How much, of a rule that requires limit"`
 	Redact    *redaction  `yaml:"redact,omitempty" json:"redact,omitempty" jsonschema:"What is taken out, of a rule that requires redact"`
 	Hints     *ruleHints  `yaml:"hints,omitempty" json:"hints,omitempty" jsonschema:"Only tools whose pinned definition says so"`
 	Until     moment      `yaml:"until,omitempty" json:"until,omitempty" jsonschema:"From when on it counts no more"`
@@ -39,6 +42,54 @@ type ruleSignIn struct {
 	ACR    []string `yaml:"acr,omitempty" json:"acr,omitempty" jsonschema:"Authentication contexts, one of which it must be"`
 	AMR    []string `yaml:"amr,omitempty" json:"amr,omitempty" jsonschema:"Authentication methods, all of which it must have used"`
 	MaxAge length   `yaml:"maxAge,omitempty" json:"maxAge,omitempty" jsonschema:"How long ago it may have been"`
+}
+
+// ruleLimit is how much may be called and had.
+type ruleLimit struct {
+	Budget      string   `yaml:"budget,omitempty" json:"budget,omitempty" jsonschema:"Rules that name one budget count together"`
+	Window      length   `yaml:"window,omitempty" json:"window,omitempty" jsonschema:"From the first call that counts on, for so long"`
+	Calls       uint64   `yaml:"calls,omitempty" json:"calls,omitempty" jsonschema:"Calls within a window"`
+	Items       uint64   `yaml:"items,omitempty" json:"items,omitempty" jsonschema:"Items of results within a window"`
+	Bytes       uint64   `yaml:"bytes,omitempty" json:"bytes,omitempty" jsonschema:"Bytes of results within a window"`
+	ResultItems uint64   `yaml:"resultItems,omitempty" json:"resultItems,omitempty" jsonschema:"Items of one result, or it is withheld"`
+	ResultBytes uint64   `yaml:"resultBytes,omitempty" json:"resultBytes,omitempty" jsonschema:"Bytes of one result, or it is withheld"`
+	Per         []string `yaml:"per,omitempty" json:"per,omitempty" jsonschema:"What has a budget of its own; default: each person"`
+}
+
+var pers = map[string]policyv1.Per{
+	"person": policyv1.Per_PER_PERSON, "group": policyv1.Per_PER_GROUP, "tool": policyv1.Per_PER_TOOL, "connector": policyv1.Per_PER_CONNECTOR, "everyone": policyv1.Per_PER_EVERYONE,
+}
+
+func (l *ruleLimit) wire() (*policyv1.Limit, error) {
+	if l == nil {
+		return nil, nil
+	}
+	out := &policyv1.Limit{Budget: l.Budget, Calls: l.Calls, Items: l.Items, Bytes: l.Bytes, ResultItems: l.ResultItems, ResultBytes: l.ResultBytes}
+	var err error
+	if out.Window, err = l.Window.wire("limit.window"); err != nil {
+		return nil, err
+	}
+	for _, word := range l.Per {
+		per, err := oneOf("limit.per", word, pers)
+		if err != nil {
+			return nil, err
+		}
+		out.Per = append(out.Per, per)
+	}
+	return out, nil
+}
+
+func limitOf(l *policyv1.Limit) *ruleLimit {
+	if l == nil {
+		return nil
+	}
+	out := &ruleLimit{
+		Budget: l.GetBudget(), Window: lengthOf(l.GetWindow()), Calls: l.GetCalls(), Items: l.GetItems(), Bytes: l.GetBytes(), ResultItems: l.GetResultItems(), ResultBytes: l.GetResultBytes(),
+	}
+	for _, per := range l.GetPer() {
+		out.Per = append(out.Per, wordFor(per, pers))
+	}
+	return out
 }
 
 // redaction is what is taken out, of a rule or of a connector.
@@ -74,7 +125,7 @@ var assurances = map[string]policyv1.ConfirmationAssurance{
 	"": 0, "client": policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_CLIENT, "browser": policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER,
 }
 
-var duties = map[string]policyv1.Duty{"": 0, "confirm": policyv1.Duty_DUTY_CONFIRM, "review": policyv1.Duty_DUTY_REVIEW, "sign-in": policyv1.Duty_DUTY_SIGN_IN, "redact": policyv1.Duty_DUTY_REDACT}
+var duties = map[string]policyv1.Duty{"": 0, "confirm": policyv1.Duty_DUTY_CONFIRM, "review": policyv1.Duty_DUTY_REVIEW, "sign-in": policyv1.Duty_DUTY_SIGN_IN, "redact": policyv1.Duty_DUTY_REDACT, "limit": policyv1.Duty_DUTY_LIMIT}
 
 func rulesOf(all []rule) ([]*policyv1.Rule, error) {
 	var out []*policyv1.Rule
@@ -96,6 +147,12 @@ func (r *rule) wire() (*policyv1.Rule, error) {
 	}
 	if out.After == policyv1.Duty_DUTY_SIGN_IN {
 		return nil, errors.New("after is confirm or review: how the person must have signed in stands under signIn")
+	}
+	if out.Limit, err = r.Limit.wire(); err != nil {
+		return nil, err
+	}
+	if out.After == policyv1.Duty_DUTY_LIMIT {
+		return nil, errors.New("after is confirm or review: how much stands under limit in a rule with require: limit")
 	}
 	if out.After == policyv1.Duty_DUTY_REDACT {
 		return nil, errors.New("after is confirm or review: what is taken out stands under redact in a rule with require: redact")
@@ -132,7 +189,7 @@ func (r *rule) wire() (*policyv1.Rule, error) {
 func ruleOf(r *policyv1.Rule) rule {
 	out := rule{
 		Allow: r.GetAllow(), Deny: r.GetDeny(), Tools: r.GetTools(), When: r.GetWhen(), After: wordFor(r.GetAfter(), duties), Require: wordFor(r.GetRequire(), duties),
-		Assurance: wordFor(r.GetAssurance(), assurances), Redact: redactionOf(r.GetRedact()), Until: momentOf(r.GetUntil()),
+		Assurance: wordFor(r.GetAssurance(), assurances), Redact: redactionOf(r.GetRedact()), Limit: limitOf(r.GetLimit()), Until: momentOf(r.GetUntil()),
 	}
 	if h := r.GetHints(); h != nil {
 		out.Hints = &ruleHints{ReadOnly: h.ReadOnly, Destructive: h.Destructive, Idempotent: h.Idempotent, OpenWorld: h.OpenWorld}
@@ -193,6 +250,9 @@ func limitsOf(r *policyv1.Rule) string {
 		if s.GetMaxAge() != nil {
 			all = append(all, "signed in within "+s.GetMaxAge().AsDuration().String())
 		}
+	}
+	if l := r.GetLimit(); l != nil {
+		all = append(all, policy.LimitText(l))
 	}
 	if d := r.GetRedact(); d != nil {
 		all = append(all, takenOut(d))

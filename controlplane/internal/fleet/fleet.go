@@ -80,6 +80,8 @@ type Config struct {
 	Own OwnTokens
 	// Approvals asks people for the yes that rules want. Nil: nobody is asked.
 	Approvals Approvals
+	// Budgets keeps what is used of budgets. Nil: nobody does.
+	Budgets Budgets
 	// Seen is told which person used which client where and when, as proxies' audit says. Nil: nobody asks.
 	Seen func(person, client, region string, at time.Time)
 	// Issued is told of credentials that proxies were given. Nil: nobody asks.
@@ -100,7 +102,7 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Server implements FleetService, EnrolmentService and ApprovalService.
+// Server implements FleetService, EnrolmentService, ApprovalService and LimitService.
 type Server struct {
 	config Config
 	beat   *pulse
@@ -112,6 +114,7 @@ var (
 	_ fleetv1connect.FleetServiceHandler     = (*Server)(nil)
 	_ fleetv1connect.EnrolmentServiceHandler = (*Server)(nil)
 	_ fleetv1connect.ApprovalServiceHandler  = (*Server)(nil)
+	_ fleetv1connect.LimitServiceHandler     = (*Server)(nil)
 )
 
 // New returns a server. Run must be running for leases to be renewed.

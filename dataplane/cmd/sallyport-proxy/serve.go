@@ -23,6 +23,7 @@ import (
 	"sallyport.dev/dataplane/internal/gateway"
 	"sallyport.dev/dataplane/internal/h1"
 	"sallyport.dev/dataplane/internal/identity"
+	"sallyport.dev/dataplane/internal/meter"
 	"sallyport.dev/dataplane/internal/replica"
 	"sallyport.dev/dataplane/internal/spool"
 	"sallyport.dev/dataplane/internal/telemetry"
@@ -210,9 +211,10 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, who *enrolment.
 			}
 		}()
 	}
+	budgets := meter.New(client, nil)
 	front, err = gateway.New(gateway.Config{
 		PublicURL: c.publicURL, Resource: c.resource, Proxy: c.name, Region: c.region, Replica: policies, Verifier: verifier, Spool: records,
-		Upstream: pool, Credentials: credentials, Approvals: client, PeerTLS: who.ForPeer, Runner: c.runner, RunnerToken: runnerToken, Metrics: metrics, Tracer: tracer, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, FindTools: c.findTools, Version: version, Log: log,
+		Upstream: pool, Credentials: credentials, Approvals: client, Meter: budgets, PeerTLS: who.ForPeer, Runner: c.runner, RunnerToken: runnerToken, Metrics: metrics, Tracer: tracer, MaxBody: c.maxBody, MaxResult: c.maxResult, Origins: c.origins, Hosts: append(c.hosts, hostOf(c.peerURL)), MaxOpen: c.maxOpen, MaxOpenOfOne: c.maxOpenOfOne, PageSize: c.pageSize, FindTools: c.findTools, Version: version, Log: log,
 	})
 	if err != nil {
 		return err
@@ -233,6 +235,7 @@ func (c *serveConfig) run(ctx context.Context, log *slog.Logger, who *enrolment.
 	running.Go(func() { front.Run(work) })
 	running.Go(func() { who.Run(work) })
 	running.Go(func() { sweep(work, pool) })
+	running.Go(func() { budgets.Run(work) })
 	running.Go(func() {
 		if err := records.Deliver(work, client.DeliverAudit); err != nil && work.Err() == nil {
 			log.Error("audit is not delivered any more: restart the proxy", "error", err)

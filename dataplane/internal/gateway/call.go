@@ -64,9 +64,16 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		g.refuse(to, x, t, d, err.Error())
 		return
 	}
+	if len(d.Limits) > 0 && (wanted(d) || d.Allowed) {
+		if !g.reserve(to, x, t, l, d) {
+			return
+		}
+		defer func() { x.reserved.Settle(x.used) }()
+	}
 	if wanted(d) || d.Allowed && (x.roundTrip != nil || x.foreignState) {
 		var goOn bool
 		if d, goOn = g.approve(l, to, x, t, ask, d); !goOn {
+			x.used.Calls = 0
 			return
 		}
 	}

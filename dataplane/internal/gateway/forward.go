@@ -269,6 +269,12 @@ func (g *Gateway) said(l *leg, x *exchange, settings *policyv1.Connector, t targ
 		x.withheld = true
 		return nil, nil, &mcp.Error{Code: mcp.CodeInternal, Message: err.Error()}
 	}
+	if m.Failure != nil {
+		x.used.Bytes += uint64(len(m.Failure))
+	} else if err := x.measure(m.Result); err != nil {
+		x.withheld = true
+		return nil, nil, &mcp.Error{Code: mcp.CodeInternal, Message: err.Error()}
+	}
 	switch {
 	case m.Failure != nil && changed:
 		return mcp.AppendFailure(nil, x.message.ID, m.Failure), nil, nil
@@ -403,6 +409,9 @@ func (g *Gateway) passEvents(l *leg, to *answer, x *exchange, settings *policyv1
 			end := reason(l.ctx, err)
 			to.last(http.StatusOK, mcp.AppendError(nil, x.message.ID, &mcp.Error{Code: mcp.CodeInternal, Message: end.say()}))
 			return end, false, nil
+		}
+		if !event.Last {
+			x.used.Bytes += uint64(len(event.Data))
 		}
 		switch {
 		case event.Message.Method == mcp.NotifyTask, event.Message.Method == mcp.NotifyTaskStatus:

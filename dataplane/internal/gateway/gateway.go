@@ -23,6 +23,7 @@ import (
 
 	"sallyport.dev/dataplane/internal/identity"
 	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/meter"
 	"sallyport.dev/dataplane/internal/replica"
 	"sallyport.dev/dataplane/internal/spool"
 	"sallyport.dev/dataplane/internal/strictjson"
@@ -46,6 +47,8 @@ type Config struct {
 	Spool       *spool.Spool
 	Upstream    *upstream.Pool
 	Credentials *replica.Credentials
+	// Meter holds calls to the limits of the policy. Nil: calls with limits are refused.
+	Meter *meter.Meter
 	// Approvals asks people for the yes that rules want. Nil: nobody can be asked, and such calls are refused.
 	Approvals Approvals
 

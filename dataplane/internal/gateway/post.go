@@ -11,6 +11,7 @@ import (
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
 	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/meter"
 	"sallyport.dev/dataplane/internal/strictjson"
 	"sallyport.dev/dataplane/policy"
 )
@@ -31,6 +32,10 @@ type exchange struct {
 	// redaction is what is taken out of the answer; nil: nothing. withheld: it was not passed on.
 	redaction *policy.Redaction
 	withheld  bool
+	// reserved is what the call may use of budgets, used what it does; budget is one that had not enough left.
+	reserved *meter.Reservation
+	used     meter.Use
+	budget   string
 }
 
 // post reads one POST, strictly, and answers each message in it.

@@ -64,6 +64,7 @@ func (g *Gateway) record(x *exchange, t target, d policy.Decision) *auditv1.Audi
 			r.Decision.Confirmed = strings.ToLower(strings.TrimPrefix(a.Confirmed.String(), "CONFIRMATION_ASSURANCE_"))
 		}
 	}
+	r.Decision.Budget = x.budget
 	if d.Allowed {
 		r.Phase, r.Decision.Verdict = auditv1.Phase_PHASE_AUTHORIZED, auditv1.Verdict_VERDICT_ALLOWED
 	}

@@ -66,7 +66,7 @@ func withheldPayload() *auditv1.Payload { return redactedPayload([]byte(policy.R
 
 // readsResults tells whether results are needed whole.
 func (x *exchange) readsResults() bool {
-	return x.redaction != nil && x.redaction.Results != nil
+	return x.redaction != nil && x.redaction.Results != nil || x.reserved != nil && x.reserved.Sizes
 }
 
 // forAgent is what is taken out of results for the agent too; nil: nothing.

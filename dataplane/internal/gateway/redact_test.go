@@ -49,6 +49,11 @@ func registry(t testing.TB, stateless bool) *server {
 	m.AddResource(&sdk.Resource{URI: "crm://ann", Name: "ann"}, func(context.Context, *sdk.ReadResourceRequest) (*sdk.ReadResourceResult, error) {
 		return &sdk.ReadResourceResult{Contents: []*sdk.ResourceContents{{URI: "crm://ann", Text: whole}, {URI: "crm://ann", Text: secretNumber}}}, nil
 	})
+	return serverOf(t, m, stateless)
+}
+
+// serverOf serves an MCP server as an upstream.
+func serverOf(t testing.TB, m *sdk.Server, stateless bool) *server {
 	handler := sdk.NewStreamableHTTPHandler(func(*http.Request) *sdk.Server { return m }, &sdk.StreamableHTTPOptions{Stateless: stateless})
 	s := &server{Server: httptest.NewServer(handler)}
 	t.Cleanup(func() {

@@ -224,6 +224,10 @@ func (g *Gateway) forwardTask(l *leg, to *answer, x *exchange, t target, up *ups
 			return g.failed(l.ctx, to, err)
 		}
 	}
+	if err := x.measure(said); err != nil {
+		x.withheld = true
+		return g.failed(l.ctx, to, err)
+	}
 	to.last(http.StatusOK, mcp.AppendResult(nil, x.message.ID, said))
 	return ending{outcome: auditv1.Outcome_OUTCOME_OK, result: x.resultKept(said)}
 }

@@ -42,6 +42,7 @@ type connections struct {
 type peer struct {
 	fleetv1connect.FleetServiceClient
 	approvals fleetv1connect.ApprovalServiceClient
+	limits    fleetv1connect.LimitServiceClient
 }
 
 // NewClient returns a client for the control planes at the URLs, https, or http (HTTP/2 without TLS) in tests. tlsConfig shows who the proxy is.
@@ -68,7 +69,7 @@ func (c *Client) Reconnect() {
 		t := transport(u.Scheme, c.tls)
 		over, most := &http.Client{Transport: t}, connect.WithReadMaxBytes(maxMessage)
 		now.transports = append(now.transports, t)
-		now.peers = append(now.peers, peer{fleetv1connect.NewFleetServiceClient(over, u.String(), most), fleetv1connect.NewApprovalServiceClient(over, u.String(), most)})
+		now.peers = append(now.peers, peer{fleetv1connect.NewFleetServiceClient(over, u.String(), most), fleetv1connect.NewApprovalServiceClient(over, u.String(), most), fleetv1connect.NewLimitServiceClient(over, u.String(), most)})
 	}
 	if before := c.open.Swap(now); before != nil {
 		for _, t := range before.transports {

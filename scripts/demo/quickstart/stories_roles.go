@@ -320,6 +320,54 @@ func (s *system) salesStory(ctx context.Context, r *run) error {
 	return nil
 }
 
+// speedStory pages through the CRM record by record, at both proxies in turn: no single call is too much, and all of them together are.
+func (s *system) speedStory(ctx context.Context, r *run) error {
+	r.title("Machine speed: Lena's agent reads Salesforce record by record, at both proxies in turn")
+	var seats []*seat
+	for _, region := range []string{usEast, euWest} {
+		me, err := r.sit(ctx, lena, region, agent.Options{Revision: agent.Modern})
+		if err != nil {
+			return err
+		}
+		seats = append(seats, me)
+	}
+	contact := object{"id": s.salesforce.Records("Contact")[0].ID}
+	calls := s.salesforce.Calls
+	before, told := calls.Count(""), ""
+	const most, budget = 100, 60
+	_ = r.step("is stopped by the budget of 60 calls, and told when to come back", func() (string, time.Duration, error) {
+		begin, done := time.Now(), 0
+		for i := range most {
+			res := seats[i%2].call(ctx, "salesforce__get_record", contact)
+			if res.OK {
+				done++
+				continue
+			}
+			told = res.Text
+		}
+		took := time.Since(begin)
+		switch reached := calls.Count("") - before; {
+		case done > budget || done < budget/2:
+			return "", took, fmt.Errorf("%d of %d calls were answered: %s", done, most, told)
+		case reached != done:
+			return "", took, fmt.Errorf("%d calls reached the server, and %d were answered", reached, done)
+		case !strings.Contains(told, "Retry after"):
+			return "", took, fmt.Errorf("who is refused is told: %s", told)
+		}
+		return fmt.Sprintf("%d of %d answered; %s", done, most, told), took, nil
+	})
+	_ = r.step("her other reads are refused too, at either proxy", func() (string, time.Duration, error) {
+		begin := time.Now()
+		for _, me := range seats {
+			if res := me.call(ctx, "salesforce__query_records", object{"object": "Account"}); res.OK || !strings.Contains(res.Text, "Retry after") {
+				return "", time.Since(begin), fmt.Errorf("at %s: %s", me.region, res.Text)
+			}
+		}
+		return "refused", time.Since(begin), nil
+	})
+	return nil
+}
+
 // credentialStory looks at what the servers were sent: never an agent's token, and Salesforce's own credential always.
 func (s *system) credentialStory(ctx context.Context, r *run) error {
 	r.title("Credentials stay in the gateway")

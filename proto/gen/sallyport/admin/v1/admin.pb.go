@@ -4687,7 +4687,9 @@ type ExplainResponse struct {
 	// How the person is in each of groups: from a group that they are directly in up to it.
 	Paths []*GroupPath `protobuf:"bytes,30,rep,name=paths,proto3" json:"paths,omitempty"`
 	// What is taken out of what audit keeps of the call, and of what the agent gets: in words.
-	Redactions    []string `protobuf:"bytes,31,rep,name=redactions,proto3" json:"redactions,omitempty"`
+	Redactions []string `protobuf:"bytes,31,rep,name=redactions,proto3" json:"redactions,omitempty"`
+	// Against which budgets the call counts, and how large its result may be: in words.
+	Limits        []string `protobuf:"bytes,32,rep,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4760,6 +4762,13 @@ func (x *ExplainResponse) GetPaths() []*GroupPath {
 func (x *ExplainResponse) GetRedactions() []string {
 	if x != nil {
 		return x.Redactions
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetLimits() []string {
+	if x != nil {
+		return x.Limits
 	}
 	return nil
 }
@@ -6585,7 +6594,7 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\aaddress\x18\x16 \x01(\tR\aaddress\x12\x10\n" +
 	"\x03acr\x18\x17 \x01(\tR\x03acr\x12\x10\n" +
 	"\x03amr\x18\x18 \x03(\tR\x03amr\x127\n" +
-	"\tauth_time\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\bauthTime\"\xa5\x02\n" +
+	"\tauth_time\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\bauthTime\"\xbd\x02\n" +
 	"\x0fExplainResponse\x128\n" +
 	"\bdecision\x18\x01 \x01(\v2\x1c.sallyport.audit.v1.DecisionR\bdecision\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x124\n" +
@@ -6594,7 +6603,8 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x05paths\x18\x1e \x03(\v2\x1d.sallyport.admin.v1.GroupPathR\x05paths\x12\x1e\n" +
 	"\n" +
 	"redactions\x18\x1f \x03(\tR\n" +
-	"redactions\"A\n" +
+	"redactions\x12\x16\n" +
+	"\x06limits\x18  \x03(\tR\x06limits\"A\n" +
 	"\tGroupPath\x124\n" +
 	"\x06groups\x18\x01 \x03(\v2\x1c.sallyport.admin.v1.GroupRefR\x06groups\"\x8d\x02\n" +
 	"\tRuleTrace\x12\x14\n" +

@@ -400,6 +400,10 @@ const (
 	Reason_REASON_APPROVAL_UNAVAILABLE Reason = 45
 	// The tool is pinned, and its upstream offers it no more, or otherwise than it was approved.
 	Reason_REASON_TOOL_WITHHELD Reason = 90
+	// Rules allow it, and a budget has not enough left in its window.
+	Reason_REASON_BUDGET_SPENT Reason = 46
+	// Rules allow it, and what is left of a budget cannot be asked for now.
+	Reason_REASON_BUDGET_UNAVAILABLE Reason = 47
 )
 
 // Enum value maps for Reason.
@@ -429,6 +433,8 @@ var (
 		44: "REASON_CONFIRM_INVALID",
 		45: "REASON_APPROVAL_UNAVAILABLE",
 		90: "REASON_TOOL_WITHHELD",
+		46: "REASON_BUDGET_SPENT",
+		47: "REASON_BUDGET_UNAVAILABLE",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":            0,
@@ -455,6 +461,8 @@ var (
 		"REASON_CONFIRM_INVALID":        44,
 		"REASON_APPROVAL_UNAVAILABLE":   45,
 		"REASON_TOOL_WITHHELD":          90,
+		"REASON_BUDGET_SPENT":           46,
+		"REASON_BUDGET_UNAVAILABLE":     47,
 	}
 )
 
@@ -1304,7 +1312,9 @@ type Decision struct {
 	// "browser". Empty: they were not asked.
 	Confirmed string `protobuf:"bytes,51,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
 	// What was asked of people: the confirmation's or the review's id.
-	Asked         string `protobuf:"bytes,52,opt,name=asked,proto3" json:"asked,omitempty"`
+	Asked string `protobuf:"bytes,52,opt,name=asked,proto3" json:"asked,omitempty"`
+	// The budget that has not enough left.
+	Budget        string `protobuf:"bytes,53,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1391,6 +1401,13 @@ func (x *Decision) GetConfirmed() string {
 func (x *Decision) GetAsked() string {
 	if x != nil {
 		return x.Asked
+	}
+	return ""
+}
+
+func (x *Decision) GetBudget() string {
+	if x != nil {
+		return x.Budget
 	}
 	return ""
 }
@@ -1880,7 +1897,7 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\ttruncated\x18\x04 \x01(\bR\ttruncated\x12\x16\n" +
 	"\x06masked\x18\x05 \x01(\bR\x06masked\x12\x1a\n" +
 	"\bredacted\x182 \x01(\bR\bredacted\x12\x16\n" +
-	"\x06object\x18\x06 \x01(\tR\x06object\"\x82\x02\n" +
+	"\x06object\x18\x06 \x01(\tR\x06object\"\x9a\x02\n" +
 	"\bDecision\x125\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x1b.sallyport.audit.v1.VerdictR\averdict\x122\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1a.sallyport.audit.v1.ReasonR\x06reason\x12\x14\n" +
@@ -1889,7 +1906,8 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x04text\x18\x05 \x01(\tR\x04text\x12\x19\n" +
 	"\brule_set\x182 \x01(\tR\aruleSet\x12\x1c\n" +
 	"\tconfirmed\x183 \x01(\tR\tconfirmed\x12\x14\n" +
-	"\x05asked\x184 \x01(\tR\x05asked\"\xb6\x01\n" +
+	"\x05asked\x184 \x01(\tR\x05asked\x12\x16\n" +
+	"\x06budget\x185 \x01(\tR\x06budget\"\xb6\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x1a\n" +
@@ -1961,7 +1979,7 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fVERDICT_ALLOWED\x10\x01\x12\x12\n" +
-	"\x0eVERDICT_DENIED\x10\x02*\x8e\x05\n" +
+	"\x0eVERDICT_DENIED\x10\x02*\xc6\x05\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REASON_RULE_ALLOWED\x10\x01\x12\x16\n" +
@@ -1987,7 +2005,9 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x15REASON_REVIEW_REFUSED\x10+\x12\x1a\n" +
 	"\x16REASON_CONFIRM_INVALID\x10,\x12\x1f\n" +
 	"\x1bREASON_APPROVAL_UNAVAILABLE\x10-\x12\x18\n" +
-	"\x14REASON_TOOL_WITHHELD\x10ZB4Z2sallyport.dev/proto/gen/sallyport/audit/v1;auditv1b\x06proto3"
+	"\x14REASON_TOOL_WITHHELD\x10Z\x12\x17\n" +
+	"\x13REASON_BUDGET_SPENT\x10.\x12\x1d\n" +
+	"\x19REASON_BUDGET_UNAVAILABLE\x10/B4Z2sallyport.dev/proto/gen/sallyport/audit/v1;auditv1b\x06proto3"
 
 var (
 	file_sallyport_audit_v1_audit_proto_rawDescOnce sync.Once

@@ -206,6 +206,8 @@ const (
 	Duty_DUTY_SIGN_IN Duty = 10
 	// What the rule names is taken out of what audit keeps and, where it says so, of what the agent gets; of rules that require.
 	Duty_DUTY_REDACT Duty = 11
+	// Calls count against a budget; of rules that require.
+	Duty_DUTY_LIMIT Duty = 12
 )
 
 // Enum value maps for Duty.
@@ -216,6 +218,7 @@ var (
 		2:  "DUTY_REVIEW",
 		10: "DUTY_SIGN_IN",
 		11: "DUTY_REDACT",
+		12: "DUTY_LIMIT",
 	}
 	Duty_value = map[string]int32{
 		"DUTY_UNSPECIFIED": 0,
@@ -223,6 +226,7 @@ var (
 		"DUTY_REVIEW":      2,
 		"DUTY_SIGN_IN":     10,
 		"DUTY_REDACT":      11,
+		"DUTY_LIMIT":       12,
 	}
 )
 
@@ -251,6 +255,67 @@ func (x Duty) Number() protoreflect.EnumNumber {
 // Deprecated: Use Duty.Descriptor instead.
 func (Duty) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+}
+
+// Per is what has a budget of its own.
+type Per int32
+
+const (
+	Per_PER_UNSPECIFIED Per = 0
+	Per_PER_PERSON      Per = 1
+	// The group, or whom else the grant is to.
+	Per_PER_GROUP     Per = 2
+	Per_PER_TOOL      Per = 3
+	Per_PER_CONNECTOR Per = 4
+	// All whom it is about share one; of its own alone.
+	Per_PER_EVERYONE Per = 5
+)
+
+// Enum value maps for Per.
+var (
+	Per_name = map[int32]string{
+		0: "PER_UNSPECIFIED",
+		1: "PER_PERSON",
+		2: "PER_GROUP",
+		3: "PER_TOOL",
+		4: "PER_CONNECTOR",
+		5: "PER_EVERYONE",
+	}
+	Per_value = map[string]int32{
+		"PER_UNSPECIFIED": 0,
+		"PER_PERSON":      1,
+		"PER_GROUP":       2,
+		"PER_TOOL":        3,
+		"PER_CONNECTOR":   4,
+		"PER_EVERYONE":    5,
+	}
+)
+
+func (x Per) Enum() *Per {
+	p := new(Per)
+	*p = x
+	return p
+}
+
+func (x Per) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Per) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_policy_v1_policy_proto_enumTypes[4].Descriptor()
+}
+
+func (Per) Type() protoreflect.EnumType {
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[4]
+}
+
+func (x Per) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Per.Descriptor instead.
+func (Per) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 // ConfirmationAssurance is how sure it is that the person said yes.
@@ -289,11 +354,11 @@ func (x ConfirmationAssurance) String() string {
 }
 
 func (ConfirmationAssurance) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_policy_v1_policy_proto_enumTypes[4].Descriptor()
+	return file_sallyport_policy_v1_policy_proto_enumTypes[5].Descriptor()
 }
 
 func (ConfirmationAssurance) Type() protoreflect.EnumType {
-	return &file_sallyport_policy_v1_policy_proto_enumTypes[4]
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[5]
 }
 
 func (x ConfirmationAssurance) Number() protoreflect.EnumNumber {
@@ -302,7 +367,7 @@ func (x ConfirmationAssurance) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ConfirmationAssurance.Descriptor instead.
 func (ConfirmationAssurance) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 // MatchAttribute is the side of the matching pair that SCIM provisions.
@@ -342,11 +407,11 @@ func (x MatchAttribute) String() string {
 }
 
 func (MatchAttribute) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_policy_v1_policy_proto_enumTypes[5].Descriptor()
+	return file_sallyport_policy_v1_policy_proto_enumTypes[6].Descriptor()
 }
 
 func (MatchAttribute) Type() protoreflect.EnumType {
-	return &file_sallyport_policy_v1_policy_proto_enumTypes[5]
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[6]
 }
 
 func (x MatchAttribute) Number() protoreflect.EnumNumber {
@@ -355,7 +420,7 @@ func (x MatchAttribute) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MatchAttribute.Descriptor instead.
 func (MatchAttribute) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
 }
 
 // Role is what an admin may do: each role may do all that those with a lower number may.
@@ -402,11 +467,11 @@ func (x Role) String() string {
 }
 
 func (Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_policy_v1_policy_proto_enumTypes[6].Descriptor()
+	return file_sallyport_policy_v1_policy_proto_enumTypes[7].Descriptor()
 }
 
 func (Role) Type() protoreflect.EnumType {
-	return &file_sallyport_policy_v1_policy_proto_enumTypes[6]
+	return &file_sallyport_policy_v1_policy_proto_enumTypes[7]
 }
 
 func (x Role) Number() protoreflect.EnumNumber {
@@ -415,7 +480,7 @@ func (x Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Role.Descriptor instead.
 func (Role) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
 }
 
 // Connector is an upstream MCP server that agents reach through Sallyport.
@@ -1045,7 +1110,9 @@ type Rule struct {
 	// Output: the rule set that the rule comes from. Empty: the grant's own.
 	RuleSet string `protobuf:"bytes,11,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
 	// Of a rule that requires a redaction: what is taken out, without tools, which the rule itself names.
-	Redact        *Redaction `protobuf:"bytes,30,opt,name=redact,proto3" json:"redact,omitempty"`
+	Redact *Redaction `protobuf:"bytes,30,opt,name=redact,proto3" json:"redact,omitempty"`
+	// Of a rule that requires a limit: how much.
+	Limit         *Limit `protobuf:"bytes,31,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1171,6 +1238,119 @@ func (x *Rule) GetRedact() *Redaction {
 	return nil
 }
 
+func (x *Rule) GetLimit() *Limit {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
+}
+
+// Limit is how much may be called and had. Rules that name one budget count together, whichever connectors they are on.
+type Limit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Needed where calls, items or bytes are limited.
+	Budget string `protobuf:"bytes,1,opt,name=budget,proto3" json:"budget,omitempty"`
+	// From the first call that counts on, for so long.
+	Window *durationpb.Duration `protobuf:"bytes,2,opt,name=window,proto3" json:"window,omitempty"`
+	// Within a window: calls, items of results, bytes of results. Zero: however many.
+	Calls uint64 `protobuf:"varint,3,opt,name=calls,proto3" json:"calls,omitempty"`
+	Items uint64 `protobuf:"varint,4,opt,name=items,proto3" json:"items,omitempty"`
+	Bytes uint64 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Of one result; a larger one is withheld. Zero: however many.
+	ResultItems uint64 `protobuf:"varint,6,opt,name=result_items,json=resultItems,proto3" json:"result_items,omitempty"`
+	ResultBytes uint64 `protobuf:"varint,7,opt,name=result_bytes,json=resultBytes,proto3" json:"result_bytes,omitempty"`
+	// What has a budget of its own. Default: each person.
+	Per           []Per `protobuf:"varint,8,rep,packed,name=per,proto3,enum=sallyport.policy.v1.Per" json:"per,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limit) Reset() {
+	*x = Limit{}
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limit) ProtoMessage() {}
+
+func (x *Limit) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limit.ProtoReflect.Descriptor instead.
+func (*Limit) Descriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Limit) GetBudget() string {
+	if x != nil {
+		return x.Budget
+	}
+	return ""
+}
+
+func (x *Limit) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *Limit) GetCalls() uint64 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
+func (x *Limit) GetItems() uint64 {
+	if x != nil {
+		return x.Items
+	}
+	return 0
+}
+
+func (x *Limit) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Limit) GetResultItems() uint64 {
+	if x != nil {
+		return x.ResultItems
+	}
+	return 0
+}
+
+func (x *Limit) GetResultBytes() uint64 {
+	if x != nil {
+		return x.ResultBytes
+	}
+	return 0
+}
+
+func (x *Limit) GetPer() []Per {
+	if x != nil {
+		return x.Per
+	}
+	return nil
+}
+
 // Redaction says which values are taken out. A path is a JSONPath (RFC 9535) of names, indexes from the front, wildcards and descendants, or a
 // name alone, which stands for each member of that name wherever it is.
 type Redaction struct {
@@ -1189,7 +1369,7 @@ type Redaction struct {
 
 func (x *Redaction) Reset() {
 	*x = Redaction{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1381,7 @@ func (x *Redaction) String() string {
 func (*Redaction) ProtoMessage() {}
 
 func (x *Redaction) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1394,7 @@ func (x *Redaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redaction.ProtoReflect.Descriptor instead.
 func (*Redaction) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Redaction) GetTools() []string {
@@ -1259,7 +1439,7 @@ type Hints struct {
 
 func (x *Hints) Reset() {
 	*x = Hints{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1451,7 @@ func (x *Hints) String() string {
 func (*Hints) ProtoMessage() {}
 
 func (x *Hints) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1464,7 @@ func (x *Hints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hints.ProtoReflect.Descriptor instead.
 func (*Hints) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Hints) GetReadOnly() bool {
@@ -1334,7 +1514,7 @@ type Review struct {
 
 func (x *Review) Reset() {
 	*x = Review{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1526,7 @@ func (x *Review) String() string {
 func (*Review) ProtoMessage() {}
 
 func (x *Review) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1539,7 @@ func (x *Review) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Review.ProtoReflect.Descriptor instead.
 func (*Review) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Review) GetApprovers() []string {
@@ -1408,7 +1588,7 @@ type RuleSet struct {
 
 func (x *RuleSet) Reset() {
 	*x = RuleSet{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1420,7 +1600,7 @@ func (x *RuleSet) String() string {
 func (*RuleSet) ProtoMessage() {}
 
 func (x *RuleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1433,7 +1613,7 @@ func (x *RuleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleSet.ProtoReflect.Descriptor instead.
 func (*RuleSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RuleSet) GetName() string {
@@ -1474,7 +1654,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1666,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1679,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Block) GetId() string {
@@ -1625,7 +1805,7 @@ type ConnectorTool struct {
 
 func (x *ConnectorTool) Reset() {
 	*x = ConnectorTool{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1817,7 @@ func (x *ConnectorTool) String() string {
 func (*ConnectorTool) ProtoMessage() {}
 
 func (x *ConnectorTool) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1830,7 @@ func (x *ConnectorTool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorTool.ProtoReflect.Descriptor instead.
 func (*ConnectorTool) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ConnectorTool) GetConnector() string {
@@ -1682,7 +1862,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +1874,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +1887,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Issuer) GetUrl() string {
@@ -1755,7 +1935,7 @@ type Directory struct {
 
 func (x *Directory) Reset() {
 	*x = Directory{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +1947,7 @@ func (x *Directory) String() string {
 func (*Directory) ProtoMessage() {}
 
 func (x *Directory) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +1960,7 @@ func (x *Directory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directory.ProtoReflect.Descriptor instead.
 func (*Directory) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Directory) GetId() string {
@@ -1848,7 +2028,7 @@ type Signals struct {
 
 func (x *Signals) Reset() {
 	*x = Signals{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +2040,7 @@ func (x *Signals) String() string {
 func (*Signals) ProtoMessage() {}
 
 func (x *Signals) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +2053,7 @@ func (x *Signals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signals.ProtoReflect.Descriptor instead.
 func (*Signals) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Signals) GetIssuer() string {
@@ -1926,7 +2106,7 @@ type SignIn struct {
 
 func (x *SignIn) Reset() {
 	*x = SignIn{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2118,7 @@ func (x *SignIn) String() string {
 func (*SignIn) ProtoMessage() {}
 
 func (x *SignIn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2131,7 @@ func (x *SignIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
 func (*SignIn) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SignIn) GetIssuer() string {
@@ -2039,7 +2219,7 @@ type Assurance struct {
 
 func (x *Assurance) Reset() {
 	*x = Assurance{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2051,7 +2231,7 @@ func (x *Assurance) String() string {
 func (*Assurance) ProtoMessage() {}
 
 func (x *Assurance) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2064,7 +2244,7 @@ func (x *Assurance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assurance.ProtoReflect.Descriptor instead.
 func (*Assurance) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Assurance) GetAcr() []string {
@@ -2102,7 +2282,7 @@ type UpstreamAuth_StaticHeader struct {
 
 func (x *UpstreamAuth_StaticHeader) Reset() {
 	*x = UpstreamAuth_StaticHeader{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[18]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2114,7 +2294,7 @@ func (x *UpstreamAuth_StaticHeader) String() string {
 func (*UpstreamAuth_StaticHeader) ProtoMessage() {}
 
 func (x *UpstreamAuth_StaticHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[18]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2391,7 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"definition\x18\x02 \x01(\fB\v\xbaH\bz\x06\x10\x02\x18\x80\x80\x10R\n" +
 	"definition\x127\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x19.sallyport.policy.v1.KindB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04kind:\x93\x01\xbaH\x8f\x01\x1a\x8c\x01\n" +
-	"\ttool.name\x12;a tool's name is 1 to 128 letters, digits, '_', '.' and '-'\x1aBint(this.kind) > 1 || this.name.matches('^[A-Za-z0-9_.-]{1,128}$')\"\xc6\a\n" +
+	"\ttool.name\x12;a tool's name is 1 to 128 letters, digits, '_', '.' and '-'\x1aBint(this.kind) > 1 || this.name.matches('^[A-Za-z0-9_.-]{1,128}$')\"\xf8\a\n" +
 	"\x04Rule\x12(\n" +
 	"\x05allow\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x10R\x05allow\x12&\n" +
 	"\x04deny\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xf4\x03\"\ar\x05\x10\x01\x18\x80\x10R\x04deny\x12\x1c\n" +
@@ -2226,8 +2406,18 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	" \x01(\v2\x1b.sallyport.policy.v1.ReviewR\x06review\x127\n" +
 	"\asign_in\x18\x14 \x01(\v2\x1e.sallyport.policy.v1.AssuranceR\x06signIn\x12\x19\n" +
 	"\brule_set\x18\v \x01(\tR\aruleSet\x126\n" +
-	"\x06redact\x18\x1e \x01(\v2\x1e.sallyport.policy.v1.RedactionR\x06redact:\xb0\x02\xbaH\xac\x02\x1a\xa9\x02\n" +
-	"\x0frule.one_effect\x12ya rule does exactly one of these: it names tools under allow, or under deny, or says what to require of those under tools\x1a\x9a\x01(size(this.allow) > 0 ? 1 : 0) + (size(this.deny) > 0 ? 1 : 0) + (int(this.require) > 0 ? 1 : 0) == 1 && (size(this.tools) > 0) == (int(this.require) > 0)\"\xa8\x01\n" +
+	"\x06redact\x18\x1e \x01(\v2\x1e.sallyport.policy.v1.RedactionR\x06redact\x120\n" +
+	"\x05limit\x18\x1f \x01(\v2\x1a.sallyport.policy.v1.LimitR\x05limit:\xb0\x02\xbaH\xac\x02\x1a\xa9\x02\n" +
+	"\x0frule.one_effect\x12ya rule does exactly one of these: it names tools under allow, or under deny, or says what to require of those under tools\x1a\x9a\x01(size(this.allow) > 0 ? 1 : 0) + (size(this.deny) > 0 ? 1 : 0) + (int(this.require) > 0 ? 1 : 0) == 1 && (size(this.tools) > 0) == (int(this.require) > 0)\"\x9c\x03\n" +
+	"\x05Limit\x12<\n" +
+	"\x06budget\x18\x01 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^$|^[a-z0-9]+(-[a-z0-9]+)*$R\x06budget\x12D\n" +
+	"\x06window\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\xbd\xa3\x012\x02\b\x01R\x06window\x12\"\n" +
+	"\x05calls\x18\x03 \x01(\x04B\f\xbaH\t2\a\x18\x80\xa0\x94\xa5\x8d\x1dR\x05calls\x12\"\n" +
+	"\x05items\x18\x04 \x01(\x04B\f\xbaH\t2\a\x18\x80\xa0\x94\xa5\x8d\x1dR\x05items\x12$\n" +
+	"\x05bytes\x18\x05 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01R\x05bytes\x12/\n" +
+	"\fresult_items\x18\x06 \x01(\x04B\f\xbaH\t2\a\x18\x80\xa0\x94\xa5\x8d\x1dR\vresultItems\x12/\n" +
+	"\fresult_bytes\x18\a \x01(\x04B\f\xbaH\t2\a\x18\x80\xa0\x94\xa5\x8d\x1dR\vresultBytes\x12?\n" +
+	"\x03per\x18\b \x03(\x0e2\x18.sallyport.policy.v1.PerB\x13\xbaH\x10\x92\x01\r\x10\x04\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x03per\"\xa8\x01\n" +
 	"\tRedaction\x12'\n" +
 	"\x05tools\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\x80\x10R\x05tools\x12/\n" +
 	"\targuments\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x102\"\ar\x05\x10\x01\x18\xf4\x03R\targuments\x12+\n" +
@@ -2322,14 +2512,24 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\tKIND_TOOL\x10\x01\x12\x0f\n" +
 	"\vKIND_PROMPT\x10\x02\x12\x11\n" +
 	"\rKIND_RESOURCE\x10\x03\x12\x1a\n" +
-	"\x16KIND_RESOURCE_TEMPLATE\x10\x04*b\n" +
+	"\x16KIND_RESOURCE_TEMPLATE\x10\x04*r\n" +
 	"\x04Duty\x12\x14\n" +
 	"\x10DUTY_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fDUTY_CONFIRM\x10\x01\x12\x0f\n" +
 	"\vDUTY_REVIEW\x10\x02\x12\x10\n" +
 	"\fDUTY_SIGN_IN\x10\n" +
 	"\x12\x0f\n" +
-	"\vDUTY_REDACT\x10\v*\x86\x01\n" +
+	"\vDUTY_REDACT\x10\v\x12\x0e\n" +
+	"\n" +
+	"DUTY_LIMIT\x10\f*l\n" +
+	"\x03Per\x12\x13\n" +
+	"\x0fPER_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"PER_PERSON\x10\x01\x12\r\n" +
+	"\tPER_GROUP\x10\x02\x12\f\n" +
+	"\bPER_TOOL\x10\x03\x12\x11\n" +
+	"\rPER_CONNECTOR\x10\x04\x12\x10\n" +
+	"\fPER_EVERYONE\x10\x05*\x86\x01\n" +
 	"\x15ConfirmationAssurance\x12&\n" +
 	"\"CONFIRMATION_ASSURANCE_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dCONFIRMATION_ASSURANCE_CLIENT\x10\x01\x12\"\n" +
@@ -2359,92 +2559,97 @@ func file_sallyport_policy_v1_policy_proto_rawDescGZIP() []byte {
 	return file_sallyport_policy_v1_policy_proto_rawDescData
 }
 
-var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_sallyport_policy_v1_policy_proto_goTypes = []any{
 	(CatalogueChange)(0),              // 0: sallyport.policy.v1.CatalogueChange
 	(Transport)(0),                    // 1: sallyport.policy.v1.Transport
 	(Kind)(0),                         // 2: sallyport.policy.v1.Kind
 	(Duty)(0),                         // 3: sallyport.policy.v1.Duty
-	(ConfirmationAssurance)(0),        // 4: sallyport.policy.v1.ConfirmationAssurance
-	(MatchAttribute)(0),               // 5: sallyport.policy.v1.MatchAttribute
-	(Role)(0),                         // 6: sallyport.policy.v1.Role
-	(*Connector)(nil),                 // 7: sallyport.policy.v1.Connector
-	(*CatalogueSettings)(nil),         // 8: sallyport.policy.v1.CatalogueSettings
-	(*Consent)(nil),                   // 9: sallyport.policy.v1.Consent
-	(*Breaker)(nil),                   // 10: sallyport.policy.v1.Breaker
-	(*UpstreamAuth)(nil),              // 11: sallyport.policy.v1.UpstreamAuth
-	(*Tool)(nil),                      // 12: sallyport.policy.v1.Tool
-	(*Rule)(nil),                      // 13: sallyport.policy.v1.Rule
-	(*Redaction)(nil),                 // 14: sallyport.policy.v1.Redaction
-	(*Hints)(nil),                     // 15: sallyport.policy.v1.Hints
-	(*Review)(nil),                    // 16: sallyport.policy.v1.Review
-	(*RuleSet)(nil),                   // 17: sallyport.policy.v1.RuleSet
-	(*Block)(nil),                     // 18: sallyport.policy.v1.Block
-	(*ConnectorTool)(nil),             // 19: sallyport.policy.v1.ConnectorTool
-	(*Issuer)(nil),                    // 20: sallyport.policy.v1.Issuer
-	(*Directory)(nil),                 // 21: sallyport.policy.v1.Directory
-	(*Signals)(nil),                   // 22: sallyport.policy.v1.Signals
-	(*SignIn)(nil),                    // 23: sallyport.policy.v1.SignIn
-	(*Assurance)(nil),                 // 24: sallyport.policy.v1.Assurance
-	(*UpstreamAuth_StaticHeader)(nil), // 25: sallyport.policy.v1.UpstreamAuth.StaticHeader
-	(*durationpb.Duration)(nil),       // 26: google.protobuf.Duration
-	(*QueryKey)(nil),                  // 27: sallyport.policy.v1.QueryKey
-	(*OAuth)(nil),                     // 28: sallyport.policy.v1.OAuth
-	(*ServiceAccountAuth)(nil),        // 29: sallyport.policy.v1.ServiceAccountAuth
-	(*TokenExchange)(nil),             // 30: sallyport.policy.v1.TokenExchange
-	(*IdentityAssertion)(nil),         // 31: sallyport.policy.v1.IdentityAssertion
-	(*PassThrough)(nil),               // 32: sallyport.policy.v1.PassThrough
-	(*timestamppb.Timestamp)(nil),     // 33: google.protobuf.Timestamp
-	(KeyHolder)(0),                    // 34: sallyport.policy.v1.KeyHolder
+	(Per)(0),                          // 4: sallyport.policy.v1.Per
+	(ConfirmationAssurance)(0),        // 5: sallyport.policy.v1.ConfirmationAssurance
+	(MatchAttribute)(0),               // 6: sallyport.policy.v1.MatchAttribute
+	(Role)(0),                         // 7: sallyport.policy.v1.Role
+	(*Connector)(nil),                 // 8: sallyport.policy.v1.Connector
+	(*CatalogueSettings)(nil),         // 9: sallyport.policy.v1.CatalogueSettings
+	(*Consent)(nil),                   // 10: sallyport.policy.v1.Consent
+	(*Breaker)(nil),                   // 11: sallyport.policy.v1.Breaker
+	(*UpstreamAuth)(nil),              // 12: sallyport.policy.v1.UpstreamAuth
+	(*Tool)(nil),                      // 13: sallyport.policy.v1.Tool
+	(*Rule)(nil),                      // 14: sallyport.policy.v1.Rule
+	(*Limit)(nil),                     // 15: sallyport.policy.v1.Limit
+	(*Redaction)(nil),                 // 16: sallyport.policy.v1.Redaction
+	(*Hints)(nil),                     // 17: sallyport.policy.v1.Hints
+	(*Review)(nil),                    // 18: sallyport.policy.v1.Review
+	(*RuleSet)(nil),                   // 19: sallyport.policy.v1.RuleSet
+	(*Block)(nil),                     // 20: sallyport.policy.v1.Block
+	(*ConnectorTool)(nil),             // 21: sallyport.policy.v1.ConnectorTool
+	(*Issuer)(nil),                    // 22: sallyport.policy.v1.Issuer
+	(*Directory)(nil),                 // 23: sallyport.policy.v1.Directory
+	(*Signals)(nil),                   // 24: sallyport.policy.v1.Signals
+	(*SignIn)(nil),                    // 25: sallyport.policy.v1.SignIn
+	(*Assurance)(nil),                 // 26: sallyport.policy.v1.Assurance
+	(*UpstreamAuth_StaticHeader)(nil), // 27: sallyport.policy.v1.UpstreamAuth.StaticHeader
+	(*durationpb.Duration)(nil),       // 28: google.protobuf.Duration
+	(*QueryKey)(nil),                  // 29: sallyport.policy.v1.QueryKey
+	(*OAuth)(nil),                     // 30: sallyport.policy.v1.OAuth
+	(*ServiceAccountAuth)(nil),        // 31: sallyport.policy.v1.ServiceAccountAuth
+	(*TokenExchange)(nil),             // 32: sallyport.policy.v1.TokenExchange
+	(*IdentityAssertion)(nil),         // 33: sallyport.policy.v1.IdentityAssertion
+	(*PassThrough)(nil),               // 34: sallyport.policy.v1.PassThrough
+	(*timestamppb.Timestamp)(nil),     // 35: google.protobuf.Timestamp
+	(KeyHolder)(0),                    // 36: sallyport.policy.v1.KeyHolder
 }
 var file_sallyport_policy_v1_policy_proto_depIdxs = []int32{
-	11, // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
-	26, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
+	12, // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
+	28, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
 	1,  // 2: sallyport.policy.v1.Connector.transport:type_name -> sallyport.policy.v1.Transport
-	26, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
-	9,  // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
-	10, // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
-	14, // 6: sallyport.policy.v1.Connector.redactions:type_name -> sallyport.policy.v1.Redaction
-	8,  // 7: sallyport.policy.v1.Connector.catalogue:type_name -> sallyport.policy.v1.CatalogueSettings
+	28, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
+	10, // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
+	11, // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
+	16, // 6: sallyport.policy.v1.Connector.redactions:type_name -> sallyport.policy.v1.Redaction
+	9,  // 7: sallyport.policy.v1.Connector.catalogue:type_name -> sallyport.policy.v1.CatalogueSettings
 	0,  // 8: sallyport.policy.v1.CatalogueSettings.changes:type_name -> sallyport.policy.v1.CatalogueChange
 	0,  // 9: sallyport.policy.v1.CatalogueSettings.added:type_name -> sallyport.policy.v1.CatalogueChange
-	26, // 10: sallyport.policy.v1.CatalogueSettings.every:type_name -> google.protobuf.Duration
-	26, // 11: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
-	25, // 12: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
-	27, // 13: sallyport.policy.v1.UpstreamAuth.query:type_name -> sallyport.policy.v1.QueryKey
-	28, // 14: sallyport.policy.v1.UpstreamAuth.oauth:type_name -> sallyport.policy.v1.OAuth
-	29, // 15: sallyport.policy.v1.UpstreamAuth.service_account:type_name -> sallyport.policy.v1.ServiceAccountAuth
-	30, // 16: sallyport.policy.v1.UpstreamAuth.token_exchange:type_name -> sallyport.policy.v1.TokenExchange
-	31, // 17: sallyport.policy.v1.UpstreamAuth.identity_assertion:type_name -> sallyport.policy.v1.IdentityAssertion
-	32, // 18: sallyport.policy.v1.UpstreamAuth.pass_through:type_name -> sallyport.policy.v1.PassThrough
+	28, // 10: sallyport.policy.v1.CatalogueSettings.every:type_name -> google.protobuf.Duration
+	28, // 11: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
+	27, // 12: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
+	29, // 13: sallyport.policy.v1.UpstreamAuth.query:type_name -> sallyport.policy.v1.QueryKey
+	30, // 14: sallyport.policy.v1.UpstreamAuth.oauth:type_name -> sallyport.policy.v1.OAuth
+	31, // 15: sallyport.policy.v1.UpstreamAuth.service_account:type_name -> sallyport.policy.v1.ServiceAccountAuth
+	32, // 16: sallyport.policy.v1.UpstreamAuth.token_exchange:type_name -> sallyport.policy.v1.TokenExchange
+	33, // 17: sallyport.policy.v1.UpstreamAuth.identity_assertion:type_name -> sallyport.policy.v1.IdentityAssertion
+	34, // 18: sallyport.policy.v1.UpstreamAuth.pass_through:type_name -> sallyport.policy.v1.PassThrough
 	2,  // 19: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
 	3,  // 20: sallyport.policy.v1.Rule.after:type_name -> sallyport.policy.v1.Duty
 	3,  // 21: sallyport.policy.v1.Rule.require:type_name -> sallyport.policy.v1.Duty
-	15, // 22: sallyport.policy.v1.Rule.hints:type_name -> sallyport.policy.v1.Hints
-	33, // 23: sallyport.policy.v1.Rule.until:type_name -> google.protobuf.Timestamp
-	4,  // 24: sallyport.policy.v1.Rule.assurance:type_name -> sallyport.policy.v1.ConfirmationAssurance
-	16, // 25: sallyport.policy.v1.Rule.review:type_name -> sallyport.policy.v1.Review
-	24, // 26: sallyport.policy.v1.Rule.sign_in:type_name -> sallyport.policy.v1.Assurance
-	14, // 27: sallyport.policy.v1.Rule.redact:type_name -> sallyport.policy.v1.Redaction
-	26, // 28: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
-	26, // 29: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
-	13, // 30: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
-	19, // 31: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
-	33, // 32: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
-	20, // 33: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
-	5,  // 34: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
-	23, // 35: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
-	22, // 36: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
-	26, // 37: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
-	24, // 38: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
-	26, // 39: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
-	34, // 40: sallyport.policy.v1.UpstreamAuth.StaticHeader.holder:type_name -> sallyport.policy.v1.KeyHolder
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	17, // 22: sallyport.policy.v1.Rule.hints:type_name -> sallyport.policy.v1.Hints
+	35, // 23: sallyport.policy.v1.Rule.until:type_name -> google.protobuf.Timestamp
+	5,  // 24: sallyport.policy.v1.Rule.assurance:type_name -> sallyport.policy.v1.ConfirmationAssurance
+	18, // 25: sallyport.policy.v1.Rule.review:type_name -> sallyport.policy.v1.Review
+	26, // 26: sallyport.policy.v1.Rule.sign_in:type_name -> sallyport.policy.v1.Assurance
+	16, // 27: sallyport.policy.v1.Rule.redact:type_name -> sallyport.policy.v1.Redaction
+	15, // 28: sallyport.policy.v1.Rule.limit:type_name -> sallyport.policy.v1.Limit
+	28, // 29: sallyport.policy.v1.Limit.window:type_name -> google.protobuf.Duration
+	4,  // 30: sallyport.policy.v1.Limit.per:type_name -> sallyport.policy.v1.Per
+	28, // 31: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
+	28, // 32: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
+	14, // 33: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
+	21, // 34: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
+	35, // 35: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
+	22, // 36: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
+	6,  // 37: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
+	25, // 38: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
+	24, // 39: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
+	28, // 40: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
+	26, // 41: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
+	28, // 42: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
+	36, // 43: sallyport.policy.v1.UpstreamAuth.StaticHeader.holder:type_name -> sallyport.policy.v1.KeyHolder
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_policy_v1_policy_proto_init() }
@@ -2463,8 +2668,8 @@ func file_sallyport_policy_v1_policy_proto_init() {
 		(*UpstreamAuth_IdentityAssertion)(nil),
 		(*UpstreamAuth_PassThrough)(nil),
 	}
-	file_sallyport_policy_v1_policy_proto_msgTypes[8].OneofWrappers = []any{}
-	file_sallyport_policy_v1_policy_proto_msgTypes[11].OneofWrappers = []any{
+	file_sallyport_policy_v1_policy_proto_msgTypes[9].OneofWrappers = []any{}
+	file_sallyport_policy_v1_policy_proto_msgTypes[12].OneofWrappers = []any{
 		(*Block_PersonId)(nil),
 		(*Block_ClientId)(nil),
 		(*Block_Connector)(nil),
@@ -2476,8 +2681,8 @@ func file_sallyport_policy_v1_policy_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_policy_v1_policy_proto_rawDesc), len(file_sallyport_policy_v1_policy_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   19,
+			NumEnums:      8,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,193 @@
+package gateway_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+	"google.golang.org/protobuf/types/known/durationpb"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/dataplane/internal/gateway"
+	"sallyport.dev/dataplane/internal/meter"
+)
+
+// purse is a control plane that grants a tenth of a budget at a time.
+type purse struct {
+	mu    sync.Mutex
+	limit uint64 // of items
+	given map[string]uint64
+	away  bool
+	asked int
+}
+
+func (p *purse) LeaseBudget(_ context.Context, r *fleetv1.LeaseBudgetRequest) (*fleetv1.LeaseBudgetResponse, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asked++; p.away {
+		return nil, errors.New("away")
+	}
+	free := p.limit
+	for other, n := range p.given {
+		if other != r.GetInstance() {
+			free -= min(free, n)
+		}
+	}
+	spent := r.GetSpent().GetItems()
+	free -= min(free, spent)
+	res := &fleetv1.LeaseBudgetResponse{Window: "w", EndsIn: durationpb.New(time.Hour)}
+	want := r.GetWant().GetItems()
+	if want > free {
+		res.RetryAfter = durationpb.New(42 * time.Second)
+		free = 0
+	}
+	p.given[r.GetInstance()] = spent + min(free, max(want, p.limit/10))
+	res.Granted = &fleetv1.Amounts{Items: p.given[r.GetInstance()]}
+	return res, nil
+}
+
+// pages is an upstream with a table of rows, of which it gives so many at a time.
+func pages(t testing.TB) *server {
+	m := sdk.NewServer(&sdk.Implementation{Name: "crm", Version: "1"}, nil)
+	type in struct {
+		Text string `json:"text,omitempty"`
+	}
+	for name, result := range map[string]string{
+		"rows":  `{"rows":[` + strings.Repeat(`{"id":1},`, 9) + `{"id":1}]}`,
+		"table": strings.Repeat("1,ann\n", 10),
+		"huge":  `[` + strings.Repeat("1,", 500) + `1]`,
+	} {
+		sdk.AddTool(m, &sdk.Tool{Name: name}, func(context.Context, *sdk.CallToolRequest, in) (*sdk.CallToolResult, any, error) {
+			return text(result), nil, nil
+		})
+	}
+	return serverOf(t, m, true)
+}
+
+func limited(l *policyv1.Limit) *policyv1.Rule {
+	return &policyv1.Rule{Require: policyv1.Duty_DUTY_LIMIT, Tools: []string{"*"}, Limit: l}
+}
+
+// crm is a proxy before it, whose calls are limited.
+func crm(t *testing.T, p *purse, demo *server, beside *world, l *policyv1.Limit) *world {
+	o := &options{demo: demo, beside: beside, gateway: func(c *gateway.Config) { c.Meter = meter.New(p, nil) }}
+	if beside != nil {
+		o.name = "proxy2"
+		return newWorld(t, o)
+	}
+	w := newWorld(t, o)
+	w.set(catalogueEntry("demo", "rows", "table", "huge"), grantEntry(1, "demo", allow("*"), limited(l)))
+	return w
+}
+
+var itemsAnHour = &policyv1.Limit{Budget: "crm", Window: durationpb.New(time.Hour), Items: 100, ResultItems: 20}
+
+// TestABulkExportInSmallStepsIsStoppedByTheTotalOverTwoProxies: page by page, whichever proxy is asked, no more is had than the budget.
+func TestABulkExportInSmallStepsIsStoppedByTheTotalOverTwoProxies(t *testing.T) {
+	p := &purse{limit: 100, given: map[string]uint64{}}
+	first := crm(t, p, pages(t), nil, itemsAnHour)
+	second := crm(t, p, nil, first, itemsAnHour)
+	had, last := 0, answer{}
+	for i := range 40 {
+		w := []*world{first, second}[i%2]
+		got := w.stateless(ada, "/mcp/demo").call([]string{"rows", "table"}[i/2%2], `{}`)
+		if strings.Contains(got.body, "Retry after") {
+			last = got
+			continue
+		}
+		if had++; !strings.Contains(got.body, "ann") && !strings.Contains(got.body, "rows") {
+			t.Fatalf("got %s", got.body)
+		}
+	}
+	if had > 10 || had < 7 {
+		t.Errorf("%d pages of 10 were had of 100 items, 20 reserved for each", had)
+	}
+	if !strings.Contains(last.body, "Retry after 42 seconds") && !strings.Contains(last.body, "Retry after 41 seconds") || !strings.Contains(last.body, `"isError":true`) {
+		t.Errorf("who is refused is told %s", last.body)
+	}
+	first.plane.WaitAudit(t, func(all []*auditv1.AuditRecord) bool {
+		for _, r := range all {
+			if r.GetDecision().GetReason() == auditv1.Reason_REASON_BUDGET_SPENT {
+				return r.GetPhase() == auditv1.Phase_PHASE_REFUSED && r.GetDecision().GetBudget() == "crm"
+			}
+		}
+		return false
+	})
+	if p.asked > 80 {
+		t.Errorf("the control plane was asked %d times", p.asked)
+	}
+}
+
+func TestOneResultThatIsTooLargeIsWithheldAndCostsNoItems(t *testing.T) {
+	p := &purse{limit: 100, given: map[string]uint64{}}
+	w := crm(t, p, pages(t), nil, itemsAnHour)
+	for range 6 { // 20 are reserved each time, and given back
+		got := w.stateless(ada, "/mcp/demo").call("huge", `{}`)
+		if !strings.Contains(got.body, "it has 501 items, and one answer may have 20") {
+			t.Fatalf("got %s", got.body)
+		}
+		if r := w.settled(2)[1]; r.GetOutcome() != auditv1.Outcome_OUTCOME_WITHHELD {
+			t.Errorf("recorded %v", r)
+		}
+	}
+	if got := w.stateless(ada, "/mcp/demo").call("rows", `{}`); !strings.Contains(got.body, "rows") {
+		t.Errorf("got %s", got.body)
+	}
+}
+
+func TestWithoutTheControlPlaneOnlyWhatWasLeasedIsHad(t *testing.T) {
+	p := &purse{limit: 400, given: map[string]uint64{}}
+	w := crm(t, p, pages(t), nil, &policyv1.Limit{Budget: "crm", Window: durationpb.New(time.Hour), Items: 400, ResultItems: 20})
+	call := func() string { return w.stateless(ada, "/mcp/demo").call("rows", `{}`).body }
+	if got := call(); !strings.Contains(got, "rows") {
+		t.Fatal(got)
+	}
+	p.mu.Lock()
+	p.away = true
+	p.mu.Unlock()
+	had := 0
+	for range 10 {
+		if strings.Contains(call(), "rows") {
+			had++
+		}
+	}
+	// 40 were leased, 10 used, and a call reserves 20: of 30 that are left two calls fit.
+	if had != 2 {
+		t.Errorf("%d calls of 10 items were made of a lease of 40", had)
+	}
+	if got := call(); !strings.Contains(got, "cannot be asked for at the moment") {
+		t.Errorf("got %s", got)
+	}
+	p.mu.Lock()
+	p.away = false
+	p.mu.Unlock()
+	if got := call(); !strings.Contains(got, "rows") {
+		t.Errorf("after it came back: %s", got)
+	}
+}
+
+func TestWhatIsDeniedCostsNothingAndIsSaidFirst(t *testing.T) {
+	p := &purse{limit: 0, given: map[string]uint64{}}
+	w := crm(t, p, pages(t), nil, itemsAnHour)
+	w.set(grantEntry(1, "demo", allow("*"), deny("rows"), limited(itemsAnHour)))
+	if got := w.stateless(ada, "/mcp/demo").call("rows", `{}`); !strings.Contains(got.body, "denies it") || p.asked != 0 {
+		t.Errorf("got %s, asked %d", got.body, p.asked)
+	}
+	if got := w.stateless(bob, "/mcp/demo").call("rows", `{}`); p.asked != 0 {
+		t.Errorf("got %s, asked %d", got.body, p.asked)
+	}
+}
+
+func TestACallWithLimitsIsRefusedWhereNobodyKeepsThem(t *testing.T) {
+	w := newWorld(t, &options{demo: pages(t)})
+	w.set(catalogueEntry("demo", "rows"), grantEntry(1, "demo", allow("*"), limited(itemsAnHour)))
+	if got := w.stateless(ada, "/mcp/demo").call("rows", `{}`); !strings.Contains(got.body, "cannot be asked for") {
+		t.Errorf("got %s", got.body)
+	}
+}
