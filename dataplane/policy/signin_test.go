@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +58,8 @@ func TestARuleAsksForASignIn(t *testing.T) {
 		"a method less":         {[]*policyv1.Rule{allow(assurance("", "hwk", 0))}, fresh, auditv1.Reason_REASON_SIGN_IN_REQUIRED, "sign-in:amr=hwk"},
 		"too long ago":          {[]*policyv1.Rule{allow(assurance("", "", quarter))}, &Origin{AuthTime: now.Add(-17 * time.Minute)}, auditv1.Reason_REASON_SIGN_IN_REQUIRED, "sign-in:after=" + unix(now.Add(-quarter/2))},
 		"when is not said":      {[]*policyv1.Rule{allow(assurance("", "", quarter))}, &Origin{}, auditv1.Reason_REASON_SIGN_IN_REQUIRED, "sign-in:after=" + unix(now.Add(-quarter/2))},
+		"a clock that is off":   {[]*policyv1.Rule{allow(assurance("", "", quarter))}, &Origin{AuthTime: now.Add(-quarter - 30*time.Second)}, auditv1.Reason_REASON_RULE_ALLOWED, ""},
+		"nothing is known":      {[]*policyv1.Rule{allow(assurance("phr", "", 0))}, nil, auditv1.Reason_REASON_SIGN_IN_REQUIRED, "sign-in:acr=phr&acr=phr-hardware"},
 		"in the future":         {[]*policyv1.Rule{allow(assurance("", "", quarter))}, &Origin{AuthTime: now.Add(time.Hour)}, auditv1.Reason_REASON_SIGN_IN_REQUIRED, "sign-in:after=" + unix(now.Add(-quarter/2))},
 		"fresh when it came":    {[]*policyv1.Rule{allow(assurance("", "", quarter))}, &Origin{AuthTime: now.Add(-time.Hour), At: now.Add(-time.Hour + time.Minute)}, auditv1.Reason_REASON_RULE_ALLOWED, ""},
 		"another rule allows":   {[]*policyv1.Rule{allow(assurance("none", "", 0)), plain}, fresh, auditv1.Reason_REASON_RULE_ALLOWED, ""},
@@ -97,8 +100,28 @@ func unix(t time.Time) string {
 	return (&SignIn{MaxAge: 2 * time.Second}).Scope(t.Add(time.Second))[len("sign-in:after="):]
 }
 
+func TestASignInThatTwoAskForIsAsBothAsk(t *testing.T) {
+	early, late := now.Add(-time.Hour), now
+	for name, c := range map[string]struct{ a, b, want *SignIn }{
+		"one alone":          {nil, &SignIn{ACR: []string{"x"}}, &SignIn{ACR: []string{"x"}}},
+		"a context of both":  {&SignIn{ACR: []string{"x", "y"}}, &SignIn{ACR: []string{"y", "z"}}, &SignIn{ACR: []string{"y"}}},
+		"no context of both": {&SignIn{ACR: []string{"x"}}, &SignIn{ACR: []string{"z"}}, &SignIn{ACR: []string{"x"}}},
+		"all methods":        {&SignIn{AMR: []string{"pwd"}}, &SignIn{AMR: []string{"pwd", "hwk"}}, &SignIn{AMR: []string{"pwd", "hwk"}}},
+		"the shorter age":    {&SignIn{MaxAge: time.Hour}, &SignIn{MaxAge: time.Minute}, &SignIn{MaxAge: time.Minute}},
+		"the later time":     {&SignIn{After: early}, &SignIn{After: late}, &SignIn{After: late}},
+		"a time of one":      {&SignIn{After: late}, &SignIn{After: early}, &SignIn{After: late}},
+	} {
+		if got := c.a.And(c.b); !slices.Equal(got.ACR, c.want.ACR) || !slices.Equal(got.AMR, c.want.AMR) || got.MaxAge != c.want.MaxAge || !got.After.Equal(c.want.After) {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+}
+
 func TestOtherScopesAreNoSignIn(t *testing.T) {
-	for _, scope := range []string{"mcp", "sign-in", "sign-in:after=x", "sign-in:after=-1", "sign-in:acr=%zz", "sign-in:after=99999999999999"} {
+	for _, scope := range []string{
+		"mcp", "sign-in", "sign-in:after=x", "sign-in:after=-1", "sign-in:acr=%zz", "sign-in:after=99999999999999",
+		"sign-in:acr=" + strings.Repeat("a", 5000), "sign-in:" + strings.Repeat("&acr=a", 41), "sign-in:" + strings.Repeat("&amr=a", 41),
+	} {
 		if s, ok := SignInOfScope(scope); ok {
 			t.Errorf("%q is read as %+v", scope, s)
 		}

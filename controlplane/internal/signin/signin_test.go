@@ -320,6 +320,14 @@ func TestAPageMayNeedAStrongerOrFresherSignIn(t *testing.T) {
 	if asked := s.okta.Asked(); asked.Get("acr_values") != "phr" || asked.Get("max_age") != "60" {
 		t.Errorf("asked %v", asked)
 	}
+	s.okta.Claims(func(c map[string]any) { c["acr"], c["amr"] = "phr", []string{"pwd"} })
+	if s.signedIn(b) || s.last() != signin.TooWeak {
+		t.Errorf("with a method less: %q", s.last())
+	}
+	s.okta.Claims(func(c map[string]any) { c["acr"], c["amr"] = "phrh", []string{"pwd", "mfa"} })
+	if s.signedIn(b) || s.last() != signin.TooWeak {
+		t.Errorf("with another context: %q", s.last())
+	}
 	s.okta.Claims(func(c map[string]any) { c["acr"], c["amr"] = "phr", []string{"pwd", "mfa"} })
 	if !s.signedIn(b) {
 		t.Errorf("after stepping up: %q", s.last())
@@ -345,6 +353,14 @@ func TestADirectorysOwnRequirementHoldsForEachSignIn(t *testing.T) {
 	s.okta.Claims(func(c map[string]any) { c["amr"] = []string{"mfa"} })
 	if !s.signedIn(signintest.NewBrowser(t)) {
 		t.Errorf("outcome %q", s.last())
+	}
+	s.setSignIn("okta", s.okta, &policyv1.SignIn{Assurance: &policyv1.Assurance{Acr: []string{"phr"}}})
+	if s.signedIn(signintest.NewBrowser(t)) || s.last() != signin.TooWeak {
+		t.Errorf("without the context: outcome %q", s.last())
+	}
+	s.okta.Claims(func(c map[string]any) { c["acr"] = "phr" })
+	if !s.signedIn(signintest.NewBrowser(t)) {
+		t.Errorf("with the context: outcome %q", s.last())
 	}
 }
 
