@@ -2,10 +2,12 @@ package admin
 
 import (
 	"context"
+	"strconv"
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/controlplane/internal/core"
@@ -65,7 +67,12 @@ func (a *api) ResetBudget(ctx context.Context, req *connect.Request[adminv1.Rese
 	if err != nil {
 		return nil, err
 	}
-	a.Log.InfoContext(ctx, "a budget was reset", "budget", req.Msg.GetBudget(), "person", person, "windows", windows, "by", callerOf(ctx).actor().GetId())
+	if a.Trail != nil {
+		a.Trail.Note(&auditv1.AuditRecord{
+			Kind: auditv1.Kind_KIND_CHANGE, Action: "budget_reset", Target: "budget/" + req.Msg.GetBudget(), PersonId: person, Actor: auditActor(ctx),
+			Details: []*auditv1.Detail{{Key: "windows", Value: strconv.Itoa(windows)}},
+		})
+	}
 	return connect.NewResponse(&adminv1.ResetBudgetResponse{Windows: uint32(windows)}), nil //nolint:gosec // as many as people at most
 }
 
