@@ -88,7 +88,7 @@ func (r *pathReader) segment() (s segment, err error) {
 			return s, nil
 		}
 		end := strings.IndexFunc(r.text, func(c rune) bool {
-			return c < utf8.RuneSelf && c != '_' && !(c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z')
+			return c < utf8.RuneSelf && c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
 		})
 		if end < 0 {
 			end = len(r.text)

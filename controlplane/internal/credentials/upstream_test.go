@@ -152,7 +152,7 @@ func (a *authority) authorize(w http.ResponseWriter, r *http.Request) {
 // document reads who a client says that it is, in a document at its own id; the lock is held.
 func (a *authority) document(id string) (authorityClient, bool) {
 	a.fetched++
-	res, err := http.Get(id) //nolint:gosec,noctx // a test's own server
+	res, err := http.Get(id) //nolint:gosec // a test's own server
 	if err != nil {
 		return authorityClient{}, false
 	}

@@ -49,7 +49,6 @@ type proxy struct {
 	sequence       uint64
 	window         string
 	granted, spent uint64
-	before         map[string]uint64 // that earlier processes may have spent, by window
 }
 
 func (p *proxy) lease(t testing.TB, l *Ledger, limit, want uint64) *fleetv1.LeaseBudgetResponse {

@@ -52,7 +52,7 @@ func TestAnAnswerThatIsNotSealedToItsQuestionIsNotUsed(t *testing.T) {
 		"for another header":   func(m *fleetv1.IssueCredentialResponse) { m.HeaderName = "X-Echo" },
 		"for another identity": func(m *fleetv1.IssueCredentialResponse) { m.Identity = "bob" },
 		"changed":              func(m *fleetv1.IssueCredentialResponse) { m.Sealed[len(m.Sealed)-1] ^= 1 },
-		"in the clear":         func(m *fleetv1.IssueCredentialResponse) { m.Sealed, m.HeaderValue = nil, "v" },
+		"in the clear":         func(m *fleetv1.IssueCredentialResponse) { m.Sealed, m.HeaderValue = nil, "v" }, //nolint:staticcheck // as a control plane from before the seal answered
 	} {
 		cp := fleettest.ControlPlane{Credential: func(*fleetv1.IssueCredentialRequest) (*fleettest.Issued, error) {
 			return &fleettest.Issued{Header: "X-Key", Value: "v", Identity: "ada", Lifetime: time.Minute, Change: change}, nil

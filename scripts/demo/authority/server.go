@@ -102,7 +102,7 @@ func (s *server) JWTProfile(ctx context.Context, r *op.Request[oidc.JWTProfileGr
 	if trusted == nil {
 		return nil, oidc.ErrUnsupportedGrantType()
 	}
-	parsed, err := jose.ParseSigned(r.Data.Assertion, []jose.SignatureAlgorithm{jose.RS256})
+	parsed, err := jose.ParseSignedCompact(r.Data.Assertion, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil || len(parsed.Signatures) != 1 || parsed.Signatures[0].Header.ExtraHeaders["typ"] != "oauth-id-jag+jwt" {
 		return nil, oidc.ErrInvalidGrant().WithDescription("this is no assertion of a person")
 	}
