@@ -1,6 +1,8 @@
 // Gemini CLI: adds the gateway by its own command and says whether it is connected. With a token in a header, no model.
 
 import { execFile } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { homedir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 
@@ -41,13 +43,18 @@ export async function checkGemini(client, gateway, report) {
     const line = state(await list(), "false-token");
     expect(line.endsWith("- Disconnected"), "it should not be connected", line);
   });
-  await report.check("managed: with the system's settings, every other server is blocked", async () => {
-    const out = join(client.home, "managed");
-    await run(gateway.cli, ["clients", "config", "gemini-cli", "--url", gateway.regions["us-east"], "--os", "linux", "--out", out], { env: { PATH: process.env.PATH } });
-    const said = await client.run(["mcp", "list"], { GEMINI_CLI_TRUST_WORKSPACE: "true", GEMINI_CLI_SYSTEM_SETTINGS_PATH: join(out, "linux/etc/gemini-cli/settings.json") });
-    const text = said.stdout + said.stderr;
-    const open = text.split("\n").filter((line) => line.includes("(http)") && !line.endsWith("- Blocked"));
-    expect(open.length === 1 && open[0].includes(` sallyport: ${gateway.regions["us-east"]} `) && state(text, added[0].name).endsWith("- Blocked"), "the gateway should be the only one that is not blocked", text);
-  });
+  // It takes no system settings from below a folder into which others write, such as /tmp.
+  const out = await mkdtemp(join(homedir(), ".sallyport-interop-"));
+  try {
+    await report.check("managed: with the system's settings, every other server is blocked", async () => {
+      await run(gateway.cli, ["clients", "config", "gemini-cli", "--url", gateway.regions["us-east"], "--os", "linux", "--out", out], { env: { PATH: process.env.PATH } });
+      const said = await client.run(["mcp", "list"], { GEMINI_CLI_TRUST_WORKSPACE: "true", GEMINI_CLI_SYSTEM_SETTINGS_PATH: join(out, "linux/etc/gemini-cli/settings.json") });
+      const text = said.stdout + said.stderr;
+      const open = text.split("\n").filter((line) => line.includes("(http)") && !line.endsWith("- Blocked"));
+      expect(open.length === 1 && open[0].includes(` sallyport: ${gateway.regions["us-east"]} `) && state(text, added[0].name).endsWith("- Blocked"), "the gateway should be the only one that is not blocked", text);
+    });
+  } finally {
+    await rm(out, { recursive: true, force: true });
+  }
   report.skipped("tools/call", "only a model that is signed in makes calls in Gemini CLI, and this signs in at no model; it signs in at a gateway only then too");
 }
