@@ -40,14 +40,13 @@ func TestEachListenerAnswersForItsOwnAlone(t *testing.T) {
 		"/sallyport.admin.v1.PolicyService/ListGrants": {"admin", http.StatusMethodNotAllowed}, // it is called by POST
 	} {
 		for name, address := range listeners {
-			want := http.StatusNotFound
-			switch {
-			case name == own.listener:
+			want := map[string]int{
+				"scim":  http.StatusUnauthorized, // without a token it says nothing of what there is
+				"admin": http.StatusNotFound, "signin": http.StatusNotFound,
+				"fleet": http.StatusBadRequest, // it speaks TLS by the fleet's authority, and nothing else
+			}[name]
+			if name == own.listener {
 				want = own.status
-			case name == "scim": // without a token it says nothing of what there is
-				want = http.StatusUnauthorized
-			case name == "fleet": // it speaks TLS by the fleet's authority, and nothing else
-				want = http.StatusBadRequest
 			}
 			if got := status(address, path); got != want {
 				t.Errorf("%s at the %s listener: %d, want %d", path, name, got, want)

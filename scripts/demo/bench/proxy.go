@@ -267,7 +267,8 @@ const (
 // measureList prints proxy_list.
 func (l *lab) measureList(ctx context.Context, token string) error {
 	l.say("a connector with %d tools, of which a person may use %d", wideTools, wideMay)
-	text := fmt.Sprintf("kind: Connector\nid: %s\nurl: %s\nallowedRanges: [127.0.0.0/8]\n", wide, l.upstream)
+	// Nobody answers at its address: lists are of what is pinned, and no upstream is asked.
+	text := fmt.Sprintf("kind: Connector\nid: %s\nurl: http://127.0.0.1:9/mcp\nallowedRanges: [127.0.0.0/8]\n", wide)
 	if err := l.installation.Apply(ctx, "wide.yaml", text); err != nil {
 		return err
 	}
