@@ -66,7 +66,7 @@ func NewClient(urls []string, tlsConfig *tls.Config) (*Client, error) {
 func (c *Client) Reconnect() {
 	now := &connections{}
 	for _, u := range c.urls {
-		t := transport(u.Scheme, c.tls)
+		t := transport(u.Scheme, c.tls.Clone()) // net/http changes that of each
 		over, most := &http.Client{Transport: t}, connect.WithReadMaxBytes(maxMessage)
 		now.transports = append(now.transports, t)
 		now.peers = append(now.peers, peer{fleetv1connect.NewFleetServiceClient(over, u.String(), most), fleetv1connect.NewApprovalServiceClient(over, u.String(), most), fleetv1connect.NewLimitServiceClient(over, u.String(), most)})

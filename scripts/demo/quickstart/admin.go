@@ -138,7 +138,8 @@ func (a *Admin) Apply(ctx context.Context, dir, name string, text []byte) error 
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	_, err := a.Run(ctx, "apply", "-f", path)
+	// What the stories of an earlier run on the same folder changed is to be as the files say again.
+	_, err := a.Run(ctx, "apply", "--force-drift", "-f", path)
 	return err
 }
 
