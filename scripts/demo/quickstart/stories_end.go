@@ -57,7 +57,7 @@ func (s *system) offboardStory(ctx context.Context, r *run) error {
 	_ = r.step("the receipt: every proxy enforces it, and what became of the key that he had", func() (string, time.Duration, error) {
 		begin := time.Now()
 		out, err := s.admin.Run(ctx, "receipt", "--person", victor, "--wait")
-		for _, line := range []string{"may not act any more; credentials in use: 0; taken out of use: 1", "a key cannot be revoked from here"} {
+		for _, line := range []string{"may not act any more; credentials in use: 0; taken out of use: ", "a key cannot be revoked from here"} {
 			if err == nil && !strings.Contains(string(out), line) {
 				err = fmt.Errorf("it says\n%s", out)
 			}
