@@ -30,7 +30,7 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 	if !offered {
 		return g.failed(l.ctx, to, errors.New("the connector is not offered any more")), false
 	}
-	if x.revision.Stateless() && strings.HasPrefix(x.message.RequestState, parkedState) {
+	if x.unparks() {
 		return g.goOn(l, to, x, settings, t)
 	}
 	message, declined, e := g.withoutConnect(x)

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/dataplane/internal/gateway"
+	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/internal/meter"
 )
 
@@ -49,6 +51,17 @@ func (p *purse) LeaseBudget(_ context.Context, r *fleetv1.LeaseBudgetRequest) (*
 	}
 	p.given[r.GetInstance()] = spent + min(free, max(want, p.limit/10))
 	res.Granted = &fleetv1.Amounts{Items: p.given[r.GetInstance()]}
+	return res, nil
+}
+
+// coins is a control plane that grants so many calls altogether.
+type coins uint64
+
+func (c coins) LeaseBudget(_ context.Context, r *fleetv1.LeaseBudgetRequest) (*fleetv1.LeaseBudgetResponse, error) {
+	res := &fleetv1.LeaseBudgetResponse{Window: "w", EndsIn: durationpb.New(time.Hour), Granted: &fleetv1.Amounts{Calls: uint64(c)}}
+	if r.GetSpent().GetCalls()+r.GetWant().GetCalls() > uint64(c) {
+		res.RetryAfter = durationpb.New(42 * time.Second)
+	}
 	return res, nil
 }
 
@@ -169,6 +182,24 @@ func TestWithoutTheControlPlaneOnlyWhatWasLeasedIsHad(t *testing.T) {
 	p.mu.Unlock()
 	if got := call(); !strings.Contains(got, "rows") {
 		t.Errorf("after it came back: %s", got)
+	}
+}
+
+// TestACallThatClaimsToGoOnCountsUnlessItDoes: what goes on with a parked call was counted, and any agent can say that of its call.
+func TestACallThatClaimsToGoOnCountsUnlessItDoes(t *testing.T) {
+	calls := &policyv1.Limit{Budget: "crm", Window: durationpb.New(time.Hour), Calls: 2}
+	w := newWorld(t, &options{demo: pages(t), gateway: func(c *gateway.Config) { c.Meter = meter.New(coins(2), nil) }})
+	w.set(catalogueEntry("demo", "rows"), grantEntry(1, "demo", allow("*"), limited(calls)))
+	for name, a := range map[string]*agent{"stateless": w.stateless(ada, "/mcp/demo"), "session": w.opened(ada, "/mcp/demo", mcp.LatestSession)} {
+		had := 0
+		for range 6 {
+			if got := w.request(http.MethodPost, a.path, a.header(mcp.MethodCallTool, "rows"), a.message("7", mcp.MethodCallTool, `{"name":"rows","arguments":{},"requestState":"sallyport.x"}`)); strings.Contains(got.body, "rows") {
+				had++
+			}
+		}
+		if had > 2 {
+			t.Errorf("%s: %d calls were made where 2 may be", name, had)
+		}
 	}
 }
 

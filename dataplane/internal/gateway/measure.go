@@ -23,7 +23,7 @@ const bytesPerItem = 1024
 func (g *Gateway) reserve(to *answer, x *exchange, t target, l *leg, d policy.Decision) bool {
 	calls := uint64(1)
 	switch {
-	case strings.HasPrefix(x.message.RequestState, parkedState): // the call counted when it was parked
+	case x.unparks(): // the call counted when it was parked
 		calls = 0
 	case x.message.Method == mcp.MethodGetTask || x.message.Method == mcp.MethodTaskResult: // so did the call that became the task
 		calls = 0

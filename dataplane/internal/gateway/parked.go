@@ -45,6 +45,11 @@ const (
 	parkedLabel = "sallyport parked call "
 )
 
+// unparks tells whether a message goes on with a call that is parked.
+func (x *exchange) unparks() bool {
+	return x.revision.Stateless() && strings.HasPrefix(x.message.RequestState, parkedState)
+}
+
 func newParking() *parking { return &parking{all: map[string]*parked{}} }
 
 // park keeps a call until it is made again, and returns the state that finds it; empty: there is no room.
