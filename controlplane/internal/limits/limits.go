@@ -12,6 +12,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
+	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -54,6 +58,14 @@ var errOvertaken = errors.New("the request was overtaken by a later one")
 // amounts are calls, items and bytes.
 type amounts [3]uint64
 
+// sum adds what proxies say, which may be anything: it ends at the largest number, and never comes round to a small one.
+func sum(a, b uint64) uint64 {
+	if c, carry := bits.Add64(a, b, 0); carry == 0 {
+		return c
+	}
+	return math.MaxUint64
+}
+
 func amountsOf(a *fleetv1.Amounts) amounts {
 	return amounts{a.GetCalls(), a.GetItems(), a.GetBytes()}
 }
@@ -87,7 +99,7 @@ type holder struct {
 func (l *Ledger) Lease(ctx context.Context, proxy string, r *fleetv1.LeaseBudgetRequest) (*fleetv1.LeaseBudgetResponse, error) {
 	window := r.GetWindow().AsDuration()
 	var res *fleetv1.LeaseBudgetResponse
-	_, err := l.Store.Change(ctx, key(r.GetBudget(), r.GetSubject()), window+slack, func(value []byte) ([]byte, error) {
+	_, err := l.Store.Change(ctx, key(r.GetBudget(), window, r.GetSubject()), window+slack, func(value []byte) ([]byte, error) {
 		now := l.Now()
 		a, err := read(value)
 		if err != nil {
@@ -100,7 +112,7 @@ func (l *Ledger) Lease(ctx context.Context, proxy string, r *fleetv1.LeaseBudget
 				Ends: now.Add(window).UnixMilli(), Holders: map[string]*holder{},
 			}
 		}
-		if latest := now.Add(window).UnixMilli(); a.Ends > latest { // the clock went back, or the window was made shorter
+		if latest := now.Add(window).UnixMilli(); a.Ends > latest { // the clock went back
 			a.Ends = latest
 		}
 		a.Limit = amountsOf(r.GetLimit())
@@ -131,7 +143,7 @@ func (a *account) holder(proxy string, r *fleetv1.LeaseBudgetRequest) (*holder, 
 	if h == nil || h.Instance != r.GetInstance() {
 		if h != nil {
 			for i := range a.Gone {
-				a.Gone[i] += max(h.Granted[i], h.Spent[i])
+				a.Gone[i] = sum(a.Gone[i], max(h.Granted[i], h.Spent[i]))
 			}
 		} else if len(a.Holders) >= maxProxies {
 			return nil, errors.New("too many proxies hold shares of one budget")
@@ -173,10 +185,10 @@ func (a *account) grant(h *holder, want amounts) (enough bool) {
 
 // free is what nobody else was granted, and this holder did not spend.
 func (a *account) free(i int, of *holder) uint64 {
-	used := a.Gone[i] + of.Spent[i]
+	used := sum(a.Gone[i], of.Spent[i])
 	for _, h := range a.Holders {
 		if h != of {
-			used += max(h.Granted[i], h.Spent[i])
+			used = sum(used, max(h.Granted[i], h.Spent[i]))
 		}
 	}
 	return a.Limit[i] - min(a.Limit[i], used)
@@ -188,7 +200,7 @@ func (a *account) comesBack(proxy string, of *holder, want amounts) bool {
 		free := a.free(i, of)
 		for name, h := range a.Holders {
 			if name != proxy {
-				free += h.Granted[i] - min(h.Granted[i], h.Spent[i])
+				free = sum(free, h.Granted[i]-min(h.Granted[i], h.Spent[i]))
 			}
 		}
 		if limit > 0 && free < want[i] {
@@ -208,8 +220,8 @@ func (l *Ledger) Show(ctx context.Context, budget, person string, fn func(*admin
 		used, held := a.Gone, amounts{}
 		for _, h := range a.Holders {
 			for i := range used {
-				used[i] += h.Spent[i]
-				held[i] += h.Granted[i] - min(h.Granted[i], h.Spent[i])
+				used[i] = sum(used[i], h.Spent[i])
+				held[i] = sum(held[i], h.Granted[i]-min(h.Granted[i], h.Spent[i]))
 			}
 		}
 		use.Used, use.Held = used.wire(), held.wire()
@@ -228,17 +240,11 @@ func (l *Ledger) Reset(ctx context.Context, budget, person string) (windows int,
 }
 
 func (l *Ledger) each(ctx context.Context, budget, person string, fn func(key string, a *account) error) error {
-	seen := map[string]bool{}
-	var keys []string
 	accounts := map[string]*account{}
 	err := l.Store.Each(ctx, budget+".", func(e kv.Entry) error {
 		a, err := read(e.Value)
 		if err != nil {
 			return err
-		}
-		if !seen[e.Key] {
-			seen[e.Key] = true
-			keys = append(keys, e.Key)
 		}
 		accounts[e.Key] = a
 		return nil
@@ -246,7 +252,7 @@ func (l *Ledger) each(ctx context.Context, budget, person string, fn func(key st
 	if err != nil {
 		return fmt.Errorf("reading a budget: %w", err)
 	}
-	for _, key := range keys {
+	for _, key := range slices.Sorted(maps.Keys(accounts)) {
 		a := accounts[key]
 		if l.Now().UnixMilli() >= a.Ends || person != "" && a.Person != person {
 			continue
@@ -272,9 +278,11 @@ func read(value []byte) (*account, error) {
 	return a, nil
 }
 
-// key is that of a subject's account: nothing of the subject stands in it.
-func key(budget string, s *fleetv1.BudgetSubject) string {
+// key is that of a subject's account over windows of one length: what a proxy says of the length ends no window of another. Nothing of
+// the subject stands in it.
+func key(budget string, window time.Duration, s *fleetv1.BudgetSubject) string {
 	h := sha256.New()
+	_, _ = fmt.Fprintf(h, "%d ", window)
 	for _, part := range []string{s.GetPerson(), s.GetGroup(), s.GetTool(), s.GetConnector()} {
 		_, _ = fmt.Fprintf(h, "%d %s", len(part), part) // a hash does not fail
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -216,5 +217,37 @@ func TestARequestThatWasOvertakenChangesNothing(t *testing.T) {
 	})
 	if !errors.Is(err, errOvertaken) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestAProxyThatLiesGivesOthersNoMoreThanTheLimit: what it says of what it spent, of the limit and of the window can cost others a share, and
+// gives nobody more.
+func TestAProxyThatLiesGivesOthersNoMoreThanTheLimit(t *testing.T) {
+	for name, lie := range map[string]struct {
+		window       time.Duration
+		limit, spent uint64
+	}{
+		"of what it spent": {time.Hour, 10, math.MaxUint64 - 5},
+		"of the limit":     {time.Hour, math.MaxUint64, 0},
+		"of the window":    {time.Second, 10, 0},
+	} {
+		now := time.Unix(1_800_000_000, 0)
+		l := &Ledger{Store: &memory{map[string][]byte{}}, Now: func() time.Time { return now }}
+		honest := &proxy{name: "honest", instance: "0"}
+		if honest.lease(t, l, 10, 8); honest.granted < 8 {
+			t.Fatalf("granted %d", honest.granted)
+		}
+		honest.spent = 8
+		window := honest.window
+		if _, err := l.Lease(t.Context(), "liar", &fleetv1.LeaseBudgetRequest{
+			Budget: "crm", Subject: &fleetv1.BudgetSubject{Person: "ann"}, Window: durationpb.New(lie.window), Limit: &fleetv1.Amounts{Items: lie.limit}, LeaseWindow: window, Instance: "0",
+			Spent: &fleetv1.Amounts{Items: lie.spent}, Want: &fleetv1.Amounts{Items: 1}, Sequence: 1,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(2 * time.Second)
+		if res := honest.lease(t, l, 10, 5); res.RetryAfter == nil || honest.window != window {
+			t.Errorf("%s: after 8 of 10 were spent 5 more are granted, or the window ended: %v", name, res)
+		}
 	}
 }

@@ -8,6 +8,7 @@ package meter
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,8 +77,39 @@ type Meter struct {
 	accounts map[subject]*account
 }
 
-// subject is whose budget it is.
-type subject struct{ budget, person, group, tool, connector string }
+// subject is whose budget it is, and how long its windows are: limits of one budget over different windows are each held for themselves.
+type subject struct {
+	budget, person, group, tool, connector string
+	window                                 time.Duration
+}
+
+// total is how much of a budget may be had.
+type total struct {
+	of    subject
+	limit amounts
+}
+
+// totalsOf are the totals against which a call counts, each once: of several rules about the same the least holds.
+func totalsOf(limits []*policy.Limit, person, connector, tool string) []total {
+	var all []total
+	for _, l := range limits {
+		if l.Budget == "" {
+			continue
+		}
+		s := subject{budget: l.Budget, window: l.Window}
+		s.person, s.group, s.tool, s.connector = l.Subject(person, connector, tool)
+		limit := amounts{l.Calls, l.Items, l.Bytes}
+		i := slices.IndexFunc(all, func(t total) bool { return t.of == s })
+		if i < 0 {
+			all = append(all, total{s, limit})
+			continue
+		}
+		for n := range limit {
+			all[i].limit[n] = least(all[i].limit[n], limit[n])
+		}
+	}
+	return all
+}
 
 // account is a share of one budget of one subject.
 type account struct {
@@ -87,7 +119,6 @@ type account struct {
 
 	mu      sync.Mutex
 	limit   amounts
-	length  time.Duration
 	window  string
 	granted amounts
 	spent   amounts // reserved included
@@ -131,21 +162,16 @@ func (m *Meter) Reserve(ctx context.Context, limits []*policy.Limit, person, con
 	out := &Reservation{meter: m}
 	for _, l := range limits {
 		out.ResultItems, out.ResultBytes = least(out.ResultItems, l.ResultItems), least(out.ResultBytes, l.ResultBytes)
-	}
-	for _, l := range limits {
 		out.Sizes = out.Sizes || l.Items > 0 || l.Bytes > 0 || l.ResultItems > 0 || l.ResultBytes > 0
-		if l.Budget == "" {
-			continue
-		}
-		s := subject{budget: l.Budget}
-		s.person, s.group, s.tool, s.connector = l.Subject(person, connector, tool)
-		a, err := m.account(s)
+	}
+	for _, t := range totalsOf(limits, person, connector, tool) {
+		a, err := m.account(t.of)
 		if err == nil {
 			// Where no rule says how large a result may be, it must be possible that there is one.
 			// A result that another rule lets be larger than all of this budget is not waited for.
-			want := amounts{calls, least(max(1, out.ResultItems), l.Items), least(max(1, out.ResultBytes), l.Bytes)}
+			want := amounts{calls, least(max(1, out.ResultItems), t.limit[1]), least(max(1, out.ResultBytes), t.limit[2])}
 			var p part
-			if p, err = m.reserve(ctx, a, amounts{l.Calls, l.Items, l.Bytes}, l.Window, want); err == nil && p.account != nil {
+			if p, err = m.reserve(ctx, a, t.limit, want); err == nil && p.account != nil {
 				out.parts = append(out.parts, p)
 			}
 		}
@@ -181,7 +207,7 @@ func (m *Meter) account(s subject) (*account, error) {
 	return a, nil
 }
 
-func (m *Meter) reserve(ctx context.Context, a *account, limit amounts, length time.Duration, want amounts) (part, error) {
+func (m *Meter) reserve(ctx context.Context, a *account, limit, want amounts) (part, error) {
 	drop := func(err error) (part, error) {
 		a.mu.Lock()
 		a.open--
@@ -198,7 +224,7 @@ func (m *Meter) reserve(ctx context.Context, a *account, limit amounts, length t
 	}
 	for {
 		a.mu.Lock()
-		a.limit, a.length = limit, length
+		a.limit = limit
 		now := m.now()
 		if a.window != "" && over(now, a.ends) {
 			a.window, a.granted, a.spent, a.dirty = "", amounts{}, amounts{}, false
@@ -282,7 +308,7 @@ func (m *Meter) request(a *account) *fleetv1.LeaseBudgetRequest {
 	a.sequence++
 	return &fleetv1.LeaseBudgetRequest{
 		Budget: a.of.budget, Subject: &fleetv1.BudgetSubject{Person: a.of.person, Group: a.of.group, Tool: a.of.tool, Connector: a.of.connector},
-		Window: durationpb.New(a.length), Limit: a.limit.wire(), LeaseWindow: a.window, Instance: m.instance, Spent: a.spent.wire(), Sequence: a.sequence,
+		Window: durationpb.New(a.of.window), Limit: a.limit.wire(), LeaseWindow: a.window, Instance: m.instance, Spent: a.spent.wire(), Sequence: a.sequence,
 	}
 }
 

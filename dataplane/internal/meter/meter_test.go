@@ -177,6 +177,22 @@ func TestARuleThatLetsResultsBeLargerThanAnothersBudgetDoesNotCloseIt(t *testing
 	}
 }
 
+// TestLimitsOfOneBudgetAreHeldTogetherWhereTheirWindowsAreOne: of several rules about the same the least holds, and a call counts once.
+func TestLimitsOfOneBudgetAreHeldTogetherWhereTheirWindowsAreOne(t *testing.T) {
+	var limits []*policy.Limit
+	for _, l := range []*policyv1.Limit{
+		{Budget: "crm", Window: durationpb.New(time.Hour), Calls: 100, Items: 500}, {Budget: "crm", Window: durationpb.New(time.Hour), Calls: 60},
+		{Budget: "crm", Window: durationpb.New(time.Minute), Calls: 10}, {ResultItems: 20},
+	} {
+		limits = append(limits, limitsOf(t, l)...)
+	}
+	got := totalsOf(limits, "ann", "crm", "rows")
+	hour, minute := subject{budget: "crm", person: "ann", window: time.Hour}, subject{budget: "crm", person: "ann", window: time.Minute}
+	if want := []total{{hour, amounts{60, 500, 0}}, {minute, amounts{10, 0, 0}}}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 func TestAShareIsOverWithItsWindowByEitherClock(t *testing.T) {
 	b, limits := newBank(100), limitsOf(t, hourly(100, 100))
 	c := &clock{now: time.Now()}
