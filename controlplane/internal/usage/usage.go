@@ -356,12 +356,12 @@ func (r *Recorder) Each(ctx context.Context, fn func(uuid.UUID, *Person)) error 
 
 // Forget forgets a person who was erased.
 func (r *Recorder) Forget(ctx context.Context, person uuid.UUID) error {
+	nothing := errors.New("nothing is known")
+	r.tellOne.Lock() // what is told now may have the person, and where it cannot be told it waits again
+	defer r.tellOne.Unlock()
 	r.mu.Lock()
 	delete(r.pending, person)
 	r.mu.Unlock()
-	nothing := errors.New("nothing is known")
-	r.tellOne.Lock() // what is told now may have the person
-	defer r.tellOne.Unlock()
 	_, err := r.Store.Change(ctx, shardOf(person), 0, func(value []byte) ([]byte, error) {
 		if !strings.Contains(string(value), person.String()) {
 			return nil, nothing
