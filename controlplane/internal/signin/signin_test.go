@@ -317,7 +317,7 @@ func TestAPageMayNeedAStrongerOrFresherSignIn(t *testing.T) {
 	if status, body, _ := b.Get(s.web.URL + "/page"); status != http.StatusForbidden || s.last() != signin.TooWeak {
 		t.Errorf("a provider that does not step up: status %d, %q: %s", status, s.last(), body)
 	}
-	if asked := s.okta.Asked(); asked.Get("acr_values") != "phr" || asked.Get("max_age") != "60" {
+	if asked := s.okta.Asked(); asked.Get("acr_values") != "phr" || asked.Get("max_age") != "60" || asked.Get("prompt") != "login" {
 		t.Errorf("asked %v", asked)
 	}
 	s.okta.Claims(func(c map[string]any) { c["acr"], c["amr"] = "phr", []string{"pwd"} })
