@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -77,16 +78,17 @@ func (l *lab) measureDead(ctx context.Context, token string) error {
 
 // connect makes connectors with one tool each, the first of which may die, and returns the tools' names at the endpoint of all.
 func (l *lab) connect(ctx context.Context, count int) (names []string, err error) {
-	var text strings.Builder
+	var connectors, grants []string
 	for i := range count {
 		url := l.upstream
 		if i < deadConnectors {
 			url = strings.TrimSuffix(l.upstream, endpoint) + mortal
 		}
-		fmt.Fprintf(&text, "---\nkind: Connector\nid: many-%04d\nurl: %s\nauth: {type: none}\nallowedRanges: [127.0.0.0/8]\ntimeout: 1s\n", i, url)
+		connectors = append(connectors, fmt.Sprintf("---\nkind: Connector\nid: many-%04d\nurl: %s\nauth: {type: none}\nallowedRanges: [127.0.0.0/8]\ntimeout: 1s\n", i, url))
+		grants = append(grants, fmt.Sprintf("---\nkind: Grant\ngroup: okta/%s\nconnector: many-%04d\nrules:\n  - allow: [%s]\n", group, i, toolName))
 		names = append(names, fmt.Sprintf("many-%04d__%s", i, toolName))
 	}
-	if err := l.installation.Apply(ctx, "many.yaml", text.String()); err != nil {
+	if err := l.apply(ctx, "many", connectors); err != nil {
 		return nil, err
 	}
 	url, client := l.installation.AdminURL()
@@ -105,14 +107,22 @@ func (l *lab) connect(ctx context.Context, count int) (names []string, err error
 	if err := errors.Join(failed...); err != nil {
 		return nil, fmt.Errorf("pin a tool of each connector: %w", err)
 	}
-	text.Reset()
-	for i := range count {
-		fmt.Fprintf(&text, "---\nkind: Grant\ngroup: okta/%s\nconnector: many-%04d\nrules:\n  - allow: [%s]\n", group, i, toolName)
-	}
-	if err := l.installation.Apply(ctx, "many-grants.yaml", text.String()); err != nil {
+	if err := l.apply(ctx, "many-grants", grants); err != nil {
 		return nil, err
 	}
 	return names, l.installation.Enforced(ctx)
+}
+
+// apply applies many resources, in files of half of what fits one change.
+func (l *lab) apply(ctx context.Context, name string, resources []string) error {
+	part := 0
+	for some := range slices.Chunk(resources, 500) {
+		part++
+		if err := l.installation.Apply(ctx, fmt.Sprintf("%s-%d.yaml", name, part), strings.Join(some, "")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // beside runs a load while each of some tools is called again and again, whatever comes of it.
