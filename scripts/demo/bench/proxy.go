@@ -33,6 +33,9 @@ type way struct {
 	delivers bool   // audit, for which a round waits: otherwise the next, of another, would pay for it
 }
 
+// Parts are what `proxy` measures, in this order.
+var Parts = []string{"calls", "large", "list", "dead", "idle"}
+
 // measureProxy prints the figures of calls, large results, lists, dead upstreams and idle streams, or of those parts alone that are asked for.
 func measureProxy(ctx context.Context, l *lab) error {
 	reverse, err := l.serve(ctx, "reverse-proxy", l.upstream)
@@ -57,21 +60,18 @@ func measureProxy(ctx context.Context, l *lab) error {
 		return err
 	}
 	defer audit.close()
-	parts := []struct {
-		name    string
-		measure func() error
-	}{
-		{"calls", func() error { return l.measureCalls(ctx, token, reverse, audit) }},
-		{"large", func() error { return l.measureLarge(ctx, token, reverse, audit) }},
-		{"list", func() error { return l.measureList(ctx, token) }},
-		{"dead", func() error { return l.measureDead(ctx, token) }},
-		{"idle", func() error { return l.measureIdle(ctx, token) }},
+	measure := map[string]func() error{
+		"calls": func() error { return l.measureCalls(ctx, token, reverse, audit) },
+		"large": func() error { return l.measureLarge(ctx, token, reverse, audit) },
+		"list":  func() error { return l.measureList(ctx, token) },
+		"dead":  func() error { return l.measureDead(ctx, token) },
+		"idle":  func() error { return l.measureIdle(ctx, token) },
 	}
-	for _, part := range parts {
-		if len(l.Only) > 0 && !slices.Contains(l.Only, part.name) {
+	for _, part := range Parts {
+		if len(l.Only) > 0 && !slices.Contains(l.Only, part) {
 			continue
 		}
-		if err := part.measure(); err != nil {
+		if err := measure[part](); err != nil {
 			return err
 		}
 	}

@@ -65,8 +65,13 @@ func dispatch(ctx context.Context, args []string) error {
 		}
 		return nil
 	})
-	flags.Func("only", "proxy: the `parts` to measure, with commas between: calls, large, list, dead, idle (default all)", func(s string) error {
+	flags.Func("only", "proxy: the `parts` to measure, with commas between: "+strings.Join(bench.Parts, ", ")+" (default all)", func(s string) error {
 		cfg.Only = strings.Split(s, ",")
+		for _, part := range cfg.Only {
+			if !slices.Contains(bench.Parts, part) {
+				return fmt.Errorf("there is no part %q: the parts are %s", part, strings.Join(bench.Parts, ", "))
+			}
+		}
 		return nil
 	})
 	flags.StringVar(&cfg.Profiles, "profile", "", "proxy: a `folder` that gets a processor profile of the proxy under each load")
