@@ -30,7 +30,7 @@ type limit struct {
 
 func newLimits() *limits { return &limits{by: map[[2]uuid.UUID]*limit{}} }
 
-// take tells whether a proxy may have one more credential for a person.
+// take tells whether a proxy may have one more credential for a person. What a person has too much of counts for nobody else.
 func (l *limits) take(proxy, person uuid.UUID, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,7 +42,7 @@ func (l *limits) take(proxy, person uuid.UUID, now time.Time) bool {
 		}
 		l.swept = now
 	}
-	return l.one(proxy, uuid.Nil, proxyPerSecond, proxyAtOnce, now) && l.one(proxy, person, personPerSecond, personAtOnce, now)
+	return l.one(proxy, person, personPerSecond, personAtOnce, now) && l.one(proxy, uuid.Nil, proxyPerSecond, proxyAtOnce, now)
 }
 
 func (l *limits) one(proxy, person uuid.UUID, perSecond rate.Limit, atOnce int, now time.Time) bool {

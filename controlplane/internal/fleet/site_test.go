@@ -65,6 +65,8 @@ type config struct {
 	meanwhile func()
 	// approvals asks people. Nil: nobody does.
 	approvals fleet.Approvals
+	// now tells the fleet server the time. Nil: time.Now.
+	now func() time.Time
 }
 
 // fenced is the engine with a fence that can be made to fail.
@@ -126,7 +128,7 @@ func newSite(t *testing.T, c config) *site {
 	keeper := credentials.New(credentials.Config{Engine: p.Engine, Store: p.Shared, Vault: p.Vault, URL: "http://127.0.0.1:1", Log: p.Log})
 	server := fleet.New(fleet.Config{
 		Engine: fenced{p.Engine, c.cutOff, &s.frozen}, Commands: p.Engine, Authority: s.authority, Secrets: p.Vault, Credentials: meanwhile{keeper, c.meanwhile}, Audit: records, Roster: s.roster, Publisher: publisher,
-		Verifier: fleet.NewVerifier(nil, nil), Lease: c.lease, Heartbeat: 20 * time.Millisecond, Name: "cp-1", Trail: s.trail, Approvals: c.approvals, Log: p.Log,
+		Verifier: fleet.NewVerifier(nil, nil), Lease: c.lease, Heartbeat: 20 * time.Millisecond, Name: "cp-1", Trail: s.trail, Approvals: c.approvals, Now: c.now, Log: p.Log,
 	})
 	s.fleet = server
 	ctx, cancel := context.WithCancel(context.Background())
