@@ -161,10 +161,14 @@ func auditCommand(o *options) *cobra.Command {
 	search, tail := &filterFlags{}, &filterFlags{}
 	var limit uint32
 	var token string
+	var as lineFormat
 	find := &cobra.Command{
 		Use: "search", Short: "Search the audit records, newest first", Args: cobra.NoArgs,
-		Example: "  sallyport audit search --person ann@example.com --since 24h\n  sallyport audit search --connector salesforce --decision denied -o json",
+		Example: "  sallyport audit search --person ann@example.com --since 24h\n  sallyport audit search --connector salesforce --decision denied -o json\n  sallyport audit search --kind sign_in_failed --format ocsf",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := as.check(); err != nil {
+				return err
+			}
 			filter, err := search.read()
 			if err != nil {
 				return err
@@ -182,26 +186,39 @@ func auditCommand(o *options) *cobra.Command {
 				}
 				found.Records, found.NextPageToken = append(found.GetRecords(), page.GetRecords()...), page.GetNextPageToken()
 			}
-			if err := o.print(found, func() table {
+			if as != "" {
+				for _, rec := range found.GetRecords() {
+					if _, err := as.print(o, rec); err != nil {
+						return err
+					}
+				}
+			} else if err := o.print(found, func() table {
 				t := table{head: auditHead}
 				for _, rec := range found.GetRecords() {
 					t.rows = append(t.rows, auditRow(rec))
 				}
 				return t
-			}); err != nil || o.output != "table" || found.GetNextPageToken() == "" {
+			}); err != nil {
 				return err
+			}
+			if o.output != "table" || found.GetNextPageToken() == "" {
+				return nil
 			}
 			_, err = fmt.Fprintf(cmd.ErrOrStderr(), "there is more: --page-token %s\n", found.GetNextPageToken())
 			return err
 		},
 	}
 	search.add(find)
+	as.add(find)
 	pageFlags(find, &limit, &token)
 	var after uint64
 	follow := &cobra.Command{
 		Use: "tail", Short: "Show audit records as they are stored", Args: cobra.NoArgs,
-		Example: "  sallyport audit tail --decision denied",
+		Example: "  sallyport audit tail --decision denied\n  sallyport audit tail --format cef --after 120000",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := as.check(); err != nil {
+				return err
+			}
 			filter, err := tail.read()
 			if err != nil {
 				return err
@@ -218,6 +235,12 @@ func auditCommand(o *options) *cobra.Command {
 			defer stream.Close() //nolint:errcheck // the stream is over either way
 			for stream.Receive() {
 				rec := stream.Msg().GetRecord()
+				if done, err := as.print(o, rec); done || err != nil {
+					if err != nil {
+						return err
+					}
+					continue
+				}
 				if err := o.print(stream.Msg(), func() table { return line("%s", strings.Join(clean(auditRow(rec)), "  ")) }); err != nil {
 					return err
 				}
@@ -229,6 +252,7 @@ func auditCommand(o *options) *cobra.Command {
 		},
 	}
 	tail.add(follow)
+	as.add(follow)
 	follow.Flags().Uint64Var(&after, "after", 0, "start after this sequence (default: with the next record)")
 	return parent("audit", "What agents did, and what they were refused", find, follow, countAuditCommand(o), exportAuditCommand(o), verifyAuditCommand(o), checkpointAuditCommand(o), rebuildAuditCommand(o))
 }
