@@ -336,6 +336,7 @@ func (s *Store) store(ctx context.Context, wait time.Duration, proxy, generation
 	if tip.generation != generation {
 		end.before = tip.sequence
 	}
+	var leaves []proof.Digest
 	// A message is copied when it is published: all are made of one.
 	coreLength, place := []string{""}, []string{""}
 	m := &nats.Msg{Header: nats.Header{coreHeader: coreLength, expectedHeader: {strconv.FormatUint(tip.sequence, 10)}, expectedOfHeader: {fence(proxy)}}}
@@ -345,6 +346,9 @@ func (s *Store) store(ctx context.Context, wait time.Duration, proxy, generation
 	for i, r := range records {
 		core := proof.AppendChained(m.Data[:0], r.core, end.digest)
 		end.digest = sha256.Sum256(core)
+		if s.key != nil {
+			leaves = append(leaves, proof.Digest(proof.Leaf(core)))
+		}
 		coreLength[0], place[0] = strconv.Itoa(len(core)), strconv.Itoa(i+1)
 		m.Subject, m.Data = r.subject, append(core, r.behind...)
 		if i == last {
@@ -368,7 +372,9 @@ func (s *Store) store(ctx context.Context, wait time.Duration, proxy, generation
 	if err != nil {
 		return position{}, fmt.Errorf("%w: %w", errLost, err)
 	}
-	end.sequence, err = acknowledged(answer.Data)
+	if end.sequence, err = acknowledged(answer.Data); err == nil && s.key != nil {
+		s.recent.stored(end.sequence, leaves)
+	}
 	return end, err
 }
 

@@ -57,6 +57,7 @@ type Store struct {
 	// request is that of the connection, save in tests that lose answers.
 	request func(context.Context, *nats.Msg) (*nats.Msg, error)
 	bounds  bounds // of one search
+	recent  recent
 	// most is how many records the server takes as one batch, as far as is known.
 	most atomic.Int64
 

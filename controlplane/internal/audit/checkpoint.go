@@ -81,8 +81,14 @@ func (s *Store) checkpoint(ctx context.Context, again bool) (c *auditv1.Checkpoi
 		return nil, false, err
 	}
 	c = &auditv1.Checkpoint{Sequence: last.GetSequence()}
-	if end > last.GetSequence() {
-		err = s.Read(ctx, last.GetSequence(), func(m Message) error {
+	for _, leaf := range s.recent.next(c.Sequence, int(min(checkpointMost, end-c.Sequence))) {
+		if err := tree.Append(leaf[:]); err != nil {
+			return nil, false, err
+		}
+		c.Sequence++
+	}
+	if more = c.Sequence < end; more && c.Sequence-last.GetSequence() < checkpointMost {
+		err = s.Read(ctx, c.Sequence, func(m Message) error {
 			core, err := proof.Core(m.Data, m.CoreLength)
 			if err != nil {
 				return fmt.Errorf("message %d: %w", m.Sequence, err)
