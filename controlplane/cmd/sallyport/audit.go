@@ -19,6 +19,7 @@ import (
 
 	"sallyport.dev/controlplane/internal/admin"
 	"sallyport.dev/controlplane/internal/audit"
+	"sallyport.dev/controlplane/internal/audit/changes"
 	"sallyport.dev/controlplane/internal/audit/postgres"
 )
 
@@ -123,6 +124,8 @@ func (p *plane) runAudit(ctx context.Context) (end func()) {
 	var running sync.WaitGroup
 	running.Go(func() { p.trail.Run(ctx) })
 	running.Go(func() { p.audit.RunCheckpoints(ctx, checkpointEvery) })
+	told := &changes.Follower{Log: p.engine, Trail: p.audit.Changes(p.engine.State().Epoch()), Slog: p.log}
+	running.Go(func() { told.Run(ctx) })
 	if p.index != nil {
 		running.Go(func() { p.index.Run(ctx) })
 		running.Go(func() { p.retire(ctx) })

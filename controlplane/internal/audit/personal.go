@@ -43,7 +43,7 @@ func (s *Store) split(ctx context.Context, r *auditv1.AuditRecord) ([]byte, erro
 		return nil, err
 	}
 	sum := sha256.Sum256(behind)
-	if person, err := uuid.Parse(r.GetPersonId()); err == nil && s.seal {
+	if person, err := uuid.Parse(r.GetPersonId()); err == nil && s.sealed(r) {
 		sealed, err := s.seals.Seal(ctx, person, behind)
 		switch {
 		case errors.Is(err, vault.ErrNoKey):
@@ -59,6 +59,11 @@ func (s *Store) split(ctx context.Context, r *auditv1.AuditRecord) ([]byte, erro
 	r.PersonalSha256 = sum[:]
 	withoutPersonal(r)
 	return behind, nil
+}
+
+// sealed tells whether what a record says of its person is sealed. What is sealed on the event log is so here, too.
+func (s *Store) sealed(r *auditv1.AuditRecord) bool {
+	return s.seal || s.seals != nil && r.GetProxy() == ChangesName
 }
 
 // withoutPersonal takes out of a record what split does.

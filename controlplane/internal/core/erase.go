@@ -80,7 +80,7 @@ func (s *State) Erasing(id uuid.UUID) bool {
 func (s *State) LastErasure() uint64 { return s.lastErasure }
 
 // UserSubject is where the events about a person lie on the log.
-func UserSubject(id uuid.UUID) string { return subjectPrefix + "user." + id.String() }
+func UserSubject(id uuid.UUID) string { return SubjectPrefix + "user." + id.String() }
 
 // applyTombstone begins an erasure.
 func (s *State) applyTombstone(rec Record, id uuid.UUID) {

@@ -91,6 +91,8 @@ type Engine struct {
 	stall  stall
 	queue  queue
 	round  Round
+	// followers of what is committed, beside round: keys are *follower.
+	followers sync.Map
 	// crowd is how many callers there were about the last round, and took how long it took. They are the
 	// commit loop's.
 	crowd int
@@ -272,6 +274,10 @@ func (e *Engine) advance(prev, next *core.State, records []core.Record) {
 	if e.round != nil {
 		e.round(prev, next, records)
 	}
+	e.followers.Range(func(f, _ any) bool {
+		f.(*follower).add(prev, records) //nolint:forcetypeassert // nothing else is in it
+		return true
+	})
 	e.movedMu.Lock()
 	close(e.moved)
 	e.moved = make(chan struct{})
