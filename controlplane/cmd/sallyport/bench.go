@@ -6,6 +6,7 @@ import (
 	"sallyport.dev/controlplane/internal/bench/audit"
 	"sallyport.dev/controlplane/internal/bench/bare"
 	"sallyport.dev/controlplane/internal/bench/commit"
+	"sallyport.dev/controlplane/internal/bench/policy"
 )
 
 // benchCommand runs the figures that need the control plane's inside; ./scripts/bench calls it.
@@ -28,6 +29,19 @@ func benchCommand() *cobra.Command {
 	a.Flags().BoolVar(&full, "full", false, "ten times as many records")
 	a.Flags().IntVar(&records, "records", records, "how many records there are to search, export and verify")
 	c.AddCommand(a)
+	scale, only := 0.1, policy.Figures
+	pc := &cobra.Command{
+		Use: "policy", Short: "Plans, questions and backtests, beside what they cannot do without", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if full {
+				scale = 1
+			}
+			return policy.Run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), only, scale)
+		},
+	}
+	pc.Flags().BoolVar(&full, "full", false, "the sizes that the figures name, and not a tenth of them")
+	pc.Flags().StringSliceVar(&only, "only", only, "the figures to measure")
+	c.AddCommand(pc)
 	var addr, dir string
 	b := &cobra.Command{
 		Use: "bare", Short: "Store the bodies of POSTs and do nothing else, for SCIM writes to be measured beside", Args: cobra.NoArgs,

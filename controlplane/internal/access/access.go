@@ -6,9 +6,8 @@
 package access
 
 import (
-	"context"
-	"encoding/binary"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -25,13 +24,13 @@ type scope struct {
 	groups     map[uint32]bool // that grants concern, by nesting too
 	allGroups  bool            // conditions read their names
 	own        map[uuid.UUID]bool
-	attributes bool // conditions read them
-	ids        bool // and who it is
+	attributes map[string]bool // that conditions read
+	ids        bool            // and who it is
 }
 
 // newScope looks at all grants on connectors, in each of some states.
 func newScope(connectors map[string]bool, states ...*core.State) *scope {
-	sc := &scope{connectors: connectors, groups: map[uint32]bool{}, own: map[uuid.UUID]bool{}}
+	sc := &scope{connectors: connectors, groups: map[uint32]bool{}, own: map[uuid.UUID]bool{}, attributes: map[string]bool{}}
 	for _, s := range states {
 		for g := range s.Grants() {
 			if connectors[g.Connector] && !s.Dangling(g.To) {
@@ -62,9 +61,11 @@ func (sc *scope) grant(s *core.State, g *core.Grant) {
 // reads notes what a rule's condition may read of people; rather too much than too little.
 func (sc *scope) reads(r *policyv1.Rule) {
 	if when := r.GetWhen(); strings.Contains(when, "user") {
-		sc.attributes = true
 		sc.allGroups = sc.allGroups || strings.Contains(when, "groups")
 		sc.ids = sc.ids || strings.Contains(when, "id")
+		for _, name := range policy.AttributesRead(r) {
+			sc.attributes[name] = true
+		}
 	}
 }
 
@@ -81,31 +82,6 @@ func below(s *core.State, g *core.Group, seen map[uint32]bool) {
 
 func (sc *scope) group(no uint32) bool { return sc.allGroups || sc.groups[no] }
 
-// key is the same for people of whom the same holds in a state.
-func (sc *scope) key(s *core.State, u *core.User, key []byte) []byte {
-	key = append(key, u.Directory...)
-	key = append(key, 0, flag(u.Active)|flag(u.Service())<<1)
-	for no := range s.CountedGroups(u) {
-		if sc.group(no) {
-			key = binary.BigEndian.AppendUint32(key, no)
-		}
-	}
-	if sc.ids || sc.own[u.ID] {
-		key = append(key, u.ID[:]...)
-	}
-	if sc.attributes {
-		key = append(key, s.AttributesOf(u)...)
-	}
-	return append(key, 0xff)
-}
-
-func flag(b bool) byte {
-	if b {
-		return 1
-	}
-	return 0
-}
-
 // table is what proxies would have on the scope's connectors, with a few people.
 func (sc *scope) table(s *core.State, people []*core.User) (*policy.Table, error) {
 	b := policy.NewBuilder()
@@ -113,7 +89,10 @@ func (sc *scope) table(s *core.State, people []*core.User) (*policy.Table, error
 		return nil, err
 	}
 	for _, u := range people {
-		if err := b.Put(one(s.UserEntry(u))); err != nil {
+		entry := s.UserEntry(u)
+		wire := entry.GetUser()
+		wire.Groups = slices.DeleteFunc(wire.GetGroups(), func(no uint32) bool { return !sc.group(no) }) // others have no say, and part who may the same
+		if err := b.Put(one(entry)); err != nil {
 			return nil, err
 		}
 	}
@@ -163,40 +142,6 @@ func (c *concerned) grant(s *core.State, to core.Grantee) {
 
 func (c *concerned) is(u *core.User) bool {
 	return c.all || c.directories[u.Directory] || int(u.No/64) < len(c.marks) && c.marks[u.No/64]&(1<<(u.No%64)) != 0
-}
-
-// class is people of whom the same holds.
-type class struct{ people []*core.User }
-
-// classes sorts the active people among those who are concerned, in the order of their creation.
-func (c *concerned) classes(ctx context.Context, sc *scope, states ...*core.State) ([]*class, error) {
-	var all []*class
-	found := map[string]*class{}
-	var key []byte
-	n := 0
-	for u := range states[0].AllUsersAfter("", 0) {
-		if n++; n%10_000 == 0 && ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		if !u.Active || !c.is(u) {
-			continue
-		}
-		key = key[:0]
-		for _, s := range states {
-			key = sc.key(s, u, key)
-			if !sc.attributes {
-				break // a change of policy moves nobody
-			}
-		}
-		k := found[string(key)]
-		if k == nil {
-			k = &class{}
-			found[string(key)] = k
-			all = append(all, k)
-		}
-		k.people = append(k.people, u)
-	}
-	return all, nil
 }
 
 func firsts(classes []*class) []*core.User {

@@ -48,7 +48,7 @@ func Compare(ctx context.Context, before, after *core.State, events []*eventv1.E
 		return nil, nil
 	}
 	sc := newScope(t.connectors, before, after)
-	classes, err := t.people.classes(ctx, sc, before, after)
+	classes, err := t.people.classes(ctx, sc, before)
 	if err != nil {
 		return nil, err
 	}
@@ -62,25 +62,27 @@ func Compare(ctx context.Context, before, after *core.State, events []*eventv1.E
 		return nil, fmt.Errorf("compiling the table after: %w", err)
 	}
 	tools := t.tools()
-	var all []*Affected
-	same := map[string]*Affected{}
-	for _, k := range classes {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		var changes []Change
+	changes := make([][]Change, len(classes))
+	err = onAll(ctx, len(classes), func(i int) {
 		for _, tool := range tools {
-			r := policy.Request{Person: k.people[0].ID, Connector: tool.GetConnector(), Tool: tool.GetTool(), Now: now}
+			r := policy.Request{Person: people[i].ID, Connector: tool.GetConnector(), Tool: tool.GetTool(), Now: now}
 			if b, a := was.Outlook(r), is.Outlook(r); b.Access != a.Access || b.Duty != a.Duty || b.Rules != a.Rules {
-				changes = append(changes, Change{tool.GetConnector(), tool.GetTool(), b, a})
+				changes[i] = append(changes[i], Change{tool.GetConnector(), tool.GetTool(), b, a})
 			}
 		}
-		if len(changes) == 0 {
+	})
+	if err != nil {
+		return nil, err
+	}
+	var all []*Affected
+	same := map[string]*Affected{}
+	for i, k := range classes {
+		if len(changes[i]) == 0 {
 			continue
 		}
-		key := keyOf(changes)
+		key := keyOf(changes[i])
 		if same[key] == nil {
-			same[key] = &Affected{Changes: changes}
+			same[key] = &Affected{Changes: changes[i]}
 			all = append(all, same[key])
 		}
 		same[key].People = append(same[key].People, k.people...)

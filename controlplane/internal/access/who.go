@@ -50,9 +50,16 @@ func WhoCan(ctx context.Context, s *core.State, connector, tool string, now time
 	if err != nil {
 		return nil, fmt.Errorf("compiling a table: %w", err)
 	}
+	outlooks := make([]policy.Outlook, len(classes))
+	err = onAll(ctx, len(classes), func(i int) {
+		outlooks[i] = table.Outlook(policy.Request{Person: classes[i].people[0].ID, Connector: connector, Tool: tool, Now: now})
+	})
+	if err != nil {
+		return nil, err
+	}
 	out := &Answer{}
-	for _, k := range classes {
-		o := table.Outlook(policy.Request{Person: k.people[0].ID, Connector: connector, Tool: tool, Now: now})
+	for i, k := range classes {
+		o := outlooks[i]
 		switch o.Access {
 		case policy.Never:
 			continue

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"strings"
 
@@ -46,15 +47,13 @@ func (s *State) AttributesOf(u *User) []byte {
 	if s.reads.Len() == 0 {
 		return nil
 	}
-	var provisioned map[string]any
-	_ = json.Unmarshal(u.Attributes, &provisioned) // none, or what SCIM took in as JSON
 	out, custom := map[string]any{}, map[string]any{}
 	s.reads.Scan(func(name string, _ int) bool {
 		if path, is := strings.CutPrefix(name, policy.CustomAttribute); is {
-			if value := customAttribute(provisioned, path); value != nil {
+			if value := customAttribute(document(u.Attributes), path); value != nil {
 				custom[path] = value
 			}
-		} else if value := attribute(u, provisioned, name); value != nil {
+		} else if value := attribute(u, name); value != nil {
 			out[name] = value
 		}
 		return true
@@ -72,8 +71,33 @@ func (s *State) AttributesOf(u *User) []byte {
 	return data
 }
 
+// AppendAttributes appends to a key what a person's attributes of some names say: the same for those who have the same.
+func AppendAttributes(key []byte, u *User, names []string) []byte {
+	for _, name := range names {
+		var value any
+		if path, is := strings.CutPrefix(name, policy.CustomAttribute); is {
+			value = customAttribute(document(u.Attributes), path)
+		} else {
+			value = attribute(u, name)
+		}
+		said, plain := value.(string)
+		switch {
+		case value == nil:
+			key = append(key, 0)
+			continue
+		case !plain:
+			data, _ := json.Marshal(value) // it came as JSON
+			said = string(data)
+		}
+		key = binary.AppendUvarint(key, uint64(len(said))+1)
+		key = append(key, said...)
+	}
+	return key
+}
+
 // attribute is one of SCIM's attributes as conditions read it; nil: the person has none.
-func attribute(u *User, provisioned map[string]any, name string) any {
+func attribute(u *User, name string) any {
+	provisioned := document(u.Attributes)
 	switch name {
 	case "userName":
 		return text(u.UserName)
@@ -84,24 +108,25 @@ func attribute(u *User, provisioned map[string]any, name string) any {
 	case "email":
 		return text(u.Email)
 	case "department", "division", "organization", "costCenter", "employeeNumber":
-		return text(member(provisioned, enterprise, name))
+		return provisioned.member(enterprise).member(name).text()
 	case "manager":
-		if m, ok := member(provisioned, enterprise, name).(map[string]any); ok {
-			return text(m["value"])
+		manager := provisioned.member(enterprise).member(name)
+		if value := manager.member("value"); value != nil {
+			return value.text()
 		}
-		return text(member(provisioned, enterprise, name))
+		return manager.text()
 	case "country":
-		return text(primary(named(provisioned, "addresses"), "country"))
+		return primary(provisioned.member("addresses").value(), "country")
 	case "emails", "roles", "entitlements":
-		return texts(named(provisioned, name), "value")
+		return texts(provisioned.member(name).value(), "value")
 	}
-	return text(named(provisioned, name))
+	return provisioned.member(name).text()
 }
 
 // customAttribute is an attribute of another schema, by its path (RFC 7644, section 3.10): a plain value or a list of them.
-func customAttribute(provisioned map[string]any, path string) any {
+func customAttribute(provisioned document, path string) any {
 	i := strings.LastIndexByte(path, ':')
-	switch v := member(provisioned, path[:i], path[i+1:]).(type) {
+	switch v := provisioned.member(path[:i]).member(path[i+1:]).value().(type) {
 	case string, bool, float64:
 		return v
 	case []any:
@@ -110,26 +135,6 @@ func customAttribute(provisioned map[string]any, path string) any {
 		}
 	}
 	return nil
-}
-
-// member is an attribute of a schema's extension. SCIM's names do not mind letter case.
-func member(provisioned map[string]any, schema, name string) any {
-	extension, _ := named(provisioned, schema).(map[string]any)
-	return named(extension, name)
-}
-
-// named is a member by its name in any letter case: the one written so, or else the first of those that are there.
-func named(members map[string]any, name string) any {
-	if value, ok := members[name]; ok {
-		return value
-	}
-	least := ""
-	for key := range members {
-		if strings.EqualFold(key, name) && (least == "" || key < least) {
-			least = key
-		}
-	}
-	return members[least]
 }
 
 func text(v any) any {

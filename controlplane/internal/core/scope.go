@@ -65,6 +65,17 @@ func (s *State) CountedGroups(u *User) iter.Seq[uint32] {
 // MemberNumbers yields the numbers of the users who are directly members of a group, held memberships included, ascending.
 func (s *State) MemberNumbers(g *Group) iter.Seq[uint32] { return s.members.of(g.No) }
 
+// CountedNumbers yields the numbers of the users who are directly members of a group with effect, ascending.
+func (s *State) CountedNumbers(g *Group) iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		for no := range s.members.of(g.No) {
+			if !s.held.has(no, g.No) && !yield(no) {
+				return
+			}
+		}
+	}
+}
+
 // LastNumber is above no user's number.
 func (s *State) LastNumber() uint32 { return s.lastUser }
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/spf13/cobra"
 
 	"sallyport.dev/dataplane/internal/bench/decide"
@@ -15,10 +17,13 @@ func benchCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return decide.Run(cmd.Context(), cmd.OutOrStdout(), users) },
 	}
 	d.Flags().IntVar(&users, "users", users, "users in the snapshot")
-	full := false
+	full, only := false, []string{"decide"}
 	p := &cobra.Command{
 		Use: "policy", Short: "Nanoseconds and allocations per verdict of people with 500 rules", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !slices.Contains(only, "decide") { // the control plane measures the others
+				return nil
+			}
 			if full {
 				return decide.RunPolicy(cmd.Context(), cmd.OutOrStdout(), 1_000_000, 1)
 			}
@@ -26,6 +31,7 @@ func benchCommand() *cobra.Command {
 		},
 	}
 	p.Flags().BoolVar(&full, "full", false, "1,000,000 users, and not a tenth of them")
+	p.Flags().StringSliceVar(&only, "only", only, "the figures to measure")
 	c.AddCommand(d, p)
 	return c
 }
