@@ -15,9 +15,12 @@ import (
 )
 
 // ExportPolicy names everybody so that Apply finds them again: by id where a name does not tell them from others.
-func (a *api) ExportPolicy(context.Context, *connect.Request[adminv1.ExportPolicyRequest]) (*connect.Response[adminv1.ExportPolicyResponse], error) {
-	s := a.Engine.State()
-	res := &adminv1.ExportPolicyResponse{Version: s.Seq()}
+func (a *api) ExportPolicy(ctx context.Context, req *connect.Request[adminv1.ExportPolicyRequest]) (*connect.Response[adminv1.ExportPolicyResponse], error) {
+	s, _, standing, err := a.asOf(ctx, req.Msg.GetAsOf())
+	if err != nil {
+		return nil, err
+	}
+	res := &adminv1.ExportPolicyResponse{Version: s.Seq(), Standing: standing}
 	for c := range s.Connectors() {
 		res.Connectors = append(res.Connectors, c.Settings)
 	}

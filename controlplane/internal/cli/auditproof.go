@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
+	"sallyport.dev/controlplane/internal/audit/bundle"
 	"sallyport.dev/controlplane/internal/audit/proof"
 )
 
@@ -60,6 +60,41 @@ func export(cmd *cobra.Command, o *options, req *adminv1.ExportAuditRequest, fn 
 	return stream.Err()
 }
 
+// exportTo writes an export to a file, and says how it verifies.
+func exportTo(cmd *cobra.Command, o *options, req *adminv1.ExportAuditRequest, f *os.File, verifier *proof.Verifier) (broken, err error) {
+	w := bufio.NewWriterSize(f, 1<<20)
+	err = export(cmd, o, req, func(item *auditv1.ExportItem) error {
+		if broken == nil {
+			broken = verifier.Add(item)
+		}
+		return proof.Write(w, item)
+	})
+	return broken, errors.Join(err, w.Flush())
+}
+
+// writeWhole writes a file that is whole or not there: half of one must not be taken for it.
+func writeWhole(path string, write func(*os.File) error) error {
+	part := path + ".part"
+	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return usage("the file cannot be written: %w", err)
+	}
+	defer os.Remove(part) //nolint:errcheck // it is renamed, or of no use
+	if err := errors.Join(write(f), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(part, path)
+}
+
+// picks reads the filter; nil: all.
+func (f *filterFlags) picks() (*adminv1.AuditFilter, error) {
+	filter, err := f.read()
+	if err != nil || proto.Equal(filter, &adminv1.AuditFilter{}) {
+		return nil, err
+	}
+	return filter, nil
+}
+
 func exportAuditCommand(o *options) *cobra.Command {
 	filter, during := &filterFlags{}, &span{}
 	c := &cobra.Command{
@@ -72,32 +107,16 @@ func exportAuditCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			picked, err := filter.read()
-			if err != nil {
+			if req.Filter, err = filter.picks(); err != nil {
 				return err
 			}
-			if !proto.Equal(picked, &adminv1.AuditFilter{}) {
-				req.Filter = picked
-			}
-			// A file that is whole or not there: half an export must not be taken for one.
-			part := args[0] + ".part"
-			f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-			if err != nil {
-				return usage("the file cannot be written: %w", err)
-			}
-			defer os.Remove(part) //nolint:errcheck // it is renamed, or of no use
-			w, verifier := bufio.NewWriterSize(f, 1<<20), &proof.Verifier{}
+			verifier := &proof.Verifier{}
 			var broken error
-			err = export(cmd, o, req, func(item *auditv1.ExportItem) error {
-				if broken == nil {
-					broken = verifier.Add(item)
-				}
-				return proof.Write(w, item)
-			})
-			if err := errors.Join(err, w.Flush(), f.Sync(), f.Close()); err != nil {
+			err = writeWhole(args[0], func(f *os.File) (err error) {
+				broken, err = exportTo(cmd, o, req, f, verifier)
 				return err
-			}
-			if err := os.Rename(part, args[0]); err != nil {
+			})
+			if err != nil {
 				return err
 			}
 			if broken != nil {
@@ -120,8 +139,8 @@ func verifyAuditCommand(o *options) *cobra.Command {
 	var witness string
 	c := &cobra.Command{
 		Use: "verify [FILE]", Short: "Check that no audit record was changed, removed, put in or moved, and that no tail is missing", Args: cobra.MaximumNArgs(1),
-		Long: "Check that no audit record was changed, removed, put in or moved, and that no tail is missing: of a file that audit export wrote,\n" +
-			"without a server, or else of what the control plane holds. All is computed here; the control plane is believed nothing but its keys,\n" +
+		Long: "Check that no audit record was changed, removed, put in or moved, and that no tail is missing: of a file that audit export or audit bundle\n" +
+			"wrote, without a server, or else of what the control plane holds. All is computed here; the control plane is believed nothing but its keys,\n" +
 			"and not even those with --key. With --witness, history must be the one of which a checkpoint was kept.",
 		Example: "  sallyport audit verify --from 24h\n  sallyport audit verify november.audit --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z --key 3q2+7w...=\n  sallyport audit checkpoint -o json > kept.json; sallyport audit verify --witness kept.json",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -139,11 +158,11 @@ func verifyAuditCommand(o *options) *cobra.Command {
 				}
 			}
 			if len(args) == 1 {
-				var f io.ReadCloser
+				var f *os.File
 				if f, err = os.Open(args[0]); err != nil {
 					return usage("the export cannot be read: %w", err)
 				}
-				err = errors.Join(v.Read(f), f.Close())
+				err = errors.Join(verifyFile(f, v), f.Close())
 			} else {
 				err = export(cmd, o, req, v.Add)
 			}
@@ -167,6 +186,19 @@ func verifyAuditCommand(o *options) *cobra.Command {
 	c.Flags().StringArrayVar(&keys, "key", nil, "a public key of the control plane, in base64, that is trusted (default: those that come with the records)")
 	c.Flags().StringVar(&witness, "witness", "", "file with a checkpoint that was kept, as audit checkpoint -o json prints it")
 	return c
+}
+
+// verifyFile verifies an export or a bundle.
+func verifyFile(f *os.File, v *proof.Verifier) error {
+	magic := make([]byte, 4)
+	if _, err := f.ReadAt(magic, 0); err == nil && string(magic) == "PK\x03\x04" {
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		return bundle.Verify(f, info.Size(), v)
+	}
+	return v.Read(f)
 }
 
 func reportText(r proof.Report, unpinned bool) string {

@@ -11,13 +11,19 @@ import (
 )
 
 func exportCommand(o *options) *cobra.Command {
-	return &cobra.Command{
-		Use: "export", Short: "Write the policy that stands as YAML that apply takes: to apply it changes nothing", Args: cobra.NoArgs,
-		Long: "Write the policy that stands as YAML that apply takes: connectors, rule sets and grants, always in the same order.\n\n" +
+	var at string
+	c := &cobra.Command{
+		Use: "export", Short: "Write the policy that stands, or stood, as YAML that apply takes", Args: cobra.NoArgs,
+		Long: "Write the policy that stands as YAML that apply takes: connectors, rule sets and grants, always in the same order.\n" +
+			"To apply it changes nothing.\n\n" +
 			"Catalogues, blocks and secrets are no part of it. Grants to groups and people who are gone give nothing; a comment names them.",
-		Example: "  sallyport export > policy/all.yaml\n  sallyport export | diff policy/all.yaml -",
+		Example: "  sallyport export > policy/all.yaml\n  sallyport export | diff policy/all.yaml -\n  sallyport export --as-of 2026-11-03T14:00:00Z",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			res, err := ask(cmd.Context(), o, adminv1connect.NewExportServiceClient, adminv1connect.ExportServiceClient.ExportPolicy, &adminv1.ExportPolicyRequest{})
+			asOf, err := asOf(at)
+			if err != nil {
+				return err
+			}
+			res, err := ask(cmd.Context(), o, adminv1connect.NewExportServiceClient, adminv1connect.ExportServiceClient.ExportPolicy, &adminv1.ExportPolicyRequest{AsOf: asOf})
 			if err != nil {
 				return err
 			}
@@ -27,11 +33,13 @@ func exportCommand(o *options) *cobra.Command {
 			return writeExport(o.out, res)
 		},
 	}
+	c.Flags().StringVar(&at, "as-of", "", asOfUsage)
+	return c
 }
 
 // writeExport writes a document for each resource.
 func writeExport(w io.Writer, r *adminv1.ExportPolicyResponse) error {
-	if _, err := fmt.Fprintf(w, "# The policy at version %d.\n", r.GetVersion()); err != nil {
+	if _, err := fmt.Fprintf(w, "# The policy at version %d%s.\n", r.GetVersion(), stood(r.GetStanding())); err != nil {
 		return err
 	}
 	for _, g := range r.GetDangling() {

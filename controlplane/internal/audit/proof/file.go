@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// maxItem bounds one item of a file.
-	maxItem = 64 << 20
+	// MaxItem bounds one item of a file.
+	MaxItem = 64 << 20
 	// partBytes is how much of a file is looked at at a time.
 	partBytes = 256 << 10
 )
@@ -101,8 +101,8 @@ func (p *part) read(b *bufio.Reader) (more bool) {
 		begin := len(p.data)
 		switch {
 		case err != nil:
-		case size > maxItem:
-			err = fmt.Errorf("an item has %d bytes, of at most %d", size, maxItem)
+		case size > MaxItem:
+			err = fmt.Errorf("an item has %d bytes, of at most %d", size, MaxItem)
 		default:
 			p.data = append(p.data, make([]byte, size)...)
 			_, err = io.ReadFull(b, p.data[begin:])

@@ -24,6 +24,7 @@ const (
 
 type ExportPolicyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	AsOf          *AsOf                  `protobuf:"bytes,1,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -58,6 +59,13 @@ func (*ExportPolicyRequest) Descriptor() ([]byte, []int) {
 	return file_sallyport_admin_v1_export_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *ExportPolicyRequest) GetAsOf() *AsOf {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
 type ExportPolicyResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -68,7 +76,9 @@ type ExportPolicyResponse struct {
 	// Of groups, people and everyone, by their names and then by connector.
 	Grants []*Grant `protobuf:"bytes,4,rep,name=grants,proto3" json:"grants,omitempty"`
 	// Grants to groups and people who are gone: they give nothing, and Apply would refuse them.
-	Dangling      []*Grant `protobuf:"bytes,5,rep,name=dangling,proto3" json:"dangling,omitempty"`
+	Dangling []*Grant `protobuf:"bytes,5,rep,name=dangling,proto3" json:"dangling,omitempty"`
+	// Where it was asked as of some time.
+	Standing      *Standing `protobuf:"bytes,6,opt,name=standing,proto3" json:"standing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -138,12 +148,20 @@ func (x *ExportPolicyResponse) GetDangling() []*Grant {
 	return nil
 }
 
+func (x *ExportPolicyResponse) GetStanding() *Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return nil
+}
+
 var File_sallyport_admin_v1_export_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_export_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsallyport/admin/v1/export.proto\x12\x12sallyport.admin.v1\x1a\x1esallyport/admin/v1/admin.proto\x1a sallyport/policy/v1/policy.proto\"\x15\n" +
-	"\x13ExportPolicyRequest\"\x95\x02\n" +
+	"\x1fsallyport/admin/v1/export.proto\x12\x12sallyport.admin.v1\x1a\x1fsallyport/admin/v1/access.proto\x1a\x1esallyport/admin/v1/admin.proto\x1a sallyport/policy/v1/policy.proto\"D\n" +
+	"\x13ExportPolicyRequest\x12-\n" +
+	"\x05as_of\x18\x01 \x01(\v2\x18.sallyport.admin.v1.AsOfR\x04asOf\"\xcf\x02\n" +
 	"\x14ExportPolicyResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12>\n" +
 	"\n" +
@@ -151,7 +169,8 @@ const file_sallyport_admin_v1_export_proto_rawDesc = "" +
 	"connectors\x129\n" +
 	"\trule_sets\x18\x03 \x03(\v2\x1c.sallyport.policy.v1.RuleSetR\bruleSets\x121\n" +
 	"\x06grants\x18\x04 \x03(\v2\x19.sallyport.admin.v1.GrantR\x06grants\x125\n" +
-	"\bdangling\x18\x05 \x03(\v2\x19.sallyport.admin.v1.GrantR\bdangling2r\n" +
+	"\bdangling\x18\x05 \x03(\v2\x19.sallyport.admin.v1.GrantR\bdangling\x128\n" +
+	"\bstanding\x18\x06 \x01(\v2\x1c.sallyport.admin.v1.StandingR\bstanding2r\n" +
 	"\rExportService\x12a\n" +
 	"\fExportPolicy\x12'.sallyport.admin.v1.ExportPolicyRequest\x1a(.sallyport.admin.v1.ExportPolicyResponseB4Z2sallyport.dev/proto/gen/sallyport/admin/v1;adminv1b\x06proto3"
 
@@ -171,22 +190,26 @@ var file_sallyport_admin_v1_export_proto_msgTypes = make([]protoimpl.MessageInfo
 var file_sallyport_admin_v1_export_proto_goTypes = []any{
 	(*ExportPolicyRequest)(nil),  // 0: sallyport.admin.v1.ExportPolicyRequest
 	(*ExportPolicyResponse)(nil), // 1: sallyport.admin.v1.ExportPolicyResponse
-	(*v1.Connector)(nil),         // 2: sallyport.policy.v1.Connector
-	(*v1.RuleSet)(nil),           // 3: sallyport.policy.v1.RuleSet
-	(*Grant)(nil),                // 4: sallyport.admin.v1.Grant
+	(*AsOf)(nil),                 // 2: sallyport.admin.v1.AsOf
+	(*v1.Connector)(nil),         // 3: sallyport.policy.v1.Connector
+	(*v1.RuleSet)(nil),           // 4: sallyport.policy.v1.RuleSet
+	(*Grant)(nil),                // 5: sallyport.admin.v1.Grant
+	(*Standing)(nil),             // 6: sallyport.admin.v1.Standing
 }
 var file_sallyport_admin_v1_export_proto_depIdxs = []int32{
-	2, // 0: sallyport.admin.v1.ExportPolicyResponse.connectors:type_name -> sallyport.policy.v1.Connector
-	3, // 1: sallyport.admin.v1.ExportPolicyResponse.rule_sets:type_name -> sallyport.policy.v1.RuleSet
-	4, // 2: sallyport.admin.v1.ExportPolicyResponse.grants:type_name -> sallyport.admin.v1.Grant
-	4, // 3: sallyport.admin.v1.ExportPolicyResponse.dangling:type_name -> sallyport.admin.v1.Grant
-	0, // 4: sallyport.admin.v1.ExportService.ExportPolicy:input_type -> sallyport.admin.v1.ExportPolicyRequest
-	1, // 5: sallyport.admin.v1.ExportService.ExportPolicy:output_type -> sallyport.admin.v1.ExportPolicyResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	2, // 0: sallyport.admin.v1.ExportPolicyRequest.as_of:type_name -> sallyport.admin.v1.AsOf
+	3, // 1: sallyport.admin.v1.ExportPolicyResponse.connectors:type_name -> sallyport.policy.v1.Connector
+	4, // 2: sallyport.admin.v1.ExportPolicyResponse.rule_sets:type_name -> sallyport.policy.v1.RuleSet
+	5, // 3: sallyport.admin.v1.ExportPolicyResponse.grants:type_name -> sallyport.admin.v1.Grant
+	5, // 4: sallyport.admin.v1.ExportPolicyResponse.dangling:type_name -> sallyport.admin.v1.Grant
+	6, // 5: sallyport.admin.v1.ExportPolicyResponse.standing:type_name -> sallyport.admin.v1.Standing
+	0, // 6: sallyport.admin.v1.ExportService.ExportPolicy:input_type -> sallyport.admin.v1.ExportPolicyRequest
+	1, // 7: sallyport.admin.v1.ExportService.ExportPolicy:output_type -> sallyport.admin.v1.ExportPolicyResponse
+	7, // [7:8] is the sub-list for method output_type
+	6, // [6:7] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_export_proto_init() }
@@ -194,6 +217,7 @@ func file_sallyport_admin_v1_export_proto_init() {
 	if File_sallyport_admin_v1_export_proto != nil {
 		return
 	}
+	file_sallyport_admin_v1_access_proto_init()
 	file_sallyport_admin_v1_admin_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
