@@ -2,12 +2,15 @@ package admin_test
 
 import (
 	"fmt"
+	"net/http"
+	"slices"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/controlplane/internal/core"
@@ -31,6 +34,21 @@ func TestAccessIsToldAsItWas(t *testing.T) {
 	past := whoAt(t, s, "read", &adminv1.AsOf{At: &adminv1.AsOf_Version{Version: then}})
 	if past.GetVersion() != then || past.GetAlways() != 2 || past.GetPeople()[0].GetUserName() != "okta/ada" {
 		t.Errorf("as of version %d: %v", then, past)
+	}
+	exported := func(at *adminv1.AsOf) *adminv1.ExportPolicyResponse {
+		res, err := adminv1connect.NewExportServiceClient(http.DefaultClient, s.server.URL, s.option).ExportPolicy(t.Context(), connect.NewRequest(&adminv1.ExportPolicyRequest{AsOf: at}))
+		enginetest.Must(t, err)
+		return res.Msg
+	}
+	on := func(e *adminv1.ExportPolicyResponse) (all []string) {
+		for _, g := range e.GetGrants() {
+			all = append(all, g.GetGroup()+" on "+g.GetConnector())
+		}
+		return all
+	}
+	was := exported(&adminv1.AsOf{At: &adminv1.AsOf_Version{Version: then}})
+	if gone := "okta/Engineers on github"; !slices.Contains(on(was), gone) || slices.Contains(on(exported(nil)), gone) || was.GetVersion() != then || was.GetStanding() == nil {
+		t.Errorf("the policy at version %d: %v", then, was)
 	}
 	until := past.GetStanding().GetUntil().AsTime()
 	for name, c := range map[string]struct {

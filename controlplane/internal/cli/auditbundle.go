@@ -14,9 +14,9 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
-	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
 	"sallyport.dev/controlplane/internal/audit/bundle"
+	"sallyport.dev/controlplane/internal/audit/format"
 	"sallyport.dev/controlplane/internal/audit/proof"
 )
 
@@ -149,7 +149,7 @@ func namePeople(ctx context.Context, o *options, in *bundle.Investigation, recor
 	if _, err := records.Seek(0, 0); err != nil {
 		return err
 	}
-	err := bundle.Records(records, func(r *auditv1.AuditRecord) error {
+	err := bundle.Records(records, func(r format.Record) error {
 		id := r.GetPersonId()
 		if _, known := in.Names[id]; id == "" || known {
 			return nil

@@ -8,6 +8,7 @@ package bundle
 
 import (
 	"archive/zip"
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,12 +18,14 @@ import (
 	"io"
 	"time"
 
+	"sallyport.dev/controlplane/internal/audit/format"
 	"sallyport.dev/controlplane/internal/audit/proof"
 )
 
 // Names of files in a bundle.
 const (
 	recordsFile  = "records.audit"
+	linesFile    = "records.jsonl"
 	reportFile   = "report.html"
 	readmeFile   = "README.txt"
 	manifestFile = "manifest.json"
@@ -121,12 +124,19 @@ func Write(to io.Writer, in *Investigation, records io.ReadSeeker) error {
 	if err := w.add(readmeFile, "what this is and how to check it", text([]byte(readme))); err != nil {
 		return err
 	}
-	if err := w.add(reportFile, "the same for people, to be opened in a browser", func(to io.Writer) error {
-		if _, err := records.Seek(0, io.SeekStart); err != nil {
-			return err
+	// of writes what is made of the records.
+	of := func(write func(to io.Writer) error) func(io.Writer) error {
+		return func(to io.Writer) error {
+			if _, err := records.Seek(0, io.SeekStart); err != nil {
+				return err
+			}
+			return write(to)
 		}
-		return writeReport(to, in, &v.Report, records)
-	}); err != nil {
+	}
+	if err := w.add(reportFile, "the same for people, to be opened in a browser", of(func(to io.Writer) error { return writeReport(to, in, &v.Report, records) })); err != nil {
+		return err
+	}
+	if err := w.add(linesFile, "the records as lines of JSON", of(func(to io.Writer) error { return writeLines(to, in, records) })); err != nil {
 		return err
 	}
 	for _, f := range in.Files {
@@ -134,13 +144,10 @@ func Write(to io.Writer, in *Investigation, records io.ReadSeeker) error {
 			return err
 		}
 	}
-	if err := w.add(recordsFile, "the records, with what proves them", func(to io.Writer) error {
-		if _, err := records.Seek(0, io.SeekStart); err != nil {
-			return err
-		}
+	if err := w.add(recordsFile, "the records, with what proves them", of(func(to io.Writer) error {
 		_, err := io.Copy(to, records)
 		return err
-	}); err != nil {
+	})); err != nil {
 		return err
 	}
 	manifest, err := json.MarshalIndent(w.manifest, "", "  ")
@@ -155,6 +162,18 @@ func Write(to io.Writer, in *Investigation, records io.ReadSeeker) error {
 		return err
 	}
 	return w.zip.Close()
+}
+
+func writeLines(to io.Writer, in *Investigation, records io.Reader) error {
+	b := bufio.NewWriter(to)
+	if err := Records(records, func(r format.Record) error {
+		r.Person = in.Names[r.GetPersonId()]
+		_, err := b.Write(append(format.JSON(r), '\n'))
+		return err
+	}); err != nil {
+		return err
+	}
+	return b.Flush()
 }
 
 // Verify checks a bundle: that its files are those of its manifest, and its records by v, which is to be finished by the caller.
@@ -248,6 +267,7 @@ const readme = `This is an investigation that Sallyport exported: audit records,
   report.html     open it in a browser: it loads nothing and runs nothing
   records.audit   the records as they lie in the audit stream, each in its proxy's chain of hashes, under checkpoints that the
                   control plane signed; records that were not asked for are in it by their digest alone
+  records.jsonl   the records that were asked for, as lines of JSON
   policy-*.yaml   the policy at the beginning and at the end of the time that was asked for, as sallyport apply takes it
   access.json     what the person could do at the end of that time, where one person was asked for
   manifest.json   which files there are, and the SHA-256 of each
@@ -257,6 +277,6 @@ To check it, on any machine, without a server:
   sallyport audit verify THIS-FILE.zip --key KEY
 
 KEY is the control plane's public key, as sallyport audit checkpoint prints it: ask its operator, not whoever gave you the file.
-What is proved are the records. The policy and the page are as the control plane told them when the file was made: compare the page
-with the records, and take the policy for what it is, unless you have the event log too.
+What is proved are the records in records.audit. The policy, and what is made of the records, are as the control plane and the
+command line told when the file was made.
 `

@@ -138,7 +138,7 @@ func TestABundleVerifiesAndNoneOfItsFilesCanBeChanged(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	names, all := files(t, b)
-	if got := strings.Join(names, " "); got != "README.txt report.html policy-to.yaml records.audit manifest.json" {
+	if got := strings.Join(names, " "); got != "README.txt report.html records.jsonl policy-to.yaml records.audit manifest.json" {
 		t.Fatalf("it has %s", got)
 	}
 	for _, name := range names {
@@ -173,7 +173,7 @@ func TestABundleVerifiesAndNoneOfItsFilesCanBeChanged(t *testing.T) {
 	if err := json.Unmarshal(all["manifest.json"], &m); err != nil {
 		t.Fatal(err)
 	}
-	m["files"] = m["files"].([]any)[:3]
+	m["files"] = m["files"].([]any)[:4]
 	var err error
 	if all["manifest.json"], err = json.Marshal(m); err != nil {
 		t.Fatal(err)
@@ -183,6 +183,20 @@ func TestABundleVerifiesAndNoneOfItsFilesCanBeChanged(t *testing.T) {
 	}
 	if _, err := verify([]byte("PK\x03\x04")); err == nil {
 		t.Error("it is no archive")
+	}
+}
+
+func TestItsLinesAreTheRecordsThatWereAskedFor(t *testing.T) {
+	_, all := files(t, bundled(t))
+	lines := strings.Split(strings.TrimSuffix(string(all["records.jsonl"]), "\n"), "\n")
+	if len(lines) != 4 {
+		t.Fatalf("there are %d", len(lines))
+	}
+	for i, text := range lines {
+		one := struct{ Person, Connector string }{}
+		if err := json.Unmarshal([]byte(text), &one); err != nil || one.Person != "ann@example.com" || one.Connector != "github" {
+			t.Errorf("line %d: %v: %s", i+1, err, text)
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
+	"sallyport.dev/controlplane/internal/audit/format"
 	"sallyport.dev/controlplane/internal/audit/proof"
 )
 
@@ -68,8 +69,8 @@ type sheet struct {
 // writeReport writes the page of an export's records.
 func writeReport(to io.Writer, in *Investigation, verified *proof.Report, records io.Reader) error {
 	s := &sheet{Investigation: in, Report: verified, open: map[string]*row{}, tallies: map[[2]string]*tally{}}
-	if err := Records(records, func(r *auditv1.AuditRecord) error {
-		s.add(r)
+	if err := Records(records, func(r format.Record) error {
+		s.add(r.AuditRecord)
 		return nil
 	}); err != nil {
 		return err
@@ -87,7 +88,7 @@ func writeReport(to io.Writer, in *Investigation, verified *proof.Report, record
 }
 
 // Records calls fn with each record that an export has in full.
-func Records(r io.Reader, fn func(*auditv1.AuditRecord) error) error {
+func Records(r io.Reader, fn func(format.Record) error) error {
 	b := bufio.NewReaderSize(r, 1<<20)
 	for {
 		item := &auditv1.ExportItem{}
@@ -102,9 +103,9 @@ func Records(r io.Reader, fn func(*auditv1.AuditRecord) error) error {
 		if len(stored.GetCore()) == 0 {
 			continue
 		}
-		rec := &auditv1.AuditRecord{}
-		if err := proto.Unmarshal(slices.Concat(stored.GetCore(), stored.GetPersonal()), rec); err != nil {
-			return fmt.Errorf("record %d: %w", stored.GetSequence(), err)
+		rec := format.Record{AuditRecord: &auditv1.AuditRecord{}, Sequence: stored.GetSequence(), Stored: stored.GetStored().AsTime()}
+		if err := proto.Unmarshal(slices.Concat(stored.GetCore(), stored.GetPersonal()), rec.AuditRecord); err != nil {
+			return fmt.Errorf("record %d: %w", rec.Sequence, err)
 		}
 		if err := fn(rec); err != nil {
 			return err
