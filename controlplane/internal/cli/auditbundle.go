@@ -24,7 +24,7 @@ import (
 const peopleNamed = 500
 
 func bundleAuditCommand(o *options) *cobra.Command {
-	filter, during := &filterFlags{}, &span{}
+	picked := &selection{}
 	c := &cobra.Command{
 		Use: "bundle FILE.zip", Short: "Write a whole investigation to one file: records, proofs, the policy as it was, and a page for people", Args: cobra.ExactArgs(1),
 		Long: "Write a whole investigation to one file: the records that a filter picks with what proves them, the policy at the beginning and at\n" +
@@ -32,11 +32,8 @@ func bundleAuditCommand(o *options) *cobra.Command {
 			"sallyport audit verify FILE.zip, without a server.",
 		Example: "  sallyport audit bundle --person ann@example.com --from 720h ann.zip\n  sallyport audit bundle --connector salesforce --decision denied --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z november.zip",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req, err := during.read()
+			req, err := picked.read()
 			if err != nil {
-				return err
-			}
-			if req.Filter, err = filter.picks(); err != nil {
 				return err
 			}
 			verifier := &proof.Verifier{}
@@ -49,8 +46,7 @@ func bundleAuditCommand(o *options) *cobra.Command {
 			})
 		},
 	}
-	filter.add(c)
-	during.add(c)
+	picked.add(c)
 	return c
 }
 

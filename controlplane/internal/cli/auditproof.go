@@ -86,28 +86,42 @@ func writeWhole(path string, write func(*os.File) error) error {
 	return os.Rename(part, path)
 }
 
-// picks reads the filter; nil: all.
-func (f *filterFlags) picks() (*adminv1.AuditFilter, error) {
-	filter, err := f.read()
-	if err != nil || proto.Equal(filter, &adminv1.AuditFilter{}) {
+// selection are the flags that say which records of which time are meant.
+type selection struct {
+	filter filterFlags
+	during span
+}
+
+func (s *selection) add(c *cobra.Command) {
+	s.filter.add(c)
+	s.during.add(c)
+}
+
+func (s *selection) read() (*adminv1.ExportAuditRequest, error) {
+	req, err := s.during.read()
+	if err != nil {
 		return nil, err
 	}
-	return filter, nil
+	filter, err := s.filter.read()
+	if err != nil {
+		return nil, err
+	}
+	if !proto.Equal(filter, &adminv1.AuditFilter{}) {
+		req.Filter = filter
+	}
+	return req, nil
 }
 
 func exportAuditCommand(o *options) *cobra.Command {
-	filter, during := &filterFlags{}, &span{}
+	picked := &selection{}
 	c := &cobra.Command{
 		Use: "export FILE", Short: "Write audit records to a file, with what proves them", Args: cobra.ExactArgs(1),
 		Long: "Write audit records to a file, as they lie on the stream, with what proves them: sallyport audit verify FILE checks it without\n" +
 			"a server. With a filter, records that it does not pick are in the file by their digest alone, so that those it picks are proved.",
 		Example: "  sallyport audit export --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z november.audit\n  sallyport audit export --person ann@example.com --from 720h ann.audit",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req, err := during.read()
+			req, err := picked.read()
 			if err != nil {
-				return err
-			}
-			if req.Filter, err = filter.picks(); err != nil {
 				return err
 			}
 			verifier := &proof.Verifier{}
@@ -128,8 +142,7 @@ func exportAuditCommand(o *options) *cobra.Command {
 			})
 		},
 	}
-	filter.add(c)
-	during.add(c)
+	picked.add(c)
 	return c
 }
 
