@@ -48,7 +48,7 @@ func (g *Gateway) list(w http.ResponseWriter, x *exchange, l listing) {
 	of := listKey{key, l.kind, x.connector}
 	if same && len(x.message.Cursor) == 0 {
 		if array := g.lists.get(of); array != nil {
-			mcp.WriteJSON(w, http.StatusOK, mcp.AppendListOf(make([]byte, 0, len(array)+256), x.message.ID, x.revision, l.member, array, "", 0))
+			x.write(w, l.member, array, "")
 			return
 		}
 	}
@@ -72,11 +72,23 @@ func (g *Gateway) list(w http.ResponseWriter, x *exchange, l listing) {
 			definitions = append(definitions, definition)
 		}
 	}
-	array := mcp.AppendArray(nil, definitions)
+	array := &packed{plain: mcp.AppendArray(nil, definitions)}
 	if same && len(x.message.Cursor) == 0 && next == "" {
+		array.pack()
 		g.lists.put(of, array)
 	}
-	mcp.WriteJSON(w, http.StatusOK, mcp.AppendListOf(nil, x.message.ID, x.revision, l.member, array, next, 0))
+	x.write(w, l.member, array, next)
+}
+
+// write answers with a list's array, compressed where it is and the agent takes that.
+func (x *exchange) write(w http.ResponseWriter, member string, array *packed, next string) {
+	before, after := mcp.AroundList(x.message.ID, x.revision, member, next, 0)
+	if array.deflated != nil && acceptsGzip(x.header["Accept-Encoding"]) {
+		head, tail := array.gzip(before, after)
+		mcp.WriteList(w, true, head, array.deflated, tail)
+		return
+	}
+	mcp.WriteList(w, false, before, array.plain, after)
 }
 
 // listKey is what a list is of. The table keeps its place for as long as the proxy has the same log: an older one's keys never come again.
@@ -86,32 +98,35 @@ type listKey struct {
 	connector string
 }
 
-// kept are lists as they were written, of whole pages.
+// kept are the arrays of lists that fit one page.
 type kept struct {
 	mu    sync.RWMutex
-	all   map[listKey][]byte
+	all   map[listKey]*packed
 	bytes int
 }
 
 // keptBytes bounds what is kept. When it is full all is made anew.
 const keptBytes = 64 << 20
 
-func (k *kept) get(key listKey) []byte {
+func (k *kept) get(key listKey) *packed {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	return k.all[key]
 }
 
-func (k *kept) put(key listKey, array []byte) {
+func (k *kept) put(key listKey, array *packed) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.bytes+len(array) > keptBytes || k.all == nil {
-		k.all, k.bytes = map[listKey][]byte{}, 0
+	if k.bytes+array.size() > keptBytes || k.all == nil {
+		k.all, k.bytes = map[listKey]*packed{}, 0
 	}
-	if len(array) > keptBytes {
+	if array.size() > keptBytes {
 		return
 	}
-	k.bytes += len(array) - len(k.all[key])
+	if old := k.all[key]; old != nil {
+		k.bytes -= old.size()
+	}
+	k.bytes += array.size()
 	k.all[key] = array
 }
 

@@ -1,9 +1,13 @@
 package gateway_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"sallyport.dev/dataplane/internal/gateway"
@@ -78,6 +82,61 @@ func TestNoHeaderOfAnUpstreamReachesTheAgent(t *testing.T) {
 		for name := range got.header {
 			if !slices.Contains([]string{"Cache-Control", "Content-Length", "Content-Type", "Date"}, name) {
 				t.Errorf("%s came through", name)
+			}
+		}
+	}
+}
+
+func TestAListIsTheSameCompressed(t *testing.T) {
+	w := newWorld(t, &options{})
+	var many []string
+	for i := range 60 {
+		many = append(many, fmt.Sprintf("tool_%02d", i))
+	}
+	w.set(connectorEntry("many", "http://127.0.0.1:9/mcp", ""), catalogueEntry("many", many...), grantEntry(1, "many", allow("*")))
+	for _, revision := range []mcp.Revision{mcp.LatestStateless, mcp.LatestSession} {
+		a := w.stateless(ada, "/mcp/many")
+		if !revision.Stateless() {
+			a = w.opened(ada, "/mcp/many", revision)
+		}
+		list := func(accept, id string) answer {
+			header := a.header("tools/list", "")
+			if header.Del("Accept-Encoding"); accept != "" {
+				header.Set("Accept-Encoding", accept)
+			}
+			return lastOf(w.request(http.MethodPost, a.path, header, a.message(id, "tools/list", "{}")))
+		}
+		for _, id := range []string{"7", `"a \"long\" id"`, `"` + strings.Repeat("x", 1000) + `"`} {
+			plain := list("identity", id)
+			if got := names(plain, "result", "tools"); len(got) != len(many) || plain.header.Get("Content-Encoding") != "" || plain.header.Get("Vary") != "Accept-Encoding" {
+				t.Fatalf("%d tools, %v", len(got), plain.header)
+			}
+			for accept, compressed := range map[string]bool{
+				"gzip": true, "br, GZIP;q=0.5": true, "gzip, deflate": true, "deflate, gzip ; q=1.0": true,
+				"gzip;q=0": false, "gzip;q=0.000": false, "gzip;q=x": false, "br": false, "xgzip": false,
+			} {
+				got := list(accept, id)
+				if (got.header.Get("Content-Encoding") == "gzip") != compressed || got.header.Get("Vary") != "Accept-Encoding" {
+					t.Fatalf("to %q: %v", accept, got.header)
+				}
+				body := []byte(got.body)
+				if compressed {
+					if len(body) > len(plain.body)/3 && len(id) < 100 {
+						t.Errorf("%d bytes are %d compressed", len(plain.body), len(body))
+					}
+					in := bytes.NewReader(body)
+					r, err := gzip.NewReader(in)
+					if err != nil {
+						t.Fatal(err)
+					}
+					r.Multistream(false) // as of clients that read one member
+					if body, err = io.ReadAll(r); err != nil || in.Len() > 0 {
+						t.Fatalf("%v, with %d bytes behind", err, in.Len())
+					}
+				}
+				if string(body) != plain.body {
+					t.Fatalf("to %q: %s, and plainly %s", accept, body, plain.body)
+				}
 			}
 		}
 	}

@@ -119,16 +119,40 @@ func WriteError(w http.ResponseWriter, revision Revision, id []byte, e *Error) {
 
 // WriteJSON answers an HTTP request with one JSON message.
 func WriteJSON(w http.ResponseWriter, status int, message []byte) {
+	writeJSON(w, status, message)
+}
+
+// WriteList answers with a list, of which the parts are what AroundList gives and the array between. Where it is gzip, the parts are
+// those of one gzip member.
+func WriteList(w http.ResponseWriter, gzip bool, parts ...[]byte) {
+	h := w.Header()
+	h["Vary"] = varyEncoding
+	if gzip {
+		h["Content-Encoding"] = gzipEncoding
+	}
+	writeJSON(w, http.StatusOK, parts...)
+}
+
+func writeJSON(w http.ResponseWriter, status int, parts ...[]byte) {
+	length := 0
+	for _, p := range parts {
+		length += len(p)
+	}
 	h := w.Header()
 	h["Content-Type"] = jsonType
-	h["Content-Length"] = []string{strconv.Itoa(len(message))}
+	h["Content-Length"] = []string{strconv.Itoa(length)}
 	h["Cache-Control"] = noStore
 	w.WriteHeader(status)
-	_, _ = w.Write(message) // the agent is gone: nothing is left to tell it
+	for _, p := range parts {
+		_, _ = w.Write(p) // the agent is gone: nothing is left to tell it
+	}
 }
 
 // Shared header values, never changed.
 var (
 	jsonType = []string{"application/json"}
 	noStore  = []string{"no-store"}
+
+	varyEncoding = []string{"Accept-Encoding"}
+	gzipEncoding = []string{"gzip"}
 )

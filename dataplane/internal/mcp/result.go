@@ -89,7 +89,8 @@ func appendCaching(dst []byte, ttl time.Duration) []byte {
 // AppendList answers a list, by the name of the result's member, with raw pinned definitions in the order given. In the stateless era the result
 // may be kept for ttl by the person's own client only: the list is filtered. next is empty on the last page.
 func AppendList(dst, id []byte, revision Revision, member string, definitions [][]byte, next string, ttl time.Duration) []byte {
-	return AppendListOf(dst, id, revision, member, AppendArray(nil, definitions), next, ttl)
+	before, after := AroundList(id, revision, member, next, ttl)
+	return append(AppendArray(append(dst, before...), definitions), after...)
 }
 
 // AppendArray appends an array of raw values.
@@ -104,17 +105,18 @@ func AppendArray(dst []byte, values [][]byte) []byte {
 	return append(dst, ']')
 }
 
-// AppendListOf answers a list as AppendList does, of which the array is there already.
-func AppendListOf(dst, id []byte, revision Revision, member string, array []byte, next string, ttl time.Duration) []byte {
-	dst = append(append(append(appendHead(dst, id), `{"`...), member...), `":`...)
-	dst = append(dst, array...)
+// AroundList returns what stands before and after the array in the answer that AppendList gives.
+func AroundList(id []byte, revision Revision, member, next string, ttl time.Duration) (before, after []byte) {
+	both := append(append(append(appendHead(make([]byte, 0, len(id)+192), id), `{"`...), member...), `":`...)
+	n := len(both)
 	if next != "" {
-		dst = strictjson.Quote(append(dst, `,"nextCursor":`...), next)
+		both = strictjson.Quote(append(both, `,"nextCursor":`...), next)
 	}
 	if revision.Stateless() {
-		dst = append(appendCaching(dst, ttl), `,`+Complete...)
+		both = append(appendCaching(both, ttl), `,`+Complete...)
 	}
-	return append(dst, "}}"...)
+	both = append(both, "}}"...)
+	return both[:n:n], both[n:]
 }
 
 // AppendToolError answers tools/call with a result that says, where the model reads it, why the call did not happen.

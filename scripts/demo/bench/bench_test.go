@@ -53,7 +53,7 @@ func TestEachMeasurementPrintsItsFigures(t *testing.T) {
 	for name, want := range map[string][]string{
 		"proxy": {
 			"proxy_throughput_c1 calls/s", "proxy_added_p50_c1 µs", "proxy_added_p99_c1 µs", "proxy_throughput_c4 calls/s", "proxy_added_p50_c4 µs", "proxy_added_p99_c4 µs",
-			"proxy_allocs allocations/call", "proxy_large MiB/s", "proxy_list lists/s", "proxy_dead_upstreams µs", "proxy_idle_stream KiB",
+			"proxy_allocs allocations/call", "proxy_large MiB/s", "proxy_list lists/s", "proxy_list_plain lists/s", "proxy_dead_upstreams µs", "proxy_idle_stream KiB",
 		},
 		"revoke": {"revoke_p50_2 ms", "revoke_p99_2 ms", "revoke_p50_5 ms", "revoke_p99_5 ms"},
 		"scim": {

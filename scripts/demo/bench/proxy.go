@@ -264,7 +264,7 @@ const (
 	wideRounds = 3
 )
 
-// measureList prints proxy_list.
+// measureList prints proxy_list and proxy_list_plain.
 func (l *lab) measureList(ctx context.Context, token string) error {
 	l.say("a connector with %d tools, of which a person may use %d", wideTools, wideMay)
 	// Nobody answers at its address: lists are of what is pinned, and no upstream is asked.
@@ -296,17 +296,49 @@ func (l *lab) measureList(ctx context.Context, token string) error {
 	if err := l.installation.Enforced(ctx); err != nil {
 		return err
 	}
-	bare, err := l.serve(ctx, "bytes", strconv.Itoa(length))
+	bare, err := l.serve(ctx, "bytes")
 	if err != nil {
 		return err
 	}
+	url = l.installation.MCPURL(quickstart.USEast) + "/" + wide
+	for _, kind := range []struct {
+		name, how string
+		gzipped   bool
+	}{
+		{"proxy_list", "compressed, as clients take it", true},
+		{"proxy_list_plain", "not compressed", false},
+	} {
+		if err := l.measureListOf(ctx, kind.name, kind.how, url, bare, token, length, kind.gzipped); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measureListOf prints one figure of lists.
+func (l *lab) measureListOf(ctx context.Context, name, how, url, bare, token string, length int, gzipped bool) error {
+	first, err := newLister(url, token, 0, length, gzipped)
+	if err != nil {
+		return err
+	}
+	defer first.close()
+	if err := first.call(ctx); err != nil {
+		return err
+	}
+	sent := len(first.body)
 	var rates, references []float64
 	for range wideRounds {
 		for _, way := range []struct {
-			url   string
-			rates *[]float64
-		}{{bare, &references}, {l.installation.MCPURL(quickstart.USEast) + "/" + wide, &rates}} {
-			r, err := l.list(ctx, way.url, token, length)
+			url    string
+			length int
+			rates  *[]float64
+		}{{bare + "?" + strconv.Itoa(sent), sent, &references}, {url, length, &rates}} {
+			callers, done, err := crew(16, func(n int) (*caller, error) { return newLister(way.url, token, n, way.length, gzipped) })
+			if err != nil {
+				return err
+			}
+			r, err := load(ctx, callers, l.RoundFor)
+			done()
 			if err != nil {
 				return err
 			}
@@ -314,26 +346,12 @@ func (l *lab) measureList(ctx context.Context, token string) error {
 		}
 	}
 	f := Figure{
-		Name: "proxy_list", Value: median(rates), Unit: "lists/s", Reference: median(references),
-		Load: fmt.Sprintf("tools/list over 16 keep-alive connections of %d tools out of %d, %d bytes, token verified, no upstream asked; reference: a net/http handler that answers with as many bytes; medians of %d interleaved rounds of %s",
-			wideMay, wideTools, length, wideRounds, l.RoundFor),
+		Name: name, Value: median(rates), Unit: "lists/s", Reference: median(references),
+		Load: fmt.Sprintf("tools/list over 16 keep-alive connections of %d tools out of %d, %d bytes, %s: %d bytes, which the load generator opens once and then compares; token verified, no upstream asked; reference: a net/http handler that answers with as many bytes; medians of %d interleaved rounds of %s",
+			wideMay, wideTools, length, how, sent, wideRounds, l.RoundFor),
 	}
 	f.Ratio = f.Value / f.Reference
 	return l.print(f)
-}
-
-// list is one round of lists.
-func (l *lab) list(ctx context.Context, url, token string, length int) (round, error) {
-	var callers []*caller
-	for i := range 16 {
-		c, err := newLister(url, token, i, length)
-		if err != nil {
-			return round{}, err
-		}
-		defer c.close() //nolint:gocritic // all of them close when the round ends
-		callers = append(callers, c)
-	}
-	return load(ctx, callers, l.RoundFor)
 }
 
 func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }

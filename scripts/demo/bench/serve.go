@@ -32,7 +32,7 @@ const (
 var Roles = []string{"upstream", "reverse-proxy", "bytes", "streams"}
 
 // Serve plays a part on an address until the context ends: "upstream", "reverse-proxy" before the URL that follows, "bytes", as many
-// as follow, or "streams", which stay open.
+// as are asked for, or "streams", which stay open.
 func Serve(ctx context.Context, role, addr string, args []string) error {
 	var h http.Handler
 	switch {
@@ -46,12 +46,8 @@ func Serve(ctx context.Context, role, addr string, args []string) error {
 			return fmt.Errorf("read the upstream's URL: %w", err)
 		}
 		h = reverseProxy(to)
-	case role == "bytes" && len(args) == 1:
-		n, err := strconv.Atoi(args[0])
-		if err != nil || n < 0 || n > maxBody {
-			return fmt.Errorf("%q is no number of bytes up to %d", args[0], maxBody)
-		}
-		h = answering(bytes.Repeat([]byte{'x'}, n))
+	case role == "bytes" && len(args) == 0:
+		h = http.HandlerFunc(answerBytes)
 	default:
 		return fmt.Errorf("there is no server %q with %d arguments", role, len(args))
 	}
@@ -80,15 +76,20 @@ func Serve(ctx context.Context, role, addr string, args []string) error {
 	return nil
 }
 
-// answering reads a request and answers with the same bytes each time.
-func answering(answer []byte) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, err := io.Copy(io.Discard, r.Body); err != nil {
-			return // the caller is gone
-		}
-		w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
-		_, _ = w.Write(answer) // as above
-	})
+var manyBytes = bytes.Repeat([]byte{'x'}, 1<<20)
+
+// answerBytes reads a request and answers with as many bytes as its query says.
+func answerBytes(w http.ResponseWriter, r *http.Request) {
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		return // the caller is gone
+	}
+	n, err := strconv.Atoi(r.URL.RawQuery)
+	if err != nil || n < 0 || n > len(manyBytes) {
+		http.Error(w, "how many bytes?", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Length", r.URL.RawQuery)
+	_, _ = w.Write(manyBytes[:n]) // as above
 }
 
 // reverseProxy is net/http/httputil's with nothing added. Only its idle connections are as many as the load's: with the
