@@ -255,6 +255,8 @@ func (p *plane) run(ctx context.Context) error {
 	defer running.Wait()
 	failed := make(chan error, 5)
 	running.Go(func() { fleetServer.Run(ctx) })
+	health := &fleet.Health{Roster: p.roster, State: p.engine.State, Leading: p.engine.Leading, Trail: p.trail, Now: time.Now}
+	running.Go(func() { health.Run(ctx) })
 	running.Go(func() { p.rotate(ctx, rotation) })
 	running.Go(func() { p.eraser.Run(ctx) })
 	running.Go(func() { signIn.server.Run(ctx) })

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
@@ -71,8 +72,10 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		defer func() { x.reserved.Settle(x.used) }()
 	}
 	if wanted(d) || d.Allowed && (x.roundTrip != nil || x.foreignState) {
+		asked := time.Now()
 		var goOn bool
-		if d, goOn = g.approve(l, to, x, t, ask, d); !goOn {
+		d, goOn = g.approve(l, to, x, t, ask, d)
+		if x.spent.approval = time.Since(asked); !goOn {
 			x.used.Calls = 0
 			return
 		}
@@ -83,6 +86,8 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	}
 	x.redaction = d.Redaction
 	first := g.record(x, t, d)
+	decided := g.Now()
+	x.spent.decision = max(0, decided.Sub(x.began)-x.spent.approval)
 	if l.span = g.span(r, x, t, first.GetCallId()); l.span != nil {
 		first.TraceId = l.span.TraceID()
 	}
@@ -92,9 +97,10 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		to.fail("Sallyport cannot record calls at the moment, so that it makes none. Try again later.")
 		return
 	}
+	x.spent.record = g.Now().Sub(decided)
 	end, parked := g.forward(l, to, x, t, params)
 	held = parked
-	last := g.completed(first, x.began, &end)
+	last := g.completed(first, x, to, &end)
 	g.keepCompleted(last)
 	g.Metrics.Called(t.connector, end.outcome, last.GetDuration().AsDuration(), end.upstream)
 	if l.span != nil {

@@ -56,6 +56,17 @@ func TestAnAllowedCallReachesTheUpstreamOnceAndIsRecordedBeforeAndAfter(t *testi
 					if string(first.GetArguments().GetHead()) != `{"text":"hi"}` || first.GetResult() != nil {
 						t.Errorf("the first record says %v", first)
 					}
+					l := second.GetLatency()
+					parts := l.GetDecision().AsDuration() + l.GetRecord().AsDuration() + l.GetCredential().AsDuration() + l.GetUpstream().AsDuration()
+					if l.GetDecision().AsDuration() <= 0 || l.GetRecord().AsDuration() <= 0 || l.GetUpstream().AsDuration() <= 0 || parts > second.GetDuration().AsDuration() || l.GetApproval() != nil {
+						t.Errorf("of %s went %v", second.GetDuration().AsDuration(), l)
+					}
+					if second.GetRequestBytes() < 100 || second.GetRequestBytes() != first.GetRequestBytes() || second.GetResponseBytes() != uint64(len(strings.TrimSpace(sentOf(got)))) {
+						t.Errorf("%d bytes were asked and %d answered: %q", second.GetRequestBytes(), second.GetResponseBytes(), got.body)
+					}
+					if (second.GetSession() == "") != a.revision.Stateless() || first.GetSession() != second.GetSession() {
+						t.Errorf("the session is %q", second.GetSession())
+					}
 					if second.GetOutcome() != auditv1.Outcome_OUTCOME_OK || !strings.Contains(string(second.GetResult().GetHead()), "said hi") || second.GetDuration().AsDuration() <= 0 || second.GetUpstreamDuration().AsDuration() <= 0 {
 						t.Errorf("the second record says %v", second)
 					}
@@ -63,6 +74,14 @@ func TestAnAllowedCallReachesTheUpstreamOnceAndIsRecordedBeforeAndAfter(t *testi
 			}
 		}
 	}
+}
+
+// sentOf is the message in an answer, without the framing of events.
+func sentOf(a answer) string {
+	if _, data, framed := strings.Cut(a.body, "data: "); framed {
+		return strings.TrimSpace(data)
+	}
+	return a.body
 }
 
 func TestACallOfAServiceAccountIsRecordedAsOne(t *testing.T) {

@@ -38,7 +38,9 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 		to.last(e.HTTPStatus(x.revision), mcp.AppendError(nil, x.message.ID, e))
 		return ending{outcome: auditv1.Outcome_OUTCOME_UPSTREAM_ERROR, text: e.Message}, false
 	}
+	asked := time.Now()
 	credential, err := g.credential(l.ctx, x, settings, refusal{})
+	x.spent.credential = time.Since(asked)
 	if err != nil {
 		return g.withoutCredential(l.ctx, to, x, t, settings, err, declined), false
 	}
@@ -83,7 +85,9 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 		response, err := up.Call(l.ctx, call)
 		if refused := refusedBy(err); refused != nil && !renewed {
 			renewed = true
+			asked := time.Now()
 			another, err := g.another(l.ctx, x, settings, call.Party.Credential, refused)
+			x.spent.credential += time.Since(asked)
 			var first *replica.ConnectError
 			switch {
 			case errors.As(err, &first):
@@ -379,11 +383,13 @@ func (g *Gateway) passMessage(ctx context.Context, to *answer, x *exchange, resp
 	}
 	to.w.WriteHeader(status)
 	if response.Whole() {
-		_, _ = response.WriteTo(to.w) // the agent may be gone; what the upstream did is done
+		n, _ := response.WriteTo(to.w) // the agent may be gone; what the upstream did is done
+		to.sent.Add(uint64(max(n, 0)))
 		return x.ended(&response.Message)
 	}
 	var recorder mask.Recorder
-	_, err := response.WriteTo(io.MultiWriter(&recorder, to.w))
+	n, err := response.WriteTo(io.MultiWriter(&recorder, to.w))
+	to.sent.Add(uint64(max(n, 0)))
 	end := ending{outcome: auditv1.Outcome_OUTCOME_OK, result: recorder.Payload()}
 	if err != nil {
 		end = reason(ctx, err)

@@ -113,10 +113,11 @@ type Gateway struct {
 	ended   *endedSessions
 	mux     *http.ServeMux
 
-	leaving  atomic.Bool
-	refusals refusals
-	lists    kept
-	hidden   []string // names; the subscription's alone
+	leaving     atomic.Bool
+	refusals    refusals
+	lists       kept
+	listRecords listRecords
+	hidden      []string // names; the subscription's alone
 }
 
 // New returns a gateway. It must be told of each Welcome, and Run must be running.
@@ -208,6 +209,7 @@ func (g *Gateway) Run(ctx context.Context) {
 	defer ticker.Stop()
 	last := g.Now()
 	defer g.watches.close()
+	defer func() { g.recordRepeats(time.Time{}) }()
 	for {
 		select {
 		case <-ctx.Done():
@@ -215,6 +217,7 @@ func (g *Gateway) Run(ctx context.Context) {
 		case <-ticker.C:
 		}
 		now := g.Now()
+		g.recordRepeats(now)
 		table, err := g.Replica.Usable(now)
 		if err != nil {
 			continue // the replica told

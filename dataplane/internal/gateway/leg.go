@@ -65,6 +65,8 @@ type answer struct {
 	leg    *leg
 	events *mcp.EventWriter // nil: nothing was sent yet
 	track  *track           // of a stream of the session era
+	// sent counts what the agent was sent of it, without the framing.
+	sent atomic.Uint64
 	// background waits for answers of the agent to questions on the stream.
 	background sync.WaitGroup
 }
@@ -74,6 +76,7 @@ func (a *answer) event(data []byte) error {
 	if err := a.stream(); err != nil {
 		return err
 	}
+	a.sent.Add(uint64(len(data)))
 	if a.track == nil {
 		return a.events.Write(mcp.Event{Data: data})
 	}
@@ -109,6 +112,7 @@ func (a *answer) end() {
 // last sends the message that answers the request.
 func (a *answer) last(status int, message []byte) {
 	if a.events == nil {
+		a.sent.Add(uint64(len(message)))
 		mcp.WriteJSON(a.w, status, message)
 		return
 	}

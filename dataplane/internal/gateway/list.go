@@ -48,12 +48,14 @@ func (g *Gateway) list(w http.ResponseWriter, x *exchange, l listing) {
 	of := listKey{key, l.kind, x.connector}
 	if same && len(x.message.Cursor) == 0 {
 		if array := g.lists.get(of); array != nil {
+			g.listed(x, array.plain)
 			x.write(w, l.member, array, "")
 			return
 		}
 	}
 	whole := g.offered(x, l.kind)
 	if g.FindTools > 0 && l.kind == policyv1.Kind_KIND_TOOL && x.connector == "" && len(whole) > g.FindTools {
+		g.listed(x, mcp.AppendArray(nil, finders))
 		mcp.WriteJSON(w, http.StatusOK, mcp.AppendList(nil, x.message.ID, x.revision, l.member, finders, "", 0))
 		return
 	}
@@ -77,6 +79,7 @@ func (g *Gateway) list(w http.ResponseWriter, x *exchange, l listing) {
 		array.pack()
 		g.lists.put(of, array)
 	}
+	g.listed(x, array.plain)
 	x.write(w, l.member, array, next)
 }
 

@@ -8,7 +8,11 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
 	"sallyport.dev/dataplane/internal/gateway"
 	"sallyport.dev/dataplane/internal/mcp"
@@ -55,6 +59,43 @@ func TestAListIsPagedInAnOrderThatStays(t *testing.T) {
 			}
 		}
 		w.set(grantEntry(1, "demo", allow("echo", "wait", "fail", "forbidden"), deny("forbidden")))
+	}
+}
+
+func TestAListIsRecordedOnceAMinuteWithHowOftenItWasAskedFor(t *testing.T) {
+	var later atomic.Int64
+	w := newWorld(t, &options{gateway: func(c *gateway.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	}})
+	lists := func(n int) []*auditv1.AuditRecord {
+		t.Helper()
+		return w.plane.WaitAudit(t, func(all []*auditv1.AuditRecord) bool {
+			return len(all)-len(withoutLists(all)) >= n
+		})
+	}
+	a := w.stateless(ada, "/mcp/demo")
+	for range 5 {
+		a.ask("tools/list", `{}`)
+	}
+	w.stateless(ada, "/mcp").ask("tools/list", `{}`)
+	w.set(grantEntry(1, "demo", allow("echo")))
+	a.ask("tools/list", `{}`)
+	all := lists(3)
+	if len(all) != 3 {
+		t.Fatalf("%d records: %v", len(all), all)
+	}
+	first := all[0]
+	if first.GetMethod() != "tools/list" || first.GetConnector() != "demo" || first.GetPersonId() != ada.String() || !slices.Equal(first.GetGroups(), []string{"okta/Engineers"}) ||
+		first.GetClient().GetId() != "agent" || first.GetResult().GetSize() == 0 || len(first.GetResult().GetSha256()) != 32 || first.GetRequestBytes() == 0 || len(first.GetDetails()) != 0 {
+		t.Errorf("the first is %v", first)
+	}
+	if all[2].GetConnector() != "demo" || all[2].GetResult().GetSize() >= first.GetResult().GetSize() {
+		t.Errorf("a list that became another is told as %v", all[2])
+	}
+	later.Store(int64(2 * time.Minute))
+	all = lists(4)
+	if d := all[3].GetDetails(); len(all) != 4 || len(d) != 2 || d[0].GetKey() != "repeated" || d[0].GetValue() != "4" || d[1].GetValue() != first.GetCallId() || all[3].GetCallId() == first.GetCallId() {
+		t.Errorf("after a minute: %v", all[3:])
 	}
 }
 

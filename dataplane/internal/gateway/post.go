@@ -23,6 +23,7 @@ type exchange struct {
 	revision mcp.Revision
 	session  mcp.Session // of the session era; zero: none
 	began    time.Time
+	spent    spent
 	header   http.Header
 	found    bool // a call by call_tool
 	// What an agent of the stateless era brought back of what it was asked. foreignState: it is not this region's.

@@ -32,7 +32,7 @@ func (g *Gateway) refused(c *caller, method string, reason auditv1.Reason) {
 	}
 	g.keep(&auditv1.AuditRecord{
 		At: timestamppb.New(g.Now()), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: clip(method), PersonId: c.personID(), Actor: c.actor(),
-		Connector: c.connector, Client: &auditv1.Client{Id: c.ClientID, Address: c.address}, SnapshotVersion: c.table.Version(),
+		Session: clip(c.Session), Authentication: c.authentication(), Connector: c.connector, Client: &auditv1.Client{Id: c.ClientID, Address: c.address}, SnapshotVersion: c.table.Version(),
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: reason, Text: text},
 	})
 }
@@ -55,7 +55,7 @@ func (g *Gateway) record(x *exchange, t target, d policy.Decision) *auditv1.Audi
 	r := &auditv1.AuditRecord{
 		At: timestamppb.New(x.began), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: x.message.Method,
 		PersonId: x.personID(), Actor: x.actor(), Groups: d.Groups, Client: x.client(), Connector: clip(t.connector), Tool: clip(t.label), Arguments: argumentsKept(d.Redaction, x.message.Arguments),
-		SnapshotVersion: d.Version, TraceId: traceID(x), Revision: string(x.revision), Authentication: x.authentication(),
+		SnapshotVersion: d.Version, TraceId: traceID(x), Revision: string(x.revision), Session: x.sessionID(), Authentication: x.authentication(), RequestBytes: uint64(len(x.message.Raw)),
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: d.Reason, Group: d.Group, Rule: uint32(d.Rule), Text: d.Text()},
 	}
 	if a := &x.approved; *a != (approval{}) {
@@ -72,22 +72,53 @@ func (g *Gateway) record(x *exchange, t target, d policy.Decision) *auditv1.Audi
 }
 
 // completed is a call's second record: how it ended.
-func (g *Gateway) completed(first *auditv1.AuditRecord, began time.Time, end *ending) *auditv1.AuditRecord {
+func (g *Gateway) completed(first *auditv1.AuditRecord, x *exchange, to *answer, end *ending) *auditv1.AuditRecord {
 	now := g.Now()
+	upstream, latency := x.spent.latency(end.upstream)
 	return &auditv1.AuditRecord{
 		At: timestamppb.New(now), CallId: first.GetCallId(), Phase: auditv1.Phase_PHASE_COMPLETED, Method: first.GetMethod(),
 		PersonId: first.GetPersonId(), Actor: first.GetActor(), Groups: first.GetGroups(), Client: first.GetClient(), Connector: first.GetConnector(), Tool: first.GetTool(),
 		SnapshotVersion: first.GetSnapshotVersion(), TraceId: first.GetTraceId(), Revision: first.GetRevision(), Decision: first.GetDecision(),
+		Session: first.GetSession(), Authentication: first.GetAuthentication(), RequestBytes: first.GetRequestBytes(), ResponseBytes: to.sent.Load(),
 		Result: end.result, Outcome: end.outcome, Error: end.text,
-		Duration: durationpb.New(now.Sub(began)), UpstreamDuration: durationpb.New(end.upstream),
+		Duration: durationpb.New(now.Sub(x.began)), UpstreamDuration: upstream, Latency: latency,
 	}
 }
 
+// spent is where a call's time went, beside what its upstream took.
+type spent struct{ decision, approval, record, credential time.Duration }
+
+// latency is that as audit has it, in one allocation.
+func (s *spent) latency(upstream time.Duration) (*durationpb.Duration, *auditv1.Latency) {
+	var all struct {
+		auditv1.Latency
+		decision, approval, record, credential, upstream durationpb.Duration
+	}
+	set := func(d *durationpb.Duration, spent time.Duration) *durationpb.Duration {
+		d.Seconds, d.Nanos = int64(spent/time.Second), int32(spent%time.Second)
+		return d
+	}
+	l := &all.Latency
+	l.Decision, l.Record, l.Credential, l.Upstream = set(&all.decision, s.decision), set(&all.record, s.record), set(&all.credential, s.credential), set(&all.upstream, upstream)
+	if s.approval > 0 {
+		l.Approval = set(&all.approval, s.approval)
+	}
+	return l.Upstream, l
+}
+
+// sessionID names the session of the call, or else that of the sign-in, by an id that opens nothing.
+func (x *exchange) sessionID() string {
+	if x.session.ID != "" {
+		return x.session.ID
+	}
+	return clip(x.Session)
+}
+
 // authentication is how the person signed in, as the token says; without anything in it where the token says nothing.
-func (x *exchange) authentication() *auditv1.Authentication {
-	a := &auditv1.Authentication{Acr: x.from.ACR, Amr: x.from.AMR}
-	if !x.from.AuthTime.IsZero() {
-		a.At = timestamppb.New(x.from.AuthTime)
+func (c *caller) authentication() *auditv1.Authentication {
+	a := &auditv1.Authentication{Acr: c.from.ACR, Amr: c.from.AMR}
+	if !c.from.AuthTime.IsZero() {
+		a.At = timestamppb.New(c.from.AuthTime)
 	}
 	return a
 }

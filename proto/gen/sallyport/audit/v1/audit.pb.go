@@ -1061,8 +1061,10 @@ type Latency struct {
 	// Until the record was kept.
 	Record *durationpb.Duration `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"`
 	// Until the upstream credential was in hand.
-	Credential    *durationpb.Duration `protobuf:"bytes,3,opt,name=credential,proto3" json:"credential,omitempty"`
-	Upstream      *durationpb.Duration `protobuf:"bytes,4,opt,name=upstream,proto3" json:"upstream,omitempty"`
+	Credential *durationpb.Duration `protobuf:"bytes,3,opt,name=credential,proto3" json:"credential,omitempty"`
+	Upstream   *durationpb.Duration `protobuf:"bytes,4,opt,name=upstream,proto3" json:"upstream,omitempty"`
+	// Waiting for the yes that rules want of people, where they are asked during the call.
+	Approval      *durationpb.Duration `protobuf:"bytes,50,opt,name=approval,proto3" json:"approval,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1121,6 +1123,13 @@ func (x *Latency) GetCredential() *durationpb.Duration {
 func (x *Latency) GetUpstream() *durationpb.Duration {
 	if x != nil {
 		return x.Upstream
+	}
+	return nil
+}
+
+func (x *Latency) GetApproval() *durationpb.Duration {
+	if x != nil {
+		return x.Approval
 	}
 	return nil
 }
@@ -1877,14 +1886,15 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x0eAuthentication\x12\x10\n" +
 	"\x03acr\x18\x01 \x01(\tR\x03acr\x12\x10\n" +
 	"\x03amr\x18\x02 \x03(\tR\x03amr\x12*\n" +
-	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xe5\x01\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x9c\x02\n" +
 	"\aLatency\x125\n" +
 	"\bdecision\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bdecision\x121\n" +
 	"\x06record\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06record\x129\n" +
 	"\n" +
 	"credential\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"credential\x125\n" +
-	"\bupstream\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bupstream\"`\n" +
+	"\bupstream\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bupstream\x125\n" +
+	"\bapproval\x182 \x01(\v2\x19.google.protobuf.DurationR\bapproval\"`\n" +
 	"\x06Client\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2067,21 +2077,22 @@ var file_sallyport_audit_v1_audit_proto_depIdxs = []int32{
 	20, // 17: sallyport.audit.v1.Latency.record:type_name -> google.protobuf.Duration
 	20, // 18: sallyport.audit.v1.Latency.credential:type_name -> google.protobuf.Duration
 	20, // 19: sallyport.audit.v1.Latency.upstream:type_name -> google.protobuf.Duration
-	4,  // 20: sallyport.audit.v1.Decision.verdict:type_name -> sallyport.audit.v1.Verdict
-	5,  // 21: sallyport.audit.v1.Decision.reason:type_name -> sallyport.audit.v1.Reason
-	19, // 22: sallyport.audit.v1.Checkpoint.at:type_name -> google.protobuf.Timestamp
-	16, // 23: sallyport.audit.v1.ExportItem.header:type_name -> sallyport.audit.v1.ExportHeader
-	17, // 24: sallyport.audit.v1.ExportItem.record:type_name -> sallyport.audit.v1.ExportedRecord
-	14, // 25: sallyport.audit.v1.ExportItem.checkpoint:type_name -> sallyport.audit.v1.Checkpoint
-	18, // 26: sallyport.audit.v1.ExportItem.end:type_name -> sallyport.audit.v1.ExportEnd
-	19, // 27: sallyport.audit.v1.ExportHeader.at:type_name -> google.protobuf.Timestamp
-	14, // 28: sallyport.audit.v1.ExportHeader.before:type_name -> sallyport.audit.v1.Checkpoint
-	19, // 29: sallyport.audit.v1.ExportedRecord.stored:type_name -> google.protobuf.Timestamp
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	20, // 20: sallyport.audit.v1.Latency.approval:type_name -> google.protobuf.Duration
+	4,  // 21: sallyport.audit.v1.Decision.verdict:type_name -> sallyport.audit.v1.Verdict
+	5,  // 22: sallyport.audit.v1.Decision.reason:type_name -> sallyport.audit.v1.Reason
+	19, // 23: sallyport.audit.v1.Checkpoint.at:type_name -> google.protobuf.Timestamp
+	16, // 24: sallyport.audit.v1.ExportItem.header:type_name -> sallyport.audit.v1.ExportHeader
+	17, // 25: sallyport.audit.v1.ExportItem.record:type_name -> sallyport.audit.v1.ExportedRecord
+	14, // 26: sallyport.audit.v1.ExportItem.checkpoint:type_name -> sallyport.audit.v1.Checkpoint
+	18, // 27: sallyport.audit.v1.ExportItem.end:type_name -> sallyport.audit.v1.ExportEnd
+	19, // 28: sallyport.audit.v1.ExportHeader.at:type_name -> google.protobuf.Timestamp
+	14, // 29: sallyport.audit.v1.ExportHeader.before:type_name -> sallyport.audit.v1.Checkpoint
+	19, // 30: sallyport.audit.v1.ExportedRecord.stored:type_name -> google.protobuf.Timestamp
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_audit_v1_audit_proto_init() }
