@@ -39,9 +39,36 @@ type Outlook struct {
 // Outlook tells what a request's person may do with its tool at its time, the arguments, the client, the address and approvals
 // being unknown. It rests on the same verdict as Decide and List: what is listed is not Never.
 func (t *Table) Outlook(r Request) Outlook {
-	s := t.state()
+	v, f, out := t.state().before(&r)
+	switch {
+	case v == nil:
+		return out
+	case !v.open:
+		return v.settled(true)
+	}
+	return v.outlook(&f, &r)
+}
+
+// Settled is the Outlook, without By and Rules, where rules say the same whatever is called and whenever. Not so: the call has a say. It
+// costs what a verdict does.
+func (t *Table) Settled(r Request) (Outlook, bool) {
+	v, _, out := t.state().before(&r)
+	switch {
+	case v == nil:
+		return out, true
+	case v.open:
+		return Outlook{}, false
+	}
+	return v.settled(false), true
+}
+
+// before is the verdict on calls of a request's person and tool, or, without one, what comes of each of them.
+func (s *state) before(r *Request) (*verdict, facts, Outlook) {
+	never := func(why auditv1.Reason) (*verdict, facts, Outlook) {
+		return nil, facts{}, Outlook{Reason: why, Certain: true}
+	}
 	if s.broken {
-		return Outlook{Reason: auditv1.Reason_REASON_STALE, Certain: true}
+		return never(auditv1.Reason_REASON_STALE)
 	}
 	p, c := s.person(r.Person), s.connector(r.Connector)
 	tool := c.tool(r.Tool)
@@ -51,28 +78,24 @@ func (t *Table) Outlook(r Request) Outlook {
 	}
 	switch {
 	case p == nil:
-		return Outlook{Reason: auditv1.Reason_REASON_PERSON_UNKNOWN, Certain: true}
+		return never(auditv1.Reason_REASON_PERSON_UNKNOWN)
 	case !p.active:
-		return Outlook{Reason: auditv1.Reason_REASON_PERSON_INACTIVE, Certain: true}
-	case s.blocked.stand(&r):
-		return Outlook{Reason: auditv1.Reason_REASON_BLOCKED, Certain: true}
+		return never(auditv1.Reason_REASON_PERSON_INACTIVE)
+	case s.blocked.stand(r):
+		return never(auditv1.Reason_REASON_BLOCKED)
 	case withheld && c.offered(r.Region):
-		return Outlook{Reason: auditv1.Reason_REASON_TOOL_WITHHELD, Certain: true}
+		return never(auditv1.Reason_REASON_TOOL_WITHHELD)
 	case tool == nil || !c.offered(r.Region):
-		return Outlook{Reason: auditv1.Reason_REASON_TOOL_UNKNOWN, Certain: true}
+		return never(auditv1.Reason_REASON_TOOL_UNKNOWN)
 	}
 	v := s.verdict(p.members, c, tool)
-	f := facts{person: p, groups: v.names, tool: tool, connector: c}
-	if !v.open {
-		return v.settled()
-	}
-	return v.outlook(&f, &r)
+	return v, facts{person: p, groups: v.names, tool: tool, connector: c}, Outlook{}
 }
 
 // settled is the outlook where nothing is up to a call.
-func (v *verdict) settled() Outlook {
+func (v *verdict) settled(named bool) Outlook {
 	out := Outlook{Reason: v.decision.reason, Certain: true}
-	if v.decision.group != "" {
+	if named && v.decision.group != "" {
 		out.By = []string{ruleName(v.decision.place, v.decision.set, v.decision.group)}
 	}
 	if v.decision.reason == auditv1.Reason_REASON_RULE_ALLOWED {

@@ -1,11 +1,14 @@
 package access_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
@@ -33,16 +36,35 @@ func called(u *core.User, tool, arguments string, groups ...string) *auditv1.Aud
 	}
 }
 
+// backtest decides records, of which what is sealed is opened as it is.
+func backtest(s *core.State, records ...*auditv1.AuditRecord) (*access.Tested, error) {
+	opened := func(_ context.Context, _ string, sealed []byte) ([]byte, error) {
+		if string(sealed) == "erased" {
+			return nil, nil
+		}
+		return sealed, nil
+	}
+	return access.Backtest(context.Background(), s, 1000, opened, func(add func([]byte) error) error {
+		for _, r := range records {
+			data, err := proto.Marshal(r)
+			if err == nil {
+				err = add(data)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // TestABacktestDecidesAsProxiesWould: under a random policy a recorded call comes out as the table that a proxy has decides it.
 func TestABacktestDecidesAsProxiesWould(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)
 		groups, people := w.populate(t)
 		w.must(core.NewApplyPolicy(nil, w.randomGrants(t, groups, people)))
-		b, err := access.NewBacktest(w.state)
-		if err != nil {
-			t.Fatal(err)
-		}
+		var records []*auditv1.AuditRecord
 		want := map[access.BacktestKey]uint64{}
 		same := uint64(0)
 		for _, u := range people {
@@ -55,10 +77,7 @@ func TestABacktestDecidesAsProxiesWould(t *testing.T) {
 			}
 			for _, tool := range []string{"read", "push", "delete"} {
 				for _, raw := range []string{`{}`, `{"branch":"x"}`, `{"branch":"y"}`} {
-					r := called(u, tool, raw, table.Groups(u.ID)...)
-					if err := b.Add(r); err != nil {
-						t.Fatal(err)
-					}
+					records = append(records, called(u, tool, raw, table.Groups(u.ID)...))
 					args, err := table.Arguments("github", tool, []byte(raw))
 					if err != nil {
 						t.Fatal(err)
@@ -70,6 +89,10 @@ func TestABacktestDecidesAsProxiesWould(t *testing.T) {
 					}
 				}
 			}
+		}
+		b, err := backtest(w.state, records...)
+		if err != nil {
+			t.Fatal(err)
 		}
 		got := map[access.BacktestKey]uint64{}
 		for key, c := range b.Changes {
@@ -119,21 +142,22 @@ func TestABacktestCountsWhatItCannotKnowAsUnknown(t *testing.T) {
 		"arguments that were masked":                     {record("push", `{"branch":"[masked]"}`, func(r *auditv1.AuditRecord) { r.Arguments.Masked = true }), counts{arguments: 1}},
 		"arguments that were redacted":                   {record("push", `{"branch":"[redacted]"}`, func(r *auditv1.AuditRecord) { r.Arguments.Redacted = true }), counts{arguments: 1}},
 		"arguments that were erased":                     {record("push", ``, func(r *auditv1.AuditRecord) { r.Arguments, r.Erased = nil, true }), counts{arguments: 1}},
-		"arguments that were cut, and have no say":       {record("read", `{"branch":"x"`, func(r *auditv1.AuditRecord) { r.Arguments.Truncated = true }), counts{unchanged: 1}},
-		"arguments that do not fit any more":             {record("push", `{"branch":1}`, nil), counts{tool: 1}},
-		"a tool that is not pinned any more":             {record("merge", `{}`, nil), counts{tool: 1}},
-		"a person who is gone":                           {record("read", `{}`, func(r *auditv1.AuditRecord) { r.PersonId = uuid.NewString() }), counts{person: 1}},
-		"a group that is gone":                           {record("read", `{}`, func(r *auditv1.AuditRecord) { r.Groups = []string{"okta/Former"} }), counts{changed: 1, ofNow: 1}},
+		"arguments that were sealed": {record("push", ``, func(r *auditv1.AuditRecord) {
+			r.Arguments, r.Sealed = nil, must(proto.Marshal(&auditv1.AuditRecord{Arguments: &auditv1.Payload{Head: []byte(`{"branch":"x"}`)}, Salt: []byte("salt")}))
+		}), counts{unchanged: 1}},
+		"arguments that were sealed, and erased":   {record("push", ``, func(r *auditv1.AuditRecord) { r.Arguments, r.Sealed = nil, []byte("erased") }), counts{arguments: 1}},
+		"arguments that were cut, and have no say": {record("read", `{"branch":"x"`, func(r *auditv1.AuditRecord) { r.Arguments.Truncated = true }), counts{unchanged: 1}},
+		"arguments that do not fit any more":       {record("push", `{"branch":1}`, nil), counts{tool: 1}},
+		"a tool that is not pinned any more":       {record("merge", `{}`, nil), counts{tool: 1}},
+		"a person who is gone":                     {record("read", `{}`, func(r *auditv1.AuditRecord) { r.PersonId = uuid.NewString() }), counts{person: 1}},
+		"a group that is gone":                     {record("read", `{}`, func(r *auditv1.AuditRecord) { r.Groups = []string{"okta/Former"} }), counts{changed: 1, ofNow: 1}},
 		"no word of how they signed in, where it has a say": {record("read", `{}`, func(r *auditv1.AuditRecord) {
 			r.Groups, r.Authentication = []string{"okta/Leads", "okta/Staff"}, nil
 		}), counts{signIn: 1}},
 		"refused for another reason": {record("read", `{}`, func(r *auditv1.AuditRecord) { r.Decision.Reason = auditv1.Reason_REASON_BLOCKED }), counts{notByRules: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b, err := access.NewBacktest(w.state)
-			if err == nil {
-				err = b.Add(c.record)
-			}
+			b, err := backtest(w.state, c.record)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -150,5 +174,39 @@ func TestABacktestCountsWhatItCannotKnowAsUnknown(t *testing.T) {
 				t.Errorf("%+v, want %+v", got, c.want)
 			}
 		})
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func TestABacktestEndsAtItsLimitAndWithWhatFails(t *testing.T) {
+	w := newWorld(t)
+	w.must(core.CreateUser{Directory: "okta", Profile: core.Profile{UserName: "ann", ExternalID: "1"}, Active: true})
+	w.must(core.NewApplyPolicy(nil, []core.GrantSpec{core.NewGrantTo(core.Grantee{Everyone: "okta"}, "github", []*policyv1.Rule{{Allow: []string{"*"}, When: `has(args.branch)`}})}))
+	r := called(w.state.UserByName("okta", "ann"), "push", ``)
+	r.Arguments, r.Sealed = nil, []byte("sealed")
+	data := must(proto.Marshal(r))
+	failed := errors.New("the vault is away")
+	seals := 0
+	count := func(limit uint64, plain []byte, err error) (*access.Tested, error) {
+		seals = 0
+		return access.Backtest(t.Context(), w.state, limit, func(context.Context, string, []byte) ([]byte, error) { seals++; return plain, err }, func(add func([]byte) error) error {
+			for {
+				if err := add(data); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	if b, err := count(1000, nil, nil); err != nil || b.Calls != 1000 || seals != 1000 || !b.Until.Equal(now) {
+		t.Errorf("%+v (%v), %d opened", b, err, seals)
+	}
+	if _, err := count(1_000_000, nil, failed); !errors.Is(err, failed) {
+		t.Errorf("with a vault that is away: %v", err)
 	}
 }

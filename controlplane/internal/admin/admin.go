@@ -64,8 +64,10 @@ type AuditStore interface {
 	Search(ctx context.Context, filter *adminv1.AuditFilter, limit int, cursor string) ([]*adminv1.StoredRecord, string, error)
 	// Tail calls fn with matching records stored after a sequence, zero for from now on, until ctx ends or fn fails.
 	Tail(ctx context.Context, filter *adminv1.AuditFilter, after uint64, fn func(*adminv1.StoredRecord) error) error
-	// Since calls fn with those records stored at or after a time, up to the last that is there now, that want says yes to.
-	Since(ctx context.Context, from time.Time, want func(*auditv1.AuditRecord) bool, fn func(*auditv1.AuditRecord) error) error
+	// Since calls fn with the records stored at or after a time, as they are stored, up to the last that is there now.
+	Since(ctx context.Context, from time.Time, fn func(data []byte) error) error
+	// Unseal opens what is sealed in a person's record; nil: the person was erased.
+	Unseal(ctx context.Context, person string, sealed []byte) ([]byte, error)
 	// Last is the sequence of the newest record.
 	Last(ctx context.Context) (uint64, error)
 	// Export calls fn with the items of an export; zero times stand for the beginning and for now, no filter for all.

@@ -3,7 +3,6 @@ package admin
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,7 +12,6 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
-	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
 	"sallyport.dev/controlplane/internal/access"
 )
@@ -24,8 +22,6 @@ const (
 	// changesTold bounds an answer.
 	changesTold = 10_000
 )
-
-var errEnough = errors.New("that is as many as were asked for")
 
 // BacktestPolicy reads audit, which leaves a record of who did.
 func (a *api) BacktestPolicy(ctx context.Context, req *connect.Request[adminv1.BacktestPolicyRequest]) (*connect.Response[adminv1.BacktestPolicyResponse], error) {
@@ -40,23 +36,17 @@ func (a *api) BacktestPolicy(ctx context.Context, req *connect.Request[adminv1.B
 			return nil, fmt.Errorf("folding what is tested: %w", err)
 		}
 	}
-	b, err := access.NewBacktest(s)
+	a.note(ctx, "backtest_policy", &adminv1.AuditFilter{Since: req.Msg.GetSince()})
+	b, err := access.Backtest(ctx, s, cmp.Or(req.Msg.GetLimit(), callsTested), a.Audit.Unseal, func(add func([]byte) error) error {
+		return a.Audit.Since(ctx, req.Msg.GetSince().AsTime(), add)
+	})
 	if err != nil {
 		return nil, err
 	}
-	a.note(ctx, "backtest_policy", &adminv1.AuditFilter{Since: req.Msg.GetSince()})
-	limit := cmp.Or(req.Msg.GetLimit(), callsTested)
-	err = a.Audit.Since(ctx, req.Msg.GetSince().AsTime(), access.Decided, func(r *auditv1.AuditRecord) error {
-		if b.Calls == limit {
-			res.Until = timestamppb.New(b.Last)
-			return errEnough
-		}
-		return b.Add(r)
-	})
-	if err != nil && !errors.Is(err, errEnough) {
-		return nil, err
-	}
 	res.Calls, res.Unchanged, res.NotByRules, res.GroupsOfNow = b.Calls, b.Unchanged, b.NotByRules, b.GroupsOfNow
+	if !b.Until.IsZero() {
+		res.Until = timestamppb.New(b.Until)
+	}
 	for _, why := range slices.Sorted(maps.Keys(b.Unknown)) {
 		res.Unknown = append(res.Unknown, &adminv1.BacktestUnknown{Obstacle: why, Calls: b.Unknown[why]})
 	}

@@ -190,7 +190,7 @@ func (s *Store) personal(ctx context.Context, core, behind []byte) ([]byte, erro
 		return nil, errors.New("its core cannot be read")
 	}
 	facts.Sealed = sealed
-	return s.unseal(ctx, facts)
+	return s.Unseal(ctx, facts.GetPersonId(), facts.GetSealed())
 }
 
 // sealedIn finds what is sealed, without reading all else.

@@ -79,7 +79,7 @@ func (s *Store) openPersonal(ctx context.Context, r *auditv1.AuditRecord) error 
 	if len(r.GetSealed()) == 0 {
 		return nil
 	}
-	plain, err := s.unseal(ctx, r)
+	plain, err := s.Unseal(ctx, r.GetPersonId(), r.GetSealed())
 	if err != nil {
 		return err
 	}
@@ -93,16 +93,16 @@ func (s *Store) openPersonal(ctx context.Context, r *auditv1.AuditRecord) error 
 	return nil
 }
 
-// unseal returns what lies sealed behind a record's core; nothing, if the person was erased.
-func (s *Store) unseal(ctx context.Context, r *auditv1.AuditRecord) ([]byte, error) {
-	person, err := uuid.Parse(r.GetPersonId())
+// Unseal returns what lies sealed behind the core of a person's record; nothing, if the person was erased.
+func (s *Store) Unseal(ctx context.Context, personID string, sealed []byte) ([]byte, error) {
+	person, err := uuid.Parse(personID)
 	if err != nil {
-		return nil, fmt.Errorf("a record is sealed for %q, which is nobody: who wrote it?", r.GetPersonId())
+		return nil, fmt.Errorf("a record is sealed for %q, which is nobody: who wrote it?", personID)
 	}
 	if s.seals == nil {
 		return nil, errors.New("a record is sealed, and there is no vault to open it")
 	}
-	plain, erased, err := s.seals.Open(ctx, person, r.GetSealed())
+	plain, erased, err := s.seals.Open(ctx, person, sealed)
 	if err != nil {
 		return nil, fmt.Errorf("opening a record of person %s: %w", person, err)
 	}

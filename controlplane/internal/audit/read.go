@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 )
 
 // Message is a record as it lies on the stream.
@@ -31,9 +30,9 @@ func (s *Store) Read(ctx context.Context, after uint64, fn func(Message) error) 
 	return s.read(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1}, fn)
 }
 
-// Since calls fn with the records stored at or after a time, in their order and up to the one that is the last now. It opens what is
-// sealed only where want says so.
-func (s *Store) Since(ctx context.Context, from time.Time, want func(*auditv1.AuditRecord) bool, fn func(*auditv1.AuditRecord) error) error {
+// Since calls fn with the records stored at or after a time as they lie on the stream, in their order and up to the one that is the last
+// now.
+func (s *Store) Since(ctx context.Context, from time.Time, fn func(data []byte) error) error {
 	last, err := ask(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
 		return s.stream.GetLastMsgForSubject(ctx, subjects)
 	})
@@ -47,13 +46,8 @@ func (s *Store) Since(ctx context.Context, from time.Time, want func(*auditv1.Au
 		if m.Sequence > last.Sequence {
 			return ErrStop
 		}
-		if r := Decode(m.Data, m.Sequence).GetRecord(); want(r) {
-			if err := s.openPersonal(ctx, r); err != nil {
-				return err
-			}
-			if err := fn(r); err != nil {
-				return err
-			}
+		if err := fn(m.Data); err != nil {
+			return err
 		}
 		if m.Sequence == last.Sequence {
 			return ErrStop
@@ -64,7 +58,6 @@ func (s *Store) Since(ctx context.Context, from time.Time, want func(*auditv1.Au
 
 // read calls fn with what a consumer delivers.
 func (s *Store) read(ctx context.Context, config jetstream.OrderedConsumerConfig, fn func(Message) error) error {
-	config.FilterSubjects = []string{subjects}
 	consumer, err := s.js.OrderedConsumer(ctx, StreamName, config)
 	if err != nil {
 		return fmt.Errorf("reading audit: %w", err)

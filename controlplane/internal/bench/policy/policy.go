@@ -18,8 +18,8 @@ import (
 	"sallyport.dev/controlplane/internal/core"
 )
 
-// Figures are the parts of `bench policy`, which several programs measure: this one plan and who_can.
-var Figures = []string{"decide", "plan", "who_can"}
+// Figures are the parts of `bench policy`, which several programs measure: this one plan, who_can and backtest.
+var Figures = []string{"decide", "plan", "who_can", "backtest"}
 
 // rounds is how often each is measured: the median counts.
 const rounds = 3
@@ -70,6 +70,9 @@ func Run(ctx context.Context, out, progress io.Writer, only []string, scale floa
 				return err
 			}
 		}
+	}
+	if slices.Contains(only, "backtest") {
+		return measureBacktest(ctx, scale, say)
 	}
 	return nil
 }
