@@ -47,7 +47,7 @@ var rules = []rule{
 	{
 		who:    under(module),
 		never:  under(dataplane),
-		except: append(under(dataplane+"/policy", dataplane+"/egress", dataplane+"/dpop", dataplane+"/address", dataplane+"/sealing"), dataplane+"/internal/strictjson"),
+		except: append(under(dataplane+"/policy", dataplane+"/egress", dataplane+"/dpop", dataplane+"/address", dataplane+"/sealing", dataplane+"/spiffe"), dataplane+"/internal/strictjson"),
 		linked: true,
 		why:    "of the data plane only five are shared: policy, so that explain and the proxies give one verdict, egress, so that both refuse the same addresses, dpop, so that both believe the same proofs, address, so that both see the same sender, and sealing, so that the one opens what the other sealed; the rest is the proxy's own",
 	},

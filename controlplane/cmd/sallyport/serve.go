@@ -58,6 +58,7 @@ type serveConfig struct {
 	signin           signinConfig
 	webhook          webhookConfig
 	balancers        balancersConfig
+	spiffe           spiffeConfig
 	nats             natsconn.Config
 	lease, heartbeat time.Duration
 	vaultKeys        []string
@@ -89,6 +90,7 @@ func serveCommand() *cobra.Command {
 	c.signin.flags(f)
 	c.webhook.flags(f)
 	c.balancers.flags(f)
+	c.spiffe.flags(f)
 	f.StringVar(&c.tlsCert, "tls-cert", "", "certificate file: all listeners then speak TLS; that of proxies always does, by the fleet's own authority")
 	f.StringVar(&c.tlsKey, "tls-key", "", "key file of --tls-cert")
 	f.StringVar(&c.nats.URL, "nats-url", "", "URLs of an external NATS cluster, separated by commas (default: embedded)")
@@ -214,6 +216,10 @@ func (p *plane) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	workloads, err := p.spiffe.openWorkloads(ctx, p.log)
+	if err != nil {
+		return err
+	}
 	rotation := &fleet.Rotation{Authority: authority, Engine: p.engine, Roster: p.roster, Trail: p.trail, Now: time.Now}
 	p.admins = &adminsession.Sessions{Engine: p.engine, URL: p.signinURL(), Now: time.Now}
 	signIn, err := p.openSignIn(ctx)
@@ -258,6 +264,7 @@ func (p *plane) run(ctx context.Context) error {
 	health := &fleet.Health{Roster: p.roster, State: p.engine.State, Leading: p.engine.Leading, Trail: p.trail, Now: time.Now}
 	running.Go(func() { health.Run(ctx) })
 	running.Go(func() { p.rotate(ctx, rotation) })
+	running.Go(func() { workloads.Run(ctx) })
 	running.Go(func() { p.eraser.Run(ctx) })
 	running.Go(func() { signIn.server.Run(ctx) })
 	running.Go(func() { signIn.uses.Run(ctx) })
@@ -286,7 +293,7 @@ func (p *plane) run(ctx context.Context) error {
 	}{
 		{"scim", p.scimAddr, provider},
 		{"admin", p.adminAddr, adminMux},
-		{"fleet", p.fleetAddr, fleet.ByCertificate(fleetMux)},
+		{"fleet", p.fleetAddr, fleet.ByCertificate(workloads, fleetMux)},
 		{"signin", p.signin.addr, signIn.handler},
 	}
 	for _, l := range listeners {
@@ -315,8 +322,8 @@ func (p *plane) run(ctx context.Context) error {
 			}
 		})
 		cert, key := p.tlsCert, p.tlsKey
-		if l.name == "fleet" { // proxies and control planes know each other by the fleet's own authority
-			server.TLSConfig, cert, key = authority.ServerTLS(), "", ""
+		if l.name == "fleet" { // proxies and control planes know each other by certificates of their own
+			server.TLSConfig, cert, key = fleet.TLS(authority, workloads), "", ""
 			server.ErrorLog = slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
 		}
 		running.Go(func() {

@@ -49,3 +49,12 @@ func (a *api) RevokeProxy(ctx context.Context, req *connect.Request[adminv1.Revo
 	}
 	return connect.NewResponse(&adminv1.RevokeProxyResponse{Version: out.Seq}), nil
 }
+
+// ReadmitProxy lets a SPIFFE id join again.
+func (a *api) ReadmitProxy(ctx context.Context, req *connect.Request[adminv1.ReadmitProxyRequest]) (*connect.Response[adminv1.ReadmitProxyResponse], error) {
+	out, err := a.do(ctx, core.ReadmitProxy{SPIFFEID: req.Msg.GetSpiffeId()})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&adminv1.ReadmitProxyResponse{Version: out.Seq}), nil
+}

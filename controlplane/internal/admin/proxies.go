@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 )
 
@@ -18,5 +19,9 @@ func (a *api) ListProxies(_ context.Context, _ *connect.Request[adminv1.ListProx
 			p.Lag = s.Seq() - p.GetVersion()
 		}
 	}
-	return connect.NewResponse(&adminv1.ListProxiesResponse{Proxies: proxies, Version: s.Seq()}), nil
+	res := &adminv1.ListProxiesResponse{Proxies: proxies, Version: s.Seq()}
+	for b := range s.AllBarred() {
+		res.Barred = append(res.Barred, &adminv1.BarredProxy{SpiffeId: b.SPIFFEID, Name: b.Name, Region: b.Region, At: timestamppb.New(b.At)})
+	}
+	return connect.NewResponse(res), nil
 }

@@ -120,8 +120,9 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.ServiceAccountServiceDeleteServiceGroupProcedure:      admin,
 	adminv1connect.ServiceAccountServiceChangeServiceGroupProcedure:      admin,
 
-	adminv1connect.ProxyServiceInviteProxyProcedure: admin,
-	adminv1connect.ProxyServiceRevokeProxyProcedure: admin,
+	adminv1connect.ProxyServiceInviteProxyProcedure:  admin,
+	adminv1connect.ProxyServiceRevokeProxyProcedure:  admin,
+	adminv1connect.ProxyServiceReadmitProxyProcedure: admin,
 
 	adminv1connect.AdminServiceWhoAmIProcedure:             anyone,
 	adminv1connect.AdminServiceBecomeFirstOwnerProcedure:   anyone,

@@ -19,11 +19,14 @@ func proxiesCommand(o *options) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return call(cmd.Context(), o, adminv1connect.NewFleetAdminServiceClient, adminv1connect.FleetAdminServiceClient.ListProxies,
 				&adminv1.ListProxiesRequest{}, func(r *adminv1.ListProxiesResponse) table {
-					t := table{head: []string{"PROXY", "REGION", "CONNECTED", "VERSION", "LAG", "ACKNOWLEDGED", "LEASE UNTIL", "BUILD", "TROUBLES"}}
+					t := table{head: []string{"PROXY", "REGION", "CONNECTED", "VERSION", "LAG", "ACKNOWLEDGED", "LEASE UNTIL", "BUILD", "SPIFFE ID", "TROUBLES"}}
 					for _, p := range r.GetProxies() {
 						t.rows = append(t.rows, []string{
-							p.GetName(), p.GetRegion(), connected(p), fmt.Sprint(p.GetVersion()), fmt.Sprint(p.GetLag()), ago(p.GetAcknowledgedAt()), when(p.GetLeaseUntil()), dash(p.GetBuild()), dash(troubles(p)),
+							p.GetName(), p.GetRegion(), connected(p), fmt.Sprint(p.GetVersion()), fmt.Sprint(p.GetLag()), ago(p.GetAcknowledgedAt()), when(p.GetLeaseUntil()), dash(p.GetBuild()), dash(p.GetSpiffeId()), dash(troubles(p)),
 						})
+					}
+					for _, b := range r.GetBarred() {
+						t.rows = append(t.rows, []string{b.GetName(), b.GetRegion(), "barred", "-", "-", ago(b.GetAt()), "-", "-", b.GetSpiffeId(), "-"})
 					}
 					return t
 				})
@@ -31,11 +34,20 @@ func proxiesCommand(o *options) *cobra.Command {
 	}
 	c.AddCommand(inviteCommand(o), authorityCommand(o), rotateAuthorityCommand(o), &cobra.Command{
 		Use: "revoke NAME", Short: "Expel a proxy at once, or take its invitation back", Args: cobra.ExactArgs(1),
-		Long: "Expel a proxy at once, or take its invitation back. The keys that seal sessions in its region are replaced, so that agents\nthere open their sessions anew. The proxy itself stops when its lease is over, if it cannot be told.",
+		Long: "Expel a proxy at once, or take its invitation back. The keys that seal sessions in its region are replaced, so that agents\nthere open their sessions anew. The proxy itself stops when its lease is over, if it cannot be told. One that joined by a SPIFFE\nid stays out, whatever SVIDs it is given, until sallyport proxies readmit.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return call(cmd.Context(), o, adminv1connect.NewProxyServiceClient, adminv1connect.ProxyServiceClient.RevokeProxy,
 				&adminv1.RevokeProxyRequest{Name: args[0]}, func(r *adminv1.RevokeProxyResponse) table {
 					return line("proxy %s is revoked at version %d", args[0], r.GetVersion())
+				})
+		},
+	}, &cobra.Command{
+		Use: "readmit SPIFFE-ID", Short: "Let a proxy with a SPIFFE id join again that was revoked", Args: cobra.ExactArgs(1),
+		Example: "  sallyport proxies readmit spiffe://example.org/sallyport/us-east/us-east-1",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd.Context(), o, adminv1connect.NewProxyServiceClient, adminv1connect.ProxyServiceClient.ReadmitProxy,
+				&adminv1.ReadmitProxyRequest{SpiffeId: args[0]}, func(r *adminv1.ReadmitProxyResponse) table {
+					return line("%s may join again as of version %d", args[0], r.GetVersion())
 				})
 		},
 	})

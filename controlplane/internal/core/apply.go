@@ -144,6 +144,10 @@ func (s *State) applyPolicy(rec Record) error {
 		return s.applyServiceKeyRemoved(b.ServiceKeyRemoved)
 	case *eventv1.Event_ProxyJoined:
 		return s.applyProxyJoined(b.ProxyJoined)
+	case *eventv1.Event_ProxyAdmitted:
+		return s.applyProxyAdmitted(rec, b.ProxyAdmitted)
+	case *eventv1.Event_ProxyReadmitted:
+		s.barred.Delete(b.ProxyReadmitted.GetSpiffeId())
 	case *eventv1.Event_AdminDirectoryNamed:
 		s.applyAdminDirectoryNamed(b.AdminDirectoryNamed.GetDirectoryId())
 	case *eventv1.Event_GroupRoleSet:

@@ -35,6 +35,7 @@ type checkpointHead struct {
 	Tokens              []checkpointToken
 	Authorization       checkpointAuthorization
 	Sealing             map[string]uint64
+	Barred              []Barred
 	AdminDirectory      string
 	Roles               []checkpointRole
 	BreakGlass          []BreakGlassUse
@@ -191,6 +192,7 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 		head.Sealing[region] = seq
 		return true
 	})
+	head.Barred = slices.Collect(s.AllBarred())
 	head.AdminDirectory, head.BreakGlass = s.adminDirectory, s.breakGlass
 	s.serviceKeys.Scan(func(key string, keys []ServiceKey) bool {
 		head.ServiceKeys = append(head.ServiceKeys, checkpointServiceKeys{Account: uuid.UUID([]byte(key)), Keys: keys})
@@ -354,6 +356,9 @@ func (s *State) restoreHead(head *checkpointHead) error {
 	}
 	for region, seq := range head.Sealing {
 		s.sealing.Set(region, seq)
+	}
+	for _, b := range head.Barred {
+		s.barred.Set(b.SPIFFEID, b)
 	}
 	if err := s.restoreCredentials(head); err != nil {
 		return err

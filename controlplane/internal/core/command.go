@@ -105,6 +105,8 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"RotateToken":    decode[RotateToken],
 	"RevokeToken":    decode[RevokeToken],
 	"JoinProxy":      decode[JoinProxy],
+	"AdmitProxy":     decode[AdmitProxy],
+	"ReadmitProxy":   decode[ReadmitProxy],
 
 	"CreateServiceAccount": decode[CreateServiceAccount],
 	"CreateServiceGroup":   decode[CreateServiceGroup],

@@ -48,7 +48,7 @@ func randomCommand(t *rapid.T, w *world) Command {
 		name := rapid.SampledFrom(names).Draw(t, "name")
 		return Profile{UserName: name, ExternalID: "00u" + name, DisplayName: rapid.SampledFrom([]string{"", "A", "B"}).Draw(t, "display")}
 	}
-	switch rapid.IntRange(0, 46).Draw(t, "command") {
+	switch rapid.IntRange(0, 48).Draw(t, "command") {
 	case 0, 1:
 		return CreateUser{Directory: "okta", Profile: profile(), Active: rapid.Bool().Draw(t, "active")}
 	case 2, 3:
@@ -133,6 +133,10 @@ func randomCommand(t *rapid.T, w *world) Command {
 	case 31:
 		name := rapid.SampledFrom([]string{"p-1", "p-2"}).Draw(t, "proxy")
 		return IssueToken{ID: uuid.New(), Kind: eventv1.TokenKind_TOKEN_KIND_PROXY, SHA256: make([]byte, 32), Name: name, Region: "eu"}
+	case 46:
+		return AdmitProxy{ID: uuid.New(), SPIFFEID: rapid.SampledFrom([]string{"spiffe://a/1", "spiffe://a/2"}).Draw(t, "workload"), Name: rapid.SampledFrom([]string{"p-1", "p-3"}).Draw(t, "proxy"), Region: "eu"}
+	case 47:
+		return ReadmitProxy{SPIFFEID: "spiffe://a/1"}
 	case 32:
 		join := JoinProxy{KeySHA256: make([]byte, 32)}
 		if token := w.state.ProxyToken("p-1"); token != nil {

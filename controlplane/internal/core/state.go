@@ -64,6 +64,9 @@ type State struct {
 	proxies btree.Map[string, string]
 	// Since when a region's sealing keys are those that they are, by region.
 	sealing btree.Map[string, uint64]
+	// Tokens of proxies that joined by a SPIFFE id, and who may not any more, by SPIFFE id.
+	workloads btree.Map[string, uuid.UUID]
+	barred    btree.Map[string, Barred]
 
 	authorization authorization
 
@@ -111,7 +114,7 @@ func (s *State) Fork() *State {
 		members: s.members.fork(), memberOf: s.memberOf.fork(), held: s.held.fork(),
 		children: s.children.fork(), parents: s.parents.fork(),
 		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(), ruleSets: *s.ruleSets.Copy(), applied: *s.applied.Copy(), reads: *s.reads.Copy(),
-		blocks: *s.blocks.Copy(), tokens: *s.tokens.Copy(), proxies: *s.proxies.Copy(), sealing: *s.sealing.Copy(),
+		blocks: *s.blocks.Copy(), tokens: *s.tokens.Copy(), proxies: *s.proxies.Copy(), sealing: *s.sealing.Copy(), workloads: *s.workloads.Copy(), barred: *s.barred.Copy(),
 		credentials: *s.credentials.Copy(), credentialByID: *s.credentialByID.Copy(), withdrawn: *s.withdrawn.Copy(), openWithdrawals: s.openWithdrawals,
 		authorization:  s.authorization.fork(),
 		adminDirectory: s.adminDirectory, roles: *s.roles.Copy(), breakGlass: s.breakGlass,

@@ -88,6 +88,10 @@ func Subject(ev *eventv1.Event) string {
 		return SubjectPrefix + "user." + b.ServiceKeyRemoved.GetUserId()
 	case *eventv1.Event_ProxyJoined:
 		return SubjectPrefix + "token." + b.ProxyJoined.GetTokenId()
+	case *eventv1.Event_ProxyAdmitted:
+		return SubjectPrefix + "token." + b.ProxyAdmitted.GetTokenId()
+	case *eventv1.Event_ProxyReadmitted:
+		return SubjectPrefix + "token.readmitted"
 	case *eventv1.Event_AdminDirectoryNamed:
 		return SubjectPrefix + "admin.directory"
 	case *eventv1.Event_GroupRoleSet:

@@ -29,7 +29,9 @@ type Token struct {
 	Role policyv1.Role
 	// JoinedKey is the SHA-256 of the public key with which a proxy joined; empty: its invitation was not used yet.
 	JoinedKey []byte
-	sha256    []byte
+	// SPIFFEID is that by which a proxy joined; empty: by an invitation.
+	SPIFFEID string
+	sha256   []byte
 }
 
 // is tells whether a token is there, of a kind, and not over.
@@ -39,7 +41,7 @@ func (t *Token) is(kind eventv1.TokenKind, now time.Time) bool {
 
 // IsProxy tells whether the token is that of a proxy that joined.
 func (t *Token) IsProxy() bool {
-	return t != nil && t.Kind == eventv1.TokenKind_TOKEN_KIND_PROXY && len(t.JoinedKey) > 0
+	return t != nil && t.Kind == eventv1.TokenKind_TOKEN_KIND_PROXY && (len(t.JoinedKey) > 0 || t.SPIFFEID != "")
 }
 
 // Opens tells whether a secret with this SHA-256 opens a door now. Nothing in its timing tells how near it came.
@@ -166,7 +168,7 @@ type JoinProxy struct {
 func (c JoinProxy) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	t := s.Token(c.ID)
 	switch {
-	case t == nil || t.Kind != eventv1.TokenKind_TOKEN_KIND_PROXY:
+	case t == nil || t.Kind != eventv1.TokenKind_TOKEN_KIND_PROXY || t.SPIFFEID != "":
 		return nil, refuse(NotFound, "there is no invitation %s", c.ID)
 	case len(c.KeySHA256) != 32:
 		return nil, refuse(InvalidArgument, "a proxy joins with a key")
@@ -250,6 +252,9 @@ func (s *State) putToken(t *Token) {
 	if t.Kind == eventv1.TokenKind_TOKEN_KIND_PROXY {
 		s.proxies.Set(t.Name, t.ID.String())
 	}
+	if t.SPIFFEID != "" {
+		s.workloads.Set(t.SPIFFEID, t.ID)
+	}
 }
 
 func (s *State) applyProxyJoined(b *eventv1.ProxyJoined) error {
@@ -302,6 +307,9 @@ func (s *State) applyTokenRevoked(rec Record, tokenID string) error {
 	}
 	if t.IsProxy() {
 		s.sealing.Set(t.Region, rec.Seq)
+	}
+	if t.SPIFFEID != "" {
+		s.bar(t, rec.Event.GetAt().AsTime())
 	}
 	return nil
 }

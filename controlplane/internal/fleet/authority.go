@@ -58,7 +58,7 @@ func (r *Roster) Lacking(s *core.State, now time.Time, want fleetca.Holding) ([]
 	issuer, trusts := hex.EncodeToString(w.GetIssuer()), trusted(w)
 	var lacking []string
 	for _, p := range all {
-		if !p.Revoked && p.Live(now) && (p.Issuer != issuer || p.Trusts != trusts) {
+		if !p.Revoked && p.SPIFFEID == "" && p.Live(now) && (p.Issuer != issuer || p.Trusts != trusts) {
 			lacking = append(lacking, p.Name)
 		}
 	}
@@ -127,7 +127,7 @@ func (r *Rotation) Drop(ctx context.Context, by *auditv1.Actor) ([]string, error
 	all, _, err := r.Roster.Standings(r.Engine.State(), r.Now())
 	var cut []string
 	for _, p := range all {
-		if !p.Revoked && p.Live(r.Now()) && p.Issuer != issuer {
+		if !p.Revoked && p.SPIFFEID == "" && p.Live(r.Now()) && p.Issuer != issuer {
 			cut = append(cut, p.Name)
 		}
 	}

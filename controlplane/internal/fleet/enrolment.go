@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -13,6 +14,8 @@ import (
 	"github.com/google/uuid"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+
+	"sallyport.dev/dataplane/spiffe"
 
 	"sallyport.dev/controlplane/internal/bearer"
 	"sallyport.dev/controlplane/internal/core"
@@ -90,6 +93,9 @@ func (s *Server) Renew(ctx context.Context, req *connect.Request[fleetv1.RenewRe
 	if state.Token(token.ID) == nil {
 		return nil, errNoProxy()
 	}
+	if token.SPIFFEID != "" {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("a proxy with a SPIFFE id has its certificates from its trust domain"))
+	}
 	issued, err := s.config.Authority.Issue(ctx, request, token.ID, token.Name, token.Region)
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInternal, errors.New("the certificate could not be made"))
@@ -99,10 +105,12 @@ func (s *Server) Renew(ctx context.Context, req *connect.Request[fleetv1.RenewRe
 
 type proxyKey struct{}
 
-// caller is who asks: a proxy's id, and the authority by which its connection was verified.
+// caller is who asks: a proxy's id, and the authority by which its connection was verified; or a workload.
 type caller struct {
-	id   uuid.UUID
-	root *x509.Certificate
+	id       uuid.UUID
+	root     *x509.Certificate
+	workload *workload
+	over     bool // it was one when the connection began
 }
 
 // AsProxy marks what a proxy asks, by the id that its certificate names.
@@ -110,17 +118,29 @@ func AsProxy(ctx context.Context, id uuid.UUID) context.Context {
 	return context.WithValue(ctx, proxyKey{}, caller{id: id})
 }
 
-// ByCertificate knows proxies by the certificates of their connections, which TLS verified.
-func ByCertificate(next http.Handler) http.Handler {
+// ByCertificate knows proxies by the certificates of their connections, which TLS verified. Nil workloads: none has a SPIFFE id.
+func ByCertificate(workloads *Workloads, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-			if id, ok := fleetca.ProxyOf(r.TLS.PeerCertificates[0]); ok {
-				chain := r.TLS.VerifiedChains[0]
-				r = r.WithContext(context.WithValue(r.Context(), proxyKey{}, caller{id, chain[len(chain)-1]}))
-			}
+		if from, ok := callerOf(workloads, r.TLS); ok {
+			r = r.WithContext(context.WithValue(r.Context(), proxyKey{}, from))
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+func callerOf(workloads *Workloads, conn *tls.ConnectionState) (caller, bool) {
+	switch {
+	case conn == nil || len(conn.PeerCertificates) == 0:
+		return caller{}, false
+	case workloads != nil && conn.ServerName == spiffe.ServerName:
+		by, err := workloads.of(conn.PeerCertificates)
+		return caller{workload: by, over: err != nil}, true
+	case len(conn.VerifiedChains) == 0:
+		return caller{}, false
+	}
+	id, ok := fleetca.ProxyOf(conn.PeerCertificates[0])
+	chain := conn.VerifiedChains[0]
+	return caller{id: id, root: chain[len(chain)-1]}, ok
 }
 
 // proxy returns the proxy that asks.
@@ -132,6 +152,9 @@ func (s *Server) proxy(ctx context.Context) (*core.Token, error) {
 	if s.outdated(ctx) {
 		return nil, errOutdated()
 	}
+	if from.workload != nil {
+		return s.admitted(ctx, from.workload)
+	}
 	token := s.config.Engine.State().Token(from.id)
 	if !token.IsProxy() {
 		return nil, errNoProxy()
@@ -139,15 +162,22 @@ func (s *Server) proxy(ctx context.Context) (*core.Token, error) {
 	return token, nil
 }
 
-// outdated tells whether the caller's connection was verified by an authority that was dropped since.
+// outdated tells whether the caller's connection was verified by what is not trusted any more: an authority that was dropped, an SVID that has
+// ended.
 func (s *Server) outdated(ctx context.Context) bool {
 	from, _ := ctx.Value(proxyKey{}).(caller)
+	switch {
+	case from.over:
+		return true
+	case from.workload != nil:
+		return !from.workload.still()
+	}
 	return from.root != nil && !s.config.Authority.Trusts(from.root)
 }
 
 // errOutdated ends what came over a connection that is older than a rotation. Unavailable: a proxy that has a new certificate goes on over a new connection.
 func errOutdated() error {
-	return connect.NewError(connect.CodeUnavailable, errors.New("the fleet's authority was replaced since this connection began: connect again"))
+	return connect.NewError(connect.CodeUnavailable, errors.New("the certificate or the authority of this connection was replaced since it began: connect again"))
 }
 
 func errNoProxy() error {

@@ -33,9 +33,9 @@ func (s *site) listen(t *testing.T) *httptest.Server {
 	mux := http.NewServeMux()
 	mux.Handle(fleetv1connect.NewFleetServiceHandler(s.fleet))
 	mux.Handle(fleetv1connect.NewEnrolmentServiceHandler(s.fleet))
-	server := httptest.NewUnstartedServer(fleet.ByCertificate(mux))
+	server := httptest.NewUnstartedServer(fleet.ByCertificate(s.workloads, mux))
 	server.EnableHTTP2 = true
-	server.TLS = s.authority.ServerTLS()
+	server.TLS = fleet.TLS(s.authority, s.workloads)
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	return server

@@ -108,6 +108,8 @@ type Server struct {
 	beat   *pulse
 	prove  chan struct{} // asks Run for a proof before the next is due
 	limits *limits
+	// refusals to let workloads join that were recorded.
+	refusals refusals
 }
 
 var (

@@ -17,7 +17,7 @@ func (r *Roster) Proxies(s *core.State, now time.Time) ([]*adminv1.Proxy, <-chan
 	for i, p := range standings {
 		proxies[i] = &adminv1.Proxy{
 			Name: p.Name, Region: p.Region, Connected: p.ServedBy != "", ServedBy: p.ServedBy, Version: p.Version, Build: p.Build, Troubles: p.troubles(),
-			AcknowledgedAt: stamp(p.AcknowledgedAt), LeaseUntil: stamp(p.LeaseUntil), Revoked: p.Revoked,
+			AcknowledgedAt: stamp(p.AcknowledgedAt), LeaseUntil: stamp(p.LeaseUntil), Revoked: p.Revoked, SpiffeId: p.SPIFFEID,
 		}
 	}
 	return proxies, changed, err

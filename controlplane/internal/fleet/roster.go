@@ -51,6 +51,8 @@ type Standing struct {
 	// empty: it did not say.
 	Issuer string `json:"issuer,omitempty"`
 	Trusts string `json:"trusts,omitempty"`
+	// SPIFFEID is that by which the proxy joined; empty: by an invitation. Not kept: the log says it.
+	SPIFFEID string `json:"-"`
 	// Revoked: its token is no longer valid, while its lease may still run. Not kept: the log says it.
 	Revoked bool `json:"-"`
 }
@@ -76,7 +78,7 @@ type Roster struct {
 	heard   bool              // all that the ledger held was read
 	changed chan struct{}     // closed at each change
 	kick    chan struct{}
-	peers   map[string]regionPeers // by region
+	peers   map[peersOf]regionPeers
 }
 
 // entry is a standing as it is known here: what the ledger said last, and on it what is yet to be written.
@@ -91,7 +93,7 @@ type entry struct {
 
 // NewRoster returns a roster. Run must be running for it to know and share anything.
 func NewRoster(ledger Ledger, log *slog.Logger) *Roster {
-	return &Roster{ledger: ledger, log: log, all: map[string]*entry{}, peers: map[string]regionPeers{}, changed: make(chan struct{}), kick: make(chan struct{}, 1)}
+	return &Roster{ledger: ledger, log: log, all: map[string]*entry{}, peers: map[peersOf]regionPeers{}, changed: make(chan struct{}), kick: make(chan struct{}, 1)}
 }
 
 // Run hears from the other control planes, and shares what changes, until ctx ends.
@@ -267,6 +269,12 @@ func (r *Roster) Connected(token *core.Token, hello *fleetv1.Hello, controlPlane
 // peersFor is how long a region's peers are taken to be the same.
 const peersFor = time.Second
 
+// peersOf are a region's proxies that know each other: by SPIFFE ids, or by the fleet's authority.
+type peersOf struct {
+	region   string
+	bySPIFFE bool
+}
+
 // regionPeers are a region's peers as of a time.
 type regionPeers struct {
 	at    time.Time
@@ -274,27 +282,31 @@ type regionPeers struct {
 	told  string
 }
 
-// Peers returns the proxies of a region that may be serving and that others can reach, and a text that differs where they do.
-func (r *Roster) Peers(state *core.State, region string, now time.Time) (peers *fleetv1.Peers, told string) {
+// Peers returns the proxies of a proxy's region that may be serving and that it can reach, and a text that differs where they do.
+func (r *Roster) Peers(state *core.State, of *core.Token, now time.Time) (peers *fleetv1.Peers, told string) {
+	key := peersOf{of.Region, of.SPIFFEID != ""}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if have, ok := r.peers[region]; ok && now.Sub(have.at) < peersFor {
+	if have, ok := r.peers[key]; ok && now.Sub(have.at) < peersFor {
 		return have.peers, have.told
 	}
-	of := &fleetv1.Peers{}
+	peers = &fleetv1.Peers{}
 	for _, e := range r.all {
 		id, err := uuid.Parse(e.id)
-		if err == nil && state.Token(id) != nil && e.Region == region && e.PeerURL != "" && e.Live(now) {
-			of.Peers = append(of.Peers, &fleetv1.Peer{Proxy: e.Name, Url: e.PeerURL})
+		if err != nil {
+			continue
+		}
+		if t := state.Token(id); t != nil && (peersOf{t.Region, t.SPIFFEID != ""}) == key && e.PeerURL != "" && e.Live(now) {
+			peers.Peers = append(peers.Peers, &fleetv1.Peer{Proxy: e.Name, Url: e.PeerURL, SpiffeId: t.SPIFFEID})
 		}
 	}
-	slices.SortFunc(of.Peers, func(a, b *fleetv1.Peer) int { return strings.Compare(a.GetProxy()+a.GetUrl(), b.GetProxy()+b.GetUrl()) })
+	slices.SortFunc(peers.Peers, func(a, b *fleetv1.Peer) int { return strings.Compare(a.GetProxy()+a.GetUrl(), b.GetProxy()+b.GetUrl()) })
 	var text strings.Builder
-	for _, p := range of.GetPeers() {
-		text.WriteString(p.GetProxy() + " " + p.GetUrl() + "\n")
+	for _, p := range peers.GetPeers() {
+		text.WriteString(p.GetProxy() + " " + p.GetUrl() + " " + p.GetSpiffeId() + "\n")
 	}
-	r.peers[region] = regionPeers{now, of, text.String()}
-	return of, text.String()
+	r.peers[key] = regionPeers{now, peers, text.String()}
+	return peers, text.String()
 }
 
 // Disconnected says that the stream ended. The lease goes on.
@@ -369,7 +381,7 @@ func (r *Roster) Standings(state *core.State, now time.Time) ([]Standing, <-chan
 		if e := r.all[s.TokenID]; e != nil {
 			s = e.Standing
 		}
-		s.Name, s.Region = t.Name, t.Region
+		s.Name, s.Region, s.SPIFFEID = t.Name, t.Region, t.SPIFFEID
 		all, valid[s.TokenID] = append(all, s), true
 	}
 	for id, e := range r.all {

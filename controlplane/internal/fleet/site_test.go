@@ -41,6 +41,7 @@ type site struct {
 	trail     *noted
 	fleet     *fleet.Server
 	authority *fleetca.Authority
+	workloads *fleet.Workloads // nil: none
 	token     string
 	id        uuid.UUID // of the token
 	lags      bool

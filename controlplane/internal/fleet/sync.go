@@ -201,10 +201,10 @@ func (c *cursor) heartbeat(ctx context.Context, last proof) error {
 		return nil
 	}
 	beat := &fleetv1.Heartbeat{FencedVersion: last.fenced, Lease: durationpb.New(lease), At: timestamppb.New(now), Mark: marked.mark}
-	if peers, told := c.server.config.Roster.Peers(c.server.config.Engine.State(), c.token.Region, now); told != c.peers {
+	if peers, told := c.server.config.Roster.Peers(c.server.config.Engine.State(), c.token, now); told != c.peers {
 		beat.Peers, c.peers = peers, told
 	}
-	if wanted := wire(c.server.config.Authority.Wanted()); !proto.Equal(wanted, c.holds.Load()) {
+	if wanted := wire(c.server.config.Authority.Wanted()); c.token.SPIFFEID == "" && !proto.Equal(wanted, c.holds.Load()) {
 		beat.Authorities = wanted
 	}
 	return c.send(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Heartbeat{Heartbeat: beat}})

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -19,7 +18,6 @@ import (
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 
 	"sallyport.dev/dataplane/address"
-	"sallyport.dev/dataplane/internal/enrolment"
 	"sallyport.dev/dataplane/internal/gateway"
 	"sallyport.dev/dataplane/internal/h1"
 	"sallyport.dev/dataplane/internal/identity"
@@ -41,6 +39,7 @@ type serveConfig struct {
 	listen        string
 	publicURL     string
 	resource      string
+	spiffe        spiffeConfig
 	peerURL       string
 	peerListen    string
 	dataDir       string
@@ -111,6 +110,7 @@ func serveCommand() *cobra.Command {
 	f.DurationVar(&c.drainDelay, "drain-delay", 0, "how long the proxy goes on to take requests after it was asked to stop, while /readyz says that it is not ready: as long as load balancers take to see that")
 	f.DurationVar(&c.drain, "drain", 30*time.Second, "how long calls in flight may take to end after that")
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	c.spiffe.flags(f)
 	for _, required := range []string{"name", "region", "control-plane"} {
 		_ = cmd.MarkFlagRequired(required)
 	}
@@ -123,14 +123,8 @@ func serve(ctx context.Context, c *serveConfig) error {
 	if (c.peerURL == "") != (c.peerListen == "") {
 		return errors.New("--peer-url and --peer-listen go together")
 	}
-	invitation, err := secret(c.invitation, "SALLYPORT_INVITATION")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // once it joined, the file may be gone
-		return err
-	}
 	var client *replica.Client
-	who, err := enrolment.Open(ctx, enrolment.Config{
-		Dir: c.dataDir, Invitation: invitation, ControlPlanes: c.controlPlanes, Spread: c.heartbeat, OnRenewed: func() { client.Reconnect() }, Log: log,
-	})
+	who, err := c.identity(ctx, log, func() { client.Reconnect() })
 	if err != nil {
 		return err
 	}
@@ -168,12 +162,12 @@ func serve(ctx context.Context, c *serveConfig) error {
 }
 
 // run connects the parts and serves until ctx ends, then lets what is under way finish.
-func (c *serveConfig) run(ctx context.Context, log *slog.Logger, who *enrolment.Identity, client *replica.Client, records *spool.Spool, listener net.Listener) error {
+func (c *serveConfig) run(ctx context.Context, log *slog.Logger, who identityOf, client *replica.Client, records *spool.Spool, listener net.Listener) error {
 	var front *gateway.Gateway
 	verifier := identity.New(identity.Config{Logger: log})
 	policies := replica.New(replica.Config{
 		Client: client, Build: version, FeatureLevel: featureLevel, Heartbeat: c.heartbeat, Logger: log,
-		PeerURL: c.peerURL, OnPeers: func(all []*fleetv1.Peer) { front.Peers(all) },
+		PeerURL: c.peerURL, OnPeers: func(all []*fleetv1.Peer) { who.Peers(all); front.Peers(all) },
 		Troubles: func() *fleetv1.Troubles { return front.Troubles() }, Authorities: who.Holds, OnAuthorities: who.Want,
 		OnWelcome: func(w *fleetv1.Welcome) {
 			if w.GetProxy() != c.name || w.GetRegion() != c.region {

@@ -1,5 +1,5 @@
 // Package enrolment is who a proxy is: it joins the fleet with an invitation, and holds a certificate from then on, by which control
-// planes and the other proxies of its region know it.
+// planes and the other proxies of its region know it. Or a SPIFFE authority says who it is (Workload).
 //
 // The invitation names the fleet's certificate authority, so that a proxy trusts no other from its first word on. The key never leaves
 // the proxy's folder; certificates live for hours, and each has a new key.
@@ -352,7 +352,10 @@ func (i *Identity) peerName(proxy string) string {
 }
 
 // ForPeer is how the proxy meets another of its region.
-func (i *Identity) ForPeer(proxy string) *tls.Config { return i.meets(i.peerName(proxy)) }
+func (i *Identity) ForPeer(p *fleetv1.Peer) *tls.Config { return i.meets(i.peerName(p.GetProxy())) }
+
+// Peers takes the proxies of the region, of which the certificates say enough.
+func (i *Identity) Peers([]*fleetv1.Peer) {}
 
 // FromPeers is how other proxies of the region meet this one. A proxy that was revoked may have a certificate for hours yet: it gains nothing
 // here that agents do not have, whose tokens are looked at, and what proxies tell each other is sealed with keys that it has not.

@@ -52,8 +52,8 @@ type Config struct {
 	// Approvals asks people for the yes that rules want. Nil: nobody can be asked, and such calls are refused.
 	Approvals Approvals
 
-	// PeerTLS configures connections to another proxy of the region, by its name. Default: the system's authorities.
-	PeerTLS func(proxy string) *tls.Config
+	// PeerTLS configures connections to another proxy of the region. Default: the system's authorities.
+	PeerTLS func(p *fleetv1.Peer) *tls.Config
 	// Runner is where connectors are reached whose URL is stdio:NAME, and RunnerToken what it wants to see. Empty: there is none.
 	Runner, RunnerToken string
 	// Metrics and Tracer say how the proxy does; nil: nobody asks.

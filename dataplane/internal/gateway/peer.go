@@ -44,6 +44,7 @@ type peers struct {
 // peer is another proxy of the region. Its connections are its own: each proxy shows another certificate.
 type peer struct {
 	url       *url.URL
+	spiffeID  string
 	transport *http.Transport
 }
 
@@ -72,15 +73,15 @@ func newPeers() *peers {
 	return p
 }
 
-func (g *Gateway) newPeer(proxy string, to *url.URL) *peer {
+func (g *Gateway) newPeer(p *fleetv1.Peer, to *url.URL) *peer {
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout: 5 * time.Second, MaxIdleConnsPerHost: 64, IdleConnTimeout: 90 * time.Second, DisableCompression: true, ForceAttemptHTTP2: true,
 	}
 	if g.PeerTLS != nil {
-		transport.TLSClientConfig = g.PeerTLS(proxy)
+		transport.TLSClientConfig = g.PeerTLS(p)
 	}
-	return &peer{url: to, transport: transport}
+	return &peer{url: to, spiffeID: p.GetSpiffeId(), transport: transport}
 }
 
 // Peers takes the proxies of the region that can be reached.
@@ -91,10 +92,10 @@ func (g *Gateway) Peers(all []*fleetv1.Peer) {
 		if err != nil || to.Host == "" || one.GetProxy() == g.Proxy {
 			continue
 		}
-		if known := before[one.GetProxy()]; known != nil && *known.url == *to {
+		if known := before[one.GetProxy()]; known != nil && *known.url == *to && known.spiffeID == one.GetSpiffeId() {
 			by[one.GetProxy()] = known
 		} else {
-			by[one.GetProxy()] = g.newPeer(one.GetProxy(), to)
+			by[one.GetProxy()] = g.newPeer(one, to)
 		}
 	}
 	g.peers.by.Store(&by)

@@ -4972,7 +4972,8 @@ type ListProxiesResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Proxies []*Proxy               `protobuf:"bytes,1,rep,name=proxies,proto3" json:"proxies,omitempty"`
 	// The log's version as this control plane knows it.
-	Version       uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Version       uint64         `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Barred        []*BarredProxy `protobuf:"bytes,3,rep,name=barred,proto3" json:"barred,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5021,6 +5022,13 @@ func (x *ListProxiesResponse) GetVersion() uint64 {
 	return 0
 }
 
+func (x *ListProxiesResponse) GetBarred() []*BarredProxy {
+	if x != nil {
+		return x.Barred
+	}
+	return nil
+}
+
 // Proxy is a proxy as the control planes see it.
 type Proxy struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -5041,7 +5049,9 @@ type Proxy struct {
 	// Its token is no longer valid. It is shown while its lease may still run.
 	Revoked bool `protobuf:"varint,10,opt,name=revoked,proto3" json:"revoked,omitempty"`
 	// What is wrong there, by its own word.
-	Troubles      []*ProxyTrouble `protobuf:"bytes,20,rep,name=troubles,proto3" json:"troubles,omitempty"`
+	Troubles []*ProxyTrouble `protobuf:"bytes,20,rep,name=troubles,proto3" json:"troubles,omitempty"`
+	// The SPIFFE id by which it joined; empty: it joined with an invitation.
+	SpiffeId      string `protobuf:"bytes,21,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5153,6 +5163,82 @@ func (x *Proxy) GetTroubles() []*ProxyTrouble {
 	return nil
 }
 
+func (x *Proxy) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+// BarredProxy is a SPIFFE id that may not join, since the proxy that it was is revoked.
+type BarredProxy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Region        string                 `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BarredProxy) Reset() {
+	*x = BarredProxy{}
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BarredProxy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BarredProxy) ProtoMessage() {}
+
+func (x *BarredProxy) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BarredProxy.ProtoReflect.Descriptor instead.
+func (*BarredProxy) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *BarredProxy) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *BarredProxy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BarredProxy) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *BarredProxy) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 // ProxyTrouble is one thing that is wrong at a proxy.
 type ProxyTrouble struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5172,7 +5258,7 @@ type ProxyTrouble struct {
 
 func (x *ProxyTrouble) Reset() {
 	*x = ProxyTrouble{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5184,7 +5270,7 @@ func (x *ProxyTrouble) String() string {
 func (*ProxyTrouble) ProtoMessage() {}
 
 func (x *ProxyTrouble) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[78]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5197,7 +5283,7 @@ func (x *ProxyTrouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyTrouble.ProtoReflect.Descriptor instead.
 func (*ProxyTrouble) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{78}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ProxyTrouble) GetConnector() string {
@@ -5249,7 +5335,7 @@ type GetReceiptRequest struct {
 
 func (x *GetReceiptRequest) Reset() {
 	*x = GetReceiptRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5261,7 +5347,7 @@ func (x *GetReceiptRequest) String() string {
 func (*GetReceiptRequest) ProtoMessage() {}
 
 func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[79]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5274,7 +5360,7 @@ func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptRequest.ProtoReflect.Descriptor instead.
 func (*GetReceiptRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{79}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *GetReceiptRequest) GetVersion() uint64 {
@@ -5312,7 +5398,7 @@ type GetReceiptResponse struct {
 
 func (x *GetReceiptResponse) Reset() {
 	*x = GetReceiptResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5324,7 +5410,7 @@ func (x *GetReceiptResponse) String() string {
 func (*GetReceiptResponse) ProtoMessage() {}
 
 func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[80]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5337,7 +5423,7 @@ func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReceiptResponse.ProtoReflect.Descriptor instead.
 func (*GetReceiptResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{80}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *GetReceiptResponse) GetVersion() uint64 {
@@ -5386,7 +5472,7 @@ type PersonReceipt struct {
 
 func (x *PersonReceipt) Reset() {
 	*x = PersonReceipt{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5398,7 +5484,7 @@ func (x *PersonReceipt) String() string {
 func (*PersonReceipt) ProtoMessage() {}
 
 func (x *PersonReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[81]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5411,7 +5497,7 @@ func (x *PersonReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonReceipt.ProtoReflect.Descriptor instead.
 func (*PersonReceipt) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{81}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *PersonReceipt) GetPersonId() string {
@@ -5465,7 +5551,7 @@ type ProxyReceipt struct {
 
 func (x *ProxyReceipt) Reset() {
 	*x = ProxyReceipt{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5477,7 +5563,7 @@ func (x *ProxyReceipt) String() string {
 func (*ProxyReceipt) ProtoMessage() {}
 
 func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[82]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5490,7 +5576,7 @@ func (x *ProxyReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyReceipt.ProtoReflect.Descriptor instead.
 func (*ProxyReceipt) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{82}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ProxyReceipt) GetProxy() string {
@@ -5571,7 +5657,7 @@ type AuditFilter struct {
 
 func (x *AuditFilter) Reset() {
 	*x = AuditFilter{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5583,7 +5669,7 @@ func (x *AuditFilter) String() string {
 func (*AuditFilter) ProtoMessage() {}
 
 func (x *AuditFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[83]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5596,7 +5682,7 @@ func (x *AuditFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditFilter.ProtoReflect.Descriptor instead.
 func (*AuditFilter) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{83}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *AuditFilter) GetPerson() string {
@@ -5774,7 +5860,7 @@ type ArgumentEquals struct {
 
 func (x *ArgumentEquals) Reset() {
 	*x = ArgumentEquals{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5786,7 +5872,7 @@ func (x *ArgumentEquals) String() string {
 func (*ArgumentEquals) ProtoMessage() {}
 
 func (x *ArgumentEquals) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[84]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5799,7 +5885,7 @@ func (x *ArgumentEquals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArgumentEquals.ProtoReflect.Descriptor instead.
 func (*ArgumentEquals) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{84}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ArgumentEquals) GetPath() string {
@@ -5831,7 +5917,7 @@ type CountAuditRequest struct {
 
 func (x *CountAuditRequest) Reset() {
 	*x = CountAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5843,7 +5929,7 @@ func (x *CountAuditRequest) String() string {
 func (*CountAuditRequest) ProtoMessage() {}
 
 func (x *CountAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[85]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5856,7 +5942,7 @@ func (x *CountAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountAuditRequest.ProtoReflect.Descriptor instead.
 func (*CountAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{85}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *CountAuditRequest) GetFilter() *AuditFilter {
@@ -5900,7 +5986,7 @@ type CountAuditResponse struct {
 
 func (x *CountAuditResponse) Reset() {
 	*x = CountAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5912,7 +5998,7 @@ func (x *CountAuditResponse) String() string {
 func (*CountAuditResponse) ProtoMessage() {}
 
 func (x *CountAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[86]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5925,7 +6011,7 @@ func (x *CountAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountAuditResponse.ProtoReflect.Descriptor instead.
 func (*CountAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{86}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *CountAuditResponse) GetCounts() []*AuditCount {
@@ -5963,7 +6049,7 @@ type AuditCount struct {
 
 func (x *AuditCount) Reset() {
 	*x = AuditCount{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5975,7 +6061,7 @@ func (x *AuditCount) String() string {
 func (*AuditCount) ProtoMessage() {}
 
 func (x *AuditCount) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[87]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5988,7 +6074,7 @@ func (x *AuditCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditCount.ProtoReflect.Descriptor instead.
 func (*AuditCount) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{87}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *AuditCount) GetKeys() []string {
@@ -6024,7 +6110,7 @@ type SearchAuditRequest struct {
 
 func (x *SearchAuditRequest) Reset() {
 	*x = SearchAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6036,7 +6122,7 @@ func (x *SearchAuditRequest) String() string {
 func (*SearchAuditRequest) ProtoMessage() {}
 
 func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[88]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6049,7 +6135,7 @@ func (x *SearchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditRequest.ProtoReflect.Descriptor instead.
 func (*SearchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{88}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *SearchAuditRequest) GetFilter() *AuditFilter {
@@ -6084,7 +6170,7 @@ type SearchAuditResponse struct {
 
 func (x *SearchAuditResponse) Reset() {
 	*x = SearchAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6096,7 +6182,7 @@ func (x *SearchAuditResponse) String() string {
 func (*SearchAuditResponse) ProtoMessage() {}
 
 func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[89]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6109,7 +6195,7 @@ func (x *SearchAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchAuditResponse.ProtoReflect.Descriptor instead.
 func (*SearchAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{89}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *SearchAuditResponse) GetRecords() []*StoredRecord {
@@ -6139,7 +6225,7 @@ type StoredRecord struct {
 
 func (x *StoredRecord) Reset() {
 	*x = StoredRecord{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6151,7 +6237,7 @@ func (x *StoredRecord) String() string {
 func (*StoredRecord) ProtoMessage() {}
 
 func (x *StoredRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[90]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6164,7 +6250,7 @@ func (x *StoredRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredRecord.ProtoReflect.Descriptor instead.
 func (*StoredRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{90}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *StoredRecord) GetSequence() uint64 {
@@ -6199,7 +6285,7 @@ type TailAuditRequest struct {
 
 func (x *TailAuditRequest) Reset() {
 	*x = TailAuditRequest{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[91]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6211,7 +6297,7 @@ func (x *TailAuditRequest) String() string {
 func (*TailAuditRequest) ProtoMessage() {}
 
 func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[91]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6224,7 +6310,7 @@ func (x *TailAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditRequest.ProtoReflect.Descriptor instead.
 func (*TailAuditRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{91}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *TailAuditRequest) GetFilter() *AuditFilter {
@@ -6250,7 +6336,7 @@ type TailAuditResponse struct {
 
 func (x *TailAuditResponse) Reset() {
 	*x = TailAuditResponse{}
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[92]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6262,7 +6348,7 @@ func (x *TailAuditResponse) String() string {
 func (*TailAuditResponse) ProtoMessage() {}
 
 func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[92]
+	mi := &file_sallyport_admin_v1_admin_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6275,7 +6361,7 @@ func (x *TailAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailAuditResponse.ProtoReflect.Descriptor instead.
 func (*TailAuditResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{92}
+	return file_sallyport_admin_v1_admin_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *TailAuditResponse) GetRecord() *StoredRecord {
@@ -6617,10 +6703,11 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\x04text\x18\a \x01(\tR\x04text\x12\x19\n" +
 	"\brule_set\x18\x14 \x01(\tR\aruleSet\x12-\n" +
 	"\x04duty\x18\x15 \x01(\x0e2\x19.sallyport.policy.v1.DutyR\x04duty\"\x14\n" +
-	"\x12ListProxiesRequest\"d\n" +
+	"\x12ListProxiesRequest\"\x9d\x01\n" +
 	"\x13ListProxiesResponse\x123\n" +
 	"\aproxies\x18\x01 \x03(\v2\x19.sallyport.admin.v1.ProxyR\aproxies\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x04R\aversion\"\x8a\x03\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x127\n" +
+	"\x06barred\x18\x03 \x03(\v2\x1f.sallyport.admin.v1.BarredProxyR\x06barred\"\xa7\x03\n" +
 	"\x05Proxy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1c\n" +
@@ -6634,7 +6721,13 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\tserved_by\x18\t \x01(\tR\bservedBy\x12\x18\n" +
 	"\arevoked\x18\n" +
 	" \x01(\bR\arevoked\x12<\n" +
-	"\btroubles\x18\x14 \x03(\v2 .sallyport.admin.v1.ProxyTroubleR\btroubles\"\xb6\x01\n" +
+	"\btroubles\x18\x14 \x03(\v2 .sallyport.admin.v1.ProxyTroubleR\btroubles\x12\x1b\n" +
+	"\tspiffe_id\x18\x15 \x01(\tR\bspiffeId\"\x82\x01\n" +
+	"\vBarredProxy\x12\x1b\n" +
+	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06region\x18\x03 \x01(\tR\x06region\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xb6\x01\n" +
 	"\fProxyTrouble\x12\x1c\n" +
 	"\tconnector\x18\x01 \x01(\tR\tconnector\x12\x1f\n" +
 	"\vhidden_name\x18\x02 \x01(\tR\n" +
@@ -6838,7 +6931,7 @@ func file_sallyport_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 93)
+var file_sallyport_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 94)
 var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(MemberChange)(0),                     // 0: sallyport.admin.v1.MemberChange
 	(TokenKind)(0),                        // 1: sallyport.admin.v1.TokenKind
@@ -6924,209 +7017,212 @@ var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(*ListProxiesRequest)(nil),            // 81: sallyport.admin.v1.ListProxiesRequest
 	(*ListProxiesResponse)(nil),           // 82: sallyport.admin.v1.ListProxiesResponse
 	(*Proxy)(nil),                         // 83: sallyport.admin.v1.Proxy
-	(*ProxyTrouble)(nil),                  // 84: sallyport.admin.v1.ProxyTrouble
-	(*GetReceiptRequest)(nil),             // 85: sallyport.admin.v1.GetReceiptRequest
-	(*GetReceiptResponse)(nil),            // 86: sallyport.admin.v1.GetReceiptResponse
-	(*PersonReceipt)(nil),                 // 87: sallyport.admin.v1.PersonReceipt
-	(*ProxyReceipt)(nil),                  // 88: sallyport.admin.v1.ProxyReceipt
-	(*AuditFilter)(nil),                   // 89: sallyport.admin.v1.AuditFilter
-	(*ArgumentEquals)(nil),                // 90: sallyport.admin.v1.ArgumentEquals
-	(*CountAuditRequest)(nil),             // 91: sallyport.admin.v1.CountAuditRequest
-	(*CountAuditResponse)(nil),            // 92: sallyport.admin.v1.CountAuditResponse
-	(*AuditCount)(nil),                    // 93: sallyport.admin.v1.AuditCount
-	(*SearchAuditRequest)(nil),            // 94: sallyport.admin.v1.SearchAuditRequest
-	(*SearchAuditResponse)(nil),           // 95: sallyport.admin.v1.SearchAuditResponse
-	(*StoredRecord)(nil),                  // 96: sallyport.admin.v1.StoredRecord
-	(*TailAuditRequest)(nil),              // 97: sallyport.admin.v1.TailAuditRequest
-	(*TailAuditResponse)(nil),             // 98: sallyport.admin.v1.TailAuditResponse
-	(*v1.Directory)(nil),                  // 99: sallyport.policy.v1.Directory
-	(*timestamppb.Timestamp)(nil),         // 100: google.protobuf.Timestamp
-	(*v1.ConnectorTool)(nil),              // 101: sallyport.policy.v1.ConnectorTool
-	(v1.Role)(0),                          // 102: sallyport.policy.v1.Role
-	(*durationpb.Duration)(nil),           // 103: google.protobuf.Duration
-	(*v1.Connector)(nil),                  // 104: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                       // 105: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                       // 106: sallyport.policy.v1.Rule
-	(*v1.RuleSet)(nil),                    // 107: sallyport.policy.v1.RuleSet
-	(*v1.Block)(nil),                      // 108: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),                  // 109: sallyport.audit.v1.Decision
-	(v1.Duty)(0),                          // 110: sallyport.policy.v1.Duty
-	(*Credential)(nil),                    // 111: sallyport.admin.v1.Credential
-	(v11.Verdict)(0),                      // 112: sallyport.audit.v1.Verdict
-	(v11.Reason)(0),                       // 113: sallyport.audit.v1.Reason
-	(v11.Kind)(0),                         // 114: sallyport.audit.v1.Kind
-	(v11.Outcome)(0),                      // 115: sallyport.audit.v1.Outcome
-	(*v11.AuditRecord)(nil),               // 116: sallyport.audit.v1.AuditRecord
+	(*BarredProxy)(nil),                   // 84: sallyport.admin.v1.BarredProxy
+	(*ProxyTrouble)(nil),                  // 85: sallyport.admin.v1.ProxyTrouble
+	(*GetReceiptRequest)(nil),             // 86: sallyport.admin.v1.GetReceiptRequest
+	(*GetReceiptResponse)(nil),            // 87: sallyport.admin.v1.GetReceiptResponse
+	(*PersonReceipt)(nil),                 // 88: sallyport.admin.v1.PersonReceipt
+	(*ProxyReceipt)(nil),                  // 89: sallyport.admin.v1.ProxyReceipt
+	(*AuditFilter)(nil),                   // 90: sallyport.admin.v1.AuditFilter
+	(*ArgumentEquals)(nil),                // 91: sallyport.admin.v1.ArgumentEquals
+	(*CountAuditRequest)(nil),             // 92: sallyport.admin.v1.CountAuditRequest
+	(*CountAuditResponse)(nil),            // 93: sallyport.admin.v1.CountAuditResponse
+	(*AuditCount)(nil),                    // 94: sallyport.admin.v1.AuditCount
+	(*SearchAuditRequest)(nil),            // 95: sallyport.admin.v1.SearchAuditRequest
+	(*SearchAuditResponse)(nil),           // 96: sallyport.admin.v1.SearchAuditResponse
+	(*StoredRecord)(nil),                  // 97: sallyport.admin.v1.StoredRecord
+	(*TailAuditRequest)(nil),              // 98: sallyport.admin.v1.TailAuditRequest
+	(*TailAuditResponse)(nil),             // 99: sallyport.admin.v1.TailAuditResponse
+	(*v1.Directory)(nil),                  // 100: sallyport.policy.v1.Directory
+	(*timestamppb.Timestamp)(nil),         // 101: google.protobuf.Timestamp
+	(*v1.ConnectorTool)(nil),              // 102: sallyport.policy.v1.ConnectorTool
+	(v1.Role)(0),                          // 103: sallyport.policy.v1.Role
+	(*durationpb.Duration)(nil),           // 104: google.protobuf.Duration
+	(*v1.Connector)(nil),                  // 105: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                       // 106: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                       // 107: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                    // 108: sallyport.policy.v1.RuleSet
+	(*v1.Block)(nil),                      // 109: sallyport.policy.v1.Block
+	(*v11.Decision)(nil),                  // 110: sallyport.audit.v1.Decision
+	(v1.Duty)(0),                          // 111: sallyport.policy.v1.Duty
+	(*Credential)(nil),                    // 112: sallyport.admin.v1.Credential
+	(v11.Verdict)(0),                      // 113: sallyport.audit.v1.Verdict
+	(v11.Reason)(0),                       // 114: sallyport.audit.v1.Reason
+	(v11.Kind)(0),                         // 115: sallyport.audit.v1.Kind
+	(v11.Outcome)(0),                      // 116: sallyport.audit.v1.Outcome
+	(*v11.AuditRecord)(nil),               // 117: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
-	99,  // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
-	99,  // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
-	100, // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
-	100, // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
+	100, // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
+	100, // 1: sallyport.admin.v1.ListDirectoriesResponse.directories:type_name -> sallyport.policy.v1.Directory
+	101, // 2: sallyport.admin.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	101, // 3: sallyport.admin.v1.User.updated_at:type_name -> google.protobuf.Timestamp
 	11,  // 4: sallyport.admin.v1.User.groups:type_name -> sallyport.admin.v1.GroupRef
 	11,  // 5: sallyport.admin.v1.User.held_groups:type_name -> sallyport.admin.v1.GroupRef
-	100, // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
-	100, // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
+	101, // 6: sallyport.admin.v1.Group.created_at:type_name -> google.protobuf.Timestamp
+	101, // 7: sallyport.admin.v1.Group.updated_at:type_name -> google.protobuf.Timestamp
 	10,  // 8: sallyport.admin.v1.ListUsersResponse.users:type_name -> sallyport.admin.v1.User
 	10,  // 9: sallyport.admin.v1.GetUserResponse.user:type_name -> sallyport.admin.v1.User
 	27,  // 10: sallyport.admin.v1.ListErasuresResponse.erasures:type_name -> sallyport.admin.v1.Erasure
-	100, // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
+	101, // 11: sallyport.admin.v1.Erasure.removed_at:type_name -> google.protobuf.Timestamp
 	12,  // 12: sallyport.admin.v1.ListGroupsResponse.groups:type_name -> sallyport.admin.v1.Group
 	12,  // 13: sallyport.admin.v1.GetGroupResponse.group:type_name -> sallyport.admin.v1.Group
 	10,  // 14: sallyport.admin.v1.GetGroupResponse.members:type_name -> sallyport.admin.v1.User
 	11,  // 15: sallyport.admin.v1.GetGroupResponse.member_groups:type_name -> sallyport.admin.v1.GroupRef
 	34,  // 16: sallyport.admin.v1.GetProvisioningStatusResponse.directories:type_name -> sallyport.admin.v1.ProvisioningStatus
-	100, // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
+	101, // 17: sallyport.admin.v1.ProvisioningStatus.last_request_at:type_name -> google.protobuf.Timestamp
 	40,  // 18: sallyport.admin.v1.ProvisioningStatus.tokens:type_name -> sallyport.admin.v1.Token
 	10,  // 19: sallyport.admin.v1.ProvisioningStatus.waiting_users:type_name -> sallyport.admin.v1.User
 	36,  // 20: sallyport.admin.v1.ProvisioningStatus.refusals:type_name -> sallyport.admin.v1.Refusal
 	10,  // 21: sallyport.admin.v1.ProvisioningStatus.renamed_users:type_name -> sallyport.admin.v1.User
 	35,  // 22: sallyport.admin.v1.ProvisioningStatus.alarms:type_name -> sallyport.admin.v1.DirectoryAlarm
-	100, // 23: sallyport.admin.v1.DirectoryAlarm.at:type_name -> google.protobuf.Timestamp
-	100, // 24: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
+	101, // 23: sallyport.admin.v1.DirectoryAlarm.at:type_name -> google.protobuf.Timestamp
+	101, // 24: sallyport.admin.v1.Refusal.at:type_name -> google.protobuf.Timestamp
 	0,   // 25: sallyport.admin.v1.PreviewMembersRequest.change:type_name -> sallyport.admin.v1.MemberChange
 	39,  // 26: sallyport.admin.v1.PreviewMembersResponse.changes:type_name -> sallyport.admin.v1.AccessChange
-	101, // 27: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
-	101, // 28: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
+	102, // 27: sallyport.admin.v1.AccessChange.gains:type_name -> sallyport.policy.v1.ConnectorTool
+	102, // 28: sallyport.admin.v1.AccessChange.loses:type_name -> sallyport.policy.v1.ConnectorTool
 	1,   // 29: sallyport.admin.v1.Token.kind:type_name -> sallyport.admin.v1.TokenKind
-	100, // 30: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	100, // 31: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	100, // 32: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
-	102, // 33: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	101, // 30: sallyport.admin.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	101, // 31: sallyport.admin.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	101, // 32: sallyport.admin.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
+	103, // 33: sallyport.admin.v1.Token.role:type_name -> sallyport.policy.v1.Role
 	1,   // 34: sallyport.admin.v1.CreateTokenRequest.kind:type_name -> sallyport.admin.v1.TokenKind
-	103, // 35: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	102, // 36: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
-	103, // 37: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
-	103, // 38: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	100, // 39: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
+	104, // 35: sallyport.admin.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	103, // 36: sallyport.admin.v1.CreateTokenRequest.role:type_name -> sallyport.policy.v1.Role
+	104, // 37: sallyport.admin.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
+	104, // 38: sallyport.admin.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	101, // 39: sallyport.admin.v1.RotateTokenResponse.old_expires_at:type_name -> google.protobuf.Timestamp
 	40,  // 40: sallyport.admin.v1.ListTokensResponse.tokens:type_name -> sallyport.admin.v1.Token
 	51,  // 41: sallyport.admin.v1.ListConnectorsResponse.connectors:type_name -> sallyport.admin.v1.ConnectorStatus
-	104, // 42: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
+	105, // 42: sallyport.admin.v1.ConnectorStatus.connector:type_name -> sallyport.policy.v1.Connector
 	51,  // 43: sallyport.admin.v1.GetConnectorResponse.status:type_name -> sallyport.admin.v1.ConnectorStatus
-	105, // 44: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
+	106, // 44: sallyport.admin.v1.GetConnectorResponse.tools:type_name -> sallyport.policy.v1.Tool
 	60,  // 45: sallyport.admin.v1.DiscoverCatalogueResponse.changes:type_name -> sallyport.admin.v1.ToolChange
 	2,   // 46: sallyport.admin.v1.ToolChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
-	105, // 47: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
-	106, // 48: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
-	100, // 49: sallyport.admin.v1.Grant.until:type_name -> google.protobuf.Timestamp
-	104, // 50: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
+	106, // 47: sallyport.admin.v1.ApproveCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
+	107, // 48: sallyport.admin.v1.Grant.rules:type_name -> sallyport.policy.v1.Rule
+	101, // 49: sallyport.admin.v1.Grant.until:type_name -> google.protobuf.Timestamp
+	105, // 50: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
 	63,  // 51: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
-	107, // 52: sallyport.admin.v1.ApplyRequest.rule_sets:type_name -> sallyport.policy.v1.RuleSet
+	108, // 52: sallyport.admin.v1.ApplyRequest.rule_sets:type_name -> sallyport.policy.v1.RuleSet
 	66,  // 53: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
 	3,   // 54: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
 	63,  // 55: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
-	108, // 56: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
-	108, // 57: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
-	100, // 58: sallyport.admin.v1.ExplainRequest.at:type_name -> google.protobuf.Timestamp
-	100, // 59: sallyport.admin.v1.ExplainRequest.auth_time:type_name -> google.protobuf.Timestamp
-	109, // 60: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	109, // 56: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
+	109, // 57: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
+	101, // 58: sallyport.admin.v1.ExplainRequest.at:type_name -> google.protobuf.Timestamp
+	101, // 59: sallyport.admin.v1.ExplainRequest.auth_time:type_name -> google.protobuf.Timestamp
+	110, // 60: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
 	11,  // 61: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
 	80,  // 62: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
 	79,  // 63: sallyport.admin.v1.ExplainResponse.paths:type_name -> sallyport.admin.v1.GroupPath
 	11,  // 64: sallyport.admin.v1.GroupPath.groups:type_name -> sallyport.admin.v1.GroupRef
 	4,   // 65: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
-	110, // 66: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
+	111, // 66: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
 	83,  // 67: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	100, // 68: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	100, // 69: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
-	84,  // 70: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
-	100, // 71: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
-	88,  // 72: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	87,  // 73: sallyport.admin.v1.GetReceiptResponse.person:type_name -> sallyport.admin.v1.PersonReceipt
-	111, // 74: sallyport.admin.v1.PersonReceipt.withdrawn:type_name -> sallyport.admin.v1.Credential
-	100, // 75: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	112, // 76: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	100, // 77: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	100, // 78: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	113, // 79: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
-	90,  // 80: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
-	114, // 81: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
-	115, // 82: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
-	89,  // 83: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	5,   // 84: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
-	103, // 85: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
-	93,  // 86: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
-	100, // 87: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
-	89,  // 88: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	96,  // 89: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	116, // 90: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	89,  // 91: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	96,  // 92: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	6,   // 93: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	8,   // 94: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	13,  // 95: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	15,  // 96: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	17,  // 97: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	19,  // 98: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	21,  // 99: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
-	23,  // 100: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
-	25,  // 101: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
-	28,  // 102: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	30,  // 103: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	32,  // 104: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
-	37,  // 105: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
-	41,  // 106: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	43,  // 107: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
-	45,  // 108: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	47,  // 109: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	49,  // 110: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	52,  // 111: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	54,  // 112: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	56,  // 113: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	58,  // 114: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	61,  // 115: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	64,  // 116: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	67,  // 117: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	69,  // 118: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	71,  // 119: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	73,  // 120: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	75,  // 121: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	77,  // 122: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	81,  // 123: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	85,  // 124: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	94,  // 125: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	97,  // 126: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	91,  // 127: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
-	7,   // 128: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	9,   // 129: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	14,  // 130: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	16,  // 131: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	18,  // 132: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	20,  // 133: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	22,  // 134: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
-	24,  // 135: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
-	26,  // 136: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
-	29,  // 137: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	31,  // 138: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	33,  // 139: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
-	38,  // 140: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
-	42,  // 141: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	44,  // 142: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
-	46,  // 143: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	48,  // 144: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	50,  // 145: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	53,  // 146: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	55,  // 147: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	57,  // 148: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	59,  // 149: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	62,  // 150: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	65,  // 151: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	68,  // 152: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	70,  // 153: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	72,  // 154: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	74,  // 155: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	76,  // 156: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	78,  // 157: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	82,  // 158: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	86,  // 159: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	95,  // 160: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	98,  // 161: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	92,  // 162: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
-	128, // [128:163] is the sub-list for method output_type
-	93,  // [93:128] is the sub-list for method input_type
-	93,  // [93:93] is the sub-list for extension type_name
-	93,  // [93:93] is the sub-list for extension extendee
-	0,   // [0:93] is the sub-list for field type_name
+	84,  // 68: sallyport.admin.v1.ListProxiesResponse.barred:type_name -> sallyport.admin.v1.BarredProxy
+	101, // 69: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	101, // 70: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	85,  // 71: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
+	101, // 72: sallyport.admin.v1.BarredProxy.at:type_name -> google.protobuf.Timestamp
+	101, // 73: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
+	89,  // 74: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	88,  // 75: sallyport.admin.v1.GetReceiptResponse.person:type_name -> sallyport.admin.v1.PersonReceipt
+	112, // 76: sallyport.admin.v1.PersonReceipt.withdrawn:type_name -> sallyport.admin.v1.Credential
+	101, // 77: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	113, // 78: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	101, // 79: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	101, // 80: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	114, // 81: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
+	91,  // 82: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
+	115, // 83: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
+	116, // 84: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
+	90,  // 85: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	5,   // 86: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
+	104, // 87: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
+	94,  // 88: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
+	101, // 89: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
+	90,  // 90: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	97,  // 91: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	117, // 92: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	90,  // 93: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	97,  // 94: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	6,   // 95: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	8,   // 96: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	13,  // 97: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	15,  // 98: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	17,  // 99: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	19,  // 100: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	21,  // 101: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
+	23,  // 102: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	25,  // 103: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	28,  // 104: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	30,  // 105: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	32,  // 106: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
+	37,  // 107: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
+	41,  // 108: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	43,  // 109: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
+	45,  // 110: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	47,  // 111: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	49,  // 112: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	52,  // 113: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	54,  // 114: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	56,  // 115: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	58,  // 116: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	61,  // 117: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	64,  // 118: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	67,  // 119: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	69,  // 120: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	71,  // 121: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	73,  // 122: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	75,  // 123: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	77,  // 124: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	81,  // 125: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	86,  // 126: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	95,  // 127: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	98,  // 128: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	92,  // 129: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
+	7,   // 130: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	9,   // 131: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	14,  // 132: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	16,  // 133: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	18,  // 134: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	20,  // 135: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	22,  // 136: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
+	24,  // 137: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	26,  // 138: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	29,  // 139: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	31,  // 140: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	33,  // 141: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
+	38,  // 142: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
+	42,  // 143: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	44,  // 144: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
+	46,  // 145: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	48,  // 146: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	50,  // 147: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	53,  // 148: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	55,  // 149: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	57,  // 150: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	59,  // 151: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	62,  // 152: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	65,  // 153: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	68,  // 154: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	70,  // 155: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	72,  // 156: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	74,  // 157: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	76,  // 158: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	78,  // 159: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	82,  // 160: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	87,  // 161: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	96,  // 162: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	99,  // 163: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	93,  // 164: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
+	130, // [130:165] is the sub-list for method output_type
+	95,  // [95:130] is the sub-list for method input_type
+	95,  // [95:95] is the sub-list for extension type_name
+	95,  // [95:95] is the sub-list for extension extendee
+	0,   // [0:95] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }
@@ -7141,7 +7237,7 @@ func file_sallyport_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_admin_proto_rawDesc), len(file_sallyport_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   93,
+			NumMessages:   94,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

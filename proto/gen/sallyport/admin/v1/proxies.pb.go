@@ -248,6 +248,97 @@ func (x *RevokeProxyResponse) GetVersion() uint64 {
 	return 0
 }
 
+// ReadmitProxyRequest names the id.
+type ReadmitProxyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as spiffe://example.org/sallyport/us-east/us-east-1.
+	SpiffeId      string `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadmitProxyRequest) Reset() {
+	*x = ReadmitProxyRequest{}
+	mi := &file_sallyport_admin_v1_proxies_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadmitProxyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadmitProxyRequest) ProtoMessage() {}
+
+func (x *ReadmitProxyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_proxies_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadmitProxyRequest.ProtoReflect.Descriptor instead.
+func (*ReadmitProxyRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_proxies_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ReadmitProxyRequest) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+// ReadmitProxyResponse answers when it is durable.
+type ReadmitProxyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadmitProxyResponse) Reset() {
+	*x = ReadmitProxyResponse{}
+	mi := &file_sallyport_admin_v1_proxies_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadmitProxyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadmitProxyResponse) ProtoMessage() {}
+
+func (x *ReadmitProxyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_proxies_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadmitProxyResponse.ProtoReflect.Descriptor instead.
+func (*ReadmitProxyResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_proxies_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ReadmitProxyResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 var File_sallyport_admin_v1_proxies_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_proxies_proto_rawDesc = "" +
@@ -266,10 +357,16 @@ const file_sallyport_admin_v1_proxies_proto_rawDesc = "" +
 	"\x12RevokeProxyRequest\x12\x1b\n" +
 	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\"/\n" +
 	"\x13RevokeProxyResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion2\xce\x01\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\">\n" +
+	"\x13ReadmitProxyRequest\x12'\n" +
+	"\tspiffe_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x10R\bspiffeId\"0\n" +
+	"\x14ReadmitProxyResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion2\xb1\x02\n" +
 	"\fProxyService\x12^\n" +
 	"\vInviteProxy\x12&.sallyport.admin.v1.InviteProxyRequest\x1a'.sallyport.admin.v1.InviteProxyResponse\x12^\n" +
-	"\vRevokeProxy\x12&.sallyport.admin.v1.RevokeProxyRequest\x1a'.sallyport.admin.v1.RevokeProxyResponseB4Z2sallyport.dev/proto/gen/sallyport/admin/v1;adminv1b\x06proto3"
+	"\vRevokeProxy\x12&.sallyport.admin.v1.RevokeProxyRequest\x1a'.sallyport.admin.v1.RevokeProxyResponse\x12a\n" +
+	"\fReadmitProxy\x12'.sallyport.admin.v1.ReadmitProxyRequest\x1a(.sallyport.admin.v1.ReadmitProxyResponseB4Z2sallyport.dev/proto/gen/sallyport/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_sallyport_admin_v1_proxies_proto_rawDescOnce sync.Once
@@ -283,24 +380,28 @@ func file_sallyport_admin_v1_proxies_proto_rawDescGZIP() []byte {
 	return file_sallyport_admin_v1_proxies_proto_rawDescData
 }
 
-var file_sallyport_admin_v1_proxies_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_sallyport_admin_v1_proxies_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_sallyport_admin_v1_proxies_proto_goTypes = []any{
 	(*InviteProxyRequest)(nil),    // 0: sallyport.admin.v1.InviteProxyRequest
 	(*InviteProxyResponse)(nil),   // 1: sallyport.admin.v1.InviteProxyResponse
 	(*RevokeProxyRequest)(nil),    // 2: sallyport.admin.v1.RevokeProxyRequest
 	(*RevokeProxyResponse)(nil),   // 3: sallyport.admin.v1.RevokeProxyResponse
-	(*durationpb.Duration)(nil),   // 4: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*ReadmitProxyRequest)(nil),   // 4: sallyport.admin.v1.ReadmitProxyRequest
+	(*ReadmitProxyResponse)(nil),  // 5: sallyport.admin.v1.ReadmitProxyResponse
+	(*durationpb.Duration)(nil),   // 6: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
 }
 var file_sallyport_admin_v1_proxies_proto_depIdxs = []int32{
-	4, // 0: sallyport.admin.v1.InviteProxyRequest.ttl:type_name -> google.protobuf.Duration
-	5, // 1: sallyport.admin.v1.InviteProxyResponse.expires_at:type_name -> google.protobuf.Timestamp
+	6, // 0: sallyport.admin.v1.InviteProxyRequest.ttl:type_name -> google.protobuf.Duration
+	7, // 1: sallyport.admin.v1.InviteProxyResponse.expires_at:type_name -> google.protobuf.Timestamp
 	0, // 2: sallyport.admin.v1.ProxyService.InviteProxy:input_type -> sallyport.admin.v1.InviteProxyRequest
 	2, // 3: sallyport.admin.v1.ProxyService.RevokeProxy:input_type -> sallyport.admin.v1.RevokeProxyRequest
-	1, // 4: sallyport.admin.v1.ProxyService.InviteProxy:output_type -> sallyport.admin.v1.InviteProxyResponse
-	3, // 5: sallyport.admin.v1.ProxyService.RevokeProxy:output_type -> sallyport.admin.v1.RevokeProxyResponse
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
+	4, // 4: sallyport.admin.v1.ProxyService.ReadmitProxy:input_type -> sallyport.admin.v1.ReadmitProxyRequest
+	1, // 5: sallyport.admin.v1.ProxyService.InviteProxy:output_type -> sallyport.admin.v1.InviteProxyResponse
+	3, // 6: sallyport.admin.v1.ProxyService.RevokeProxy:output_type -> sallyport.admin.v1.RevokeProxyResponse
+	5, // 7: sallyport.admin.v1.ProxyService.ReadmitProxy:output_type -> sallyport.admin.v1.ReadmitProxyResponse
+	5, // [5:8] is the sub-list for method output_type
+	2, // [2:5] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
 	2, // [2:2] is the sub-list for extension extendee
 	0, // [0:2] is the sub-list for field type_name
@@ -317,7 +418,7 @@ func file_sallyport_admin_v1_proxies_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_proxies_proto_rawDesc), len(file_sallyport_admin_v1_proxies_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

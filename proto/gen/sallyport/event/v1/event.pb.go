@@ -217,6 +217,8 @@ type Event struct {
 	//	*Event_CredentialDestroyed
 	//	*Event_UpstreamServerPinned
 	//	*Event_CredentialRenewed
+	//	*Event_ProxyAdmitted
+	//	*Event_ProxyReadmitted
 	//	*Event_RuleSetSet
 	//	*Event_RuleSetRemoved
 	//	*Event_ReviewRequested
@@ -758,6 +760,24 @@ func (x *Event) GetCredentialRenewed() *CredentialRenewed {
 	return nil
 }
 
+func (x *Event) GetProxyAdmitted() *ProxyAdmitted {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ProxyAdmitted); ok {
+			return x.ProxyAdmitted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetProxyReadmitted() *ProxyReadmitted {
+	if x != nil {
+		if x, ok := x.Body.(*Event_ProxyReadmitted); ok {
+			return x.ProxyReadmitted
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetRuleSetSet() *RuleSetSet {
 	if x != nil {
 		if x, ok := x.Body.(*Event_RuleSetSet); ok {
@@ -1039,6 +1059,14 @@ type Event_CredentialRenewed struct {
 	CredentialRenewed *CredentialRenewed `protobuf:"bytes,146,opt,name=credential_renewed,json=credentialRenewed,proto3,oneof"`
 }
 
+type Event_ProxyAdmitted struct {
+	ProxyAdmitted *ProxyAdmitted `protobuf:"bytes,147,opt,name=proxy_admitted,json=proxyAdmitted,proto3,oneof"`
+}
+
+type Event_ProxyReadmitted struct {
+	ProxyReadmitted *ProxyReadmitted `protobuf:"bytes,148,opt,name=proxy_readmitted,json=proxyReadmitted,proto3,oneof"`
+}
+
 type Event_RuleSetSet struct {
 	RuleSetSet *RuleSetSet `protobuf:"bytes,160,opt,name=rule_set_set,json=ruleSetSet,proto3,oneof"`
 }
@@ -1172,6 +1200,10 @@ func (*Event_CredentialDestroyed) isEvent_Body() {}
 func (*Event_UpstreamServerPinned) isEvent_Body() {}
 
 func (*Event_CredentialRenewed) isEvent_Body() {}
+
+func (*Event_ProxyAdmitted) isEvent_Body() {}
+
+func (*Event_ProxyReadmitted) isEvent_Body() {}
 
 func (*Event_RuleSetSet) isEvent_Body() {}
 
@@ -3602,6 +3634,121 @@ func (x *ProxyJoined) GetKeySha256() []byte {
 	return nil
 }
 
+// ProxyAdmitted says that a workload with a SPIFFE id joined, as the rules of the control plane that it met name it. When its token is
+// revoked the id is barred.
+type ProxyAdmitted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TokenId       string                 `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Region        string                 `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
+	SpiffeId      string                 `protobuf:"bytes,4,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProxyAdmitted) Reset() {
+	*x = ProxyAdmitted{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProxyAdmitted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProxyAdmitted) ProtoMessage() {}
+
+func (x *ProxyAdmitted) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProxyAdmitted.ProtoReflect.Descriptor instead.
+func (*ProxyAdmitted) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ProxyAdmitted) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+func (x *ProxyAdmitted) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ProxyAdmitted) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *ProxyAdmitted) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+// ProxyReadmitted says that a SPIFFE id is no longer barred.
+type ProxyReadmitted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProxyReadmitted) Reset() {
+	*x = ProxyReadmitted{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProxyReadmitted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProxyReadmitted) ProtoMessage() {}
+
+func (x *ProxyReadmitted) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProxyReadmitted.ProtoReflect.Descriptor instead.
+func (*ProxyReadmitted) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ProxyReadmitted) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
 // Token is a bearer token of SCIM, the admin API or a proxy.
 type Token struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3625,7 +3772,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3637,7 +3784,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3650,7 +3797,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Token) GetId() string {
@@ -3719,7 +3866,7 @@ type AdminDirectoryNamed struct {
 
 func (x *AdminDirectoryNamed) Reset() {
 	*x = AdminDirectoryNamed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3731,7 +3878,7 @@ func (x *AdminDirectoryNamed) String() string {
 func (*AdminDirectoryNamed) ProtoMessage() {}
 
 func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3744,7 +3891,7 @@ func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminDirectoryNamed.ProtoReflect.Descriptor instead.
 func (*AdminDirectoryNamed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AdminDirectoryNamed) GetDirectoryId() string {
@@ -3765,7 +3912,7 @@ type GroupRoleSet struct {
 
 func (x *GroupRoleSet) Reset() {
 	*x = GroupRoleSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3777,7 +3924,7 @@ func (x *GroupRoleSet) String() string {
 func (*GroupRoleSet) ProtoMessage() {}
 
 func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3790,7 +3937,7 @@ func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupRoleSet.ProtoReflect.Descriptor instead.
 func (*GroupRoleSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GroupRoleSet) GetGroupId() string {
@@ -3818,7 +3965,7 @@ type ServiceKeyAdded struct {
 
 func (x *ServiceKeyAdded) Reset() {
 	*x = ServiceKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3830,7 +3977,7 @@ func (x *ServiceKeyAdded) String() string {
 func (*ServiceKeyAdded) ProtoMessage() {}
 
 func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3843,7 +3990,7 @@ func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyAdded.ProtoReflect.Descriptor instead.
 func (*ServiceKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ServiceKeyAdded) GetUserId() string {
@@ -3871,7 +4018,7 @@ type ServiceKeyRemoved struct {
 
 func (x *ServiceKeyRemoved) Reset() {
 	*x = ServiceKeyRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3883,7 +4030,7 @@ func (x *ServiceKeyRemoved) String() string {
 func (*ServiceKeyRemoved) ProtoMessage() {}
 
 func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3896,7 +4043,7 @@ func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyRemoved.ProtoReflect.Descriptor instead.
 func (*ServiceKeyRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ServiceKeyRemoved) GetUserId() string {
@@ -3928,7 +4075,7 @@ type ServiceKey struct {
 
 func (x *ServiceKey) Reset() {
 	*x = ServiceKey{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3940,7 +4087,7 @@ func (x *ServiceKey) String() string {
 func (*ServiceKey) ProtoMessage() {}
 
 func (x *ServiceKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3953,7 +4100,7 @@ func (x *ServiceKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKey.ProtoReflect.Descriptor instead.
 func (*ServiceKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{49}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ServiceKey) GetId() string {
@@ -3993,7 +4140,7 @@ type BreakGlassOpened struct {
 
 func (x *BreakGlassOpened) Reset() {
 	*x = BreakGlassOpened{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4005,7 +4152,7 @@ func (x *BreakGlassOpened) String() string {
 func (*BreakGlassOpened) ProtoMessage() {}
 
 func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4018,7 +4165,7 @@ func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BreakGlassOpened.ProtoReflect.Descriptor instead.
 func (*BreakGlassOpened) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{50}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *BreakGlassOpened) GetTokenId() string {
@@ -4052,7 +4199,7 @@ type SigningKeyAdded struct {
 
 func (x *SigningKeyAdded) Reset() {
 	*x = SigningKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4064,7 +4211,7 @@ func (x *SigningKeyAdded) String() string {
 func (*SigningKeyAdded) ProtoMessage() {}
 
 func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4077,7 +4224,7 @@ func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyAdded.ProtoReflect.Descriptor instead.
 func (*SigningKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SigningKeyAdded) GetKey() *v1.SigningKey {
@@ -4097,7 +4244,7 @@ type SigningKeyRetired struct {
 
 func (x *SigningKeyRetired) Reset() {
 	*x = SigningKeyRetired{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4109,7 +4256,7 @@ func (x *SigningKeyRetired) String() string {
 func (*SigningKeyRetired) ProtoMessage() {}
 
 func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4122,7 +4269,7 @@ func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyRetired.ProtoReflect.Descriptor instead.
 func (*SigningKeyRetired) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SigningKeyRetired) GetKeyId() string {
@@ -4145,7 +4292,7 @@ type SessionRevoked struct {
 
 func (x *SessionRevoked) Reset() {
 	*x = SessionRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4157,7 +4304,7 @@ func (x *SessionRevoked) String() string {
 func (*SessionRevoked) ProtoMessage() {}
 
 func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4170,7 +4317,7 @@ func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevoked.ProtoReflect.Descriptor instead.
 func (*SessionRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SessionRevoked) GetSessionId() string {
@@ -4197,7 +4344,7 @@ type SessionRevocationsForgotten struct {
 
 func (x *SessionRevocationsForgotten) Reset() {
 	*x = SessionRevocationsForgotten{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4209,7 +4356,7 @@ func (x *SessionRevocationsForgotten) String() string {
 func (*SessionRevocationsForgotten) ProtoMessage() {}
 
 func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4222,7 +4369,7 @@ func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevocationsForgotten.ProtoReflect.Descriptor instead.
 func (*SessionRevocationsForgotten) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SessionRevocationsForgotten) GetAt() *timestamppb.Timestamp {
@@ -4243,7 +4390,7 @@ type ClientSessionsRevoked struct {
 
 func (x *ClientSessionsRevoked) Reset() {
 	*x = ClientSessionsRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4255,7 +4402,7 @@ func (x *ClientSessionsRevoked) String() string {
 func (*ClientSessionsRevoked) ProtoMessage() {}
 
 func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4268,7 +4415,7 @@ func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessionsRevoked.ProtoReflect.Descriptor instead.
 func (*ClientSessionsRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ClientSessionsRevoked) GetClientId() string {
@@ -4295,7 +4442,7 @@ type ClientSet struct {
 
 func (x *ClientSet) Reset() {
 	*x = ClientSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4307,7 +4454,7 @@ func (x *ClientSet) String() string {
 func (*ClientSet) ProtoMessage() {}
 
 func (x *ClientSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4320,7 +4467,7 @@ func (x *ClientSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSet.ProtoReflect.Descriptor instead.
 func (*ClientSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ClientSet) GetClient() *v1.Client {
@@ -4340,7 +4487,7 @@ type ClientRemoved struct {
 
 func (x *ClientRemoved) Reset() {
 	*x = ClientRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4352,7 +4499,7 @@ func (x *ClientRemoved) String() string {
 func (*ClientRemoved) ProtoMessage() {}
 
 func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4365,7 +4512,7 @@ func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRemoved.ProtoReflect.Descriptor instead.
 func (*ClientRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ClientRemoved) GetClientId() string {
@@ -4385,7 +4532,7 @@ type AuthorizationPolicySet struct {
 
 func (x *AuthorizationPolicySet) Reset() {
 	*x = AuthorizationPolicySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4397,7 +4544,7 @@ func (x *AuthorizationPolicySet) String() string {
 func (*AuthorizationPolicySet) ProtoMessage() {}
 
 func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4410,7 +4557,7 @@ func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationPolicySet.ProtoReflect.Descriptor instead.
 func (*AuthorizationPolicySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AuthorizationPolicySet) GetPolicy() *v1.AuthorizationPolicy {
@@ -4433,7 +4580,7 @@ type CredentialSet struct {
 
 func (x *CredentialSet) Reset() {
 	*x = CredentialSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4445,7 +4592,7 @@ func (x *CredentialSet) String() string {
 func (*CredentialSet) ProtoMessage() {}
 
 func (x *CredentialSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4458,7 +4605,7 @@ func (x *CredentialSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialSet.ProtoReflect.Descriptor instead.
 func (*CredentialSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CredentialSet) GetCredential() *Credential {
@@ -4495,7 +4642,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4507,7 +4654,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4520,7 +4667,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{60}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Credential) GetId() string {
@@ -4582,7 +4729,7 @@ type CredentialWithdrawn struct {
 
 func (x *CredentialWithdrawn) Reset() {
 	*x = CredentialWithdrawn{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4594,7 +4741,7 @@ func (x *CredentialWithdrawn) String() string {
 func (*CredentialWithdrawn) ProtoMessage() {}
 
 func (x *CredentialWithdrawn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4607,7 +4754,7 @@ func (x *CredentialWithdrawn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialWithdrawn.ProtoReflect.Descriptor instead.
 func (*CredentialWithdrawn) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{61}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CredentialWithdrawn) GetCredentialId() string {
@@ -4630,7 +4777,7 @@ type CredentialRevocationTried struct {
 
 func (x *CredentialRevocationTried) Reset() {
 	*x = CredentialRevocationTried{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4642,7 +4789,7 @@ func (x *CredentialRevocationTried) String() string {
 func (*CredentialRevocationTried) ProtoMessage() {}
 
 func (x *CredentialRevocationTried) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4655,7 +4802,7 @@ func (x *CredentialRevocationTried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialRevocationTried.ProtoReflect.Descriptor instead.
 func (*CredentialRevocationTried) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{62}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CredentialRevocationTried) GetCredentialId() string {
@@ -4690,7 +4837,7 @@ type CredentialDestroyed struct {
 
 func (x *CredentialDestroyed) Reset() {
 	*x = CredentialDestroyed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4702,7 +4849,7 @@ func (x *CredentialDestroyed) String() string {
 func (*CredentialDestroyed) ProtoMessage() {}
 
 func (x *CredentialDestroyed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4715,7 +4862,7 @@ func (x *CredentialDestroyed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialDestroyed.ProtoReflect.Descriptor instead.
 func (*CredentialDestroyed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{63}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CredentialDestroyed) GetCredentialId() string {
@@ -4742,7 +4889,7 @@ type CredentialRenewed struct {
 
 func (x *CredentialRenewed) Reset() {
 	*x = CredentialRenewed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4754,7 +4901,7 @@ func (x *CredentialRenewed) String() string {
 func (*CredentialRenewed) ProtoMessage() {}
 
 func (x *CredentialRenewed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4767,7 +4914,7 @@ func (x *CredentialRenewed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialRenewed.ProtoReflect.Descriptor instead.
 func (*CredentialRenewed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{64}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CredentialRenewed) GetCredentialId() string {
@@ -4788,7 +4935,7 @@ type UpstreamServerPinned struct {
 
 func (x *UpstreamServerPinned) Reset() {
 	*x = UpstreamServerPinned{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[65]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4800,7 +4947,7 @@ func (x *UpstreamServerPinned) String() string {
 func (*UpstreamServerPinned) ProtoMessage() {}
 
 func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[65]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4813,7 +4960,7 @@ func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamServerPinned.ProtoReflect.Descriptor instead.
 func (*UpstreamServerPinned) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{65}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *UpstreamServerPinned) GetConnectorId() string {
@@ -4834,7 +4981,7 @@ var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xa2'\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xc2(\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -4895,7 +5042,9 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\x1bcredential_revocation_tried\x18\x8f\x01 \x01(\v2-.sallyport.event.v1.CredentialRevocationTriedH\x00R\x19credentialRevocationTried\x12]\n" +
 	"\x14credential_destroyed\x18\x90\x01 \x01(\v2'.sallyport.event.v1.CredentialDestroyedH\x00R\x13credentialDestroyed\x12a\n" +
 	"\x16upstream_server_pinned\x18\x91\x01 \x01(\v2(.sallyport.event.v1.UpstreamServerPinnedH\x00R\x14upstreamServerPinned\x12W\n" +
-	"\x12credential_renewed\x18\x92\x01 \x01(\v2%.sallyport.event.v1.CredentialRenewedH\x00R\x11credentialRenewed\x12C\n" +
+	"\x12credential_renewed\x18\x92\x01 \x01(\v2%.sallyport.event.v1.CredentialRenewedH\x00R\x11credentialRenewed\x12K\n" +
+	"\x0eproxy_admitted\x18\x93\x01 \x01(\v2!.sallyport.event.v1.ProxyAdmittedH\x00R\rproxyAdmitted\x12Q\n" +
+	"\x10proxy_readmitted\x18\x94\x01 \x01(\v2#.sallyport.event.v1.ProxyReadmittedH\x00R\x0fproxyReadmitted\x12C\n" +
 	"\frule_set_set\x18\xa0\x01 \x01(\v2\x1e.sallyport.event.v1.RuleSetSetH\x00R\n" +
 	"ruleSetSet\x12O\n" +
 	"\x10rule_set_removed\x18\xa1\x01 \x01(\v2\".sallyport.event.v1.RuleSetRemovedH\x00R\x0eruleSetRemoved\x12Q\n" +
@@ -5076,7 +5225,14 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\vProxyJoined\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x1d\n" +
 	"\n" +
-	"key_sha256\x18\x02 \x01(\fR\tkeySha256\"\x9b\x02\n" +
+	"key_sha256\x18\x02 \x01(\fR\tkeySha256\"s\n" +
+	"\rProxyAdmitted\x12\x19\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06region\x18\x03 \x01(\tR\x06region\x12\x1b\n" +
+	"\tspiffe_id\x18\x04 \x01(\tR\bspiffeId\".\n" +
+	"\x0fProxyReadmitted\x12\x1b\n" +
+	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\"\x9b\x02\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1d.sallyport.event.v1.TokenKindR\x04kind\x12\x16\n" +
@@ -5188,7 +5344,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                         // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                         // 1: sallyport.event.v1.TokenKind
@@ -5236,149 +5392,153 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*TokenExpirySet)(nil),                 // 43: sallyport.event.v1.TokenExpirySet
 	(*TokenRevoked)(nil),                   // 44: sallyport.event.v1.TokenRevoked
 	(*ProxyJoined)(nil),                    // 45: sallyport.event.v1.ProxyJoined
-	(*Token)(nil),                          // 46: sallyport.event.v1.Token
-	(*AdminDirectoryNamed)(nil),            // 47: sallyport.event.v1.AdminDirectoryNamed
-	(*GroupRoleSet)(nil),                   // 48: sallyport.event.v1.GroupRoleSet
-	(*ServiceKeyAdded)(nil),                // 49: sallyport.event.v1.ServiceKeyAdded
-	(*ServiceKeyRemoved)(nil),              // 50: sallyport.event.v1.ServiceKeyRemoved
-	(*ServiceKey)(nil),                     // 51: sallyport.event.v1.ServiceKey
-	(*BreakGlassOpened)(nil),               // 52: sallyport.event.v1.BreakGlassOpened
-	(*SigningKeyAdded)(nil),                // 53: sallyport.event.v1.SigningKeyAdded
-	(*SigningKeyRetired)(nil),              // 54: sallyport.event.v1.SigningKeyRetired
-	(*SessionRevoked)(nil),                 // 55: sallyport.event.v1.SessionRevoked
-	(*SessionRevocationsForgotten)(nil),    // 56: sallyport.event.v1.SessionRevocationsForgotten
-	(*ClientSessionsRevoked)(nil),          // 57: sallyport.event.v1.ClientSessionsRevoked
-	(*ClientSet)(nil),                      // 58: sallyport.event.v1.ClientSet
-	(*ClientRemoved)(nil),                  // 59: sallyport.event.v1.ClientRemoved
-	(*AuthorizationPolicySet)(nil),         // 60: sallyport.event.v1.AuthorizationPolicySet
-	(*CredentialSet)(nil),                  // 61: sallyport.event.v1.CredentialSet
-	(*Credential)(nil),                     // 62: sallyport.event.v1.Credential
-	(*CredentialWithdrawn)(nil),            // 63: sallyport.event.v1.CredentialWithdrawn
-	(*CredentialRevocationTried)(nil),      // 64: sallyport.event.v1.CredentialRevocationTried
-	(*CredentialDestroyed)(nil),            // 65: sallyport.event.v1.CredentialDestroyed
-	(*CredentialRenewed)(nil),              // 66: sallyport.event.v1.CredentialRenewed
-	(*UpstreamServerPinned)(nil),           // 67: sallyport.event.v1.UpstreamServerPinned
-	(*timestamppb.Timestamp)(nil),          // 68: google.protobuf.Timestamp
-	(v1.Role)(0),                           // 69: sallyport.policy.v1.Role
-	(*v1.Directory)(nil),                   // 70: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),                   // 71: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                        // 72: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                        // 73: sallyport.policy.v1.Rule
-	(*v1.RuleSet)(nil),                     // 74: sallyport.policy.v1.RuleSet
-	(*v1.Review)(nil),                      // 75: sallyport.policy.v1.Review
-	(*v1.Block)(nil),                       // 76: sallyport.policy.v1.Block
-	(*v1.SigningKey)(nil),                  // 77: sallyport.policy.v1.SigningKey
-	(*v1.Client)(nil),                      // 78: sallyport.policy.v1.Client
-	(*v1.AuthorizationPolicy)(nil),         // 79: sallyport.policy.v1.AuthorizationPolicy
-	(v1.CredentialKind)(0),                 // 80: sallyport.policy.v1.CredentialKind
-	(v1.CredentialOutcome)(0),              // 81: sallyport.policy.v1.CredentialOutcome
-	(*v1.UpstreamAuthorizationServer)(nil), // 82: sallyport.policy.v1.UpstreamAuthorizationServer
+	(*ProxyAdmitted)(nil),                  // 46: sallyport.event.v1.ProxyAdmitted
+	(*ProxyReadmitted)(nil),                // 47: sallyport.event.v1.ProxyReadmitted
+	(*Token)(nil),                          // 48: sallyport.event.v1.Token
+	(*AdminDirectoryNamed)(nil),            // 49: sallyport.event.v1.AdminDirectoryNamed
+	(*GroupRoleSet)(nil),                   // 50: sallyport.event.v1.GroupRoleSet
+	(*ServiceKeyAdded)(nil),                // 51: sallyport.event.v1.ServiceKeyAdded
+	(*ServiceKeyRemoved)(nil),              // 52: sallyport.event.v1.ServiceKeyRemoved
+	(*ServiceKey)(nil),                     // 53: sallyport.event.v1.ServiceKey
+	(*BreakGlassOpened)(nil),               // 54: sallyport.event.v1.BreakGlassOpened
+	(*SigningKeyAdded)(nil),                // 55: sallyport.event.v1.SigningKeyAdded
+	(*SigningKeyRetired)(nil),              // 56: sallyport.event.v1.SigningKeyRetired
+	(*SessionRevoked)(nil),                 // 57: sallyport.event.v1.SessionRevoked
+	(*SessionRevocationsForgotten)(nil),    // 58: sallyport.event.v1.SessionRevocationsForgotten
+	(*ClientSessionsRevoked)(nil),          // 59: sallyport.event.v1.ClientSessionsRevoked
+	(*ClientSet)(nil),                      // 60: sallyport.event.v1.ClientSet
+	(*ClientRemoved)(nil),                  // 61: sallyport.event.v1.ClientRemoved
+	(*AuthorizationPolicySet)(nil),         // 62: sallyport.event.v1.AuthorizationPolicySet
+	(*CredentialSet)(nil),                  // 63: sallyport.event.v1.CredentialSet
+	(*Credential)(nil),                     // 64: sallyport.event.v1.Credential
+	(*CredentialWithdrawn)(nil),            // 65: sallyport.event.v1.CredentialWithdrawn
+	(*CredentialRevocationTried)(nil),      // 66: sallyport.event.v1.CredentialRevocationTried
+	(*CredentialDestroyed)(nil),            // 67: sallyport.event.v1.CredentialDestroyed
+	(*CredentialRenewed)(nil),              // 68: sallyport.event.v1.CredentialRenewed
+	(*UpstreamServerPinned)(nil),           // 69: sallyport.event.v1.UpstreamServerPinned
+	(*timestamppb.Timestamp)(nil),          // 70: google.protobuf.Timestamp
+	(v1.Role)(0),                           // 71: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),                   // 72: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),                   // 73: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                        // 74: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                        // 75: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                     // 76: sallyport.policy.v1.RuleSet
+	(*v1.Review)(nil),                      // 77: sallyport.policy.v1.Review
+	(*v1.Block)(nil),                       // 78: sallyport.policy.v1.Block
+	(*v1.SigningKey)(nil),                  // 79: sallyport.policy.v1.SigningKey
+	(*v1.Client)(nil),                      // 80: sallyport.policy.v1.Client
+	(*v1.AuthorizationPolicy)(nil),         // 81: sallyport.policy.v1.AuthorizationPolicy
+	(v1.CredentialKind)(0),                 // 82: sallyport.policy.v1.CredentialKind
+	(v1.CredentialOutcome)(0),              // 83: sallyport.policy.v1.CredentialOutcome
+	(*v1.UpstreamAuthorizationServer)(nil), // 84: sallyport.policy.v1.UpstreamAuthorizationServer
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	68, // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
-	3,  // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
-	4,  // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
-	5,  // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
-	6,  // 4: sallyport.event.v1.Event.feature_level_raised:type_name -> sallyport.event.v1.FeatureLevelRaised
-	7,  // 5: sallyport.event.v1.Event.barrier:type_name -> sallyport.event.v1.Barrier
-	8,  // 6: sallyport.event.v1.Event.directory_set:type_name -> sallyport.event.v1.DirectorySet
-	9,  // 7: sallyport.event.v1.Event.user_created:type_name -> sallyport.event.v1.UserCreated
-	10, // 8: sallyport.event.v1.Event.user_updated:type_name -> sallyport.event.v1.UserUpdated
-	11, // 9: sallyport.event.v1.Event.user_deactivated:type_name -> sallyport.event.v1.UserDeactivated
-	12, // 10: sallyport.event.v1.Event.user_reactivated:type_name -> sallyport.event.v1.UserReactivated
-	13, // 11: sallyport.event.v1.Event.user_sessions_revoked:type_name -> sallyport.event.v1.UserSessionsRevoked
-	14, // 12: sallyport.event.v1.Event.user_deleted:type_name -> sallyport.event.v1.UserDeleted
-	17, // 13: sallyport.event.v1.Event.user_memberships_confirmed:type_name -> sallyport.event.v1.UserMembershipsConfirmed
-	16, // 14: sallyport.event.v1.Event.user_subject_rebound:type_name -> sallyport.event.v1.UserSubjectRebound
-	15, // 15: sallyport.event.v1.Event.user_erased:type_name -> sallyport.event.v1.UserErased
-	18, // 16: sallyport.event.v1.Event.group_created:type_name -> sallyport.event.v1.GroupCreated
-	19, // 17: sallyport.event.v1.Event.group_updated:type_name -> sallyport.event.v1.GroupUpdated
-	20, // 18: sallyport.event.v1.Event.group_deleted:type_name -> sallyport.event.v1.GroupDeleted
-	21, // 19: sallyport.event.v1.Event.group_members_added:type_name -> sallyport.event.v1.GroupMembersAdded
-	22, // 20: sallyport.event.v1.Event.group_members_removed:type_name -> sallyport.event.v1.GroupMembersRemoved
-	23, // 21: sallyport.event.v1.Event.connector_set:type_name -> sallyport.event.v1.ConnectorSet
-	24, // 22: sallyport.event.v1.Event.connector_retired:type_name -> sallyport.event.v1.ConnectorRetired
-	25, // 23: sallyport.event.v1.Event.catalogue_pinned:type_name -> sallyport.event.v1.CataloguePinned
-	27, // 24: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
-	28, // 25: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
-	29, // 26: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
-	40, // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
-	41, // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
-	42, // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
-	44, // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
-	43, // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
-	53, // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
-	54, // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
-	55, // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
-	56, // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
-	57, // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
-	58, // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
-	59, // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
-	60, // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
-	47, // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
-	48, // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
-	52, // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
-	49, // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
-	50, // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
-	45, // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
-	61, // 46: sallyport.event.v1.Event.credential_set:type_name -> sallyport.event.v1.CredentialSet
-	63, // 47: sallyport.event.v1.Event.credential_withdrawn:type_name -> sallyport.event.v1.CredentialWithdrawn
-	64, // 48: sallyport.event.v1.Event.credential_revocation_tried:type_name -> sallyport.event.v1.CredentialRevocationTried
-	65, // 49: sallyport.event.v1.Event.credential_destroyed:type_name -> sallyport.event.v1.CredentialDestroyed
-	67, // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
-	66, // 51: sallyport.event.v1.Event.credential_renewed:type_name -> sallyport.event.v1.CredentialRenewed
-	30, // 52: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
-	31, // 53: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
-	34, // 54: sallyport.event.v1.Event.review_requested:type_name -> sallyport.event.v1.ReviewRequested
-	36, // 55: sallyport.event.v1.Event.review_approved:type_name -> sallyport.event.v1.ReviewApproved
-	37, // 56: sallyport.event.v1.Event.review_refused:type_name -> sallyport.event.v1.ReviewRefused
-	38, // 57: sallyport.event.v1.Event.review_used:type_name -> sallyport.event.v1.ReviewUsed
-	39, // 58: sallyport.event.v1.Event.reviews_forgotten:type_name -> sallyport.event.v1.ReviewsForgotten
-	32, // 59: sallyport.event.v1.Event.policy_applied:type_name -> sallyport.event.v1.PolicyApplied
-	26, // 60: sallyport.event.v1.Event.catalogue_offered:type_name -> sallyport.event.v1.CatalogueOffered
-	0,  // 61: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	69, // 62: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
-	70, // 63: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	68, // 64: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	68, // 65: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	71, // 66: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	72, // 67: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	72, // 68: sallyport.event.v1.CatalogueOffered.tools:type_name -> sallyport.policy.v1.Tool
-	72, // 69: sallyport.event.v1.CatalogueOffered.gone:type_name -> sallyport.policy.v1.Tool
-	73, // 70: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	68, // 71: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
-	74, // 72: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
-	33, // 73: sallyport.event.v1.PolicyApplied.resources:type_name -> sallyport.event.v1.AppliedResource
-	35, // 74: sallyport.event.v1.ReviewRequested.steps:type_name -> sallyport.event.v1.ReviewStep
-	68, // 75: sallyport.event.v1.ReviewRequested.expires_at:type_name -> google.protobuf.Timestamp
-	75, // 76: sallyport.event.v1.ReviewStep.alternatives:type_name -> sallyport.policy.v1.Review
-	68, // 77: sallyport.event.v1.ReviewsForgotten.at:type_name -> google.protobuf.Timestamp
-	76, // 78: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	46, // 79: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	68, // 80: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 81: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	68, // 82: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	69, // 83: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	69, // 84: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
-	51, // 85: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
-	68, // 86: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
-	77, // 87: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
-	68, // 88: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
-	68, // 89: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
-	68, // 90: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	78, // 91: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
-	79, // 92: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
-	62, // 93: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
-	80, // 94: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
-	81, // 95: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	68, // 96: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
-	81, // 97: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	82, // 98: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
-	99, // [99:99] is the sub-list for method output_type
-	99, // [99:99] is the sub-list for method input_type
-	99, // [99:99] is the sub-list for extension type_name
-	99, // [99:99] is the sub-list for extension extendee
-	0,  // [0:99] is the sub-list for field type_name
+	70,  // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	3,   // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
+	4,   // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
+	5,   // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
+	6,   // 4: sallyport.event.v1.Event.feature_level_raised:type_name -> sallyport.event.v1.FeatureLevelRaised
+	7,   // 5: sallyport.event.v1.Event.barrier:type_name -> sallyport.event.v1.Barrier
+	8,   // 6: sallyport.event.v1.Event.directory_set:type_name -> sallyport.event.v1.DirectorySet
+	9,   // 7: sallyport.event.v1.Event.user_created:type_name -> sallyport.event.v1.UserCreated
+	10,  // 8: sallyport.event.v1.Event.user_updated:type_name -> sallyport.event.v1.UserUpdated
+	11,  // 9: sallyport.event.v1.Event.user_deactivated:type_name -> sallyport.event.v1.UserDeactivated
+	12,  // 10: sallyport.event.v1.Event.user_reactivated:type_name -> sallyport.event.v1.UserReactivated
+	13,  // 11: sallyport.event.v1.Event.user_sessions_revoked:type_name -> sallyport.event.v1.UserSessionsRevoked
+	14,  // 12: sallyport.event.v1.Event.user_deleted:type_name -> sallyport.event.v1.UserDeleted
+	17,  // 13: sallyport.event.v1.Event.user_memberships_confirmed:type_name -> sallyport.event.v1.UserMembershipsConfirmed
+	16,  // 14: sallyport.event.v1.Event.user_subject_rebound:type_name -> sallyport.event.v1.UserSubjectRebound
+	15,  // 15: sallyport.event.v1.Event.user_erased:type_name -> sallyport.event.v1.UserErased
+	18,  // 16: sallyport.event.v1.Event.group_created:type_name -> sallyport.event.v1.GroupCreated
+	19,  // 17: sallyport.event.v1.Event.group_updated:type_name -> sallyport.event.v1.GroupUpdated
+	20,  // 18: sallyport.event.v1.Event.group_deleted:type_name -> sallyport.event.v1.GroupDeleted
+	21,  // 19: sallyport.event.v1.Event.group_members_added:type_name -> sallyport.event.v1.GroupMembersAdded
+	22,  // 20: sallyport.event.v1.Event.group_members_removed:type_name -> sallyport.event.v1.GroupMembersRemoved
+	23,  // 21: sallyport.event.v1.Event.connector_set:type_name -> sallyport.event.v1.ConnectorSet
+	24,  // 22: sallyport.event.v1.Event.connector_retired:type_name -> sallyport.event.v1.ConnectorRetired
+	25,  // 23: sallyport.event.v1.Event.catalogue_pinned:type_name -> sallyport.event.v1.CataloguePinned
+	27,  // 24: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
+	28,  // 25: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
+	29,  // 26: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
+	40,  // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
+	41,  // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
+	42,  // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
+	44,  // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
+	43,  // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
+	55,  // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
+	56,  // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
+	57,  // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
+	58,  // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
+	59,  // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
+	60,  // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
+	61,  // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
+	62,  // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
+	49,  // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
+	50,  // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
+	54,  // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
+	51,  // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
+	52,  // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
+	45,  // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
+	63,  // 46: sallyport.event.v1.Event.credential_set:type_name -> sallyport.event.v1.CredentialSet
+	65,  // 47: sallyport.event.v1.Event.credential_withdrawn:type_name -> sallyport.event.v1.CredentialWithdrawn
+	66,  // 48: sallyport.event.v1.Event.credential_revocation_tried:type_name -> sallyport.event.v1.CredentialRevocationTried
+	67,  // 49: sallyport.event.v1.Event.credential_destroyed:type_name -> sallyport.event.v1.CredentialDestroyed
+	69,  // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
+	68,  // 51: sallyport.event.v1.Event.credential_renewed:type_name -> sallyport.event.v1.CredentialRenewed
+	46,  // 52: sallyport.event.v1.Event.proxy_admitted:type_name -> sallyport.event.v1.ProxyAdmitted
+	47,  // 53: sallyport.event.v1.Event.proxy_readmitted:type_name -> sallyport.event.v1.ProxyReadmitted
+	30,  // 54: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
+	31,  // 55: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
+	34,  // 56: sallyport.event.v1.Event.review_requested:type_name -> sallyport.event.v1.ReviewRequested
+	36,  // 57: sallyport.event.v1.Event.review_approved:type_name -> sallyport.event.v1.ReviewApproved
+	37,  // 58: sallyport.event.v1.Event.review_refused:type_name -> sallyport.event.v1.ReviewRefused
+	38,  // 59: sallyport.event.v1.Event.review_used:type_name -> sallyport.event.v1.ReviewUsed
+	39,  // 60: sallyport.event.v1.Event.reviews_forgotten:type_name -> sallyport.event.v1.ReviewsForgotten
+	32,  // 61: sallyport.event.v1.Event.policy_applied:type_name -> sallyport.event.v1.PolicyApplied
+	26,  // 62: sallyport.event.v1.Event.catalogue_offered:type_name -> sallyport.event.v1.CatalogueOffered
+	0,   // 63: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	71,  // 64: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	72,  // 65: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	70,  // 66: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	70,  // 67: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	73,  // 68: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	74,  // 69: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	74,  // 70: sallyport.event.v1.CatalogueOffered.tools:type_name -> sallyport.policy.v1.Tool
+	74,  // 71: sallyport.event.v1.CatalogueOffered.gone:type_name -> sallyport.policy.v1.Tool
+	75,  // 72: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	70,  // 73: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
+	76,  // 74: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
+	33,  // 75: sallyport.event.v1.PolicyApplied.resources:type_name -> sallyport.event.v1.AppliedResource
+	35,  // 76: sallyport.event.v1.ReviewRequested.steps:type_name -> sallyport.event.v1.ReviewStep
+	70,  // 77: sallyport.event.v1.ReviewRequested.expires_at:type_name -> google.protobuf.Timestamp
+	77,  // 78: sallyport.event.v1.ReviewStep.alternatives:type_name -> sallyport.policy.v1.Review
+	70,  // 79: sallyport.event.v1.ReviewsForgotten.at:type_name -> google.protobuf.Timestamp
+	78,  // 80: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	48,  // 81: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	70,  // 82: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,   // 83: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	70,  // 84: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	71,  // 85: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	71,  // 86: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	53,  // 87: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
+	70,  // 88: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
+	79,  // 89: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
+	70,  // 90: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
+	70,  // 91: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
+	70,  // 92: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	80,  // 93: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
+	81,  // 94: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	64,  // 95: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
+	82,  // 96: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
+	83,  // 97: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	70,  // 98: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
+	83,  // 99: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	84,  // 100: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
+	101, // [101:101] is the sub-list for method output_type
+	101, // [101:101] is the sub-list for method input_type
+	101, // [101:101] is the sub-list for extension type_name
+	101, // [101:101] is the sub-list for extension extendee
+	0,   // [0:101] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -5436,6 +5596,8 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_CredentialDestroyed)(nil),
 		(*Event_UpstreamServerPinned)(nil),
 		(*Event_CredentialRenewed)(nil),
+		(*Event_ProxyAdmitted)(nil),
+		(*Event_ProxyReadmitted)(nil),
 		(*Event_RuleSetSet)(nil),
 		(*Event_RuleSetRemoved)(nil),
 		(*Event_ReviewRequested)(nil),
@@ -5452,7 +5614,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   66,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1028,7 +1028,9 @@ type Peer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Proxy string                 `protobuf:"bytes,1,opt,name=proxy,proto3" json:"proxy,omitempty"`
 	// As its Hello says.
-	Url           string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// Its SPIFFE id, where the proxies that are told have SPIFFE ids too.
+	SpiffeId      string `protobuf:"bytes,40,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1073,6 +1075,13 @@ func (x *Peer) GetProxy() string {
 func (x *Peer) GetUrl() string {
 	if x != nil {
 		return x.Url
+	}
+	return ""
+}
+
+func (x *Peer) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
 	}
 	return ""
 }
@@ -2825,10 +2834,11 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x05peers\x18\x05 \x01(\v2\x19.sallyport.fleet.v1.PeersR\x05peers\x12A\n" +
 	"\vauthorities\x18F \x01(\v2\x1f.sallyport.fleet.v1.AuthoritiesR\vauthorities\"7\n" +
 	"\x05Peers\x12.\n" +
-	"\x05peers\x18\x01 \x03(\v2\x18.sallyport.fleet.v1.PeerR\x05peers\".\n" +
+	"\x05peers\x18\x01 \x03(\v2\x18.sallyport.fleet.v1.PeerR\x05peers\"K\n" +
 	"\x04Peer\x12\x14\n" +
 	"\x05proxy\x18\x01 \x01(\tR\x05proxy\x12\x10\n" +
-	"\x03url\x18\x02 \x01(\tR\x03url\"\xd7\x05\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12\x1b\n" +
+	"\tspiffe_id\x18( \x01(\tR\bspiffeId\"\xd7\x05\n" +
 	"\x05Entry\x12.\n" +
 	"\x04user\x18\x01 \x01(\v2\x18.sallyport.fleet.v1.UserH\x00R\x04user\x121\n" +
 	"\x05group\x18\x02 \x01(\v2\x19.sallyport.fleet.v1.GroupH\x00R\x05group\x121\n" +

@@ -40,6 +40,9 @@ const (
 	// ProxyServiceRevokeProxyProcedure is the fully-qualified name of the ProxyService's RevokeProxy
 	// RPC.
 	ProxyServiceRevokeProxyProcedure = "/sallyport.admin.v1.ProxyService/RevokeProxy"
+	// ProxyServiceReadmitProxyProcedure is the fully-qualified name of the ProxyService's ReadmitProxy
+	// RPC.
+	ProxyServiceReadmitProxyProcedure = "/sallyport.admin.v1.ProxyService/ReadmitProxy"
 )
 
 // ProxyServiceClient is a client for the sallyport.admin.v1.ProxyService service.
@@ -47,7 +50,10 @@ type ProxyServiceClient interface {
 	// InviteProxy makes an invitation for a proxy that is to be, which is good once.
 	InviteProxy(context.Context, *connect.Request[v1.InviteProxyRequest]) (*connect.Response[v1.InviteProxyResponse], error)
 	// RevokeProxy expels a proxy at once, or takes its invitation back. The keys that seal sessions in its region are replaced.
+	// One that joined by a SPIFFE id stays out until it is readmitted.
 	RevokeProxy(context.Context, *connect.Request[v1.RevokeProxyRequest]) (*connect.Response[v1.RevokeProxyResponse], error)
+	// ReadmitProxy lets a SPIFFE id that was barred join again.
+	ReadmitProxy(context.Context, *connect.Request[v1.ReadmitProxyRequest]) (*connect.Response[v1.ReadmitProxyResponse], error)
 }
 
 // NewProxyServiceClient constructs a client for the sallyport.admin.v1.ProxyService service. By
@@ -73,13 +79,20 @@ func NewProxyServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(proxyServiceMethods.ByName("RevokeProxy")),
 			connect.WithClientOptions(opts...),
 		),
+		readmitProxy: connect.NewClient[v1.ReadmitProxyRequest, v1.ReadmitProxyResponse](
+			httpClient,
+			baseURL+ProxyServiceReadmitProxyProcedure,
+			connect.WithSchema(proxyServiceMethods.ByName("ReadmitProxy")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // proxyServiceClient implements ProxyServiceClient.
 type proxyServiceClient struct {
-	inviteProxy *connect.Client[v1.InviteProxyRequest, v1.InviteProxyResponse]
-	revokeProxy *connect.Client[v1.RevokeProxyRequest, v1.RevokeProxyResponse]
+	inviteProxy  *connect.Client[v1.InviteProxyRequest, v1.InviteProxyResponse]
+	revokeProxy  *connect.Client[v1.RevokeProxyRequest, v1.RevokeProxyResponse]
+	readmitProxy *connect.Client[v1.ReadmitProxyRequest, v1.ReadmitProxyResponse]
 }
 
 // InviteProxy calls sallyport.admin.v1.ProxyService.InviteProxy.
@@ -92,12 +105,20 @@ func (c *proxyServiceClient) RevokeProxy(ctx context.Context, req *connect.Reque
 	return c.revokeProxy.CallUnary(ctx, req)
 }
 
+// ReadmitProxy calls sallyport.admin.v1.ProxyService.ReadmitProxy.
+func (c *proxyServiceClient) ReadmitProxy(ctx context.Context, req *connect.Request[v1.ReadmitProxyRequest]) (*connect.Response[v1.ReadmitProxyResponse], error) {
+	return c.readmitProxy.CallUnary(ctx, req)
+}
+
 // ProxyServiceHandler is an implementation of the sallyport.admin.v1.ProxyService service.
 type ProxyServiceHandler interface {
 	// InviteProxy makes an invitation for a proxy that is to be, which is good once.
 	InviteProxy(context.Context, *connect.Request[v1.InviteProxyRequest]) (*connect.Response[v1.InviteProxyResponse], error)
 	// RevokeProxy expels a proxy at once, or takes its invitation back. The keys that seal sessions in its region are replaced.
+	// One that joined by a SPIFFE id stays out until it is readmitted.
 	RevokeProxy(context.Context, *connect.Request[v1.RevokeProxyRequest]) (*connect.Response[v1.RevokeProxyResponse], error)
+	// ReadmitProxy lets a SPIFFE id that was barred join again.
+	ReadmitProxy(context.Context, *connect.Request[v1.ReadmitProxyRequest]) (*connect.Response[v1.ReadmitProxyResponse], error)
 }
 
 // NewProxyServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -119,12 +140,20 @@ func NewProxyServiceHandler(svc ProxyServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(proxyServiceMethods.ByName("RevokeProxy")),
 		connect.WithHandlerOptions(opts...),
 	)
+	proxyServiceReadmitProxyHandler := connect.NewUnaryHandler(
+		ProxyServiceReadmitProxyProcedure,
+		svc.ReadmitProxy,
+		connect.WithSchema(proxyServiceMethods.ByName("ReadmitProxy")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/sallyport.admin.v1.ProxyService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ProxyServiceInviteProxyProcedure:
 			proxyServiceInviteProxyHandler.ServeHTTP(w, r)
 		case ProxyServiceRevokeProxyProcedure:
 			proxyServiceRevokeProxyHandler.ServeHTTP(w, r)
+		case ProxyServiceReadmitProxyProcedure:
+			proxyServiceReadmitProxyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -140,4 +169,8 @@ func (UnimplementedProxyServiceHandler) InviteProxy(context.Context, *connect.Re
 
 func (UnimplementedProxyServiceHandler) RevokeProxy(context.Context, *connect.Request[v1.RevokeProxyRequest]) (*connect.Response[v1.RevokeProxyResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.ProxyService.RevokeProxy is not implemented"))
+}
+
+func (UnimplementedProxyServiceHandler) ReadmitProxy(context.Context, *connect.Request[v1.ReadmitProxyRequest]) (*connect.Response[v1.ReadmitProxyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.ProxyService.ReadmitProxy is not implemented"))
 }
