@@ -170,7 +170,6 @@ func (s *Server) admitted(ctx context.Context, by *workload) (*core.Token, error
 		return nil, connect.NewError(connect.CodeUnavailable, errors.New("joining could not be written down: try again"))
 	case len(out.Events) > 0:
 		s.config.Log.InfoContext(ctx, "a proxy joined", "proxy", by.name, "region", by.region, "spiffe_id", by.id)
-		s.noteWorkload("proxy_admitted", by, nil)
 	}
 	if token = out.State.WorkloadToken(by.id); token == nil { // revoked meanwhile
 		return nil, errNoProxy()
@@ -182,23 +181,14 @@ func (s *Server) admitted(ctx context.Context, by *workload) (*core.Token, error
 func (s *Server) notAdmitted(ctx context.Context, by *workload, why *core.Error) error {
 	if s.refusals.due(by.id, s.config.Now()) {
 		s.config.Log.WarnContext(ctx, "a workload may not join", "spiffe_id", by.id, "proxy", by.name, "region", by.region, "error", why)
-		s.noteWorkload("proxy_refused", by, why)
+		if s.config.Trail != nil {
+			s.config.Trail.Note(&auditv1.AuditRecord{
+				Kind: auditv1.Kind_KIND_HEALTH, Action: "proxy_refused", Target: "proxy/" + by.name, Region: by.region, Actor: &auditv1.Actor{Kind: auditv1.ActorKind_ACTOR_KIND_PROXY, Id: by.name},
+				Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED}, Error: why.Message, Details: []*auditv1.Detail{{Key: "spiffe_id", Value: by.id}},
+			})
+		}
 	}
 	return connect.NewError(connect.CodeUnauthenticated, why)
-}
-
-func (s *Server) noteWorkload(action string, by *workload, refused *core.Error) {
-	if s.config.Trail == nil {
-		return
-	}
-	r := &auditv1.AuditRecord{
-		Kind: auditv1.Kind_KIND_HEALTH, Action: action, Target: "proxy/" + by.name, Region: by.region, Actor: &auditv1.Actor{Kind: auditv1.ActorKind_ACTOR_KIND_PROXY, Id: by.name},
-		Details: []*auditv1.Detail{{Key: "spiffe_id", Value: by.id}},
-	}
-	if refused != nil {
-		r.Error, r.Decision = refused.Message, &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED}
-	}
-	s.config.Trail.Note(r)
 }
 
 // refusals remember whose refusal was recorded lately.
