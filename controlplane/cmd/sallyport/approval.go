@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -16,6 +14,7 @@ import (
 	"sallyport.dev/controlplane/internal/approval"
 	"sallyport.dev/controlplane/internal/kv"
 	"sallyport.dev/controlplane/internal/signin"
+	"sallyport.dev/controlplane/internal/webhook"
 )
 
 // webhookConfig is what the flags of `serve` say of who is told of reviews.
@@ -35,9 +34,9 @@ func (c *webhookConfig) webhook() (approval.Webhook, error) {
 	if err != nil {
 		return approval.Webhook{}, fmt.Errorf("--review-webhook-key-file: %w", err)
 	}
-	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(strings.TrimSpace(string(text)), "whsec_"))
+	key, err := webhook.ReadKey(string(text))
 	if err != nil {
-		return approval.Webhook{}, errors.New("--review-webhook-key-file: the key is not base64")
+		return approval.Webhook{}, fmt.Errorf("--review-webhook-key-file: %w", err)
 	}
 	return approval.Webhook{URL: c.url, Key: key}, nil
 }

@@ -26,6 +26,7 @@ import (
 // auditConfig is what the flags of `serve` say of audit.
 type auditConfig struct {
 	postgresURL string
+	exportDir   string            // where exporters write files
 	keep        map[string]string // how long the index keeps a kind
 	kept        map[auditv1.Kind]time.Duration
 }
@@ -33,6 +34,7 @@ type auditConfig struct {
 func (c *auditConfig) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&c.postgresURL, "postgres-url", "", "PostgreSQL in which audit is indexed for search, postgres://user@host:5432/database (env SALLYPORT_POSTGRES_URL; passwords are better in a file that PGPASSFILE names; default: audit is searched on the stream)")
+	f.StringVar(&c.exportDir, "audit-export-dir", "", "folder below which audit exporters with target file write, each in one of its name (default: they cannot)")
 	f.StringToStringVar(&c.keep, "audit-keep", nil, "how many days the index keeps a kind of audit record, such as call=90,sign_in=400 (default: for good)")
 }
 
@@ -98,6 +100,7 @@ func (s searching) Count(ctx context.Context, r *adminv1.CountAuditRequest) (*ad
 // auditOf fills in what the admin API needs of audit.
 func (p *plane) auditOf(c admin.Config) admin.Config {
 	c.Audit, c.Trail = p.audit, p.trail
+	c.Exporters, c.ExporterSecrets = exporting{p.exporters}, p.vault
 	if p.index != nil {
 		c.Audit, c.AuditIndex = searching{p.audit, p.index}, p.index
 	}

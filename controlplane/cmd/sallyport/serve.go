@@ -24,6 +24,7 @@ import (
 	"sallyport.dev/controlplane/internal/adminsession"
 	"sallyport.dev/controlplane/internal/approval"
 	"sallyport.dev/controlplane/internal/audit"
+	"sallyport.dev/controlplane/internal/audit/export"
 	"sallyport.dev/controlplane/internal/audit/postgres"
 	"sallyport.dev/controlplane/internal/authserver"
 	"sallyport.dev/controlplane/internal/discover"
@@ -126,6 +127,8 @@ type plane struct {
 	approvals *approval.Server
 	// limits keeps what is used of budgets.
 	limits *limits.Ledger
+	// exporters send audit on.
+	exporters *export.Runner
 	// usage remembers who used the gateway.
 	usage *usage.Recorder
 	name  string
@@ -229,6 +232,9 @@ func (p *plane) run(ctx context.Context) error {
 	if err := p.openLimits(ctx); err != nil {
 		return err
 	}
+	if err := p.openExporters(ctx); err != nil {
+		return err
+	}
 	catalogues, err := p.followCatalogues(ctx, signIn.keeper)
 	if err != nil {
 		return err
@@ -253,6 +259,7 @@ func (p *plane) run(ctx context.Context) error {
 	}), signIn.people)))
 	adminMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	adminMux.HandleFunc("GET /readyz", p.ready)
+	adminMux.Handle("GET /metrics", p.metrics())
 
 	defer p.runAudit(ctx)()
 	ctx, cancel := context.WithCancel(ctx)
@@ -271,6 +278,7 @@ func (p *plane) run(ctx context.Context) error {
 	running.Go(func() { signIn.keeper.Run(ctx) })
 	running.Go(func() { p.approvals.Run(ctx) })
 	running.Go(func() { catalogues.Run(ctx) })
+	running.Go(func() { p.exporters.Run(ctx) })
 	if bootstrap != uuid.Nil {
 		running.Go(func() { p.forgetBootstrap(ctx, bootstrap) })
 	}

@@ -113,8 +113,11 @@ type Config struct {
 	Usage          Usage
 	FleetAuthority FleetAuthority
 	Catalogues     Catalogues
-	Now            func() time.Time
-	Log            *slog.Logger
+	// Exporters send audit on, with secrets that ExporterSecrets keeps.
+	Exporters       Exporters
+	ExporterSecrets ExporterSecrets
+	Now             func() time.Time
+	Log             *slog.Logger
 }
 
 // maxRequest bounds a request: a policy of 1,000 grants is well below.
@@ -165,6 +168,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewFleetAuthorityServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewCatalogueServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewLimitServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewAuditExporterServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
@@ -177,6 +181,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.RuleSetServiceName, adminv1connect.CredentialServiceName,
 		adminv1connect.AccessServiceName, adminv1connect.PlanServiceName, adminv1connect.ExportServiceName, adminv1connect.BacktestServiceName, adminv1connect.ReviewServiceName,
 		adminv1connect.MigrationServiceName, adminv1connect.FleetAuthorityServiceName, adminv1connect.CatalogueServiceName, adminv1connect.LimitServiceName,
+		adminv1connect.AuditExporterServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

@@ -27,6 +27,9 @@ func (a *api) ExportPolicy(ctx context.Context, req *connect.Request[adminv1.Exp
 	for set := range s.RuleSets() {
 		res.RuleSets = append(res.RuleSets, &policyv1.RuleSet{Name: set.GetName(), Rules: shownRules(s, set.GetRules())})
 	}
+	for e := range s.AuditExporters() {
+		res.AuditExporters = append(res.AuditExporters, e.Settings)
+	}
 	for g := range s.Grants() {
 		out := shownGrant(s, g)
 		if out.GetDangling() {

@@ -42,7 +42,10 @@ func TestToApplyAnExportChangesNothing(t *testing.T) {
 				}).Draw(t, "rule")
 			}), 1, 4).Draw(t, "rules")
 		}
-		r := &adminv1.ApplyRequest{RuleSets: []*policyv1.RuleSet{{Name: "shared", Rules: rules()}}}
+		r := &adminv1.ApplyRequest{
+			RuleSets:       []*policyv1.RuleSet{{Name: "shared", Rules: rules()}},
+			AuditExporters: []*policyv1.AuditExporter{{Name: "siem", Target: policyv1.ExportTarget_EXPORT_TARGET_FILE, Since: soon}},
+		}
 		for _, id := range []string{"github", "jira"} {
 			r.Connectors = append(r.Connectors, &policyv1.Connector{
 				Id: id, Url: "https://up.example/" + id, Title: rapid.SampledFrom([]string{"", "A title: it is"}).Draw(t, "title"), Credentials: 7,
@@ -71,7 +74,7 @@ func TestToApplyAnExportChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := s.Engine.State().Seq()
-		again, err := s.policy().Apply(ctx, connect.NewRequest(&adminv1.ApplyRequest{Connectors: e.Msg.GetConnectors(), RuleSets: e.Msg.GetRuleSets(), Grants: e.Msg.GetGrants()}))
+		again, err := s.policy().Apply(ctx, connect.NewRequest(&adminv1.ApplyRequest{Connectors: e.Msg.GetConnectors(), RuleSets: e.Msg.GetRuleSets(), AuditExporters: e.Msg.GetAuditExporters(), Grants: e.Msg.GetGrants()}))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -103,6 +103,11 @@ func changeOf(before, after *core.State, ev *eventv1.Event) *adminv1.AppliedChan
 	case *eventv1.Event_RuleSetSet:
 		name := b.RuleSetSet.GetRuleSet().GetName()
 		return &adminv1.AppliedChange{Kind: "RuleSet", Name: name, Action: became(before.RuleSet(name) != nil)}
+	case *eventv1.Event_AuditExporterSet:
+		name := b.AuditExporterSet.GetExporter().GetName()
+		return &adminv1.AppliedChange{Kind: "AuditExporter", Name: name, Action: became(before.AuditExporter(name) != nil)}
+	case *eventv1.Event_AuditExporterRemoved:
+		return &adminv1.AppliedChange{Kind: "AuditExporter", Name: b.AuditExporterRemoved.GetName(), Action: removed}
 	case *eventv1.Event_RuleSetRemoved:
 		return &adminv1.AppliedChange{Kind: "RuleSet", Name: b.RuleSetRemoved.GetName(), Action: removed}
 	case *eventv1.Event_GrantApplied:

@@ -69,7 +69,7 @@ func policyOf(s *core.State, req *adminv1.ApplyRequest) (core.ApplyPolicy, error
 	if err != nil {
 		return core.ApplyPolicy{}, err
 	}
-	command := core.NewApplyPolicy(connectors, specs).WithRuleSets(sets)
+	command := core.NewApplyPolicy(connectors, specs).WithRuleSets(sets).WithAuditExporters(req.GetAuditExporters())
 	command.Source, command.ForceDrift = req.GetSource(), req.GetForceDrift()
 	return command, nil
 }
@@ -159,6 +159,9 @@ func applied(before *core.State, c core.ApplyPolicy, events []*eventv1.Event) []
 		if c := ev.GetConnectorSet(); c != nil {
 			changed["connector "+c.GetConnector().GetId()] = true
 		}
+		if e := ev.GetAuditExporterSet(); e != nil {
+			changed["exporter "+e.GetExporter().GetName()] = true
+		}
 		if set := ev.GetRuleSetSet(); set != nil {
 			changed["set "+set.GetRuleSet().GetName()] = true
 		}
@@ -183,6 +186,10 @@ func applied(before *core.State, c core.ApplyPolicy, events []*eventv1.Event) []
 	for _, m := range c.RuleSets {
 		name := m.M.GetName()
 		all = append(all, &adminv1.AppliedChange{Kind: "RuleSet", Name: name, Action: action("set "+name, before.RuleSet(name) != nil)})
+	}
+	for _, m := range c.AuditExporters {
+		name := m.M.GetName()
+		all = append(all, &adminv1.AppliedChange{Kind: "AuditExporter", Name: name, Action: action("exporter "+name, before.AuditExporter(name) != nil)})
 	}
 	for _, g := range c.Grants {
 		id := g.To.Everyone

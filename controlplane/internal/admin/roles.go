@@ -100,6 +100,12 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.AuditProofServiceGetAuditCheckpointProcedure: auditor,
 	adminv1connect.AuditProofServiceExportAuditProcedure:        auditor,
 
+	adminv1connect.AuditExporterServiceListAuditExportersProcedure:     viewer,
+	adminv1connect.AuditExporterServiceGetAuditExporterProcedure:       viewer,
+	adminv1connect.AuditExporterServiceRemoveAuditExporterProcedure:    admin,
+	adminv1connect.AuditExporterServiceSetAuditExporterSecretProcedure: admin,
+	adminv1connect.AuditExporterServiceRetryDeadLettersProcedure:       admin,
+
 	adminv1connect.AuditIndexServiceGetAuditIndexProcedure:     viewer,
 	adminv1connect.AuditIndexServiceRebuildAuditIndexProcedure: admin,
 

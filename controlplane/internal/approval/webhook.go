@@ -3,9 +3,6 @@ package approval
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -13,11 +10,11 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/kv"
+	"sallyport.dev/controlplane/internal/webhook"
 )
 
 // Webhook is who is told of reviews that wait: by a POST of JSON, signed as Standard Webhooks says, at least once for each. It holds no
@@ -40,10 +37,7 @@ func (h Webhook) Check() error {
 	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())) {
 		return errors.New("the webhook's URL must be https, or http on loopback")
 	}
-	if len(h.Key) < 24 {
-		return errors.New("the webhook's key must have at least 24 bytes")
-	}
-	return nil
+	return webhook.CheckKey(h.Key)
 }
 
 func loopback(host string) bool { return host == "localhost" || host == "127.0.0.1" || host == "::1" }
@@ -150,11 +144,8 @@ func (s *Server) send(ctx context.Context, r *core.Review) error {
 	if err != nil {
 		return errors.New("the webhook's URL cannot be used")
 	}
-	at := strconv.FormatInt(s.Now().Unix(), 10)
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Webhook-Id", r.ID())
-	req.Header.Set("Webhook-Timestamp", at)
-	req.Header.Set("Webhook-Signature", "v1,"+sign(s.Webhook.Key, r.ID(), at, data))
+	webhook.Sign(req.Header, s.Webhook.Key, r.ID(), s.Now(), data)
 	res, err := s.Webhook.Client.Do(req)
 	if err != nil {
 		return errors.New("the webhook did not answer")
@@ -165,11 +156,4 @@ func (s *Server) send(ctx context.Context, r *core.Review) error {
 		return fmt.Errorf("the webhook answered %d", res.StatusCode)
 	}
 	return nil
-}
-
-// sign signs a message's id, time and body.
-func sign(key []byte, id, at string, body []byte) string {
-	mac := hmac.New(sha256.New, key)
-	_, _ = fmt.Fprintf(mac, "%s.%s.%s", id, at, body) // a hash does not fail
-	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }

@@ -74,6 +74,9 @@ func withoutPersonal(r *auditv1.AuditRecord) {
 	}
 }
 
+// ErrUnreadable: a record cannot be read, and will not be by trying again.
+var ErrUnreadable = errors.New("the record cannot be read")
+
 // openPersonal puts back what was sealed, if the person was not erased.
 func (s *Store) openPersonal(ctx context.Context, r *auditv1.AuditRecord) error {
 	if len(r.GetSealed()) == 0 {
@@ -88,7 +91,7 @@ func (s *Store) openPersonal(ctx context.Context, r *auditv1.AuditRecord) error 
 		return nil
 	}
 	if err := (proto.UnmarshalOptions{Merge: true}).Unmarshal(plain, r); err != nil {
-		return fmt.Errorf("reading a record of person %s: %w", r.GetPersonId(), err)
+		return fmt.Errorf("%w: what was sealed for person %s: %w", ErrUnreadable, r.GetPersonId(), err)
 	}
 	return nil
 }
@@ -97,7 +100,7 @@ func (s *Store) openPersonal(ctx context.Context, r *auditv1.AuditRecord) error 
 func (s *Store) Unseal(ctx context.Context, personID string, sealed []byte) ([]byte, error) {
 	person, err := uuid.Parse(personID)
 	if err != nil {
-		return nil, fmt.Errorf("a record is sealed for %q, which is nobody: who wrote it?", personID)
+		return nil, fmt.Errorf("%w: it is sealed for %q, which is nobody: who wrote it?", ErrUnreadable, personID)
 	}
 	if s.seals == nil {
 		return nil, errors.New("a record is sealed, and there is no vault to open it")

@@ -24,8 +24,8 @@ func applyCommand(o *options) *cobra.Command {
 	var dryRun bool
 	var from source
 	c := &cobra.Command{
-		Use: "apply -f FILE|DIR", Short: "Create or replace connectors, rule sets and grants from YAML files, all or none",
-		Long: "Create or replace connectors, rule sets and grants from YAML files, all or none.\n\nWhat somebody changed by another way since these files were last applied, and would be changed back, is refused:\n" +
+		Use: "apply -f FILE|DIR", Short: "Create or replace connectors, rule sets, grants and audit exporters from YAML files, all or none",
+		Long: "Create or replace connectors, rule sets, grants and audit exporters from YAML files, all or none.\n\nWhat somebody changed by another way since these files were last applied, and would be changed back, is refused:\n" +
 			"take it over into the files (sallyport export says what stands), or let the files win with --force-drift.",
 		Example: "  sallyport apply -f policy/\n  sallyport apply -f grants.yaml --dry-run\n  sallyport apply -f policy/ --force-drift",
 		Args:    cobra.NoArgs,

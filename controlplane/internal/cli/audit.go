@@ -254,7 +254,7 @@ func auditCommand(o *options) *cobra.Command {
 	tail.add(follow)
 	as.add(follow)
 	follow.Flags().Uint64Var(&after, "after", 0, "start after this sequence (default: with the next record)")
-	return parent("audit", "What agents did, and what they were refused", find, follow, countAuditCommand(o), exportAuditCommand(o), bundleAuditCommand(o), verifyAuditCommand(o), checkpointAuditCommand(o), rebuildAuditCommand(o))
+	return parent("audit", "What agents did, and what they were refused", find, follow, countAuditCommand(o), exportAuditCommand(o), bundleAuditCommand(o), verifyAuditCommand(o), checkpointAuditCommand(o), rebuildAuditCommand(o), exportersCommand(o))
 }
 
 func clean(row []string) []string {

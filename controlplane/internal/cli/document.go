@@ -25,6 +25,8 @@ var documents = map[string]func() document{
 	"Connector": func() document { return &connectorDocument{} },
 	"RuleSet":   func() document { return &ruleSetDocument{} },
 	"Grant":     func() document { return &grantDocument{} },
+
+	"AuditExporter": func() document { return &exporterDocument{} },
 }
 
 type connectorDocument struct {

@@ -14,7 +14,7 @@ func exportCommand(o *options) *cobra.Command {
 	var at string
 	c := &cobra.Command{
 		Use: "export", Short: "Write the policy that stands, or stood, as YAML that apply takes", Args: cobra.NoArgs,
-		Long: "Write the policy that stands as YAML that apply takes: connectors, rule sets and grants, always in the same order.\n" +
+		Long: "Write the policy that stands as YAML that apply takes: connectors, rule sets, grants and audit exporters, always in the same order.\n" +
 			"To apply it changes nothing.\n\n" +
 			"Catalogues, blocks and secrets are no part of it. Grants to groups and people who are gone give nothing; a comment names them.",
 		Example: "  sallyport export > policy/all.yaml\n  sallyport export | diff policy/all.yaml -\n  sallyport export --as-of 2026-11-03T14:00:00Z",
@@ -56,6 +56,9 @@ func writeExport(w io.Writer, r *adminv1.ExportPolicyResponse) error {
 	}
 	for _, g := range r.GetGrants() {
 		all = append(all, grantDocumentOf(g))
+	}
+	for _, e := range r.GetAuditExporters() {
+		all = append(all, exporterDocumentOf(e))
 	}
 	if len(all) == 0 {
 		return nil

@@ -92,11 +92,18 @@ func value(t *rapid.T, f protoreflect.FieldDescriptor, empty func() protoreflect
 func TestWhatIsExportedIsReadAsItWas(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := &adminv1.ExportPolicyResponse{Version: 7}
-		c, set, g := &policyv1.Connector{}, &policyv1.RuleSet{}, &adminv1.Grant{}
-		for _, m := range []proto.Message{c, set, g} {
+		c, set, g, e := &policyv1.Connector{}, &policyv1.RuleSet{}, &adminv1.Grant{}, &policyv1.AuditExporter{}
+		for _, m := range []proto.Message{c, set, g, e} {
 			anything(t, m.ProtoReflect())
 		}
+		if e.GetTarget() == 0 {
+			e.Target = policyv1.ExportTarget_EXPORT_TARGET_FILE // it always has one
+		}
+		if e.Kinds = rapid.SampledFrom([][]string{nil, {"call"}, {"sign_in", "audit_read"}}).Draw(t, "kinds"); e.GetFromBeginning() {
+			e.Since = nil // the API takes one of both
+		}
 		r.Connectors, r.RuleSets, r.Grants = append(r.Connectors, c), append(r.RuleSets, set), append(r.Grants, g)
+		r.AuditExporters = append(r.AuditExporters, e)
 		var b strings.Builder
 		if err := writeExport(&b, r); err != nil {
 			t.Fatal(err)
@@ -105,7 +112,7 @@ func TestWhatIsExportedIsReadAsItWas(t *testing.T) {
 		if err := readDocuments("export", strings.NewReader(b.String()), read); err != nil {
 			t.Fatalf("%v, of\n%s", err, b.String())
 		}
-		want := &adminv1.ApplyRequest{Connectors: r.GetConnectors(), RuleSets: r.GetRuleSets(), Grants: r.GetGrants()}
+		want := &adminv1.ApplyRequest{Connectors: r.GetConnectors(), RuleSets: r.GetRuleSets(), Grants: r.GetGrants(), AuditExporters: r.GetAuditExporters()}
 		if !proto.Equal(read, want) {
 			t.Fatalf("read as\n%s\nwas\n%s\nwritten as\n%s", prototext.Format(read), prototext.Format(want), b.String())
 		}
@@ -152,6 +159,7 @@ func TestTheSchemaTakesWhatApplyTakes(t *testing.T) {
 		"kind: Connector\nid: github\nurl: https://mcp.example/mcp\nauth: {type: oauth, kit: github, client: {id: x}}\ntimeout: 1m30s\nconsent: [roots]\nbreaker: {failures: 5}",
 		"kind: Grant\nperson: ann@example.com\nconnector: github\nuntil: '2027-01-31T18:00:00Z'\nrules: [{allow: ['*'], after: review, review: {approvers: [okta/Leads], wait: 30s}}]",
 		"kind: Grant\neveryone: '*'\nconnector: github\nruleSets: [readers]",
+		"kind: AuditExporter\nname: siem\ntarget: splunk\nurl: https://splunk.example:8088\nformat: ocsf\nkinds: [call, sign_in]\nstart: 2026-01-01\nbatchWait: 5s\nindexerAck: true",
 		"kind: RuleSet\nname: readers\nrules: [{require: sign-in, tools: ['delete_*'], signIn: {maxAge: 5m}}, {deny: ['*'], hints: {readOnly: false}}]",
 	}
 	for _, file := range files {
@@ -192,6 +200,7 @@ func TestTheSchemaRefusesWhatApplyRefuses(t *testing.T) {
 		"a grant to nobody":         "kind: Grant\nconnector: c\nrules: [{allow: ['*']}]",
 		"a grant of nothing":        "kind: Grant\ngroup: okta/A\nconnector: c",
 		"a day that is none":        "kind: Grant\ngroup: okta/A\nconnector: c\nuntil: tomorrow\nrules: [{allow: ['*']}]",
+		"an exporter to nowhere":    "kind: AuditExporter\nname: x\ntarget: fax",
 		"a rule set without rules":  "kind: RuleSet\nname: x\nrules: []",
 		"a list where text belongs": "kind: RuleSet\nname: [x]\nrules: [{allow: ['*']}]",
 	} {

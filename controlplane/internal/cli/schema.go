@@ -59,12 +59,13 @@ func policySchema() (*jsonschema.Schema, error) {
 }
 
 // messages are those whose fields a document of a kind has.
-var messages = map[string]proto.Message{"Connector": &policyv1.Connector{}, "RuleSet": &policyv1.RuleSet{}, "Grant": &adminv1.Grant{}}
+var messages = map[string]proto.Message{"AuditExporter": &policyv1.AuditExporter{}, "Connector": &policyv1.Connector{}, "RuleSet": &policyv1.RuleSet{}, "Grant": &adminv1.Grant{}}
 
 func kindSchema(kind string) (*jsonschema.Schema, error) {
 	s, err := jsonschema.ForType(reflect.TypeOf(documents[kind]()).Elem(), &jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
 		reflect.TypeFor[length](): {Type: "string", Pattern: `^([0-9]+([.][0-9]+)?(ns|us|µs|ms|s|m|h))+$`},
 		reflect.TypeFor[moment](): {Type: "string", Pattern: `^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2}))?$`},
+		reflect.TypeFor[uint64](): {Type: "integer", Minimum: jsonschema.Ptr(0.0)},
 		reflect.TypeFor[uint32](): {Type: "integer", Minimum: jsonschema.Ptr(0.0), Maximum: jsonschema.Ptr(4294967295.0)},
 	}})
 	if err != nil {
@@ -75,6 +76,9 @@ func kindSchema(kind string) (*jsonschema.Schema, error) {
 		return nil, err
 	}
 	switch kind {
+	case "AuditExporter":
+		s.Properties["target"].Enum, s.Properties["format"].Enum = enum(exportTargets), enum(exportFormats)
+		return s, nil
 	case "Connector":
 		s.Properties["transport"].Enum = enum(transports)
 		s.Properties["consent"].Items.Enum = enum(consents)

@@ -92,6 +92,9 @@ func (s *State) applyPolicy(rec Record) error {
 	if known, err := s.applyAuthorization(rec.Event); known {
 		return err
 	}
+	if s.applyExporter(rec) {
+		return nil
+	}
 	if known, err := s.applyCredential(rec); known {
 		return err
 	}

@@ -30,6 +30,7 @@ type checkpointHead struct {
 	Blocks              [][]byte
 	Connectors          []checkpointConnector
 	RuleSets            [][]byte
+	Exporters           []checkpointExporter
 	Grants              []checkpointGrant
 	Applied             []checkpointApplied
 	Tokens              []checkpointToken
@@ -168,6 +169,7 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 	for set := range s.RuleSets() {
 		head.RuleSets = append(head.RuleSets, marshal(set))
 	}
+	head.Exporters = s.checkpointExporters(marshal)
 	for g := range s.Grants() {
 		out := checkpointGrant{To: g.To, Connector: g.Connector, RuleSets: g.RuleSets}
 		if !g.Until.IsZero() {
@@ -334,6 +336,9 @@ func (s *State) restoreHead(head *checkpointHead) error {
 	}
 	for _, set := range sets {
 		s.putRuleSet(set.GetName(), set)
+	}
+	if err := s.restoreExporters(head.Exporters); err != nil {
+		return err
 	}
 	for _, g := range head.Grants {
 		rules, err := unmarshalAll[policyv1.Rule](g.Rules)

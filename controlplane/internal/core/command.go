@@ -97,6 +97,9 @@ var commands = map[string]func(json.RawMessage) (Command, error){
 	"NoteRenewal":         decode[NoteRenewal],
 	"PinUpstreamServer":   decode[PinUpstreamServer],
 
+	"RemoveAuditExporter":    decode[RemoveAuditExporter],
+	"SetAuditExporterSecret": decode[SetAuditExporterSecret],
+
 	"RemoveRuleSet":  decode[RemoveRuleSet],
 	"RollbackPolicy": decode[RollbackPolicy],
 	"PlaceBlock":     decode[PlaceBlock],

@@ -88,6 +88,8 @@ type ApplyPolicy struct {
 	Connectors []message[*policyv1.Connector]
 	RuleSets   []message[*policyv1.RuleSet]
 	Grants     []GrantSpec
+	// AuditExporters say where audit is sent.
+	AuditExporters []message[*policyv1.AuditExporter]
 	// Source names the files that say it; empty: it comes from none. What was changed by another way since they were applied is refused,
 	// unless ForceDrift says that they win.
 	Source     string
@@ -106,7 +108,7 @@ func (c ApplyPolicy) WithRuleSets(sets []*policyv1.RuleSet) ApplyPolicy {
 }
 
 func (c ApplyPolicy) decide(s *State, env Env) ([]*eventv1.Event, error) {
-	a := &applying{state: s, now: env.Now, connectors: map[string]bool{}, given: map[string]bool{}, sets: map[string]*policyv1.RuleSet{}, grants: map[grantKey]bool{}, checked: map[grantKey]bool{}}
+	a := &applying{state: s, now: env.Now, connectors: map[string]bool{}, given: map[string]bool{}, sets: map[string]*policyv1.RuleSet{}, grants: map[grantKey]bool{}, exporters: map[string]bool{}, checked: map[grantKey]bool{}}
 	for _, settings := range unwrap(c.Connectors) {
 		if err := a.connector(settings); err != nil {
 			return nil, err
@@ -119,6 +121,11 @@ func (c ApplyPolicy) decide(s *State, env Env) ([]*eventv1.Event, error) {
 	}
 	for _, spec := range c.Grants {
 		if err := a.grant(spec.grant()); err != nil {
+			return nil, err
+		}
+	}
+	for _, e := range unwrap(c.AuditExporters) {
+		if err := a.exporter(e); err != nil {
 			return nil, err
 		}
 	}
@@ -139,7 +146,8 @@ type applying struct {
 	given      map[string]bool              // rule sets that come with it
 	sets       map[string]*policyv1.RuleSet // that it changes
 	grants     map[grantKey]bool            // that come with it
-	checked    map[grantKey]bool            // of these, those that change something
+	exporters  map[string]bool              // that come with it
+	checked    map[grantKey]bool            // of these grants, those that change something
 	events     []*eventv1.Event
 }
 

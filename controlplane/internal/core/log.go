@@ -5,10 +5,10 @@ import (
 )
 
 // FeatureLevel is the newest level of event types that this build folds.
-const FeatureLevel = 7
+const FeatureLevel = 8
 
 // FoldVersion names how events become state. A checkpoint of another fold is thrown away.
-const FoldVersion = 15
+const FoldVersion = 16
 
 // StartLog writes the first event of an empty log, and raises the feature level to this build's.
 type StartLog struct {

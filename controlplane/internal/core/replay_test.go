@@ -152,7 +152,10 @@ func randomCommand(t *rapid.T, w *world) Command {
 	case 34:
 		return randomPolicy(t, w, user(), group(), connector())
 	case 35:
-		return RemoveRuleSet{Name: "readers"}
+		return rapid.SampledFrom([]Command{
+			RemoveRuleSet{Name: "readers"}, RemoveAuditExporter{Name: "siem"}, SetAuditExporterSecret{Name: "siem", SecretID: "exporter.1"},
+			NewApplyPolicy(nil, nil).WithAuditExporters([]*policyv1.AuditExporter{{Name: "siem", Target: policyv1.ExportTarget_EXPORT_TARGET_FILE, Paused: rapid.Bool().Draw(t, "paused")}}),
+		}).Draw(t, "named")
 	case 42:
 		return NewRollbackPolicy(rapid.SampledFrom(append([]*State{NewState()}, w.past...)).Draw(t, "past"))
 	case 43, 44, 45:

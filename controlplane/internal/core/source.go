@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
 // Drift is the difference between what files said when they were last applied and what stands: somebody changed it by another way. It is
@@ -102,6 +103,15 @@ func (a *applying) resources(c ApplyPolicy) ([]resource, error) {
 		}
 		group, person, everyone := g.To.wire()
 		if err := add("grant "+group+person+everyone+"/"+g.Connector, "the grant of "+a.state.GranteeName(g.To)+" on "+g.Connector, g.event(), live); err != nil {
+			return nil, err
+		}
+	}
+	for _, e := range unwrap(c.AuditExporters) {
+		live := (*policyv1.AuditExporter)(nil)
+		if old := a.state.AuditExporter(e.GetName()); old != nil {
+			live = old.Settings
+		}
+		if err := add("audit-exporter "+e.GetName(), "audit exporter "+e.GetName(), e, live); err != nil {
 			return nil, err
 		}
 	}

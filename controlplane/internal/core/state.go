@@ -54,6 +54,8 @@ type State struct {
 
 	grants   btree.Map[grantKey, *Grant]
 	ruleSets btree.Map[string, *policyv1.RuleSet]
+	// Where audit is sent, by name.
+	exporters btree.Map[string, *AuditExporter]
 	// Digests of what files said when they were applied, by appliedKey.
 	applied btree.Map[string, string]
 	// How many rules read an attribute of people.
@@ -113,7 +115,7 @@ func (s *State) Fork() *State {
 		erasing: *s.erasing.Copy(), erased: *s.erased.Copy(), lastErasure: s.lastErasure,
 		members: s.members.fork(), memberOf: s.memberOf.fork(), held: s.held.fork(),
 		children: s.children.fork(), parents: s.parents.fork(),
-		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(), ruleSets: *s.ruleSets.Copy(), applied: *s.applied.Copy(), reads: *s.reads.Copy(),
+		connectors: *s.connectors.Copy(), grants: *s.grants.Copy(), ruleSets: *s.ruleSets.Copy(), exporters: *s.exporters.Copy(), applied: *s.applied.Copy(), reads: *s.reads.Copy(),
 		blocks: *s.blocks.Copy(), tokens: *s.tokens.Copy(), proxies: *s.proxies.Copy(), sealing: *s.sealing.Copy(), workloads: *s.workloads.Copy(), barred: *s.barred.Copy(),
 		credentials: *s.credentials.Copy(), credentialByID: *s.credentialByID.Copy(), withdrawn: *s.withdrawn.Copy(), openWithdrawals: s.openWithdrawals,
 		authorization:  s.authorization.fork(),

@@ -70,6 +70,12 @@ func Subject(ev *eventv1.Event) string {
 		return SubjectPrefix + "ruleset." + b.RuleSetSet.GetRuleSet().GetName()
 	case *eventv1.Event_RuleSetRemoved:
 		return SubjectPrefix + "ruleset." + b.RuleSetRemoved.GetName()
+	case *eventv1.Event_AuditExporterSet:
+		return SubjectPrefix + "exporter." + b.AuditExporterSet.GetExporter().GetName()
+	case *eventv1.Event_AuditExporterRemoved:
+		return SubjectPrefix + "exporter." + b.AuditExporterRemoved.GetName()
+	case *eventv1.Event_AuditExporterSecretSet:
+		return SubjectPrefix + "exporter." + b.AuditExporterSecretSet.GetName()
 	case *eventv1.Event_PolicyApplied:
 		return SubjectPrefix + "policy.applied"
 	case *eventv1.Event_BlockPlaced:

@@ -25,13 +25,13 @@ func CEF(r Record) []byte {
 	}
 	out := &cef{}
 	out.WriteString("CEF:0|Sallyport|Sallyport|1|")
-	out.header(r.what())
-	out.header(strings.ReplaceAll(r.what(), "_", " "))
+	out.header(r.What())
+	out.header(strings.ReplaceAll(r.What(), "_", " "))
 	out.WriteString(severity + "|")
 
-	out.number("rt", uint64(max(r.at(), 0)))
+	out.number("rt", uint64(max(r.Millis(), 0)))
 	out.add("externalId", r.ID())
-	out.add("cat", r.kind())
+	out.add("cat", r.KindWord())
 	out.add("act", verdict(r))
 	out.add("outcome", outcome(r))
 	out.add("reason", reason(r))

@@ -46,23 +46,23 @@ func word(e protoreflect.Enum, prefix string) string {
 	return strings.ToLower(strings.TrimPrefix(string(v.Name()), prefix))
 }
 
-// kind is what a record is about, as a word.
-func (r Record) kind() string {
+// KindWord is what a record is about, as a word.
+func (r Record) KindWord() string {
 	if r.GetKind() == auditv1.Kind_KIND_UNSPECIFIED {
 		return "call"
 	}
 	return word(r.GetKind(), "KIND_")
 }
 
-// what is what happened, in words that programs can rely on.
-func (r Record) what() string {
+// What is what happened, in words that programs can rely on.
+func (r Record) What() string {
 	switch {
 	case r.GetAction() != "":
 		return r.GetAction()
 	case r.GetKind() == auditv1.Kind_KIND_UNSPECIFIED:
-		return r.kind() + "_" + word(r.GetPhase(), "PHASE_")
+		return r.KindWord() + "_" + word(r.GetPhase(), "PHASE_")
 	}
-	return r.kind()
+	return r.KindWord()
 }
 
 // denied tells whether somebody was refused something.
@@ -73,6 +73,19 @@ func (r Record) denied() bool {
 // failed tells whether something was allowed and did not come to its end.
 func (r Record) failed() bool {
 	return r.GetOutcome() > auditv1.Outcome_OUTCOME_OK || r.GetPhase() == auditv1.Phase_PHASE_COMPLETED && r.GetError() != ""
+}
+
+// SyslogSeverity is how grave it is, by RFC 5424: error for records that were lost, warning for what was refused, notice for what failed, else informational.
+func (r Record) SyslogSeverity() int {
+	switch {
+	case r.GetKind() == auditv1.Kind_KIND_GAP:
+		return 3
+	case r.denied():
+		return 4
+	case r.failed():
+		return 5
+	}
+	return 6
 }
 
 // sentence says a record in words.
@@ -91,7 +104,7 @@ func (r Record) sentence() string {
 	if r.GetConnector() != "" {
 		to = strings.TrimSuffix(r.GetConnector()+" "+r.GetTool(), " ")
 	}
-	text := strings.TrimSpace(fmt.Sprintf("%s: %s %s", who, strings.ReplaceAll(r.what(), "_", " "), to))
+	text := strings.TrimSpace(fmt.Sprintf("%s: %s %s", who, strings.ReplaceAll(r.What(), "_", " "), to))
 	if why := r.GetDecision().GetText(); why != "" && r.denied() {
 		text += ": " + why
 	} else if r.GetError() != "" {
@@ -100,8 +113,8 @@ func (r Record) sentence() string {
 	return text
 }
 
-// at is when it happened, in milliseconds since 1970.
-func (r Record) at() int64 {
+// Millis is when it happened, in milliseconds since 1970.
+func (r Record) Millis() int64 {
 	switch {
 	case r.GetAt() != nil:
 		return r.GetAt().AsTime().UnixMilli()
@@ -130,16 +143,24 @@ func hidden(r rune) bool {
 	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
-// harden writes such characters of a JSON text as escapes. There they stand in strings only.
-func harden(text []byte) []byte {
-	if bytes.IndexFunc(text, hidden) < 0 {
+// harden writes such characters of a JSON text as escapes.
+func harden(text []byte) []byte { return escape(text, hidden) }
+
+// ASCII writes a line of JSON in US-ASCII alone.
+func ASCII(line []byte) []byte {
+	return escape(line, func(r rune) bool { return r >= utf8.RuneSelf })
+}
+
+// escape writes some characters of a JSON text as escapes. They stand in strings only.
+func escape(text []byte, which func(rune) bool) []byte {
+	if bytes.IndexFunc(text, which) < 0 {
 		return text
 	}
 	out := make([]byte, 0, len(text)+len(text)/8)
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
 		switch {
-		case !hidden(r):
+		case !which(r):
 			out = append(out, text[:size]...)
 		case r > 0xffff:
 			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+(r-0x10000)>>10, 0xdc00+(r-0x10000)&0x3ff)

@@ -30,7 +30,7 @@ const (
 // place for is in `unmapped`, by the names of sallyport.audit.v1.
 func OCSF(r Record) []byte {
 	e := &ocsfEvent{
-		Time: r.at(), Message: r.sentence(), StatusCode: reason(r), StatusDetail: r.GetDecision().GetText(),
+		Time: r.Millis(), Message: r.sentence(), StatusCode: reason(r), StatusDetail: r.GetDecision().GetText(),
 		Cloud:    ocsfCloud{Provider: "Sallyport", Region: r.GetRegion()},
 		Metadata: metadata(r), SrcEndpoint: source(r), Unmapped: unmapped(r),
 	}
@@ -245,7 +245,7 @@ func (e *ocsfEvent) status(r Record) {
 func metadata(r Record) ocsfMetadata {
 	m := ocsfMetadata{
 		Version: ocsfVersion, Product: ocsfProduct{Name: "Sallyport", VendorName: "Sallyport"}, UID: r.ID(), Correlation: r.GetCallId(),
-		EventCode: r.what(), LogName: "audit", LogProvider: r.GetProxy(), Sequence: r.Sequence, Profiles: []string{"cloud"},
+		EventCode: r.What(), LogName: "audit", LogProvider: r.GetProxy(), Sequence: r.Sequence, Profiles: []string{"cloud"},
 	}
 	if !r.Stored.IsZero() {
 		m.LoggedTime = r.Stored.UnixMilli()
@@ -313,7 +313,7 @@ func apiActivity(e *ocsfEvent, r Record) {
 		e.Resources = []ocsfResource{{UID: r.GetTarget(), Name: r.GetTarget(), Type: sort}}
 	}
 	if e.API.Operation == "" {
-		e.API.Operation = r.what()
+		e.API.Operation = r.What()
 	}
 	if r.GetConnector() != "" {
 		e.API.Service = &ocsfService{Name: r.GetConnector()}
@@ -398,7 +398,7 @@ func payload(p *auditv1.Payload) map[string]any {
 
 // unmapped is what the framework has no place for.
 func unmapped(r Record) map[string]any {
-	u := map[string]any{"kind": r.kind(), "phase": word(r.GetPhase(), "PHASE_")}
+	u := map[string]any{"kind": r.KindWord(), "phase": word(r.GetPhase(), "PHASE_")}
 	add := func(key, value string) {
 		if value != "" {
 			u[key] = value

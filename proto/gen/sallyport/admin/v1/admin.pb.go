@@ -3884,10 +3884,11 @@ func (x *Grant) GetPersonId() string {
 }
 
 type ApplyRequest struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Connectors []*v1.Connector        `protobuf:"bytes,1,rep,name=connectors,proto3" json:"connectors,omitempty"`
-	Grants     []*Grant               `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`
-	RuleSets   []*v1.RuleSet          `protobuf:"bytes,20,rep,name=rule_sets,json=ruleSets,proto3" json:"rule_sets,omitempty"`
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Connectors     []*v1.Connector        `protobuf:"bytes,1,rep,name=connectors,proto3" json:"connectors,omitempty"`
+	Grants         []*Grant               `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`
+	RuleSets       []*v1.RuleSet          `protobuf:"bytes,20,rep,name=rule_sets,json=ruleSets,proto3" json:"rule_sets,omitempty"`
+	AuditExporters []*v1.AuditExporter    `protobuf:"bytes,40,rep,name=audit_exporters,json=auditExporters,proto3" json:"audit_exporters,omitempty"`
 	// Decide and answer, but change nothing.
 	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// Which files this is, by a name that whoever applies them gives them. What was changed by another way since they were last applied, and
@@ -3946,6 +3947,13 @@ func (x *ApplyRequest) GetGrants() []*Grant {
 func (x *ApplyRequest) GetRuleSets() []*v1.RuleSet {
 	if x != nil {
 		return x.RuleSets
+	}
+	return nil
+}
+
+func (x *ApplyRequest) GetAuditExporters() []*v1.AuditExporter {
+	if x != nil {
+		return x.AuditExporters
 	}
 	return nil
 }
@@ -4026,7 +4034,7 @@ func (x *ApplyResponse) GetChanges() []*AppliedChange {
 // AppliedChange is what Apply did to one resource.
 type AppliedChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "Connector", "RuleSet" or "Grant".
+	// "Connector", "RuleSet", "Grant" or "AuditExporter".
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// A connector's id, or "group → connector".
 	Name          string        `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
@@ -6375,7 +6383,7 @@ var File_sallyport_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/admin/v1/admin.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$sallyport/admin/v1/credentials.proto\x1a\x1esallyport/audit/v1/audit.proto\x1a sallyport/policy/v1/policy.proto\"[\n" +
+	"\x1esallyport/admin/v1/admin.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$sallyport/admin/v1/credentials.proto\x1a\x1esallyport/audit/v1/audit.proto\x1a\"sallyport/policy/v1/exporter.proto\x1a sallyport/policy/v1/policy.proto\"[\n" +
 	"\x13SetDirectoryRequest\x12D\n" +
 	"\tdirectory\x18\x01 \x01(\v2\x1e.sallyport.policy.v1.DirectoryB\x06\xbaH\x03\xc8\x01\x01R\tdirectory\"0\n" +
 	"\x14SetDirectoryResponse\x12\x18\n" +
@@ -6628,13 +6636,14 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\xbaH\a\x92\x01\x04\x10\x14\x18\x01R\bruleSets\x120\n" +
 	"\x05until\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1b\n" +
 	"\tperson_id\x18\x18 \x01(\tR\bpersonId:\xb6\x01\xbaH\xb2\x01\x1a\xaf\x01\n" +
-	"\x11grant.one_grantee\x12;a grant is to exactly one of a group, a person and everyone\x1a](this.group != '' ? 1 : 0) + (this.person != '' ? 1 : 0) + (this.everyone != '' ? 1 : 0) == 1\"\xb4\x02\n" +
+	"\x11grant.one_grantee\x12;a grant is to exactly one of a group, a person and everyone\x1a](this.group != '' ? 1 : 0) + (this.person != '' ? 1 : 0) + (this.everyone != '' ? 1 : 0) == 1\"\x81\x03\n" +
 	"\fApplyRequest\x12>\n" +
 	"\n" +
 	"connectors\x18\x01 \x03(\v2\x1e.sallyport.policy.v1.ConnectorR\n" +
 	"connectors\x121\n" +
 	"\x06grants\x18\x02 \x03(\v2\x19.sallyport.admin.v1.GrantR\x06grants\x129\n" +
-	"\trule_sets\x18\x14 \x03(\v2\x1c.sallyport.policy.v1.RuleSetR\bruleSets\x12\x17\n" +
+	"\trule_sets\x18\x14 \x03(\v2\x1c.sallyport.policy.v1.RuleSetR\bruleSets\x12K\n" +
+	"\x0faudit_exporters\x18( \x03(\v2\".sallyport.policy.v1.AuditExporterR\x0eauditExporters\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12<\n" +
 	"\x06source\x18# \x01(\tB$\xbaH!r\x1f\x18@2\x1b^([a-z0-9]+(-[a-z0-9]+)*)?$R\x06source\x12\x1f\n" +
 	"\vforce_drift\x18$ \x01(\bR\n" +
@@ -7042,15 +7051,16 @@ var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(*v1.Tool)(nil),                       // 106: sallyport.policy.v1.Tool
 	(*v1.Rule)(nil),                       // 107: sallyport.policy.v1.Rule
 	(*v1.RuleSet)(nil),                    // 108: sallyport.policy.v1.RuleSet
-	(*v1.Block)(nil),                      // 109: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),                  // 110: sallyport.audit.v1.Decision
-	(v1.Duty)(0),                          // 111: sallyport.policy.v1.Duty
-	(*Credential)(nil),                    // 112: sallyport.admin.v1.Credential
-	(v11.Verdict)(0),                      // 113: sallyport.audit.v1.Verdict
-	(v11.Reason)(0),                       // 114: sallyport.audit.v1.Reason
-	(v11.Kind)(0),                         // 115: sallyport.audit.v1.Kind
-	(v11.Outcome)(0),                      // 116: sallyport.audit.v1.Outcome
-	(*v11.AuditRecord)(nil),               // 117: sallyport.audit.v1.AuditRecord
+	(*v1.AuditExporter)(nil),              // 109: sallyport.policy.v1.AuditExporter
+	(*v1.Block)(nil),                      // 110: sallyport.policy.v1.Block
+	(*v11.Decision)(nil),                  // 111: sallyport.audit.v1.Decision
+	(v1.Duty)(0),                          // 112: sallyport.policy.v1.Duty
+	(*Credential)(nil),                    // 113: sallyport.admin.v1.Credential
+	(v11.Verdict)(0),                      // 114: sallyport.audit.v1.Verdict
+	(v11.Reason)(0),                       // 115: sallyport.audit.v1.Reason
+	(v11.Kind)(0),                         // 116: sallyport.audit.v1.Kind
+	(v11.Outcome)(0),                      // 117: sallyport.audit.v1.Outcome
+	(*v11.AuditRecord)(nil),               // 118: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
 	100, // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
@@ -7106,123 +7116,124 @@ var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
 	105, // 50: sallyport.admin.v1.ApplyRequest.connectors:type_name -> sallyport.policy.v1.Connector
 	63,  // 51: sallyport.admin.v1.ApplyRequest.grants:type_name -> sallyport.admin.v1.Grant
 	108, // 52: sallyport.admin.v1.ApplyRequest.rule_sets:type_name -> sallyport.policy.v1.RuleSet
-	66,  // 53: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
-	3,   // 54: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
-	63,  // 55: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
-	109, // 56: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
-	109, // 57: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
-	101, // 58: sallyport.admin.v1.ExplainRequest.at:type_name -> google.protobuf.Timestamp
-	101, // 59: sallyport.admin.v1.ExplainRequest.auth_time:type_name -> google.protobuf.Timestamp
-	110, // 60: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
-	11,  // 61: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
-	80,  // 62: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
-	79,  // 63: sallyport.admin.v1.ExplainResponse.paths:type_name -> sallyport.admin.v1.GroupPath
-	11,  // 64: sallyport.admin.v1.GroupPath.groups:type_name -> sallyport.admin.v1.GroupRef
-	4,   // 65: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
-	111, // 66: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
-	83,  // 67: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	84,  // 68: sallyport.admin.v1.ListProxiesResponse.barred:type_name -> sallyport.admin.v1.BarredProxy
-	101, // 69: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	101, // 70: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
-	85,  // 71: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
-	101, // 72: sallyport.admin.v1.BarredProxy.at:type_name -> google.protobuf.Timestamp
-	101, // 73: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
-	89,  // 74: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	88,  // 75: sallyport.admin.v1.GetReceiptResponse.person:type_name -> sallyport.admin.v1.PersonReceipt
-	112, // 76: sallyport.admin.v1.PersonReceipt.withdrawn:type_name -> sallyport.admin.v1.Credential
-	101, // 77: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	113, // 78: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	101, // 79: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	101, // 80: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	114, // 81: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
-	91,  // 82: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
-	115, // 83: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
-	116, // 84: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
-	90,  // 85: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	5,   // 86: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
-	104, // 87: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
-	94,  // 88: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
-	101, // 89: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
-	90,  // 90: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	97,  // 91: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	117, // 92: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	90,  // 93: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	97,  // 94: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	6,   // 95: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	8,   // 96: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	13,  // 97: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	15,  // 98: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	17,  // 99: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	19,  // 100: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	21,  // 101: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
-	23,  // 102: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
-	25,  // 103: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
-	28,  // 104: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	30,  // 105: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	32,  // 106: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
-	37,  // 107: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
-	41,  // 108: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	43,  // 109: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
-	45,  // 110: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	47,  // 111: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	49,  // 112: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	52,  // 113: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	54,  // 114: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	56,  // 115: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	58,  // 116: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	61,  // 117: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	64,  // 118: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	67,  // 119: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	69,  // 120: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	71,  // 121: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	73,  // 122: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	75,  // 123: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	77,  // 124: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	81,  // 125: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	86,  // 126: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	95,  // 127: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	98,  // 128: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	92,  // 129: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
-	7,   // 130: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	9,   // 131: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	14,  // 132: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	16,  // 133: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	18,  // 134: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	20,  // 135: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	22,  // 136: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
-	24,  // 137: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
-	26,  // 138: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
-	29,  // 139: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	31,  // 140: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	33,  // 141: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
-	38,  // 142: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
-	42,  // 143: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	44,  // 144: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
-	46,  // 145: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	48,  // 146: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	50,  // 147: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	53,  // 148: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	55,  // 149: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	57,  // 150: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	59,  // 151: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	62,  // 152: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	65,  // 153: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	68,  // 154: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	70,  // 155: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	72,  // 156: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	74,  // 157: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	76,  // 158: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	78,  // 159: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	82,  // 160: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	87,  // 161: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	96,  // 162: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	99,  // 163: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	93,  // 164: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
-	130, // [130:165] is the sub-list for method output_type
-	95,  // [95:130] is the sub-list for method input_type
-	95,  // [95:95] is the sub-list for extension type_name
-	95,  // [95:95] is the sub-list for extension extendee
-	0,   // [0:95] is the sub-list for field type_name
+	109, // 53: sallyport.admin.v1.ApplyRequest.audit_exporters:type_name -> sallyport.policy.v1.AuditExporter
+	66,  // 54: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
+	3,   // 55: sallyport.admin.v1.AppliedChange.action:type_name -> sallyport.admin.v1.AppliedAction
+	63,  // 56: sallyport.admin.v1.ListGrantsResponse.grants:type_name -> sallyport.admin.v1.Grant
+	110, // 57: sallyport.admin.v1.PlaceBlockRequest.block:type_name -> sallyport.policy.v1.Block
+	110, // 58: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
+	101, // 59: sallyport.admin.v1.ExplainRequest.at:type_name -> google.protobuf.Timestamp
+	101, // 60: sallyport.admin.v1.ExplainRequest.auth_time:type_name -> google.protobuf.Timestamp
+	111, // 61: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	11,  // 62: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
+	80,  // 63: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
+	79,  // 64: sallyport.admin.v1.ExplainResponse.paths:type_name -> sallyport.admin.v1.GroupPath
+	11,  // 65: sallyport.admin.v1.GroupPath.groups:type_name -> sallyport.admin.v1.GroupRef
+	4,   // 66: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
+	112, // 67: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
+	83,  // 68: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	84,  // 69: sallyport.admin.v1.ListProxiesResponse.barred:type_name -> sallyport.admin.v1.BarredProxy
+	101, // 70: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	101, // 71: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	85,  // 72: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
+	101, // 73: sallyport.admin.v1.BarredProxy.at:type_name -> google.protobuf.Timestamp
+	101, // 74: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
+	89,  // 75: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	88,  // 76: sallyport.admin.v1.GetReceiptResponse.person:type_name -> sallyport.admin.v1.PersonReceipt
+	113, // 77: sallyport.admin.v1.PersonReceipt.withdrawn:type_name -> sallyport.admin.v1.Credential
+	101, // 78: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	114, // 79: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	101, // 80: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	101, // 81: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	115, // 82: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
+	91,  // 83: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
+	116, // 84: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
+	117, // 85: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
+	90,  // 86: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	5,   // 87: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
+	104, // 88: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
+	94,  // 89: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
+	101, // 90: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
+	90,  // 91: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	97,  // 92: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	118, // 93: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	90,  // 94: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	97,  // 95: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	6,   // 96: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	8,   // 97: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	13,  // 98: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	15,  // 99: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	17,  // 100: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	19,  // 101: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	21,  // 102: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
+	23,  // 103: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	25,  // 104: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	28,  // 105: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	30,  // 106: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	32,  // 107: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
+	37,  // 108: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
+	41,  // 109: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	43,  // 110: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
+	45,  // 111: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	47,  // 112: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	49,  // 113: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	52,  // 114: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	54,  // 115: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	56,  // 116: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	58,  // 117: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	61,  // 118: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	64,  // 119: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	67,  // 120: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	69,  // 121: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	71,  // 122: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	73,  // 123: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	75,  // 124: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	77,  // 125: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	81,  // 126: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	86,  // 127: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	95,  // 128: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	98,  // 129: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	92,  // 130: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
+	7,   // 131: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	9,   // 132: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	14,  // 133: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	16,  // 134: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	18,  // 135: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	20,  // 136: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	22,  // 137: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
+	24,  // 138: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	26,  // 139: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	29,  // 140: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	31,  // 141: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	33,  // 142: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
+	38,  // 143: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
+	42,  // 144: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	44,  // 145: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
+	46,  // 146: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	48,  // 147: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	50,  // 148: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	53,  // 149: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	55,  // 150: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	57,  // 151: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	59,  // 152: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	62,  // 153: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	65,  // 154: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	68,  // 155: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	70,  // 156: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	72,  // 157: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	74,  // 158: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	76,  // 159: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	78,  // 160: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	82,  // 161: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	87,  // 162: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	96,  // 163: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	99,  // 164: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	93,  // 165: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
+	131, // [131:166] is the sub-list for method output_type
+	96,  // [96:131] is the sub-list for method input_type
+	96,  // [96:96] is the sub-list for extension type_name
+	96,  // [96:96] is the sub-list for extension extendee
+	0,   // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }

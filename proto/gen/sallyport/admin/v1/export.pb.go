@@ -78,9 +78,11 @@ type ExportPolicyResponse struct {
 	// Grants to groups and people who are gone: they give nothing, and Apply would refuse them.
 	Dangling []*Grant `protobuf:"bytes,5,rep,name=dangling,proto3" json:"dangling,omitempty"`
 	// Where it was asked as of some time.
-	Standing      *Standing `protobuf:"bytes,6,opt,name=standing,proto3" json:"standing,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Standing *Standing `protobuf:"bytes,6,opt,name=standing,proto3" json:"standing,omitempty"`
+	// By name.
+	AuditExporters []*v1.AuditExporter `protobuf:"bytes,40,rep,name=audit_exporters,json=auditExporters,proto3" json:"audit_exporters,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ExportPolicyResponse) Reset() {
@@ -155,13 +157,20 @@ func (x *ExportPolicyResponse) GetStanding() *Standing {
 	return nil
 }
 
+func (x *ExportPolicyResponse) GetAuditExporters() []*v1.AuditExporter {
+	if x != nil {
+		return x.AuditExporters
+	}
+	return nil
+}
+
 var File_sallyport_admin_v1_export_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_export_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsallyport/admin/v1/export.proto\x12\x12sallyport.admin.v1\x1a\x1fsallyport/admin/v1/access.proto\x1a\x1esallyport/admin/v1/admin.proto\x1a sallyport/policy/v1/policy.proto\"D\n" +
+	"\x1fsallyport/admin/v1/export.proto\x12\x12sallyport.admin.v1\x1a\x1fsallyport/admin/v1/access.proto\x1a\x1esallyport/admin/v1/admin.proto\x1a\"sallyport/policy/v1/exporter.proto\x1a sallyport/policy/v1/policy.proto\"D\n" +
 	"\x13ExportPolicyRequest\x12-\n" +
-	"\x05as_of\x18\x01 \x01(\v2\x18.sallyport.admin.v1.AsOfR\x04asOf\"\xcf\x02\n" +
+	"\x05as_of\x18\x01 \x01(\v2\x18.sallyport.admin.v1.AsOfR\x04asOf\"\x9c\x03\n" +
 	"\x14ExportPolicyResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12>\n" +
 	"\n" +
@@ -170,7 +179,8 @@ const file_sallyport_admin_v1_export_proto_rawDesc = "" +
 	"\trule_sets\x18\x03 \x03(\v2\x1c.sallyport.policy.v1.RuleSetR\bruleSets\x121\n" +
 	"\x06grants\x18\x04 \x03(\v2\x19.sallyport.admin.v1.GrantR\x06grants\x125\n" +
 	"\bdangling\x18\x05 \x03(\v2\x19.sallyport.admin.v1.GrantR\bdangling\x128\n" +
-	"\bstanding\x18\x06 \x01(\v2\x1c.sallyport.admin.v1.StandingR\bstanding2r\n" +
+	"\bstanding\x18\x06 \x01(\v2\x1c.sallyport.admin.v1.StandingR\bstanding\x12K\n" +
+	"\x0faudit_exporters\x18( \x03(\v2\".sallyport.policy.v1.AuditExporterR\x0eauditExporters2r\n" +
 	"\rExportService\x12a\n" +
 	"\fExportPolicy\x12'.sallyport.admin.v1.ExportPolicyRequest\x1a(.sallyport.admin.v1.ExportPolicyResponseB4Z2sallyport.dev/proto/gen/sallyport/admin/v1;adminv1b\x06proto3"
 
@@ -195,6 +205,7 @@ var file_sallyport_admin_v1_export_proto_goTypes = []any{
 	(*v1.RuleSet)(nil),           // 4: sallyport.policy.v1.RuleSet
 	(*Grant)(nil),                // 5: sallyport.admin.v1.Grant
 	(*Standing)(nil),             // 6: sallyport.admin.v1.Standing
+	(*v1.AuditExporter)(nil),     // 7: sallyport.policy.v1.AuditExporter
 }
 var file_sallyport_admin_v1_export_proto_depIdxs = []int32{
 	2, // 0: sallyport.admin.v1.ExportPolicyRequest.as_of:type_name -> sallyport.admin.v1.AsOf
@@ -203,13 +214,14 @@ var file_sallyport_admin_v1_export_proto_depIdxs = []int32{
 	5, // 3: sallyport.admin.v1.ExportPolicyResponse.grants:type_name -> sallyport.admin.v1.Grant
 	5, // 4: sallyport.admin.v1.ExportPolicyResponse.dangling:type_name -> sallyport.admin.v1.Grant
 	6, // 5: sallyport.admin.v1.ExportPolicyResponse.standing:type_name -> sallyport.admin.v1.Standing
-	0, // 6: sallyport.admin.v1.ExportService.ExportPolicy:input_type -> sallyport.admin.v1.ExportPolicyRequest
-	1, // 7: sallyport.admin.v1.ExportService.ExportPolicy:output_type -> sallyport.admin.v1.ExportPolicyResponse
-	7, // [7:8] is the sub-list for method output_type
-	6, // [6:7] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	7, // 6: sallyport.admin.v1.ExportPolicyResponse.audit_exporters:type_name -> sallyport.policy.v1.AuditExporter
+	0, // 7: sallyport.admin.v1.ExportService.ExportPolicy:input_type -> sallyport.admin.v1.ExportPolicyRequest
+	1, // 8: sallyport.admin.v1.ExportService.ExportPolicy:output_type -> sallyport.admin.v1.ExportPolicyResponse
+	8, // [8:9] is the sub-list for method output_type
+	7, // [7:8] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_export_proto_init() }

@@ -227,6 +227,9 @@ type Event struct {
 	//	*Event_ReviewUsed
 	//	*Event_ReviewsForgotten
 	//	*Event_PolicyApplied
+	//	*Event_AuditExporterSet
+	//	*Event_AuditExporterRemoved
+	//	*Event_AuditExporterSecretSet
 	//	*Event_CatalogueOffered
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -850,6 +853,33 @@ func (x *Event) GetPolicyApplied() *PolicyApplied {
 	return nil
 }
 
+func (x *Event) GetAuditExporterSet() *AuditExporterSet {
+	if x != nil {
+		if x, ok := x.Body.(*Event_AuditExporterSet); ok {
+			return x.AuditExporterSet
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAuditExporterRemoved() *AuditExporterRemoved {
+	if x != nil {
+		if x, ok := x.Body.(*Event_AuditExporterRemoved); ok {
+			return x.AuditExporterRemoved
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAuditExporterSecretSet() *AuditExporterSecretSet {
+	if x != nil {
+		if x, ok := x.Body.(*Event_AuditExporterSecretSet); ok {
+			return x.AuditExporterSecretSet
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetCatalogueOffered() *CatalogueOffered {
 	if x != nil {
 		if x, ok := x.Body.(*Event_CatalogueOffered); ok {
@@ -1099,6 +1129,18 @@ type Event_PolicyApplied struct {
 	PolicyApplied *PolicyApplied `protobuf:"bytes,175,opt,name=policy_applied,json=policyApplied,proto3,oneof"`
 }
 
+type Event_AuditExporterSet struct {
+	AuditExporterSet *AuditExporterSet `protobuf:"bytes,190,opt,name=audit_exporter_set,json=auditExporterSet,proto3,oneof"`
+}
+
+type Event_AuditExporterRemoved struct {
+	AuditExporterRemoved *AuditExporterRemoved `protobuf:"bytes,191,opt,name=audit_exporter_removed,json=auditExporterRemoved,proto3,oneof"`
+}
+
+type Event_AuditExporterSecretSet struct {
+	AuditExporterSecretSet *AuditExporterSecretSet `protobuf:"bytes,192,opt,name=audit_exporter_secret_set,json=auditExporterSecretSet,proto3,oneof"`
+}
+
 type Event_CatalogueOffered struct {
 	CatalogueOffered *CatalogueOffered `protobuf:"bytes,220,opt,name=catalogue_offered,json=catalogueOffered,proto3,oneof"`
 }
@@ -1220,6 +1262,12 @@ func (*Event_ReviewUsed) isEvent_Body() {}
 func (*Event_ReviewsForgotten) isEvent_Body() {}
 
 func (*Event_PolicyApplied) isEvent_Body() {}
+
+func (*Event_AuditExporterSet) isEvent_Body() {}
+
+func (*Event_AuditExporterRemoved) isEvent_Body() {}
+
+func (*Event_AuditExporterSecretSet) isEvent_Body() {}
 
 func (*Event_CatalogueOffered) isEvent_Body() {}
 
@@ -4977,11 +5025,154 @@ func (x *UpstreamServerPinned) GetServer() *v1.UpstreamAuthorizationServer {
 	return nil
 }
 
+// AuditExporterSet creates an exporter of audit or replaces its settings.
+type AuditExporterSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Exporter      *v1.AuditExporter      `protobuf:"bytes,1,opt,name=exporter,proto3" json:"exporter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditExporterSet) Reset() {
+	*x = AuditExporterSet{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditExporterSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditExporterSet) ProtoMessage() {}
+
+func (x *AuditExporterSet) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditExporterSet.ProtoReflect.Descriptor instead.
+func (*AuditExporterSet) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *AuditExporterSet) GetExporter() *v1.AuditExporter {
+	if x != nil {
+		return x.Exporter
+	}
+	return nil
+}
+
+// AuditExporterRemoved ends an exporter.
+type AuditExporterRemoved struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditExporterRemoved) Reset() {
+	*x = AuditExporterRemoved{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditExporterRemoved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditExporterRemoved) ProtoMessage() {}
+
+func (x *AuditExporterRemoved) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditExporterRemoved.ProtoReflect.Descriptor instead.
+func (*AuditExporterRemoved) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *AuditExporterRemoved) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// AuditExporterSecretSet names the exporter's secret in the vault.
+type AuditExporterSecretSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	SecretId      string                 `protobuf:"bytes,2,opt,name=secret_id,json=secretId,proto3" json:"secret_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditExporterSecretSet) Reset() {
+	*x = AuditExporterSecretSet{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditExporterSecretSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditExporterSecretSet) ProtoMessage() {}
+
+func (x *AuditExporterSecretSet) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditExporterSecretSet.ProtoReflect.Descriptor instead.
+func (*AuditExporterSecretSet) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *AuditExporterSecretSet) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuditExporterSecretSet) GetSecretId() string {
+	if x != nil {
+		return x.SecretId
+	}
+	return ""
+}
+
 var File_sallyport_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xc2(\n" +
+	"\x1esallyport/event/v1/event.proto\x12\x12sallyport.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'sallyport/policy/v1/authorization.proto\x1a\"sallyport/policy/v1/exporter.proto\x1a sallyport/policy/v1/policy.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xe6*\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
@@ -5054,7 +5245,10 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\vreview_used\x18\xa5\x01 \x01(\v2\x1e.sallyport.event.v1.ReviewUsedH\x00R\n" +
 	"reviewUsed\x12T\n" +
 	"\x11reviews_forgotten\x18\xa6\x01 \x01(\v2$.sallyport.event.v1.ReviewsForgottenH\x00R\x10reviewsForgotten\x12K\n" +
-	"\x0epolicy_applied\x18\xaf\x01 \x01(\v2!.sallyport.event.v1.PolicyAppliedH\x00R\rpolicyApplied\x12T\n" +
+	"\x0epolicy_applied\x18\xaf\x01 \x01(\v2!.sallyport.event.v1.PolicyAppliedH\x00R\rpolicyApplied\x12U\n" +
+	"\x12audit_exporter_set\x18\xbe\x01 \x01(\v2$.sallyport.event.v1.AuditExporterSetH\x00R\x10auditExporterSet\x12a\n" +
+	"\x16audit_exporter_removed\x18\xbf\x01 \x01(\v2(.sallyport.event.v1.AuditExporterRemovedH\x00R\x14auditExporterRemoved\x12h\n" +
+	"\x19audit_exporter_secret_set\x18\xc0\x01 \x01(\v2*.sallyport.event.v1.AuditExporterSecretSetH\x00R\x16auditExporterSecretSet\x12T\n" +
 	"\x11catalogue_offered\x18\xdc\x01 \x01(\v2$.sallyport.event.v1.CatalogueOfferedH\x00R\x10catalogueOfferedB\x06\n" +
 	"\x04body\"y\n" +
 	"\x05Actor\x121\n" +
@@ -5314,7 +5508,14 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\rcredential_id\x18\x01 \x01(\tR\fcredentialId\"\x83\x01\n" +
 	"\x14UpstreamServerPinned\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12H\n" +
-	"\x06server\x18\x02 \x01(\v20.sallyport.policy.v1.UpstreamAuthorizationServerR\x06server*\xad\x01\n" +
+	"\x06server\x18\x02 \x01(\v20.sallyport.policy.v1.UpstreamAuthorizationServerR\x06server\"R\n" +
+	"\x10AuditExporterSet\x12>\n" +
+	"\bexporter\x18\x01 \x01(\v2\".sallyport.policy.v1.AuditExporterR\bexporter\"*\n" +
+	"\x14AuditExporterRemoved\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"I\n" +
+	"\x16AuditExporterSecretSet\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\tsecret_id\x18\x02 \x01(\tR\bsecretId*\xad\x01\n" +
 	"\tActorKind\x12\x1a\n" +
 	"\x16ACTOR_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11ACTOR_KIND_SYSTEM\x10\x01\x12\x14\n" +
@@ -5344,7 +5545,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                         // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                         // 1: sallyport.event.v1.TokenKind
@@ -5416,24 +5617,28 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*CredentialDestroyed)(nil),            // 67: sallyport.event.v1.CredentialDestroyed
 	(*CredentialRenewed)(nil),              // 68: sallyport.event.v1.CredentialRenewed
 	(*UpstreamServerPinned)(nil),           // 69: sallyport.event.v1.UpstreamServerPinned
-	(*timestamppb.Timestamp)(nil),          // 70: google.protobuf.Timestamp
-	(v1.Role)(0),                           // 71: sallyport.policy.v1.Role
-	(*v1.Directory)(nil),                   // 72: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),                   // 73: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                        // 74: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                        // 75: sallyport.policy.v1.Rule
-	(*v1.RuleSet)(nil),                     // 76: sallyport.policy.v1.RuleSet
-	(*v1.Review)(nil),                      // 77: sallyport.policy.v1.Review
-	(*v1.Block)(nil),                       // 78: sallyport.policy.v1.Block
-	(*v1.SigningKey)(nil),                  // 79: sallyport.policy.v1.SigningKey
-	(*v1.Client)(nil),                      // 80: sallyport.policy.v1.Client
-	(*v1.AuthorizationPolicy)(nil),         // 81: sallyport.policy.v1.AuthorizationPolicy
-	(v1.CredentialKind)(0),                 // 82: sallyport.policy.v1.CredentialKind
-	(v1.CredentialOutcome)(0),              // 83: sallyport.policy.v1.CredentialOutcome
-	(*v1.UpstreamAuthorizationServer)(nil), // 84: sallyport.policy.v1.UpstreamAuthorizationServer
+	(*AuditExporterSet)(nil),               // 70: sallyport.event.v1.AuditExporterSet
+	(*AuditExporterRemoved)(nil),           // 71: sallyport.event.v1.AuditExporterRemoved
+	(*AuditExporterSecretSet)(nil),         // 72: sallyport.event.v1.AuditExporterSecretSet
+	(*timestamppb.Timestamp)(nil),          // 73: google.protobuf.Timestamp
+	(v1.Role)(0),                           // 74: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),                   // 75: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),                   // 76: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                        // 77: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                        // 78: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                     // 79: sallyport.policy.v1.RuleSet
+	(*v1.Review)(nil),                      // 80: sallyport.policy.v1.Review
+	(*v1.Block)(nil),                       // 81: sallyport.policy.v1.Block
+	(*v1.SigningKey)(nil),                  // 82: sallyport.policy.v1.SigningKey
+	(*v1.Client)(nil),                      // 83: sallyport.policy.v1.Client
+	(*v1.AuthorizationPolicy)(nil),         // 84: sallyport.policy.v1.AuthorizationPolicy
+	(v1.CredentialKind)(0),                 // 85: sallyport.policy.v1.CredentialKind
+	(v1.CredentialOutcome)(0),              // 86: sallyport.policy.v1.CredentialOutcome
+	(*v1.UpstreamAuthorizationServer)(nil), // 87: sallyport.policy.v1.UpstreamAuthorizationServer
+	(*v1.AuditExporter)(nil),               // 88: sallyport.policy.v1.AuditExporter
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	70,  // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	73,  // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,   // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,   // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,   // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -5495,50 +5700,54 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	38,  // 59: sallyport.event.v1.Event.review_used:type_name -> sallyport.event.v1.ReviewUsed
 	39,  // 60: sallyport.event.v1.Event.reviews_forgotten:type_name -> sallyport.event.v1.ReviewsForgotten
 	32,  // 61: sallyport.event.v1.Event.policy_applied:type_name -> sallyport.event.v1.PolicyApplied
-	26,  // 62: sallyport.event.v1.Event.catalogue_offered:type_name -> sallyport.event.v1.CatalogueOffered
-	0,   // 63: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	71,  // 64: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
-	72,  // 65: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	70,  // 66: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	70,  // 67: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	73,  // 68: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	74,  // 69: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	74,  // 70: sallyport.event.v1.CatalogueOffered.tools:type_name -> sallyport.policy.v1.Tool
-	74,  // 71: sallyport.event.v1.CatalogueOffered.gone:type_name -> sallyport.policy.v1.Tool
-	75,  // 72: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	70,  // 73: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
-	76,  // 74: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
-	33,  // 75: sallyport.event.v1.PolicyApplied.resources:type_name -> sallyport.event.v1.AppliedResource
-	35,  // 76: sallyport.event.v1.ReviewRequested.steps:type_name -> sallyport.event.v1.ReviewStep
-	70,  // 77: sallyport.event.v1.ReviewRequested.expires_at:type_name -> google.protobuf.Timestamp
-	77,  // 78: sallyport.event.v1.ReviewStep.alternatives:type_name -> sallyport.policy.v1.Review
-	70,  // 79: sallyport.event.v1.ReviewsForgotten.at:type_name -> google.protobuf.Timestamp
-	78,  // 80: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	48,  // 81: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	70,  // 82: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,   // 83: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	70,  // 84: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	71,  // 85: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	71,  // 86: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
-	53,  // 87: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
-	70,  // 88: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
-	79,  // 89: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
-	70,  // 90: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
-	70,  // 91: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
-	70,  // 92: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	80,  // 93: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
-	81,  // 94: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
-	64,  // 95: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
-	82,  // 96: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
-	83,  // 97: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	70,  // 98: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
-	83,  // 99: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	84,  // 100: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
-	101, // [101:101] is the sub-list for method output_type
-	101, // [101:101] is the sub-list for method input_type
-	101, // [101:101] is the sub-list for extension type_name
-	101, // [101:101] is the sub-list for extension extendee
-	0,   // [0:101] is the sub-list for field type_name
+	70,  // 62: sallyport.event.v1.Event.audit_exporter_set:type_name -> sallyport.event.v1.AuditExporterSet
+	71,  // 63: sallyport.event.v1.Event.audit_exporter_removed:type_name -> sallyport.event.v1.AuditExporterRemoved
+	72,  // 64: sallyport.event.v1.Event.audit_exporter_secret_set:type_name -> sallyport.event.v1.AuditExporterSecretSet
+	26,  // 65: sallyport.event.v1.Event.catalogue_offered:type_name -> sallyport.event.v1.CatalogueOffered
+	0,   // 66: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
+	74,  // 67: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	75,  // 68: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	73,  // 69: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	73,  // 70: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	76,  // 71: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	77,  // 72: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	77,  // 73: sallyport.event.v1.CatalogueOffered.tools:type_name -> sallyport.policy.v1.Tool
+	77,  // 74: sallyport.event.v1.CatalogueOffered.gone:type_name -> sallyport.policy.v1.Tool
+	78,  // 75: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	73,  // 76: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
+	79,  // 77: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
+	33,  // 78: sallyport.event.v1.PolicyApplied.resources:type_name -> sallyport.event.v1.AppliedResource
+	35,  // 79: sallyport.event.v1.ReviewRequested.steps:type_name -> sallyport.event.v1.ReviewStep
+	73,  // 80: sallyport.event.v1.ReviewRequested.expires_at:type_name -> google.protobuf.Timestamp
+	80,  // 81: sallyport.event.v1.ReviewStep.alternatives:type_name -> sallyport.policy.v1.Review
+	73,  // 82: sallyport.event.v1.ReviewsForgotten.at:type_name -> google.protobuf.Timestamp
+	81,  // 83: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	48,  // 84: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	73,  // 85: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,   // 86: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	73,  // 87: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	74,  // 88: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	74,  // 89: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	53,  // 90: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
+	73,  // 91: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
+	82,  // 92: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
+	73,  // 93: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
+	73,  // 94: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
+	73,  // 95: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	83,  // 96: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
+	84,  // 97: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	64,  // 98: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
+	85,  // 99: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
+	86,  // 100: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	73,  // 101: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
+	86,  // 102: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	87,  // 103: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
+	88,  // 104: sallyport.event.v1.AuditExporterSet.exporter:type_name -> sallyport.policy.v1.AuditExporter
+	105, // [105:105] is the sub-list for method output_type
+	105, // [105:105] is the sub-list for method input_type
+	105, // [105:105] is the sub-list for extension type_name
+	105, // [105:105] is the sub-list for extension extendee
+	0,   // [0:105] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -5606,6 +5815,9 @@ func file_sallyport_event_v1_event_proto_init() {
 		(*Event_ReviewUsed)(nil),
 		(*Event_ReviewsForgotten)(nil),
 		(*Event_PolicyApplied)(nil),
+		(*Event_AuditExporterSet)(nil),
+		(*Event_AuditExporterRemoved)(nil),
+		(*Event_AuditExporterSecretSet)(nil),
 		(*Event_CatalogueOffered)(nil),
 	}
 	type x struct{}
@@ -5614,7 +5826,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   68,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
