@@ -222,11 +222,7 @@ func (v *verdict) on(f *facts, q *Request) ruling {
 		if matched, err := r.matches(f, q); !matched && err == nil || r.signIn != nil {
 			continue
 		}
-		if d := out.duty(r); r.tier == afterReview {
-			d.Steps = append(d.Steps, Step{*r.approval})
-		} else {
-			d.Confirm = max(d.Confirm, r.assurance)
-		}
+		out.duty(r).ask(r)
 	}
 	if out.duties != nil {
 		out.duties.settle()

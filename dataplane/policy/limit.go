@@ -19,8 +19,8 @@ type Limit struct {
 
 	person, tool, connector, grantee bool
 	group                            string
-	// Because says by which rule, in words.
-	Because string
+	// By names the rule, and Because says what it limits, in words.
+	By, Because string
 }
 
 // maxWindow bounds a window, minWindow is the shortest.
@@ -57,10 +57,10 @@ func checkLimit(r *policyv1.Rule) error {
 
 // limit is what a rule limits to somebody.
 func (r *ruleOf) limit() *Limit {
-	l := r.wire.GetLimit()
+	l, by := r.wire.GetLimit(), strings.TrimSuffix(r.name(), ",")
 	out := &Limit{
 		Budget: l.GetBudget(), Window: l.GetWindow().AsDuration(), Calls: l.GetCalls(), Items: l.GetItems(), Bytes: l.GetBytes(), ResultItems: l.GetResultItems(), ResultBytes: l.GetResultBytes(),
-		person: len(l.GetPer()) == 0, Because: strings.TrimSuffix(r.name(), ",") + ": " + LimitText(l),
+		person: len(l.GetPer()) == 0, By: by, Because: by + ": " + LimitText(l),
 	}
 	for _, per := range l.GetPer() {
 		switch per {

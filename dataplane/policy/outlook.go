@@ -34,6 +34,8 @@ type Outlook struct {
 	By []string
 	// Rules is the same for the same words of all rules that have a say, wherever they stand.
 	Rules [16]byte
+	// Terms are there where it is not Never.
+	Terms Terms
 }
 
 // Outlook tells what a request's person may do with its tool at its time, the arguments, the client, the address and approvals
@@ -43,13 +45,18 @@ func (t *Table) Outlook(r Request) Outlook {
 	switch {
 	case v == nil:
 		return out
-	case !v.open:
-		return v.settled(true)
+	case v.open:
+		out = v.outlook(&f, &r)
+	default:
+		out = v.settled(true)
 	}
-	return v.outlook(&f, &r)
+	if out.Access != Never {
+		v.bound(&out.Terms, &f, &r)
+	}
+	return out
 }
 
-// Settled is the Outlook, without By and Rules, where rules say the same whatever is called and whenever. Not so: the call has a say. It
+// Settled is the Outlook, without By, Rules and Terms, where rules say the same whatever is called and whenever. Not so: the call has a say. It
 // costs what a verdict does.
 func (t *Table) Settled(r Request) (Outlook, bool) {
 	v, _, out := t.state().before(&r)
@@ -100,6 +107,9 @@ func (v *verdict) settled(named bool) Outlook {
 	}
 	if v.decision.reason == auditv1.Reason_REASON_RULE_ALLOWED {
 		out.Access, out.Reason, out.Duty = Always, 0, v.decision.duties.least()
+		if d := v.decision.duties; named && d != nil {
+			out.Terms.Confirm, out.Terms.Steps = d.Confirm, d.Steps
+		}
 	}
 	return out
 }
@@ -121,6 +131,7 @@ func (d *Duties) least() policyv1.Duty {
 func (v *verdict) outlook(f *facts, q *Request) Outlook {
 	out := Outlook{Access: Never, Reason: auditv1.Reason_REASON_NOTHING_ALLOWS, Certain: true}
 	access := Sometimes
+	var asked Duties
 	spared := true // no deny may match, and no sign-in is required
 	var words [][]byte
 	for i := range v.denies {
@@ -140,6 +151,7 @@ func (v *verdict) outlook(f *facts, q *Request) Outlook {
 		}
 		if len(out.By) == 0 {
 			out.Duty = r.duty()
+			asked.ask(r)
 		}
 		out.By = append(out.By, r.name())
 		if words = append(words, r.words()); is == surely && r.signIn == nil {
@@ -163,6 +175,7 @@ func (v *verdict) outlook(f *facts, q *Request) Outlook {
 		switch is {
 		case surely, surelyFails:
 			out.Duty = max(out.Duty, r.duty())
+			asked.ask(r)
 			words = append(words, r.words())
 		case perhaps:
 			out.Certain = false
@@ -173,7 +186,20 @@ func (v *verdict) outlook(f *facts, q *Request) Outlook {
 		out.Access = Sometimes
 	}
 	out.Rules = digestOf(words)
+	asked.settle()
+	out.Terms.Confirm, out.Terms.Steps = asked.Confirm, asked.Steps
 	return out
+}
+
+// ask adds what a rule asks for.
+func (d *Duties) ask(r *ruleOf) {
+	switch r.tier {
+	case atOnce:
+	case afterReview:
+		d.Steps = append(d.Steps, Step{*r.approval})
+	case afterClient, afterBrowser:
+		d.Confirm = max(d.Confirm, r.assurance)
+	}
 }
 
 func (r *ruleOf) words() []byte { return r.digest(&connector{}) }

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -42,6 +44,9 @@ func TestOutlookHoldsOfEveryCall(t *testing.T) {
 					}
 					known := table.Outlook(Request{Person: ann, Connector: "github", Tool: tool, Now: now, Region: region, From: &Origin{ACR: acr, AuthTime: now}})
 					for _, o := range []Outlook{o, known} {
+						if o.Access != Never {
+							termsHold(t, tool+" "+raw, o.Terms, is)
+						}
 						if o.Certain && (o.Access == Sometimes || is.allowed != (o.Access == Always) || is.allowed && asked != o.Duty) {
 							t.Fatalf("%s %s in %s: the reference says %+v, and the outlook is certain of %+v", tool, raw, region, is, o)
 						}
@@ -53,6 +58,41 @@ func TestOutlookHoldsOfEveryCall(t *testing.T) {
 			}
 		}
 	})
+}
+
+// termsHold: what is certain to be limited, taken out or asked for is so of a call, and no more is than the terms say.
+func termsHold(t *rapid.T, call string, terms Terms, is judgement) {
+	within := func(what, of string, certain, possible []string) {
+		for _, one := range certain {
+			if !slices.Contains(strings.Fields(of), one) {
+				t.Fatalf("%s: %s %q is certain, and the reference has %q", call, what, one, of)
+			}
+		}
+		for _, one := range strings.Fields(of) {
+			if !slices.Contains(possible, one) {
+				t.Fatalf("%s: the reference has %s %q, and the terms only %q", call, what, one, possible)
+			}
+		}
+	}
+	var certain, possible []string
+	for _, b := range terms.Limits {
+		if possible = append(possible, b.Limit.Budget); b.Certain {
+			certain = append(certain, b.Limit.Budget)
+		}
+	}
+	if is.allowed {
+		within("the budget", is.limited, certain, possible)
+		if is.confirm < terms.Confirm && is.steps == "" || len(terms.Steps) > 0 && is.steps == "" {
+			t.Fatalf("%s: %+v is asked for, and the terms say %+v", call, is, terms)
+		}
+	}
+	certain, possible = nil, nil
+	for _, one := range terms.Taken {
+		if possible = append(possible, one.Path); one.Certain {
+			certain = append(certain, one.Path)
+		}
+	}
+	within("the argument", is.redacted, certain, possible)
 }
 
 func TestOutlookTellsWordsOfRulesApart(t *testing.T) {

@@ -13,12 +13,16 @@ import (
 type Redaction struct {
 	// Arguments and Results are taken out of audit; Agent is taken out of the results that the agent gets. Nil: nothing is.
 	Arguments, Results, Agent *Paths
-	// Because says by what, in words.
+	// Because says by what, in words; Taken does so path by path.
 	Because []string
+	Taken   []Taken
 }
 
 // everythingRedacted stands for a redaction that cannot be read.
-var everythingRedacted = &Redaction{Arguments: wholly, Results: wholly, Agent: wholly, Because: []string{"what this build does not know"}}
+var everythingRedacted = &Redaction{Arguments: wholly, Results: wholly, Agent: wholly, Because: []string{"what this build does not know"}, Taken: []Taken{
+	{Path: "everything", Certain: true, By: "what this build does not know"},
+	{Path: "everything", Result: true, Agent: true, Certain: true, By: "what this build does not know"},
+}}
 
 // newRedaction reads a redaction, without its tools.
 func newRedaction(wire *policyv1.Redaction) (*Redaction, error) {
@@ -153,7 +157,18 @@ func (r *Redaction) and(other *Redaction) *Redaction {
 	}
 	return &Redaction{
 		Arguments: r.Arguments.and(other.Arguments), Results: r.Results.and(other.Results), Agent: r.Agent.and(other.Agent),
-		Because: slices.Concat(r.Because, other.Because),
+		Because: slices.Concat(r.Because, other.Because), Taken: slices.Concat(r.Taken, other.Taken),
+	}
+}
+
+// describe says by what something is taken out.
+func (r *Redaction) describe(by string, wire *policyv1.Redaction) {
+	r.Because, r.Taken = []string{described(by, wire)}, nil
+	for _, path := range wire.GetArguments() {
+		r.Taken = append(r.Taken, Taken{Path: path, Certain: true, By: by})
+	}
+	for _, path := range wire.GetResults() {
+		r.Taken = append(r.Taken, Taken{Path: path, Result: true, Agent: wire.GetAgent(), Certain: true, By: by})
 	}
 }
 
@@ -185,7 +200,7 @@ func newConnectorRedactions(settings *policyv1.Connector) []connectorRedaction {
 	for _, wire := range settings.GetRedactions() {
 		out := connectorRedaction{globs: everything, what: everythingRedacted}
 		if r, err := newRedaction(wire); err == nil {
-			r.Because = []string{described("connector "+settings.GetId(), wire)}
+			r.describe("connector "+settings.GetId(), wire)
 			out.what = r
 			if len(wire.GetTools()) > 0 {
 				out.globs = newGlobs(wire.GetTools())
@@ -246,7 +261,7 @@ func (s *state) redaction(p *person, c *connector, tool *pinnedTool, r *Request)
 // taken is what a rule takes out, with its name.
 func (r *ruleOf) taken() *Redaction {
 	out := *r.redaction
-	out.Because = []string{described(strings.TrimSuffix(r.name(), ","), r.wire.GetRedact())}
+	out.describe(strings.TrimSuffix(r.name(), ","), r.wire.GetRedact())
 	return &out
 }
 

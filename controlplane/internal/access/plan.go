@@ -19,6 +19,11 @@ import (
 type Change struct {
 	Connector, Tool string
 	Before, After   policy.Outlook
+	// Move is what becomes of access itself, and of what is asked for before a call. Comes and Goes: some call may be allowed, and none
+	// was, or the other way round.
+	Move Move
+	// Terms are what becomes of limits and redactions.
+	Terms []TermChange
 }
 
 // Affected are people to whom a change of policy does the same, in the order of their creation.
@@ -66,8 +71,13 @@ func Compare(ctx context.Context, before, after *core.State, events []*eventv1.E
 	err = onAll(ctx, len(classes), func(i int) {
 		for _, tool := range tools {
 			r := policy.Request{Person: people[i].ID, Connector: tool.GetConnector(), Tool: tool.GetTool(), Now: now}
-			if b, a := was.Outlook(r), is.Outlook(r); b.Access != a.Access || b.Duty != a.Duty || b.Rules != a.Rules {
-				changes[i] = append(changes[i], Change{tool.GetConnector(), tool.GetTool(), b, a})
+			b, a := was.Outlook(r), is.Outlook(r)
+			c := Change{Connector: tool.GetConnector(), Tool: tool.GetTool(), Before: b, After: a, Move: compareAccess(&b, &a)}
+			if a.Access != policy.Never {
+				c.Terms = compareTerms(&b.Terms, &a.Terms)
+			}
+			if c.Move != Stays || len(c.Terms) > 0 {
+				changes[i] = append(changes[i], c)
 			}
 		}
 	})
@@ -97,7 +107,10 @@ func Compare(ctx context.Context, before, after *core.State, events []*eventv1.E
 func keyOf(changes []Change) string {
 	var b strings.Builder
 	for _, c := range changes {
-		fmt.Fprintf(&b, "%s\x00%s\x00%d%d%x%d%d%x\x00", c.Connector, c.Tool, c.Before.Access, c.Before.Duty, c.Before.Rules, c.After.Access, c.After.Duty, c.After.Rules)
+		fmt.Fprintf(&b, "%s\x00%s\x00", c.Connector, c.Tool)
+		for _, o := range []*policy.Outlook{&c.Before, &c.After} {
+			fmt.Fprintf(&b, "%d%d%x%s\x00", o.Access, o.Duty, o.Rules, o.Terms.Key())
+		}
 	}
 	return b.String()
 }

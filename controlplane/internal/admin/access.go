@@ -39,7 +39,7 @@ func (a *api) WhoCan(ctx context.Context, req *connect.Request[adminv1.WhoCanReq
 	}
 	res := &adminv1.WhoCanResponse{Version: s.Seq(), Standing: standing, Always: uint32(who.Always), Sometimes: uint32(who.Sometimes)}
 	for _, one := range who.People {
-		res.People = append(res.People, &adminv1.PersonAccess{UserId: one.User.ID.String(), UserName: nameOf(one.User), Outlook: outlook(one.Outlook)})
+		res.People = append(res.People, &adminv1.PersonAccess{UserId: one.User.ID.String(), UserName: nameOf(one.User), Outlook: outlook(s, one.Outlook)})
 	}
 	if who.More {
 		res.NextPageToken = fmt.Sprint(who.People[len(who.People)-1].User.No)
@@ -63,7 +63,7 @@ func (a *api) WhatCan(ctx context.Context, req *connect.Request[adminv1.WhatCanR
 	}
 	res := &adminv1.WhatCanResponse{Version: s.Seq(), Standing: standing}
 	for _, one := range what {
-		res.Tools = append(res.Tools, &adminv1.ToolAccess{Connector: one.Connector, Tool: one.Tool, Outlook: outlook(one.Outlook)})
+		res.Tools = append(res.Tools, &adminv1.ToolAccess{Connector: one.Connector, Tool: one.Tool, Outlook: outlook(s, one.Outlook)})
 	}
 	return connect.NewResponse(res), nil
 }
@@ -76,8 +76,9 @@ func nameOf(u *core.User) string {
 	return u.Directory + "/" + u.UserName
 }
 
-func outlook(o policy.Outlook) *adminv1.Outlook {
-	out := &adminv1.Outlook{Access: adminv1.Access_ACCESS_NEVER, Duty: o.Duty, By: o.By}
+func outlook(s *core.State, o policy.Outlook) *adminv1.Outlook {
+	out := &adminv1.Outlook{Access: adminv1.Access_ACCESS_NEVER, Duty: o.Duty, By: o.By, Asked: asked(s, o.Terms)}
+	out.Limits, out.Redactions = access.TermTexts(o.Terms)
 	switch o.Access {
 	case policy.Always:
 		out.Access = adminv1.Access_ACCESS_ALWAYS

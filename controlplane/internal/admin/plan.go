@@ -68,27 +68,12 @@ func (a *api) effects(ctx context.Context, s *core.State, events []*eventv1.Even
 		}
 		for _, c := range one.Changes {
 			e.Tools = append(e.Tools, &adminv1.ToolEffect{
-				Connector: c.Connector, Tool: c.Tool, Before: outlook(c.Before), After: outlook(c.After), Effect: effectOf(c.Before, c.After),
+				Connector: c.Connector, Tool: c.Tool, Before: outlook(s, c.Before), After: outlook(after, c.After), Effect: effectOf(c.Move), Terms: termEffects(c.Terms),
 			})
 		}
 		all = append(all, e)
 	}
 	return all, people, nil
-}
-
-// effectOf says how access changes.
-func effectOf(before, after policy.Outlook) adminv1.Effect {
-	switch {
-	case before.Access == policy.Never:
-		return adminv1.Effect_EFFECT_GAINS
-	case after.Access == policy.Never:
-		return adminv1.Effect_EFFECT_LOSES
-	case after.Access >= before.Access && after.Duty <= before.Duty && (after.Access > before.Access || after.Duty < before.Duty):
-		return adminv1.Effect_EFFECT_WIDENS
-	case after.Access <= before.Access && after.Duty >= before.Duty && (after.Access < before.Access || after.Duty > before.Duty):
-		return adminv1.Effect_EFFECT_NARROWS
-	}
-	return adminv1.Effect_EFFECT_CHANGES
 }
 
 // TestPolicy decides calls as they would be after a policy was applied.

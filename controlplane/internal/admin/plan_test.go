@@ -5,9 +5,11 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/durationpb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
@@ -126,6 +128,72 @@ func TestAPlanSaysWhoGainsAndLosesWhatAndChangesNothing(t *testing.T) {
 	}
 	_, err := s.plans().PlanPolicy(t.Context(), connect.NewRequest(&adminv1.PlanPolicyRequest{Policy: grants(grantTo("okta/Nobody", allow("read")))}))
 	code(t, "a plan that apply would refuse", err, connect.CodeNotFound)
+}
+
+func TestAPlanSaysWhatBecomesOfLimitsRedactionsAndWhatIsAskedFor(t *testing.T) {
+	s := planned(t)
+	limit := func(l *policyv1.Limit, when string) *policyv1.Rule {
+		l.Budget, l.Window = "crm", durationpb.New(time.Hour)
+		return &policyv1.Rule{Require: policyv1.Duty_DUTY_LIMIT, Tools: []string{"read"}, Limit: l, When: when}
+	}
+	redact := func(agent bool, results ...string) *policyv1.Rule {
+		return &policyv1.Rule{Require: policyv1.Duty_DUTY_REDACT, Tools: []string{"read"}, Redact: &policyv1.Redaction{Results: results, Agent: agent}}
+	}
+	group := "okta/Leads"
+	review := func(n uint32) *policyv1.Rule {
+		return &policyv1.Rule{Require: policyv1.Duty_DUTY_REVIEW, Tools: []string{"read"}, Review: &policyv1.Review{Approvers: []string{group}, Approvals: n}}
+	}
+	allow := func(after policyv1.Duty, assurance policyv1.ConfirmationAssurance) *policyv1.Rule {
+		return &policyv1.Rule{Allow: []string{"read"}, After: after, Assurance: assurance}
+	}
+	read := allow(0, 0)
+	const client, browser = policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_CLIENT, policyv1.ConfirmationAssurance_CONFIRMATION_ASSURANCE_BROWSER
+	hour := " in 1h0m0s of budget crm, per person"
+	for _, c := range []struct {
+		name          string
+		before, after []*policyv1.Rule
+		want          string
+	}{
+		{"a limit comes", []*policyv1.Rule{read}, []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 10}, "")}, "LIMIT COMES > 10 calls" + hour},
+		{"a limit goes", []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 10}, "")}, []*policyv1.Rule{read}, "LIMIT GOES 10 calls" + hour + " >"},
+		{"a limit widens", []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 10}, "")}, []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 20}, "")}, "LIMIT WIDENS 10 calls" + hour + " > 20 calls" + hour},
+		{"a limit narrows", []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 10}, "")}, []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 10, Items: 5}, "")}, "LIMIT NARROWS 10 calls" + hour + " > 10 calls, 5 items" + hour},
+		{"a limit that does both", []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 10}, "")}, []*policyv1.Rule{read, limit(&policyv1.Limit{Items: 5}, "")}, "LIMIT CHANGES 10 calls" + hour + " > 5 items" + hour},
+		{"a limit of others", []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 10}, "")}, []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 10, Per: []policyv1.Per{policyv1.Per_PER_EVERYONE}}, "")}, "LIMIT CHANGES 10 calls" + hour + " > 10 calls in 1h0m0s of budget crm, per everyone"},
+		{"a limit that counts in some calls", []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 10}, "")}, []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 10}, `has(args.branch) && args.branch == "x"`)}, "LIMIT WIDENS 10 calls" + hour + " > 10 calls" + hour + ", in some calls"},
+		{"a looser limit beside a stricter one", []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 10}, "")}, []*policyv1.Rule{read, limit(&policyv1.Limit{Calls: 10}, ""), limit(&policyv1.Limit{Calls: 20}, "")}, ""},
+		{"a redaction comes", []*policyv1.Rule{read}, []*policyv1.Rule{read, redact(false, "ssn", "card")}, "REDACTION COMES > card, ssn of results, in audit"},
+		{"a redaction goes", []*policyv1.Rule{read, redact(true, "ssn")}, []*policyv1.Rule{read}, "REDACTION GOES ssn of results, in audit and for the agent >"},
+		{"a redaction for the agent too", []*policyv1.Rule{read, redact(false, "ssn")}, []*policyv1.Rule{read, redact(true, "ssn")}, "REDACTION NARROWS ssn of results, in audit > ssn of results, in audit and for the agent"},
+		{"a redaction by another rule", []*policyv1.Rule{read, redact(true, "ssn")}, []*policyv1.Rule{redact(true, "$..SSN"), read}, ""},
+		{"a confirmation comes", []*policyv1.Rule{read}, []*policyv1.Rule{allow(policyv1.Duty_DUTY_CONFIRM, client)}, "NARROWS  > confirm in the client"},
+		{"a confirmation is to be surer", []*policyv1.Rule{allow(policyv1.Duty_DUTY_CONFIRM, client)}, []*policyv1.Rule{allow(policyv1.Duty_DUTY_CONFIRM, browser)}, "NARROWS confirm in the client > confirm in the browser"},
+		{"a review in place of a confirmation", []*policyv1.Rule{allow(policyv1.Duty_DUTY_CONFIRM, client)}, []*policyv1.Rule{read, review(1)}, "NARROWS confirm in the client > review by okta/Leads"},
+		{"a review by fewer", []*policyv1.Rule{read, review(2)}, []*policyv1.Rule{read, review(1)}, "WIDENS review by 2 of okta/Leads > review by okta/Leads"},
+	} {
+		_, err := s.policy().Apply(t.Context(), connect.NewRequest(grants(grantTo("okta/Engineers", c.before...))))
+		enginetest.Must(t, err)
+		res, err := s.plans().PlanPolicy(t.Context(), connect.NewRequest(&adminv1.PlanPolicyRequest{Policy: grants(grantTo("okta/Engineers", c.after...))}))
+		enginetest.Must(t, err)
+		var got []string
+		for _, e := range res.Msg.GetEffects() {
+			for _, tool := range e.GetTools() {
+				if tool.GetEffect() != 0 {
+					got = append(got, fmt.Sprintf("%s %s > %s", strings.TrimPrefix(tool.GetEffect().String(), "EFFECT_"), tool.GetBefore().GetAsked(), tool.GetAfter().GetAsked()))
+				}
+				for _, term := range tool.GetTerms() {
+					text := fmt.Sprintf("%s %s %s > %s", strings.TrimPrefix(term.GetTerm().String(), "TERM_"), strings.TrimPrefix(term.GetChange().String(), "TERM_CHANGE_"), term.GetBefore(), term.GetAfter())
+					got = append(got, strings.TrimSpace(strings.ReplaceAll(text, "  ", " ")))
+				}
+			}
+			if e.GetCount() != 2 {
+				t.Errorf("%s: of %d people", c.name, e.GetCount())
+			}
+		}
+		if strings.Join(got, "; ") != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
 }
 
 func TestAPlanAndApplyRefuseDriftUnlessTold(t *testing.T) {

@@ -45,7 +45,7 @@ func accessCommand(o *options) *cobra.Command {
 			return call(cmd.Context(), o, adminv1connect.NewAccessServiceClient, adminv1connect.AccessServiceClient.WhatCan, what, func(r *adminv1.WhatCanResponse) table {
 				t := table{head: []string{"CONNECTOR", "TOOL", "ACCESS", "BY"}}
 				for _, one := range r.GetTools() {
-					t.rows = append(t.rows, []string{one.GetConnector(), one.GetTool(), accessOf(one.GetOutlook()), by(one.GetOutlook())})
+					t.rows = append(t.rows, []string{one.GetConnector(), one.GetTool(), accessOf(one.GetOutlook()), by(one.GetOutlook().GetBy())})
 				}
 				return tables(fmt.Sprintf("at version %d%s\n", r.GetVersion(), stood(r.GetStanding())), t)
 			})
@@ -106,7 +106,7 @@ func toolNamed(args []string) (connector, tool string, err error) {
 func whoTable(r *adminv1.WhoCanResponse) table {
 	t := table{head: []string{"PERSON", "ACCESS", "BY"}}
 	for _, one := range r.GetPeople() {
-		t.rows = append(t.rows, []string{one.GetUserName(), accessOf(one.GetOutlook()), by(one.GetOutlook())})
+		t.rows = append(t.rows, []string{one.GetUserName(), accessOf(one.GetOutlook()), by(one.GetOutlook().GetBy())})
 	}
 	text := fmt.Sprintf("at version %d%s: %d always, %d sometimes\n", r.GetVersion(), stood(r.GetStanding()), r.GetAlways(), r.GetSometimes())
 	if r.GetNextPageToken() != "" {
@@ -118,10 +118,10 @@ func whoTable(r *adminv1.WhoCanResponse) table {
 // accessOf is an outlook in a word or two.
 func accessOf(o *adminv1.Outlook) string {
 	text := lower(o.GetAccess(), "ACCESS_")
-	if o.GetDuty() != 0 {
-		text += ", after " + lower(o.GetDuty(), "DUTY_")
+	if o.GetAsked() != "" {
+		text += ", after " + o.GetAsked()
 	}
 	return text
 }
 
-func by(o *adminv1.Outlook) string { return dash(cut(strings.Join(o.GetBy(), "; "), 100)) }
+func by(rules []string) string { return dash(cut(strings.Join(rules, "; "), 100)) }

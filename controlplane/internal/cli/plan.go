@@ -83,18 +83,56 @@ func planTable(version uint64, changes []*adminv1.AppliedChange, effects []*admi
 	access := table{head: []string{"PEOPLE", "EFFECT", "TOOL", "BEFORE", "AFTER", "BY"}}
 	for _, e := range effects {
 		who := peopleOf(e)
-		for _, t := range e.GetTools() {
-			why := by(t.GetAfter())
-			if t.GetEffect() == adminv1.Effect_EFFECT_LOSES {
-				why = "was by " + by(t.GetBefore())
-			}
-			access.rows = append(access.rows, []string{
-				who, lower(t.GetEffect(), "EFFECT_"), t.GetConnector() + " " + t.GetTool(), accessOf(t.GetBefore()), accessOf(t.GetAfter()), why,
-			})
+		row := func(effect string, t *adminv1.ToolEffect, before, after, by string) {
+			access.rows = append(access.rows, []string{who, effect, t.GetConnector() + " " + t.GetTool(), dash(before), dash(after), by})
 			who = ""
+		}
+		for _, t := range e.GetTools() {
+			if t.GetEffect() != adminv1.Effect_EFFECT_UNSPECIFIED {
+				why := by(t.GetAfter().GetBy())
+				if t.GetEffect() == adminv1.Effect_EFFECT_LOSES {
+					why = "was by " + by(t.GetBefore().GetBy())
+				}
+				row(lower(t.GetEffect(), "EFFECT_"), t, accessOf(t.GetBefore()), accessOf(t.GetAfter()), why)
+			}
+			for _, term := range t.GetTerms() {
+				why := by(term.GetBy())
+				if term.GetChange() == adminv1.TermChange_TERM_CHANGE_GOES {
+					why = "was by " + why
+				}
+				row(termEffect(term), t, term.GetBefore(), term.GetAfter(), why)
+			}
 		}
 	}
 	return tables(fmt.Sprintf("at version %d: %d resources change, and the access of %d people\n", version, len(resources.rows), people), resources, access)
+}
+
+// termEffect says in a word or two what becomes of a limit or a redaction.
+func termEffect(e *adminv1.TermEffect) string {
+	limit := e.GetTerm() == adminv1.Term_TERM_LIMIT
+	switch e.GetChange() {
+	case adminv1.TermChange_TERM_CHANGE_COMES:
+		if limit {
+			return "newly limited"
+		}
+		return "newly redacted"
+	case adminv1.TermChange_TERM_CHANGE_GOES:
+		if limit {
+			return "limited no more"
+		}
+		return "redacted no more"
+	case adminv1.TermChange_TERM_CHANGE_WIDENS, adminv1.TermChange_TERM_CHANGE_NARROWS, adminv1.TermChange_TERM_CHANGE_CHANGES, adminv1.TermChange_TERM_CHANGE_UNSPECIFIED:
+	}
+	if limit {
+		return "limit " + lower(e.GetChange(), "TERM_CHANGE_")
+	}
+	if e.GetChange() == adminv1.TermChange_TERM_CHANGE_WIDENS {
+		return "less redacted"
+	}
+	if e.GetChange() == adminv1.TermChange_TERM_CHANGE_NARROWS {
+		return "more redacted"
+	}
+	return "redaction changes"
 }
 
 // peopleOf names some people, and says how many the others are.

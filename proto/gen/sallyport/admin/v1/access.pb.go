@@ -87,7 +87,12 @@ type Outlook struct {
 	// The least that a call is asked for before it is made.
 	Duty v1.Duty `protobuf:"varint,2,opt,name=duty,proto3,enum=sallyport.policy.v1.Duty" json:"duty,omitempty"`
 	// The rules that may allow it, or the one that denies it, in words.
-	By            []string `protobuf:"bytes,3,rep,name=by,proto3" json:"by,omitempty"`
+	By []string `protobuf:"bytes,3,rep,name=by,proto3" json:"by,omitempty"`
+	// What duty comes to, in words: how a person confirms, or who approves.
+	Asked string `protobuf:"bytes,4,opt,name=asked,proto3" json:"asked,omitempty"`
+	// What its calls count against, and what is taken out of them, in words.
+	Limits        []string `protobuf:"bytes,5,rep,name=limits,proto3" json:"limits,omitempty"`
+	Redactions    []string `protobuf:"bytes,6,rep,name=redactions,proto3" json:"redactions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -139,6 +144,27 @@ func (x *Outlook) GetDuty() v1.Duty {
 func (x *Outlook) GetBy() []string {
 	if x != nil {
 		return x.By
+	}
+	return nil
+}
+
+func (x *Outlook) GetAsked() string {
+	if x != nil {
+		return x.Asked
+	}
+	return ""
+}
+
+func (x *Outlook) GetLimits() []string {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Outlook) GetRedactions() []string {
+	if x != nil {
+		return x.Redactions
 	}
 	return nil
 }
@@ -697,11 +723,16 @@ var File_sallyport_admin_v1_access_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_access_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsallyport/admin/v1/access.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"|\n" +
+	"\x1fsallyport/admin/v1/access.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\"\xca\x01\n" +
 	"\aOutlook\x122\n" +
 	"\x06access\x18\x01 \x01(\x0e2\x1a.sallyport.admin.v1.AccessR\x06access\x12-\n" +
 	"\x04duty\x18\x02 \x01(\x0e2\x19.sallyport.policy.v1.DutyR\x04duty\x12\x0e\n" +
-	"\x02by\x18\x03 \x03(\tR\x02by\"c\n" +
+	"\x02by\x18\x03 \x03(\tR\x02by\x12\x14\n" +
+	"\x05asked\x18\x04 \x01(\tR\x05asked\x12\x16\n" +
+	"\x06limits\x18\x05 \x03(\tR\x06limits\x12\x1e\n" +
+	"\n" +
+	"redactions\x18\x06 \x03(\tR\n" +
+	"redactions\"c\n" +
 	"\x04AsOf\x120\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x04time\x12#\n" +
 	"\aversion\x18\x02 \x01(\x04B\a\xbaH\x042\x02 \x00H\x00R\aversionB\x04\n" +

@@ -24,6 +24,120 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Term is what else holds of calls that are allowed.
+type Term int32
+
+const (
+	Term_TERM_UNSPECIFIED Term = 0
+	Term_TERM_LIMIT       Term = 1
+	Term_TERM_REDACTION   Term = 2
+)
+
+// Enum value maps for Term.
+var (
+	Term_name = map[int32]string{
+		0: "TERM_UNSPECIFIED",
+		1: "TERM_LIMIT",
+		2: "TERM_REDACTION",
+	}
+	Term_value = map[string]int32{
+		"TERM_UNSPECIFIED": 0,
+		"TERM_LIMIT":       1,
+		"TERM_REDACTION":   2,
+	}
+)
+
+func (x Term) Enum() *Term {
+	p := new(Term)
+	*p = x
+	return p
+}
+
+func (x Term) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Term) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_admin_v1_plans_proto_enumTypes[0].Descriptor()
+}
+
+func (Term) Type() protoreflect.EnumType {
+	return &file_sallyport_admin_v1_plans_proto_enumTypes[0]
+}
+
+func (x Term) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Term.Descriptor instead.
+func (Term) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{0}
+}
+
+// TermChange is how it changes.
+type TermChange int32
+
+const (
+	TermChange_TERM_CHANGE_UNSPECIFIED TermChange = 0
+	// There was none.
+	TermChange_TERM_CHANGE_COMES TermChange = 1
+	// There is none any more.
+	TermChange_TERM_CHANGE_GOES TermChange = 2
+	// More may be had, or less is taken out.
+	TermChange_TERM_CHANGE_WIDENS TermChange = 3
+	// Less may be had, or more is taken out.
+	TermChange_TERM_CHANGE_NARROWS TermChange = 4
+	// Both, or other conditions decide.
+	TermChange_TERM_CHANGE_CHANGES TermChange = 5
+)
+
+// Enum value maps for TermChange.
+var (
+	TermChange_name = map[int32]string{
+		0: "TERM_CHANGE_UNSPECIFIED",
+		1: "TERM_CHANGE_COMES",
+		2: "TERM_CHANGE_GOES",
+		3: "TERM_CHANGE_WIDENS",
+		4: "TERM_CHANGE_NARROWS",
+		5: "TERM_CHANGE_CHANGES",
+	}
+	TermChange_value = map[string]int32{
+		"TERM_CHANGE_UNSPECIFIED": 0,
+		"TERM_CHANGE_COMES":       1,
+		"TERM_CHANGE_GOES":        2,
+		"TERM_CHANGE_WIDENS":      3,
+		"TERM_CHANGE_NARROWS":     4,
+		"TERM_CHANGE_CHANGES":     5,
+	}
+)
+
+func (x TermChange) Enum() *TermChange {
+	p := new(TermChange)
+	*p = x
+	return p
+}
+
+func (x TermChange) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TermChange) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_admin_v1_plans_proto_enumTypes[1].Descriptor()
+}
+
+func (TermChange) Type() protoreflect.EnumType {
+	return &file_sallyport_admin_v1_plans_proto_enumTypes[1]
+}
+
+func (x TermChange) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TermChange.Descriptor instead.
+func (TermChange) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{1}
+}
+
 // Effect is how access changes.
 type Effect int32
 
@@ -72,11 +186,11 @@ func (x Effect) String() string {
 }
 
 func (Effect) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_admin_v1_plans_proto_enumTypes[0].Descriptor()
+	return file_sallyport_admin_v1_plans_proto_enumTypes[2].Descriptor()
 }
 
 func (Effect) Type() protoreflect.EnumType {
-	return &file_sallyport_admin_v1_plans_proto_enumTypes[0]
+	return &file_sallyport_admin_v1_plans_proto_enumTypes[2]
 }
 
 func (x Effect) Number() protoreflect.EnumNumber {
@@ -85,7 +199,7 @@ func (x Effect) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Effect.Descriptor instead.
 func (Effect) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{0}
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{2}
 }
 
 // Expectation is what becomes of a call.
@@ -129,11 +243,11 @@ func (x Expectation) String() string {
 }
 
 func (Expectation) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_admin_v1_plans_proto_enumTypes[1].Descriptor()
+	return file_sallyport_admin_v1_plans_proto_enumTypes[3].Descriptor()
 }
 
 func (Expectation) Type() protoreflect.EnumType {
-	return &file_sallyport_admin_v1_plans_proto_enumTypes[1]
+	return &file_sallyport_admin_v1_plans_proto_enumTypes[3]
 }
 
 func (x Expectation) Number() protoreflect.EnumNumber {
@@ -142,7 +256,7 @@ func (x Expectation) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Expectation.Descriptor instead.
 func (Expectation) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{3}
 }
 
 type PlanPolicyRequest struct {
@@ -325,12 +439,15 @@ func (x *AccessEffect) GetTools() []*ToolEffect {
 
 // ToolEffect is what a change does to what somebody may do with one tool.
 type ToolEffect struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Connector     string                 `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
-	Tool          string                 `protobuf:"bytes,2,opt,name=tool,proto3" json:"tool,omitempty"`
-	Before        *Outlook               `protobuf:"bytes,3,opt,name=before,proto3" json:"before,omitempty"`
-	After         *Outlook               `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
-	Effect        Effect                 `protobuf:"varint,5,opt,name=effect,proto3,enum=sallyport.admin.v1.Effect" json:"effect,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Connector string                 `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
+	Tool      string                 `protobuf:"bytes,2,opt,name=tool,proto3" json:"tool,omitempty"`
+	Before    *Outlook               `protobuf:"bytes,3,opt,name=before,proto3" json:"before,omitempty"`
+	After     *Outlook               `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	// Unspecified: only terms change.
+	Effect Effect `protobuf:"varint,5,opt,name=effect,proto3,enum=sallyport.admin.v1.Effect" json:"effect,omitempty"`
+	// What becomes of limits and redactions.
+	Terms         []*TermEffect `protobuf:"bytes,6,rep,name=terms,proto3" json:"terms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -400,6 +517,92 @@ func (x *ToolEffect) GetEffect() Effect {
 	return Effect_EFFECT_UNSPECIFIED
 }
 
+func (x *ToolEffect) GetTerms() []*TermEffect {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
+// TermEffect is what a change does to a limit on somebody's calls of one tool, or to what is taken out of them.
+type TermEffect struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Term   Term                   `protobuf:"varint,1,opt,name=term,proto3,enum=sallyport.admin.v1.Term" json:"term,omitempty"`
+	Change TermChange             `protobuf:"varint,2,opt,name=change,proto3,enum=sallyport.admin.v1.TermChange" json:"change,omitempty"`
+	// In words. Empty: there was none, or is none any more.
+	Before string `protobuf:"bytes,3,opt,name=before,proto3" json:"before,omitempty"`
+	After  string `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	// The rules that it is by, in words; of what is gone, by which it was.
+	By            []string `protobuf:"bytes,5,rep,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TermEffect) Reset() {
+	*x = TermEffect{}
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TermEffect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TermEffect) ProtoMessage() {}
+
+func (x *TermEffect) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TermEffect.ProtoReflect.Descriptor instead.
+func (*TermEffect) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TermEffect) GetTerm() Term {
+	if x != nil {
+		return x.Term
+	}
+	return Term_TERM_UNSPECIFIED
+}
+
+func (x *TermEffect) GetChange() TermChange {
+	if x != nil {
+		return x.Change
+	}
+	return TermChange_TERM_CHANGE_UNSPECIFIED
+}
+
+func (x *TermEffect) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *TermEffect) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *TermEffect) GetBy() []string {
+	if x != nil {
+		return x.By
+	}
+	return nil
+}
+
 type TestPolicyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Applied before the calls are decided. Absent: they are decided under the policy that stands.
@@ -411,7 +614,7 @@ type TestPolicyRequest struct {
 
 func (x *TestPolicyRequest) Reset() {
 	*x = TestPolicyRequest{}
-	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[4]
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +626,7 @@ func (x *TestPolicyRequest) String() string {
 func (*TestPolicyRequest) ProtoMessage() {}
 
 func (x *TestPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[4]
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +639,7 @@ func (x *TestPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPolicyRequest.ProtoReflect.Descriptor instead.
 func (*TestPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TestPolicyRequest) GetPolicy() *ApplyRequest {
@@ -464,7 +667,7 @@ type TestPolicyResponse struct {
 
 func (x *TestPolicyResponse) Reset() {
 	*x = TestPolicyResponse{}
-	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[5]
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -476,7 +679,7 @@ func (x *TestPolicyResponse) String() string {
 func (*TestPolicyResponse) ProtoMessage() {}
 
 func (x *TestPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[5]
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -489,7 +692,7 @@ func (x *TestPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPolicyResponse.ProtoReflect.Descriptor instead.
 func (*TestPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TestPolicyResponse) GetVersion() uint64 {
@@ -537,7 +740,7 @@ type PolicyTest struct {
 
 func (x *PolicyTest) Reset() {
 	*x = PolicyTest{}
-	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[6]
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -549,7 +752,7 @@ func (x *PolicyTest) String() string {
 func (*PolicyTest) ProtoMessage() {}
 
 func (x *PolicyTest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[6]
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -562,7 +765,7 @@ func (x *PolicyTest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyTest.ProtoReflect.Descriptor instead.
 func (*PolicyTest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PolicyTest) GetName() string {
@@ -690,7 +893,7 @@ type PolicyTestResult struct {
 
 func (x *PolicyTestResult) Reset() {
 	*x = PolicyTestResult{}
-	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[7]
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +905,7 @@ func (x *PolicyTestResult) String() string {
 func (*PolicyTestResult) ProtoMessage() {}
 
 func (x *PolicyTestResult) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[7]
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +918,7 @@ func (x *PolicyTestResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyTestResult.ProtoReflect.Descriptor instead.
 func (*PolicyTestResult) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PolicyTestResult) GetName() string {
@@ -758,7 +961,7 @@ type RollbackPolicyRequest struct {
 
 func (x *RollbackPolicyRequest) Reset() {
 	*x = RollbackPolicyRequest{}
-	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[8]
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +973,7 @@ func (x *RollbackPolicyRequest) String() string {
 func (*RollbackPolicyRequest) ProtoMessage() {}
 
 func (x *RollbackPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[8]
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +986,7 @@ func (x *RollbackPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackPolicyRequest.ProtoReflect.Descriptor instead.
 func (*RollbackPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RollbackPolicyRequest) GetVersion() uint64 {
@@ -813,7 +1016,7 @@ type RollbackPolicyResponse struct {
 
 func (x *RollbackPolicyResponse) Reset() {
 	*x = RollbackPolicyResponse{}
-	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[9]
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +1028,7 @@ func (x *RollbackPolicyResponse) String() string {
 func (*RollbackPolicyResponse) ProtoMessage() {}
 
 func (x *RollbackPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[9]
+	mi := &file_sallyport_admin_v1_plans_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +1041,7 @@ func (x *RollbackPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackPolicyResponse.ProtoReflect.Descriptor instead.
 func (*RollbackPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_admin_v1_plans_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RollbackPolicyResponse) GetVersion() uint64 {
@@ -884,14 +1087,22 @@ const file_sallyport_admin_v1_plans_proto_rawDesc = "" +
 	"\fAccessEffect\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\x12\x16\n" +
 	"\x06people\x18\x02 \x03(\tR\x06people\x124\n" +
-	"\x05tools\x18\x03 \x03(\v2\x1e.sallyport.admin.v1.ToolEffectR\x05tools\"\xda\x01\n" +
+	"\x05tools\x18\x03 \x03(\v2\x1e.sallyport.admin.v1.ToolEffectR\x05tools\"\x90\x02\n" +
 	"\n" +
 	"ToolEffect\x12\x1c\n" +
 	"\tconnector\x18\x01 \x01(\tR\tconnector\x12\x12\n" +
 	"\x04tool\x18\x02 \x01(\tR\x04tool\x123\n" +
 	"\x06before\x18\x03 \x01(\v2\x1b.sallyport.admin.v1.OutlookR\x06before\x121\n" +
 	"\x05after\x18\x04 \x01(\v2\x1b.sallyport.admin.v1.OutlookR\x05after\x122\n" +
-	"\x06effect\x18\x05 \x01(\x0e2\x1a.sallyport.admin.v1.EffectR\x06effect\"\x90\x01\n" +
+	"\x06effect\x18\x05 \x01(\x0e2\x1a.sallyport.admin.v1.EffectR\x06effect\x124\n" +
+	"\x05terms\x18\x06 \x03(\v2\x1e.sallyport.admin.v1.TermEffectR\x05terms\"\xb0\x01\n" +
+	"\n" +
+	"TermEffect\x12,\n" +
+	"\x04term\x18\x01 \x01(\x0e2\x18.sallyport.admin.v1.TermR\x04term\x126\n" +
+	"\x06change\x18\x02 \x01(\x0e2\x1e.sallyport.admin.v1.TermChangeR\x06change\x12\x16\n" +
+	"\x06before\x18\x03 \x01(\tR\x06before\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\tR\x05after\x12\x0e\n" +
+	"\x02by\x18\x05 \x03(\tR\x02by\"\x90\x01\n" +
 	"\x11TestPolicyRequest\x128\n" +
 	"\x06policy\x18\x01 \x01(\v2 .sallyport.admin.v1.ApplyRequestR\x06policy\x12A\n" +
 	"\x05tests\x18\x02 \x03(\v2\x1e.sallyport.admin.v1.PolicyTestB\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\x05tests\"n\n" +
@@ -932,7 +1143,20 @@ const file_sallyport_admin_v1_plans_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12;\n" +
 	"\achanges\x18\x02 \x03(\v2!.sallyport.admin.v1.AppliedChangeR\achanges\x12:\n" +
 	"\aeffects\x18\x03 \x03(\v2 .sallyport.admin.v1.AccessEffectR\aeffects\x12\x16\n" +
-	"\x06people\x18\x04 \x01(\rR\x06people*\x7f\n" +
+	"\x06people\x18\x04 \x01(\rR\x06people*@\n" +
+	"\x04Term\x12\x14\n" +
+	"\x10TERM_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"TERM_LIMIT\x10\x01\x12\x12\n" +
+	"\x0eTERM_REDACTION\x10\x02*\xa0\x01\n" +
+	"\n" +
+	"TermChange\x12\x1b\n" +
+	"\x17TERM_CHANGE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11TERM_CHANGE_COMES\x10\x01\x12\x14\n" +
+	"\x10TERM_CHANGE_GOES\x10\x02\x12\x16\n" +
+	"\x12TERM_CHANGE_WIDENS\x10\x03\x12\x17\n" +
+	"\x13TERM_CHANGE_NARROWS\x10\x04\x12\x17\n" +
+	"\x13TERM_CHANGE_CHANGES\x10\x05*\x7f\n" +
 	"\x06Effect\x12\x16\n" +
 	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fEFFECT_GAINS\x10\x01\x12\x10\n" +
@@ -965,56 +1189,62 @@ func file_sallyport_admin_v1_plans_proto_rawDescGZIP() []byte {
 	return file_sallyport_admin_v1_plans_proto_rawDescData
 }
 
-var file_sallyport_admin_v1_plans_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_admin_v1_plans_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_sallyport_admin_v1_plans_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_sallyport_admin_v1_plans_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_sallyport_admin_v1_plans_proto_goTypes = []any{
-	(Effect)(0),                    // 0: sallyport.admin.v1.Effect
-	(Expectation)(0),               // 1: sallyport.admin.v1.Expectation
-	(*PlanPolicyRequest)(nil),      // 2: sallyport.admin.v1.PlanPolicyRequest
-	(*PlanPolicyResponse)(nil),     // 3: sallyport.admin.v1.PlanPolicyResponse
-	(*AccessEffect)(nil),           // 4: sallyport.admin.v1.AccessEffect
-	(*ToolEffect)(nil),             // 5: sallyport.admin.v1.ToolEffect
-	(*TestPolicyRequest)(nil),      // 6: sallyport.admin.v1.TestPolicyRequest
-	(*TestPolicyResponse)(nil),     // 7: sallyport.admin.v1.TestPolicyResponse
-	(*PolicyTest)(nil),             // 8: sallyport.admin.v1.PolicyTest
-	(*PolicyTestResult)(nil),       // 9: sallyport.admin.v1.PolicyTestResult
-	(*RollbackPolicyRequest)(nil),  // 10: sallyport.admin.v1.RollbackPolicyRequest
-	(*RollbackPolicyResponse)(nil), // 11: sallyport.admin.v1.RollbackPolicyResponse
-	(*ApplyRequest)(nil),           // 12: sallyport.admin.v1.ApplyRequest
-	(*AppliedChange)(nil),          // 13: sallyport.admin.v1.AppliedChange
-	(*Outlook)(nil),                // 14: sallyport.admin.v1.Outlook
-	(*timestamppb.Timestamp)(nil),  // 15: google.protobuf.Timestamp
-	(*v1.Decision)(nil),            // 16: sallyport.audit.v1.Decision
+	(Term)(0),                      // 0: sallyport.admin.v1.Term
+	(TermChange)(0),                // 1: sallyport.admin.v1.TermChange
+	(Effect)(0),                    // 2: sallyport.admin.v1.Effect
+	(Expectation)(0),               // 3: sallyport.admin.v1.Expectation
+	(*PlanPolicyRequest)(nil),      // 4: sallyport.admin.v1.PlanPolicyRequest
+	(*PlanPolicyResponse)(nil),     // 5: sallyport.admin.v1.PlanPolicyResponse
+	(*AccessEffect)(nil),           // 6: sallyport.admin.v1.AccessEffect
+	(*ToolEffect)(nil),             // 7: sallyport.admin.v1.ToolEffect
+	(*TermEffect)(nil),             // 8: sallyport.admin.v1.TermEffect
+	(*TestPolicyRequest)(nil),      // 9: sallyport.admin.v1.TestPolicyRequest
+	(*TestPolicyResponse)(nil),     // 10: sallyport.admin.v1.TestPolicyResponse
+	(*PolicyTest)(nil),             // 11: sallyport.admin.v1.PolicyTest
+	(*PolicyTestResult)(nil),       // 12: sallyport.admin.v1.PolicyTestResult
+	(*RollbackPolicyRequest)(nil),  // 13: sallyport.admin.v1.RollbackPolicyRequest
+	(*RollbackPolicyResponse)(nil), // 14: sallyport.admin.v1.RollbackPolicyResponse
+	(*ApplyRequest)(nil),           // 15: sallyport.admin.v1.ApplyRequest
+	(*AppliedChange)(nil),          // 16: sallyport.admin.v1.AppliedChange
+	(*Outlook)(nil),                // 17: sallyport.admin.v1.Outlook
+	(*timestamppb.Timestamp)(nil),  // 18: google.protobuf.Timestamp
+	(*v1.Decision)(nil),            // 19: sallyport.audit.v1.Decision
 }
 var file_sallyport_admin_v1_plans_proto_depIdxs = []int32{
-	12, // 0: sallyport.admin.v1.PlanPolicyRequest.policy:type_name -> sallyport.admin.v1.ApplyRequest
-	13, // 1: sallyport.admin.v1.PlanPolicyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
-	4,  // 2: sallyport.admin.v1.PlanPolicyResponse.effects:type_name -> sallyport.admin.v1.AccessEffect
-	5,  // 3: sallyport.admin.v1.AccessEffect.tools:type_name -> sallyport.admin.v1.ToolEffect
-	14, // 4: sallyport.admin.v1.ToolEffect.before:type_name -> sallyport.admin.v1.Outlook
-	14, // 5: sallyport.admin.v1.ToolEffect.after:type_name -> sallyport.admin.v1.Outlook
-	0,  // 6: sallyport.admin.v1.ToolEffect.effect:type_name -> sallyport.admin.v1.Effect
-	12, // 7: sallyport.admin.v1.TestPolicyRequest.policy:type_name -> sallyport.admin.v1.ApplyRequest
-	8,  // 8: sallyport.admin.v1.TestPolicyRequest.tests:type_name -> sallyport.admin.v1.PolicyTest
-	9,  // 9: sallyport.admin.v1.TestPolicyResponse.results:type_name -> sallyport.admin.v1.PolicyTestResult
-	15, // 10: sallyport.admin.v1.PolicyTest.at:type_name -> google.protobuf.Timestamp
-	15, // 11: sallyport.admin.v1.PolicyTest.auth_time:type_name -> google.protobuf.Timestamp
-	1,  // 12: sallyport.admin.v1.PolicyTest.expect:type_name -> sallyport.admin.v1.Expectation
-	1,  // 13: sallyport.admin.v1.PolicyTestResult.got:type_name -> sallyport.admin.v1.Expectation
-	16, // 14: sallyport.admin.v1.PolicyTestResult.decision:type_name -> sallyport.audit.v1.Decision
-	13, // 15: sallyport.admin.v1.RollbackPolicyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
-	4,  // 16: sallyport.admin.v1.RollbackPolicyResponse.effects:type_name -> sallyport.admin.v1.AccessEffect
-	2,  // 17: sallyport.admin.v1.PlanService.PlanPolicy:input_type -> sallyport.admin.v1.PlanPolicyRequest
-	6,  // 18: sallyport.admin.v1.PlanService.TestPolicy:input_type -> sallyport.admin.v1.TestPolicyRequest
-	10, // 19: sallyport.admin.v1.PlanService.RollbackPolicy:input_type -> sallyport.admin.v1.RollbackPolicyRequest
-	3,  // 20: sallyport.admin.v1.PlanService.PlanPolicy:output_type -> sallyport.admin.v1.PlanPolicyResponse
-	7,  // 21: sallyport.admin.v1.PlanService.TestPolicy:output_type -> sallyport.admin.v1.TestPolicyResponse
-	11, // 22: sallyport.admin.v1.PlanService.RollbackPolicy:output_type -> sallyport.admin.v1.RollbackPolicyResponse
-	20, // [20:23] is the sub-list for method output_type
-	17, // [17:20] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	15, // 0: sallyport.admin.v1.PlanPolicyRequest.policy:type_name -> sallyport.admin.v1.ApplyRequest
+	16, // 1: sallyport.admin.v1.PlanPolicyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
+	6,  // 2: sallyport.admin.v1.PlanPolicyResponse.effects:type_name -> sallyport.admin.v1.AccessEffect
+	7,  // 3: sallyport.admin.v1.AccessEffect.tools:type_name -> sallyport.admin.v1.ToolEffect
+	17, // 4: sallyport.admin.v1.ToolEffect.before:type_name -> sallyport.admin.v1.Outlook
+	17, // 5: sallyport.admin.v1.ToolEffect.after:type_name -> sallyport.admin.v1.Outlook
+	2,  // 6: sallyport.admin.v1.ToolEffect.effect:type_name -> sallyport.admin.v1.Effect
+	8,  // 7: sallyport.admin.v1.ToolEffect.terms:type_name -> sallyport.admin.v1.TermEffect
+	0,  // 8: sallyport.admin.v1.TermEffect.term:type_name -> sallyport.admin.v1.Term
+	1,  // 9: sallyport.admin.v1.TermEffect.change:type_name -> sallyport.admin.v1.TermChange
+	15, // 10: sallyport.admin.v1.TestPolicyRequest.policy:type_name -> sallyport.admin.v1.ApplyRequest
+	11, // 11: sallyport.admin.v1.TestPolicyRequest.tests:type_name -> sallyport.admin.v1.PolicyTest
+	12, // 12: sallyport.admin.v1.TestPolicyResponse.results:type_name -> sallyport.admin.v1.PolicyTestResult
+	18, // 13: sallyport.admin.v1.PolicyTest.at:type_name -> google.protobuf.Timestamp
+	18, // 14: sallyport.admin.v1.PolicyTest.auth_time:type_name -> google.protobuf.Timestamp
+	3,  // 15: sallyport.admin.v1.PolicyTest.expect:type_name -> sallyport.admin.v1.Expectation
+	3,  // 16: sallyport.admin.v1.PolicyTestResult.got:type_name -> sallyport.admin.v1.Expectation
+	19, // 17: sallyport.admin.v1.PolicyTestResult.decision:type_name -> sallyport.audit.v1.Decision
+	16, // 18: sallyport.admin.v1.RollbackPolicyResponse.changes:type_name -> sallyport.admin.v1.AppliedChange
+	6,  // 19: sallyport.admin.v1.RollbackPolicyResponse.effects:type_name -> sallyport.admin.v1.AccessEffect
+	4,  // 20: sallyport.admin.v1.PlanService.PlanPolicy:input_type -> sallyport.admin.v1.PlanPolicyRequest
+	9,  // 21: sallyport.admin.v1.PlanService.TestPolicy:input_type -> sallyport.admin.v1.TestPolicyRequest
+	13, // 22: sallyport.admin.v1.PlanService.RollbackPolicy:input_type -> sallyport.admin.v1.RollbackPolicyRequest
+	5,  // 23: sallyport.admin.v1.PlanService.PlanPolicy:output_type -> sallyport.admin.v1.PlanPolicyResponse
+	10, // 24: sallyport.admin.v1.PlanService.TestPolicy:output_type -> sallyport.admin.v1.TestPolicyResponse
+	14, // 25: sallyport.admin.v1.PlanService.RollbackPolicy:output_type -> sallyport.admin.v1.RollbackPolicyResponse
+	23, // [23:26] is the sub-list for method output_type
+	20, // [20:23] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_plans_proto_init() }
@@ -1029,8 +1259,8 @@ func file_sallyport_admin_v1_plans_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_plans_proto_rawDesc), len(file_sallyport_admin_v1_plans_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   10,
+			NumEnums:      4,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
