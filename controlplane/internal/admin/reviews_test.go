@@ -47,13 +47,15 @@ func TestAReviewIsAnsweredByASignedInApproverWhoNamesItsDigest(t *testing.T) {
 		return adminv1connect.NewReviewServiceClient(http.DefaultClient, server.URL, connect.WithInterceptors(bearerOf(token)))
 	}
 	arguments := `{"branch":"main"}`
-	digest := sha256.Sum256([]byte(arguments))
+	sum := sha256.Sum256([]byte(arguments))
+	digest, err := s.Vault.Digest(t.Context(), ann.ID, "arguments", sum[:])
+	enginetest.Must(t, err)
 	sealed, err := s.Vault.Seal(t.Context(), ann.ID, []byte(arguments))
 	enginetest.Must(t, err)
 	_, err = s.Shared.Create(t.Context(), "arguments.call", sealed, time.Hour)
 	enginetest.Must(t, err)
 	out := s.Do(core.NewRequestReview(&eventv1.ReviewRequested{
-		UserId: ann.ID.String(), Generation: ann.Generation, ConnectorId: "github", Tool: "delete_branch", ArgumentsSha256: digest[:], Call: "call",
+		UserId: ann.ID.String(), Generation: ann.Generation, ConnectorId: "github", Tool: "delete_branch", ArgumentsSha256: digest, Call: "call",
 		Steps: []*eventv1.ReviewStep{{Alternatives: []*policyv1.Review{{Approvers: []string{leads.ID.String()}}}}},
 	}, time.Hour))
 	id := out.Events[len(out.Events)-1].GetReviewRequested().GetReviewId()
@@ -72,14 +74,14 @@ func TestAReviewIsAnsweredByASignedInApproverWhoNamesItsDigest(t *testing.T) {
 		_, err := as(token).ApproveReview(t.Context(), connect.NewRequest(&adminv1.ApproveReviewRequest{Id: id, ArgumentsSha256: digest}))
 		return err
 	}
-	code(t, "an owner's token", approve(s.token, digest[:]), connect.CodePermissionDenied)
-	code(t, "her own", approve("ann", digest[:]), connect.CodePermissionDenied)
-	code(t, "no approver", approve("eve", digest[:]), connect.CodePermissionDenied)
+	code(t, "an owner's token", approve(s.token, digest), connect.CodePermissionDenied)
+	code(t, "her own", approve("ann", digest), connect.CodePermissionDenied)
+	code(t, "no approver", approve("eve", digest), connect.CodePermissionDenied)
 	code(t, "another digest", approve("bob", make([]byte, 32)), connect.CodeFailedPrecondition)
 	if s.Engine.State().Approved(s.Engine.State().Review(uuid.MustParse(id))) {
 		t.Error("it was approved")
 	}
-	enginetest.Must(t, approve("bob", digest[:]))
+	enginetest.Must(t, approve("bob", digest))
 	list, err := as("eve").ListReviews(t.Context(), connect.NewRequest(&adminv1.ListReviewsRequest{}))
 	enginetest.Must(t, err)
 	if r := list.Msg.GetReviews()[0]; r.GetState() != adminv1.ReviewState_REVIEW_STATE_APPROVED || r.GetApprovedBy()[0] != "bob" || r.GetSteps()[0].GetAlternatives()[0].GetGroups()[0] != "okta/Leads" {

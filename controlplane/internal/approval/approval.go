@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -49,8 +50,10 @@ type Store interface {
 	Purge(ctx context.Context, key string) error
 }
 
-// Seals is what is needed of the vault: what is a person's is sealed under the person's key.
+// Seals is what is needed of the vault: what is a person's is sealed under the person's key, and digests are keyed by it, so that neither
+// tells anything once the person was erased.
 type Seals interface {
+	Digest(ctx context.Context, person uuid.UUID, use string, of []byte) ([]byte, error)
 	Seal(ctx context.Context, person uuid.UUID, plain []byte) ([]byte, error)
 	Open(ctx context.Context, person uuid.UUID, sealed []byte) (plain []byte, erased bool, err error)
 }
@@ -152,14 +155,31 @@ func (s *Server) admit(person uuid.UUID) error {
 
 // keyOf names a call of a person's agent, the same whenever it is made: by who they are now, the client, and what is called with which
 // arguments.
-func keyOf(user *core.User, c *fleetv1.AskedCall, more ...string) string {
-	h := sha256.New()
-	parts := append([]string{user.ID.String(), fmt.Sprint(user.Generation), c.GetClientId(), c.GetConnector(), c.GetTool(), c.GetMethod(), string(c.GetArguments())}, more...)
-	for _, part := range parts {
-		_, _ = h.Write(binary.AppendUvarint(nil, uint64(len(part)))) // a hash does not fail
-		_, _ = h.Write([]byte(part))
+func (s *Server) keyOf(ctx context.Context, user *core.User, c *fleetv1.AskedCall) (string, error) {
+	var named []byte
+	for _, part := range []string{user.ID.String(), fmt.Sprint(user.Generation), c.GetClientId(), c.GetConnector(), c.GetTool(), c.GetMethod(), string(c.GetArguments())} {
+		named = append(binary.AppendUvarint(named, uint64(len(part))), part...)
 	}
-	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+	key, err := s.Seals.Digest(ctx, user.ID, "call", named)
+	if err != nil {
+		return "", fmt.Errorf("naming a call: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(key), nil
+}
+
+// digest is that of a call's arguments by which people, events and audit know them: of their SHA-256, keyed for the person, since few
+// arguments are beyond guessing.
+func (s *Server) digest(ctx context.Context, person uuid.UUID, sum []byte) ([]byte, error) {
+	digest, err := s.Seals.Digest(ctx, person, "arguments", sum)
+	if err != nil {
+		return nil, fmt.Errorf("the digest of a call's arguments: %w", err)
+	}
+	return digest, nil
+}
+
+func sumOf(arguments []byte) []byte {
+	sum := sha256.Sum256(arguments)
+	return sum[:]
 }
 
 // pollEvery is how often it is looked whether somebody answered.
@@ -191,6 +211,13 @@ func (s *Server) note(action, id string, user *core.User, by *core.User, region,
 		r.Actor = &auditv1.Actor{Kind: auditv1.ActorKind_ACTOR_KIND_PERSON, Id: by.ID.String()}
 	}
 	s.Trail.Note(r)
+}
+
+// digestKey is under which audit keeps the digest of a call's arguments.
+const digestKey = "arguments_digest"
+
+func digestDetail(digest []byte) *auditv1.Detail {
+	return detail(digestKey, hex.EncodeToString(digest))
 }
 
 func detail(key, value string) *auditv1.Detail { return &auditv1.Detail{Key: key, Value: value} }

@@ -1,10 +1,12 @@
 package approval_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"html"
@@ -110,6 +112,15 @@ func called(arguments string) *fleetv1.AskedCall {
 	return &fleetv1.AskedCall{ClientId: "agent", Connector: "github", Tool: "delete_branch", Method: "tools/call", Arguments: []byte(arguments)}
 }
 
+// digest is that by which a call's arguments are known.
+func (s *site) digest(arguments string) []byte {
+	s.t.Helper()
+	sum := sha256.Sum256([]byte(arguments))
+	digest, err := s.Vault.Digest(s.t.Context(), s.ann.ID, "arguments", sum[:])
+	enginetest.Must(s.t, err)
+	return digest
+}
+
 func (s *site) confirm(at *approval.Server, arguments string) *fleetv1.ConfirmResponse {
 	s.t.Helper()
 	res, err := at.Confirm(s.t.Context(), s.Engine.State().User(s.ann.ID), s.proxy, &policy.Duties{Confirm: 2, Because: []string{"rule 1 of okta/Eng"}}, &fleetv1.ConfirmRequest{Call: called(arguments)})
@@ -160,7 +171,7 @@ func TestAPersonConfirmsExactlyTheCallThatThePageShowsOnce(t *testing.T) {
 	}
 	ann := s.signedIn("ann")
 	status, body, _ := ann.Get(first.GetUrl())
-	digest := fmt.Sprintf("%x", sha256.Sum256([]byte(hidden)))
+	digest := fmt.Sprintf("%x", s.digest(hidden))
 	if status != http.StatusOK || !strings.Contains(body, "delete_branch") || !strings.Contains(body, digest) || !strings.Contains(body, `\u202e`) || strings.Contains(body, "\u202e") {
 		t.Fatalf("the page: %d %s", status, body)
 	}
@@ -327,7 +338,7 @@ func TestAnApproverSeesTheWholeCallAndApprovesItOnce(t *testing.T) {
 	if _, body, _ := bob.Get(s.web.URL + "/reviews"); !strings.Contains(body, asked.GetId()) {
 		t.Errorf("bob does not see what waits for him: %s", body)
 	}
-	if _, body, _ := bob.Get(page); !strings.Contains(body, "&#34;branch&#34;: &#34;main&#34;") || !strings.Contains(body, fmt.Sprintf("%x", sha256.Sum256([]byte(`{"branch":"main"}`)))) {
+	if _, body, _ := bob.Get(page); !strings.Contains(body, "&#34;branch&#34;: &#34;main&#34;") || !strings.Contains(body, fmt.Sprintf("%x", s.digest(`{"branch":"main"}`))) {
 		t.Errorf("the page: %s", body)
 	}
 	if status, body := s.answer(bob, page, "yes"); status != http.StatusOK || !strings.Contains(body, "You approved") {
@@ -361,7 +372,15 @@ func TestArgumentsThatWaitAreSealedForTheirPersonAndGoWithThem(t *testing.T) {
 	if files := enginetest.OnDisk(t, s.Dir, []byte("needle-in-the-arguments")); len(files) > 0 {
 		t.Errorf("the arguments lie in the open in %v", files)
 	}
+	// Nor does what lies there tell by trying whether it is of arguments that can be guessed, once the key is gone.
 	r := s.Engine.State().Review(uuid.MustParse(asked.GetId()))
+	if sum := sha256.Sum256([]byte(`{"note":"needle-in-the-arguments"}`)); bytes.Equal(r.Asked.GetArgumentsSha256(), sum[:]) || len(enginetest.OnDisk(t, s.Dir, sum[:])) > 0 ||
+		len(enginetest.OnDisk(t, s.Dir, []byte(hex.EncodeToString(sum[:])))) > 0 {
+		t.Error("a digest of the arguments is kept that no key is needed for")
+	}
+	if digest := s.digest(`{"note":"needle-in-the-arguments"}`); len(enginetest.OnDisk(t, s.Dir, digest)) == 0 {
+		t.Error("the keyed digest is not where it is looked for: what was not found above says nothing")
+	}
 	if got, gone, err := s.two.Arguments(t.Context(), r); gone || err != nil || string(got) != `{"note":"needle-in-the-arguments"}` {
 		t.Errorf("read %s %v %v", got, gone, err)
 	}

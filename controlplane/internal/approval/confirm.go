@@ -2,7 +2,6 @@ package approval
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -40,7 +39,7 @@ type confirmation struct {
 	Connector  string    `json:"connector"`
 	Tool       string    `json:"tool"`
 	Method     string    `json:"method"`
-	Digest     string    `json:"digest"` // of the arguments, SHA-256, hexadecimal
+	Digest     string    `json:"digest"` // of the arguments, hexadecimal
 	Because    []string  `json:"because"`
 	Arguments  []byte    `json:"arguments"` // sealed under the person's key
 	State      answer    `json:"state"`
@@ -62,7 +61,10 @@ func confirmKey(call string) string { return "confirm." + call }
 // Confirm asks a person to confirm a call of their agent, or says how that stands. A yes is used up by the answer, whichever control
 // plane gives it.
 func (s *Server) Confirm(ctx context.Context, user *core.User, proxy *core.Token, duties *policy.Duties, r *fleetv1.ConfirmRequest) (*fleetv1.ConfirmResponse, error) {
-	call := keyOf(user, r.GetCall())
+	call, err := s.keyOf(ctx, user, r.GetCall())
+	if err != nil {
+		return nil, err
+	}
 	until := time.Now().Add(r.GetWait().AsDuration())
 	for {
 		c, revision, err := s.confirmation(ctx, call)
@@ -134,10 +136,13 @@ func (s *Server) askToConfirm(ctx context.Context, call string, user *core.User,
 	if err != nil {
 		return nil, fmt.Errorf("sealing a call's arguments: %w", err)
 	}
-	digest := sha256.Sum256(asked.GetArguments())
+	digest, err := s.digest(ctx, user.ID, sumOf(asked.GetArguments()))
+	if err != nil {
+		return nil, err
+	}
 	c := &confirmation{
 		ID: id, Person: user.ID, Generation: user.Generation, Client: asked.GetClientId(), Region: region, Connector: asked.GetConnector(), Tool: asked.GetTool(),
-		Method: asked.GetMethod(), Digest: hex.EncodeToString(digest[:]), Because: slices.Clone(duties.Because), Arguments: sealed, State: pending, Expires: s.Now().Add(confirmFor),
+		Method: asked.GetMethod(), Digest: hex.EncodeToString(digest), Because: slices.Clone(duties.Because), Arguments: sealed, State: pending, Expires: s.Now().Add(confirmFor),
 	}
 	value, err := json.Marshal(c)
 	if err != nil {
@@ -176,14 +181,17 @@ func (s *Server) settle(ctx context.Context, call string, c *confirmation, revis
 }
 
 func (s *Server) noteConfirmation(action string, c *confirmation, user, by *core.User) {
-	s.note(action, c.ID.String(), user, by, c.Region, c.Client, c.Connector, c.Tool, detail("assurance", "browser"), detail("arguments_sha256", c.Digest))
+	s.note(action, c.ID.String(), user, by, c.Region, c.Client, c.Connector, c.Tool, detail("assurance", "browser"), detail(digestKey, c.Digest))
 }
 
 // Redeem uses up what a person said in their client, once for all proxies and control planes: nothing of that name may have been used
 // before, and the person be who they were when they were asked.
 func (s *Server) Redeem(ctx context.Context, user *core.User, proxy *core.Token, r *fleetv1.RedeemRequest) (bool, error) {
 	left := r.GetExpiresAt().AsTime().Sub(s.Now())
-	digest := detail("arguments_sha256", hex.EncodeToString(r.GetArgumentsSha256()))
+	digest, err := s.digest(ctx, user.ID, r.GetArgumentsSha256())
+	if err != nil {
+		return false, err
+	}
 	if left > mostFor {
 		return false, connect.NewError(connect.CodeInvalidArgument, errors.New("what a person says in their client is good for an hour at most"))
 	}
@@ -200,6 +208,6 @@ func (s *Server) Redeem(ctx context.Context, user *core.User, proxy *core.Token,
 	if void {
 		action = "confirmation_used_again"
 	}
-	s.note(action, r.GetId(), user, nil, proxy.Region, "", r.GetConnector(), r.GetTool(), detail("assurance", "client"), digest)
+	s.note(action, r.GetId(), user, nil, proxy.Region, "", r.GetConnector(), r.GetTool(), detail("assurance", "client"), digestDetail(digest))
 	return !void, nil
 }

@@ -23,7 +23,7 @@ var confirmPage = page.Body(`<p>An agent of yours asks to make this call. Say ye
 </dl>
 <p>Arguments:</p>
 <div class="box"><pre>{{.Arguments}}</pre></div>
-<p class="weak">SHA-256 of the arguments: <code>{{.Digest}}</code></p>
+<p class="weak">Digest of the arguments, by which audit knows them: <code>{{.Digest}}</code></p>
 <form method="post" action="{{.Action}}">
 <input type="hidden" name="form" value="{{.Form}}">
 <p class="row"><button class="main" name="answer" value="yes">Yes, make this call</button><button name="answer" value="no">No</button></p>

@@ -1,9 +1,8 @@
 package approval
 
 import (
+	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -24,7 +23,11 @@ import (
 
 // Review asks approvers about a call, or says how that stands. An approval is used up by the answer where the request says so.
 func (s *Server) Review(ctx context.Context, user *core.User, proxy *core.Token, duties *policy.Duties, r *fleetv1.ReviewRequest) (*fleetv1.ReviewResponse, error) {
-	call, until := keyOf(user, r.GetCall()), time.Now().Add(r.GetWait().AsDuration())
+	call, err := s.keyOf(ctx, user, r.GetCall())
+	if err != nil {
+		return nil, err
+	}
+	until := time.Now().Add(r.GetWait().AsDuration())
 	for first := true; ; first = false {
 		state := s.Engine.State()
 		if first {
@@ -100,10 +103,13 @@ func (s *Server) request(ctx context.Context, call string, user *core.User, prox
 	if err := s.put(ctx, argumentsKey(call), sealed, duties.ValidFor()+time.Minute); err != nil {
 		return fmt.Errorf("keeping a call's arguments: %w", err)
 	}
-	digest := sha256.Sum256(c.GetArguments())
+	digest, err := s.digest(ctx, user.ID, sumOf(c.GetArguments()))
+	if err != nil {
+		return err
+	}
 	asked := &eventv1.ReviewRequested{
 		UserId: user.ID.String(), Generation: user.Generation, ClientId: c.GetClientId(), Region: proxy.Region, ConnectorId: c.GetConnector(), Tool: c.GetTool(),
-		Method: c.GetMethod(), ArgumentsSha256: digest[:], Call: call, Reviewed: duties.Review(), Because: duties.Because,
+		Method: c.GetMethod(), ArgumentsSha256: digest, Call: call, Reviewed: duties.Review(), Because: duties.Because,
 	}
 	for _, step := range duties.Steps {
 		out := &eventv1.ReviewStep{}
@@ -166,10 +172,14 @@ func (s *Server) Arguments(ctx context.Context, r *core.Review) (arguments []byt
 	if err != nil {
 		return nil, false, fmt.Errorf("opening a call's arguments: %w", err)
 	}
-	if digest := sha256.Sum256(arguments); erased || string(digest[:]) != string(r.Asked.GetArgumentsSha256()) {
+	if erased {
 		return nil, true, nil
 	}
-	return arguments, false, nil
+	digest, err := s.digest(ctx, person, sumOf(arguments))
+	if err != nil {
+		return nil, false, err
+	}
+	return arguments, !bytes.Equal(digest, r.Asked.GetArgumentsSha256()), nil
 }
 
 // Answer is an approver's yes or no to a review, for a person who is signed in. It returns the version of the log that has it.
@@ -195,7 +205,7 @@ func (s *Server) Answer(ctx context.Context, by *core.User, actor *eventv1.Actor
 }
 
 func (s *Server) noteReview(action string, asked *eventv1.ReviewRequested, user, by *core.User) {
-	r := detail("arguments_sha256", hex.EncodeToString(asked.GetArgumentsSha256()))
+	r := digestDetail(asked.GetArgumentsSha256())
 	if user == nil {
 		if id, err := uuid.Parse(asked.GetUserId()); err == nil {
 			user = s.Engine.State().User(id)

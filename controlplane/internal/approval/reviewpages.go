@@ -37,7 +37,7 @@ var reviewPage = page.Body(`<p>{{.Person}}'s agent asks to make this call. Who a
 </dl>
 <p>Arguments:</p>
 <div class="box"><pre>{{.Arguments}}</pre></div>
-<p class="weak">SHA-256 of the arguments: <code>{{.Digest}}</code></p>
+<p class="weak">Digest of the arguments, by which audit knows them: <code>{{.Digest}}</code></p>
 {{if .Form}}<form method="post" action="{{.Action}}">
 <input type="hidden" name="form" value="{{.Form}}">
 <label>Why not, if not: <input type="text" name="reason" maxlength="400"></label>

@@ -61,7 +61,7 @@ type toldData struct {
 	Client    string    `json:"client"`
 	Connector string    `json:"connector"`
 	Tool      string    `json:"tool"`
-	Digest    string    `json:"arguments_sha256"`
+	Digest    string    `json:"arguments_digest"`
 	Because   []string  `json:"because"`
 	Approvers []string  `json:"approver_groups"` // ids
 	Expires   time.Time `json:"expires"`

@@ -41,13 +41,13 @@ func reviewsCommand(o *options) *cobra.Command {
 	}
 	var digest string
 	approve := &cobra.Command{
-		Use: "approve ID --digest SHA256", Short: "Approve exactly the call that was shown", Args: cobra.ExactArgs(1),
+		Use: "approve ID --digest DIGEST", Short: "Approve exactly the call that was shown", Args: cobra.ExactArgs(1),
 		Long:    "Approve exactly the call that sallyport reviews show showed: its digest says that it is the one. It takes a person who is\nsigned in (sallyport login) and is in one of the approvers' groups; a token approves nothing.",
 		Example: "  sallyport reviews show ID\n  sallyport reviews approve ID --digest 5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			sum, err := hex.DecodeString(digest)
 			if err != nil || len(sum) != 32 {
-				return usage("--digest is the SHA-256 of the arguments as sallyport reviews show shows it: 64 hexadecimal digits")
+				return usage("--digest is that of the arguments as sallyport reviews show shows it: 64 hexadecimal digits")
 			}
 			return call(cmd.Context(), o, adminv1connect.NewReviewServiceClient, adminv1connect.ReviewServiceClient.ApproveReview,
 				&adminv1.ApproveReviewRequest{Id: args[0], ArgumentsSha256: sum}, func(r *adminv1.ApproveReviewResponse) table {
@@ -55,7 +55,7 @@ func reviewsCommand(o *options) *cobra.Command {
 				})
 		},
 	}
-	approve.Flags().StringVar(&digest, "digest", "", "SHA-256 of the arguments that you looked at")
+	approve.Flags().StringVar(&digest, "digest", "", "that of the arguments that you looked at")
 	_ = approve.MarkFlagRequired("digest") // the flag is there
 	var reason string
 	deny := &cobra.Command{

@@ -2,6 +2,9 @@ package vault
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -196,6 +199,25 @@ func (v *Vault) Open(ctx context.Context, person uuid.UUID, sealed []byte) (plai
 	}
 	plain, err = decrypt(key, sealed, personBinding(person))
 	return plain, false, err
+}
+
+// Digest returns a digest of what is a person's, keyed by the key that EnsureKeys made: nobody without the vault finds out by trying what
+// it is of, and nobody at all once the key is destroyed. Digests for different uses do not tell of each other.
+func (v *Vault) Digest(ctx context.Context, person uuid.UUID, use string, of []byte) ([]byte, error) {
+	key, err := v.personKey(ctx, person)
+	if err != nil {
+		return nil, err
+	}
+	if key == nil {
+		return nil, fmt.Errorf("a digest for person %s: %w", person, ErrNoKey)
+	}
+	own, err := hkdf.Key(sha256.New, key[:], personBinding(person), "digest\x00"+use, sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("a digest for person %s: %w", person, err)
+	}
+	h := hmac.New(sha256.New, own)
+	_, _ = h.Write(of) // a hash does not fail
+	return h.Sum(nil), nil
 }
 
 // DestroyKey makes all that was sealed for a person unreadable for good.

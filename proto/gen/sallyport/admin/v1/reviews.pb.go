@@ -100,7 +100,7 @@ type Review struct {
 	Connector string `protobuf:"bytes,9,opt,name=connector,proto3" json:"connector,omitempty"`
 	Tool      string `protobuf:"bytes,10,opt,name=tool,proto3" json:"tool,omitempty"`
 	Method    string `protobuf:"bytes,11,opt,name=method,proto3" json:"method,omitempty"`
-	// SHA-256 of the arguments in their canonical form.
+	// The digest of the arguments in their canonical form by which events and audit know them: HMAC of SHA-256, keyed by the person's key.
 	ArgumentsSha256 []byte `protobuf:"bytes,12,opt,name=arguments_sha256,json=argumentsSha256,proto3" json:"arguments_sha256,omitempty"`
 	// The rules that ask for it.
 	Because []string `protobuf:"bytes,13,rep,name=because,proto3" json:"because,omitempty"`

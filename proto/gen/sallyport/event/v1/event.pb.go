@@ -3004,7 +3004,8 @@ type ReviewRequested struct {
 	// The tool, or the policy's name for a prompt or a resource, and the MCP method.
 	Tool   string `protobuf:"bytes,7,opt,name=tool,proto3" json:"tool,omitempty"`
 	Method string `protobuf:"bytes,8,opt,name=method,proto3" json:"method,omitempty"`
-	// SHA-256 of the arguments in their canonical form, and of all that the call is.
+	// Digests of the arguments in their canonical form, and of all that the call is: keyed (HMAC of SHA-256) by the person's key, so that
+	// an erasure leaves nothing to guess by.
 	ArgumentsSha256 []byte `protobuf:"bytes,9,opt,name=arguments_sha256,json=argumentsSha256,proto3" json:"arguments_sha256,omitempty"`
 	Call            string `protobuf:"bytes,10,opt,name=call,proto3" json:"call,omitempty"`
 	// What must be approved, and the name that policy gives to it.
