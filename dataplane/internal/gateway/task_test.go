@@ -24,11 +24,12 @@ type factory struct {
 
 	mu     sync.Mutex
 	status string            // of each task
+	built  string            // what it comes to, as JSON
 	said   map[string]string // the last request by method
 }
 
 func newFactory(t *testing.T, stateless bool) *factory {
-	f := &factory{stateless: stateless, status: "working", said: map[string]string{}}
+	f := &factory{stateless: stateless, status: "working", built: `{"content":[{"type":"text","text":"built"}],` + builtBy + `}`, said: map[string]string{}}
 	f.Server = httptest.NewServer(http.HandlerFunc(f.serve))
 	t.Cleanup(func() { f.CloseClientConnections(); f.Close() })
 	return f
@@ -61,7 +62,7 @@ func (f *factory) serve(w http.ResponseWriter, r *http.Request) {
 	_ = json.Unmarshal(body, &m) // see above
 	f.mu.Lock()
 	f.said[m.Method] = r.Header.Get("Mcp-Name") + " " + string(body)
-	status := f.status
+	status, built := f.status, f.built
 	f.mu.Unlock()
 	answer := func(result string) {
 		w.Header().Set("Content-Type", "application/json")
@@ -76,7 +77,6 @@ func (f *factory) serve(w http.ResponseWriter, r *http.Request) {
 		ttl = `"ttlMs":60000,"pollIntervalMs":10,"resultType":"complete"`
 	}
 	task := `{"taskId":"raw-1","status":"` + status + `","createdAt":"2026-01-01T00:00:00Z","lastUpdatedAt":"2026-01-01T00:00:00Z",` + ttl
-	built := `{"content":[{"type":"text","text":"built"}],` + builtBy + `}`
 	switch {
 	case m.ID == nil:
 		w.WriteHeader(http.StatusAccepted)
