@@ -15,7 +15,6 @@ var adapters = []string{"admin", "adminsession", "approval", "audit", "authserve
 // planned packages are named by a rule but not written yet.
 var planned = []string{
 	internal + "console",
-	internal + "reporting",
 }
 
 var rules = []rule{

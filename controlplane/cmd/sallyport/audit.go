@@ -27,6 +27,7 @@ import (
 type auditConfig struct {
 	postgresURL string
 	exportDir   string            // where exporters write files
+	reporting   bool              // tables for people who ask in SQL
 	keep        map[string]string // how long the index keeps a kind
 	kept        map[auditv1.Kind]time.Duration
 }
@@ -35,6 +36,7 @@ func (c *auditConfig) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&c.postgresURL, "postgres-url", "", "PostgreSQL in which audit is indexed for search, postgres://user@host:5432/database (env SALLYPORT_POSTGRES_URL; passwords are better in a file that PGPASSFILE names; default: audit is searched on the stream)")
 	f.StringVar(&c.exportDir, "audit-export-dir", "", "folder below which audit exporters with target file write, each in one of its name (default: they cannot)")
+	f.BoolVar(&c.reporting, "reporting", false, "keep tables in the PostgreSQL of --postgres-url, for people who ask in SQL who may use what")
 	f.StringToStringVar(&c.keep, "audit-keep", nil, "how many days the index keeps a kind of audit record, such as call=90,sign_in=400 (default: for good)")
 }
 
@@ -110,12 +112,21 @@ func (p *plane) auditOf(c admin.Config) admin.Config {
 // erasing destroys people's keys, what the index knows of what they sealed, and what sign-in keeps of them.
 type erasing struct{ *plane }
 
+// forgetWithin bounds one wait for the reporting tables to have come as far as a removal.
+const forgetWithin = 10 * time.Second
+
 // DestroyKey makes all that was sealed for a person unreadable for good.
 func (e erasing) DestroyKey(ctx context.Context, person uuid.UUID) error {
 	if err := e.vault.DestroyKey(ctx, person); err != nil {
 		return err
 	}
-	if err := errors.Join(e.tokens.ForgetPerson(ctx, person), e.sightings.Forget(ctx, person), e.usage.Forget(ctx, person)); err != nil || e.index == nil {
+	err := errors.Join(e.tokens.ForgetPerson(ctx, person), e.sightings.Forget(ctx, person), e.usage.Forget(ctx, person))
+	if e.tables != nil { // they follow the log, on which the person was removed
+		soon, cancel := context.WithTimeout(ctx, forgetWithin)
+		err = errors.Join(err, e.tables.Forget(soon))
+		cancel()
+	}
+	if err != nil || e.index == nil {
 		return err
 	}
 	return e.index.Forget(ctx, person.String())

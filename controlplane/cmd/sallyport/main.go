@@ -27,7 +27,7 @@ func run() int {
 		Version: version, SilenceUsage: true, SilenceErrors: true,
 		Example: "  sallyport serve --data-dir ./data\n  sallyport apply -f policy/\n  sallyport access explain ann@example.com github push_files --args '{\"branch\":\"main\"}'",
 	}
-	root.AddCommand(serveCommand(), benchCommand())
+	root.AddCommand(serveCommand(), reportingCommand(), benchCommand())
 	cli.Commands(root)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "sallyport: "+cli.Explain(err))

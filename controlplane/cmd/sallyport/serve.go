@@ -38,6 +38,7 @@ import (
 	"sallyport.dev/controlplane/internal/limits"
 	"sallyport.dev/controlplane/internal/natsconn"
 	"sallyport.dev/controlplane/internal/peers"
+	"sallyport.dev/controlplane/internal/reporting"
 	"sallyport.dev/controlplane/internal/scim"
 	"sallyport.dev/controlplane/internal/usage"
 	"sallyport.dev/controlplane/internal/vault"
@@ -115,6 +116,7 @@ type plane struct {
 	audit  *audit.Store
 	trail  *audit.Recorder
 	index  *postgres.Index
+	tables *reporting.Tables
 	roster *fleet.Roster
 	lately *activity.Recorder
 	watch  *activity.Watch
@@ -200,7 +202,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 	p.lately = activity.NewRecorder(shared, p.log)
 	p.openUsage(shared)
 	p.eraser = erasure.New(erasure.Config{Engine: p.engine, Keys: erasing{p}, Log: events, List: erased, Logger: p.log})
-	return closeAll, nil
+	return closeAll, p.openReporting()
 }
 
 // run serves until ctx ends, then lets what is under way finish.
@@ -262,6 +264,7 @@ func (p *plane) run(ctx context.Context) error {
 	adminMux.Handle("GET /metrics", p.metrics())
 
 	defer p.runAudit(ctx)()
+	defer p.runReporting(ctx)()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var running sync.WaitGroup

@@ -27,7 +27,7 @@ func changeOf(s *core.State, ev *eventv1.Event) change {
 	if c, known := changeOfPolicy(s, ev); known {
 		return c
 	}
-	said := factsOf(bodyOf(ev))
+	said := factsOf(core.Body(ev))
 	for _, id := range []string{"userId", "groupId", "connectorId", "credentialId", "tokenId", "reviewId", "personId"} {
 		delete(said, id) // it is the target, or whose it is
 	}

@@ -41,7 +41,7 @@ func recordsOf(before *core.State, events []core.Record) []*auditv1.AuditRecord 
 func recordOf(before *core.State, changed map[string]facts, e core.Record) *auditv1.AuditRecord {
 	ev := e.Event
 	r := &auditv1.AuditRecord{
-		At: ev.GetAt(), CallId: ev.GetId(), Phase: auditv1.Phase_PHASE_COMPLETED, Kind: kindOf(ev), Method: "log", Action: nameOf(ev), Target: targetOf(ev),
+		At: ev.GetAt(), CallId: ev.GetId(), Phase: auditv1.Phase_PHASE_COMPLETED, Kind: kindOf(ev), Method: "log", Action: core.EventName(ev), Target: core.Target(ev),
 		Version: e.Seq, SnapshotVersion: e.Seq - 1, Actor: actorOf(ev.GetActor()), PersonId: personOf(before, ev), Connector: connectorOf(ev), Outcome: auditv1.Outcome_OUTCOME_OK,
 	}
 	if id := ev.GetCommandId(); id != "" {
@@ -64,31 +64,6 @@ func recordOf(before *core.State, changed map[string]facts, e core.Record) *audi
 	return r
 }
 
-// nameOf is the event's name, as the schema has it: "grant_applied".
-func nameOf(ev *eventv1.Event) string {
-	m := ev.ProtoReflect()
-	if field := m.WhichOneof(bodyOneof); field != nil {
-		return string(field.Name())
-	}
-	return "unknown"
-}
-
-var bodyOneof = (&eventv1.Event{}).ProtoReflect().Descriptor().Oneofs().ByName("body")
-
-// bodyOf is what the event says.
-func bodyOf(ev *eventv1.Event) proto.Message {
-	m := ev.ProtoReflect()
-	if field := m.WhichOneof(bodyOneof); field != nil {
-		return m.Get(field).Message().Interface()
-	}
-	return &eventv1.Barrier{}
-}
-
-// targetOf is what the event is about: the place of its subject on the log, such as user/<id>.
-func targetOf(ev *eventv1.Event) string {
-	return strings.Replace(strings.TrimPrefix(core.Subject(ev), core.SubjectPrefix), ".", "/", 1)
-}
-
 // revocations are the events that take access away which somebody had.
 var revocations = []string{
 	"user_deactivated", "user_sessions_revoked", "user_deleted", "session_revoked", "client_sessions_revoked", "token_revoked", "service_key_removed",
@@ -96,7 +71,7 @@ var revocations = []string{
 }
 
 func kindOf(ev *eventv1.Event) auditv1.Kind {
-	name := nameOf(ev)
+	name := core.EventName(ev)
 	switch {
 	case slices.Contains(revocations, name):
 		return auditv1.Kind_KIND_REVOCATION
@@ -126,7 +101,7 @@ func actorOf(a *eventv1.Actor) *auditv1.Actor {
 
 // personOf is whom the event is about, or whose review or credential it is.
 func personOf(before *core.State, ev *eventv1.Event) string {
-	body := bodyOf(ev)
+	body := core.Body(ev)
 	for _, of := range []proto.Message{body, ev.GetCredentialSet().GetCredential(), ev.GetBlockPlaced().GetBlock()} {
 		if b, ok := of.(interface{ GetUserId() string }); ok && b.GetUserId() != "" {
 			return b.GetUserId()
@@ -157,7 +132,7 @@ func personOf(before *core.State, ev *eventv1.Event) string {
 
 // groupOf is the name of the group that the event is about, which its target tells by the id alone.
 func groupOf(before *core.State, ev *eventv1.Event) string {
-	b, ok := bodyOf(ev).(interface{ GetGroupId() string })
+	b, ok := core.Body(ev).(interface{ GetGroupId() string })
 	if !ok {
 		return ""
 	}
@@ -169,7 +144,7 @@ func groupOf(before *core.State, ev *eventv1.Event) string {
 }
 
 func connectorOf(ev *eventv1.Event) string {
-	body := bodyOf(ev)
+	body := core.Body(ev)
 	for _, of := range []proto.Message{body, ev.GetCredentialSet().GetCredential()} {
 		if b, ok := of.(interface{ GetConnectorId() string }); ok && b.GetConnectorId() != "" {
 			return b.GetConnectorId()
