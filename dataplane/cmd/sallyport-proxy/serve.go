@@ -44,6 +44,7 @@ type serveConfig struct {
 	peerListen    string
 	dataDir       string
 	durability    string
+	spoolFull     string
 	spoolBytes    int64
 	maxBody       int64
 	maxResult     int
@@ -87,8 +88,9 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&c.peerURL, "peer-url", "", "where other proxies of the region reach --peer-listen, such as https://10.1.2.3:7443 (default: not; sessions then stay with one proxy)")
 	f.StringVar(&c.peerListen, "peer-listen", "", "where other proxies of the region reach this one, by the fleet's certificates; with --peer-url")
 	f.StringVar(&c.dataDir, "data-dir", "sallyport-proxy-data", "folder of the audit spool")
-	f.StringVar(&c.durability, "durability", "process", "what a record survives before its call is forwarded: process (its crash) or disk (also the machine's)")
-	f.Int64Var(&c.spoolBytes, "spool-bytes", 1<<30, "most bytes of undelivered audit; when it is full calls are refused")
+	f.StringVar(&c.durability, "durability", "process", "what a record survives before its call is forwarded: process (its crash), disk (also the machine's) or central (a control plane has it: no call is made while none can be reached)")
+	f.Int64Var(&c.spoolBytes, "spool-bytes", 1<<30, "most bytes of undelivered audit")
+	f.StringVar(&c.spoolFull, "spool-full", "refuse", "what happens when that is reached: refuse (calls are refused) or drop-oldest (the older half is dropped, and a record says how many that were)")
 	f.Int64Var(&c.maxBody, "max-body", 4<<20, "most bytes of a request")
 	f.IntVar(&c.maxResult, "max-result", 16<<20, "most bytes of a result that comes as one message")
 	f.DurationVar(&c.heartbeat, "heartbeat", 5*time.Second, "the control planes' heartbeat interval: after three without one the stream is opened anew")
@@ -137,11 +139,16 @@ func serve(ctx context.Context, c *serveConfig) error {
 	case "process":
 	case "disk":
 		durability = spool.Disk
+	case "central":
+		durability = spool.Central
 	default:
-		return fmt.Errorf("--durability is process or disk, not %q", c.durability)
+		return fmt.Errorf("--durability is process, disk or central, not %q", c.durability)
+	}
+	if c.spoolFull != "refuse" && c.spoolFull != "drop-oldest" {
+		return fmt.Errorf("--spool-full is refuse or drop-oldest, not %q", c.spoolFull)
 	}
 	records, err := spool.Open(spool.Config{
-		Dir: filepath.Join(c.dataDir, "spool"), Proxy: c.name, Region: c.region, Durability: durability, MaxBytes: c.spoolBytes, Logger: log,
+		Dir: filepath.Join(c.dataDir, "spool"), Proxy: c.name, Region: c.region, Durability: durability, MaxBytes: c.spoolBytes, DropOldest: c.spoolFull == "drop-oldest", Logger: log,
 	})
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
 	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/spool"
 	"sallyport.dev/dataplane/internal/strictjson"
 	"sallyport.dev/dataplane/internal/telemetry"
 	"sallyport.dev/dataplane/policy"
@@ -93,6 +95,9 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	}
 	if err := g.Spool.Append(first); err != nil {
 		// No effect without a record: the call is not made.
+		if errors.Is(err, spool.ErrUnconfirmed) { // the record is there, and says that the call goes on
+			g.keepCompleted(g.completed(first, x, to, &ending{outcome: auditv1.Outcome_OUTCOME_CANCELLED, text: "the call was not made: " + err.Error()}))
+		}
 		g.Log.Error("a call was refused because its record could not be kept", "connector", t.connector, "error", err)
 		to.fail("Sallyport cannot record calls at the moment, so that it makes none. Try again later.")
 		return

@@ -252,3 +252,17 @@ func TestACallThatCannotBeRecordedIsNotMade(t *testing.T) {
 		})
 	}
 }
+
+func TestACallThatTheControlPlaneDidNotAcknowledgeIsNotMade(t *testing.T) {
+	w := newWorld(t, &options{undelivered: true, spool: spool.Config{Durability: spool.Central, ConfirmWithin: 20 * time.Millisecond}})
+	got := w.stateless(ada, "/mcp/demo").call("echo", `{"text":"hi"}`)
+	if got.field("result", "isError") != true || !strings.Contains(got.body, "cannot record") || len(w.demo.got("")) != 0 {
+		t.Errorf("got %+v", got)
+	}
+	if err := w.spool.Append(&auditv1.AuditRecord{Method: "mark"}); err != nil { // what waits is written before it
+		t.Fatal(err)
+	}
+	if n := w.spool.Stats().OpenCalls; n != 0 {
+		t.Errorf("%d calls are open", n)
+	}
+}

@@ -18,7 +18,8 @@ type entry struct {
 	crc    uint32
 	callID string
 	phase  auditv1.Phase
-	later  bool // nobody waits for it, and the frame is the spool's
+	later  bool   // nobody waits for it, and the frame is the spool's
+	at     *place // where it lies, for who waits until that is acknowledged; nil: nobody
 }
 
 // batch is what one write takes. Who joins first while nobody writes is the writer; who joins during a write waits,
@@ -37,20 +38,26 @@ var frames = sync.Pool{New: func() any { b := make([]byte, 0, 2048); return &b }
 // Append keeps a record and returns when it is as durable as configured. The record's proxy, spool_generation, number
 // and region are the spool's to set: the kept record has them, rec itself is not changed.
 // After an error the record is not kept and its number goes to another: ErrFull, ErrTooLarge, ErrClosed or what the
-// disk said. Each is worth another try later, except ErrTooLarge and ErrClosed.
+// disk said. Each is worth another try later, except ErrTooLarge and ErrClosed. After ErrUnconfirmed it is kept.
 func (s *Spool) Append(rec *auditv1.AuditRecord) error {
 	e, err := encode(rec)
 	if err != nil {
 		return err
 	}
 	defer e.free()
+	if s.cfg.Durability == Central && e.phase == auditv1.Phase_PHASE_AUTHORIZED {
+		e.at = new(place)
+	}
 	s.mu.Lock()
-	t, err := s.add(e)
+	t, err := s.admitted(e)
 	if err != nil {
 		s.mu.Unlock()
 		return err
 	}
-	return s.await(t)
+	if err := s.await(t); err != nil || e.at == nil {
+		return err
+	}
+	return s.confirmed(*e.at)
 }
 
 // soon is how long a record of AppendLater may wait for another one to be written with.
@@ -66,7 +73,7 @@ func (s *Spool) AppendLater(rec *auditv1.AuditRecord) error {
 	e.later = true
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := s.add(e); err != nil {
+	if _, err := s.admitted(e); err != nil {
 		e.free()
 		return err
 	}
@@ -335,6 +342,9 @@ func (s *Spool) endSegment() {
 func (s *Spool) commit(g *generation, entries []entry, size int64) {
 	for _, e := range entries {
 		g.last++
+		if e.at != nil {
+			*e.at = place{g.sequence, g.last}
+		}
 		s.calls.note(e.callID, e.phase, place{g.sequence, g.last})
 	}
 	s.tail.last = g.last

@@ -18,6 +18,9 @@ const (
 	Process Durability = iota
 	// Disk: the record was synced to the disk. Appends that wait at the same time share one sync.
 	Disk
+	// Central: the control plane has acknowledged the record of a call, which is then stored there as durably as anything. No call is made
+	// while it cannot be reached. Other records are as with Process.
+	Central
 )
 
 // Config says where and how a spool keeps records.
@@ -28,13 +31,19 @@ type Config struct {
 	Proxy, Region string
 	// Durability. Default: Process.
 	Durability Durability
+	// ConfirmWithin is how long Append waits with Central. Default: 10 s.
+	ConfirmWithin time.Duration
 	// MaxBytes bounds what lies on disk. Full: new calls are refused. Default: 1 GiB.
 	MaxBytes int64
+	// DropOldest drops the older half of what lies on disk when it is full, in place of refusing calls. A record says how many that were. For a
+	// moment it takes half as much room more.
+	DropOldest bool
 	// SegmentBytes is the size at which a new segment begins; space comes back a segment at a time.
 	// Default: 16 MiB, at most an eighth of MaxBytes.
 	SegmentBytes int64
 	// Gather is how long records gather after a delivery, unless a batch is full before: it costs the control plane's store some
-	// milliseconds, however few are in it. The first record after a quiet time leaves at once. Default: 500 ms.
+	// milliseconds, however few are in it. The first record after a quiet time leaves at once. Default: 500 ms; with Central, for
+	// which calls wait, 1 ms.
 	Gather time.Duration
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
@@ -53,6 +62,8 @@ var (
 	ErrFull = errors.New("audit spool is full")
 	// ErrTooLarge says that one record is larger than the spool takes.
 	ErrTooLarge = errors.New("audit record is too large")
+	// ErrUnconfirmed says that the spool has the record and the control plane did not acknowledge it in time.
+	ErrUnconfirmed = errors.New("the control plane did not acknowledge the audit record in time")
 	// ErrClosed says that the spool was closed.
 	ErrClosed = errors.New("audit spool is closed")
 	// ErrInUse says that another process has the folder open.
@@ -72,6 +83,12 @@ func (c Config) withDefaults() (Config, error) {
 	c.SegmentBytes = max(min(c.SegmentBytes, c.MaxBytes/8), 4096)
 	if c.Gather == 0 {
 		c.Gather = 500 * time.Millisecond
+		if c.Durability == Central {
+			c.Gather = time.Millisecond
+		}
+	}
+	if c.ConfirmWithin == 0 {
+		c.ConfirmWithin = 10 * time.Second
 	}
 	if c.Now == nil {
 		c.Now = time.Now

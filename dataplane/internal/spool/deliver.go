@@ -138,14 +138,7 @@ func (s *Spool) deliverOnce(ctx context.Context, send Send, at *cursor) (sent, a
 func (s *Spool) next() (*generation, segment, uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.generations) > 1 && s.generations[0].acked >= s.generations[0].last {
-		g := s.generations[0]
-		if err := os.RemoveAll(g.dir); err != nil {
-			s.cfg.Logger.Warn("removing a delivered spool generation", "generation", g.id, "error", err)
-		}
-		s.generations = s.generations[1:]
-		s.recountLocked()
-	}
+	s.removeDelivered()
 	g := s.generations[0]
 	if g.acked >= g.last {
 		return nil, segment{}, 0
@@ -156,6 +149,18 @@ func (s *Spool) next() (*generation, segment, uint64) {
 		}
 	}
 	return g, segment{}, g.last
+}
+
+// removeDelivered removes generations that are done. The caller holds mu.
+func (s *Spool) removeDelivered() {
+	for len(s.generations) > 1 && s.generations[0].acked >= s.generations[0].last {
+		g := s.generations[0]
+		if err := os.RemoveAll(g.dir); err != nil {
+			s.cfg.Logger.Warn("removing a delivered spool generation", "generation", g.id, "error", err)
+		}
+		s.generations = s.generations[1:]
+		s.recountLocked()
+	}
 }
 
 var errDamaged = errors.New("a record was damaged on disk after it was written")
@@ -248,11 +253,15 @@ func (c *cursor) seek(g *generation, seg segment, want uint64) error {
 
 // acknowledge takes note of an acknowledged position and deletes what lies wholly before it.
 func (s *Spool) acknowledge(g *generation, sent []Record, acked uint64) error {
+	s.acknowledging.Lock()
+	defer s.acknowledging.Unlock()
 	first := sent[0].Number
 	s.mu.Lock()
-	last := g.last
+	last, dropped := g.last, g.dropped
 	s.mu.Unlock()
 	switch {
+	case dropped > 0: // during the delivery: nothing is left of it that could be acknowledged
+		return nil
 	case acked > last:
 		return s.forsake(g, acked)
 	case acked+1 < first:
@@ -271,6 +280,10 @@ func (s *Spool) acknowledge(g *generation, sent []Record, acked uint64) error {
 func (s *Spool) advance(g *generation, acked uint64) error {
 	s.mu.Lock()
 	g.acked = acked
+	if s.moved != nil {
+		close(s.moved)
+		s.moved = nil
+	}
 	var done []*segment
 	for i, seg := range g.segments {
 		newest := g == s.current() && i == len(g.segments)-1

@@ -23,6 +23,7 @@ type generation struct {
 	segments []*segment // ascending, at least the one being written while this is the newest
 	last     uint64     // the last number that Append reported as kept
 	acked    uint64
+	dropped  uint64 // up to which number its records were dropped; zero: none were
 	meta     meta
 }
 

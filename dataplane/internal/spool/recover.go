@@ -25,6 +25,7 @@ type loss struct {
 	generation *generation
 	end        uint64
 	text       string
+	lost       uint64 // how many, where that is known
 	rest       []reference
 }
 
@@ -283,7 +284,7 @@ func (s *Spool) fillGeneration(g *generation, losses []loss, stamp []byte) error
 	}
 	for _, l := range losses {
 		gap, err := proto.Marshal(&auditv1.AuditRecord{
-			At: timestamppb.New(s.cfg.Now()), CallId: uuid.Must(uuid.NewV7()).String(), Method: GapMethod,
+			At: timestamppb.New(s.cfg.Now()), CallId: uuid.Must(uuid.NewV7()).String(), Method: GapMethod, Kind: auditv1.Kind_KIND_GAP, Lost: l.lost,
 			Phase: auditv1.Phase_PHASE_COMPLETED, Outcome: auditv1.Outcome_OUTCOME_UNKNOWN, Error: l.text,
 		})
 		if err != nil {

@@ -22,6 +22,10 @@ type Spool struct {
 	// full holds a token while there may be enough for a whole batch.
 	full chan struct{}
 
+	// acknowledging is held while acknowledged positions move, and while records are dropped. Who writes only tries to have it: an
+	// acknowledgement may have to wait for the writer.
+	acknowledging sync.Mutex
+
 	mu          sync.Mutex // guards what follows
 	closed      bool
 	stamp       []byte        // what is put behind each record: see setStamp
@@ -29,6 +33,7 @@ type Spool struct {
 	total       int64         // bytes in segments
 	queued      int64         // bytes in pending
 	calls       openCalls
+	moved       chan struct{}          // closed at the next acknowledgement; nil: nobody waits
 	owed        []*auditv1.AuditRecord // completions of calls that a crash cut short, not yet kept
 
 	proxy, region string
