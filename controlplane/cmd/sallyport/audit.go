@@ -26,10 +26,12 @@ import (
 // auditConfig is what the flags of `serve` say of audit.
 type auditConfig struct {
 	postgresURL string
-	exportDir   string            // where exporters write files
-	reporting   bool              // tables for people who ask in SQL
-	keep        map[string]string // how long the index keeps a kind
-	kept        map[auditv1.Kind]time.Duration
+	// The signing key of the account of an external cluster that the streams lie in, and the account.
+	signingKeyFile, account string
+	exportDir               string            // where exporters write files
+	reporting               bool              // tables for people who ask in SQL
+	keep                    map[string]string // how long the index keeps a kind
+	kept                    map[auditv1.Kind]time.Duration
 }
 
 func (c *auditConfig) flags(cmd *cobra.Command) {
@@ -37,6 +39,8 @@ func (c *auditConfig) flags(cmd *cobra.Command) {
 	f.StringVar(&c.postgresURL, "postgres-url", "", "PostgreSQL in which audit is indexed for search, postgres://user@host:5432/database (env SALLYPORT_POSTGRES_URL; passwords are better in a file that PGPASSFILE names; default: audit is searched on the stream)")
 	f.StringVar(&c.exportDir, "audit-export-dir", "", "folder below which audit exporters with target file write, each in one of its name (default: they cannot)")
 	f.BoolVar(&c.reporting, "reporting", false, "keep tables in the PostgreSQL of --postgres-url, for people who ask in SQL who may use what")
+	f.StringVar(&c.signingKeyFile, "nats-signing-key-file", "", "file with the seed of a signing key of the NATS account that the streams lie in: credentials of audit consumers on an external cluster are signed with it")
+	f.StringVar(&c.account, "nats-account", "", "id of that account, where the key is not the account's own")
 	f.StringToStringVar(&c.keep, "audit-keep", nil, "how many days the index keeps a kind of audit record, such as call=90,sign_in=400 (default: for good)")
 }
 
@@ -102,7 +106,7 @@ func (s searching) Count(ctx context.Context, r *adminv1.CountAuditRequest) (*ad
 // auditOf fills in what the admin API needs of audit.
 func (p *plane) auditOf(c admin.Config) admin.Config {
 	c.Audit, c.Trail = p.audit, p.trail
-	c.Exporters, c.ExporterSecrets = exporting{p.exporters}, p.vault
+	c.Exporters, c.ExporterSecrets, c.AuditConsumers = exporting{p.exporters}, p.vault, consuming{p}
 	if p.index != nil {
 		c.Audit, c.AuditIndex = searching{p.audit, p.index}, p.index
 	}

@@ -23,6 +23,7 @@ func (p *plane) openExporters(ctx context.Context) error {
 	p.exporters = export.New(export.Config{
 		Audit: p.audit, Store: store, Secrets: p.vault, State: func() export.State { return p.engine.State() }, Name: p.name, Folder: p.auditing.exportDir, Log: p.log,
 	})
+	p.openReaders(store)
 	return nil
 }
 

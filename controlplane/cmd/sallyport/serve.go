@@ -26,6 +26,7 @@ import (
 	"sallyport.dev/controlplane/internal/audit"
 	"sallyport.dev/controlplane/internal/audit/export"
 	"sallyport.dev/controlplane/internal/audit/postgres"
+	"sallyport.dev/controlplane/internal/audit/readers"
 	"sallyport.dev/controlplane/internal/authserver"
 	"sallyport.dev/controlplane/internal/discover"
 	"sallyport.dev/controlplane/internal/doctor"
@@ -131,6 +132,8 @@ type plane struct {
 	limits *limits.Ledger
 	// exporters send audit on.
 	exporters *export.Runner
+	// readers gives other systems their own way to read audit.
+	readers *readers.Desk
 	// usage remembers who used the gateway.
 	usage *usage.Recorder
 	name  string
@@ -282,6 +285,7 @@ func (p *plane) run(ctx context.Context) error {
 	running.Go(func() { p.approvals.Run(ctx) })
 	running.Go(func() { catalogues.Run(ctx) })
 	running.Go(func() { p.exporters.Run(ctx) })
+	running.Go(func() { p.readers.Run(ctx) })
 	if bootstrap != uuid.Nil {
 		running.Go(func() { p.forgetBootstrap(ctx, bootstrap) })
 	}

@@ -116,6 +116,7 @@ type Config struct {
 	// Exporters send audit on, with secrets that ExporterSecrets keeps.
 	Exporters       Exporters
 	ExporterSecrets ExporterSecrets
+	AuditConsumers  AuditConsumers
 	Now             func() time.Time
 	Log             *slog.Logger
 }
@@ -169,6 +170,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewCatalogueServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewLimitServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAuditExporterServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewAuditConsumerServiceHandler(a, options))
 
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
@@ -181,7 +183,7 @@ func NewHandler(c Config) http.Handler {
 		adminv1connect.RuleSetServiceName, adminv1connect.CredentialServiceName,
 		adminv1connect.AccessServiceName, adminv1connect.PlanServiceName, adminv1connect.ExportServiceName, adminv1connect.BacktestServiceName, adminv1connect.ReviewServiceName,
 		adminv1connect.MigrationServiceName, adminv1connect.FleetAuthorityServiceName, adminv1connect.CatalogueServiceName, adminv1connect.LimitServiceName,
-		adminv1connect.AuditExporterServiceName,
+		adminv1connect.AuditExporterServiceName, adminv1connect.AuditConsumerServiceName,
 	}
 	reflector := grpcreflect.NewStaticReflector(services...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options))

@@ -106,6 +106,10 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.AuditExporterServiceSetAuditExporterSecretProcedure: admin,
 	adminv1connect.AuditExporterServiceRetryDeadLettersProcedure:       admin,
 
+	adminv1connect.AuditConsumerServiceCreateAuditConsumerProcedure: admin,
+	adminv1connect.AuditConsumerServiceListAuditConsumersProcedure:  viewer,
+	adminv1connect.AuditConsumerServiceDeleteAuditConsumerProcedure: admin,
+
 	adminv1connect.AuditIndexServiceGetAuditIndexProcedure:     viewer,
 	adminv1connect.AuditIndexServiceRebuildAuditIndexProcedure: admin,
 

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
@@ -158,7 +157,7 @@ func readTime(s string) (*timestamppb.Timestamp, error) {
 }
 
 func auditCommand(o *options) *cobra.Command {
-	search, tail := &filterFlags{}, &filterFlags{}
+	search := &filterFlags{}
 	var limit uint32
 	var token string
 	var as lineFormat
@@ -211,50 +210,7 @@ func auditCommand(o *options) *cobra.Command {
 	search.add(find)
 	as.add(find)
 	pageFlags(find, &limit, &token)
-	var after uint64
-	follow := &cobra.Command{
-		Use: "tail", Short: "Show audit records as they are stored", Args: cobra.NoArgs,
-		Example: "  sallyport audit tail --decision denied\n  sallyport audit tail --format cef --after 120000",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := as.check(); err != nil {
-				return err
-			}
-			filter, err := tail.read()
-			if err != nil {
-				return err
-			}
-			c, err := o.dial()
-			if err != nil {
-				return err
-			}
-			stream, err := adminv1connect.NewAuditServiceClient(c.client, c.server, c.with).TailAudit(cmd.Context(),
-				connect.NewRequest(&adminv1.TailAuditRequest{Filter: filter, AfterSequence: after}))
-			if err != nil {
-				return err
-			}
-			defer stream.Close() //nolint:errcheck // the stream is over either way
-			for stream.Receive() {
-				rec := stream.Msg().GetRecord()
-				if done, err := as.print(o, rec); done || err != nil {
-					if err != nil {
-						return err
-					}
-					continue
-				}
-				if err := o.print(stream.Msg(), func() table { return line("%s", strings.Join(clean(auditRow(rec)), "  ")) }); err != nil {
-					return err
-				}
-			}
-			if cmd.Context().Err() != nil {
-				return nil
-			}
-			return stream.Err()
-		},
-	}
-	tail.add(follow)
-	as.add(follow)
-	follow.Flags().Uint64Var(&after, "after", 0, "start after this sequence (default: with the next record)")
-	return parent("audit", "What agents did, and what they were refused", find, follow, countAuditCommand(o), exportAuditCommand(o), bundleAuditCommand(o), verifyAuditCommand(o), checkpointAuditCommand(o), rebuildAuditCommand(o), exportersCommand(o))
+	return parent("audit", "What agents did, and what they were refused", find, tailAuditCommand(o), countAuditCommand(o), exportAuditCommand(o), bundleAuditCommand(o), verifyAuditCommand(o), checkpointAuditCommand(o), rebuildAuditCommand(o), exportersCommand(o), consumersCommand(o))
 }
 
 func clean(row []string) []string {

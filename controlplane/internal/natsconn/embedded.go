@@ -30,6 +30,7 @@ const (
 type embedded struct {
 	dir     string
 	own     nkeys.KeyPair // of this process, the only one that may write
+	anyone  string        // the key that stands for whoever says nothing; nobody signs with it
 	config  Config
 	log     *slog.Logger
 	lock    *folderLock
@@ -39,6 +40,8 @@ type embedded struct {
 	mu   sync.Mutex
 	srv  *server.Server
 	port int // of the listener, once it is known
+	// readers are who may read beside whoever comes without a key.
+	readers []Reader
 }
 
 func startEmbedded(ctx context.Context, c Config) (*embedded, error) {
@@ -58,7 +61,17 @@ func startEmbedded(ctx context.Context, c Config) (*embedded, error) {
 		lock.release()
 		return nil, fmt.Errorf("making the embedded server's key: %w", err)
 	}
-	e := &embedded{dir: dir, own: own, config: c, log: c.Log, lock: lock, stop: make(chan struct{})}
+	reader, err := nkeys.CreateUser()
+	if err != nil {
+		lock.release()
+		return nil, fmt.Errorf("making the embedded server's key: %w", err)
+	}
+	anyone, err := reader.PublicKey()
+	if err != nil {
+		lock.release()
+		return nil, fmt.Errorf("reading the embedded server's key: %w", err)
+	}
+	e := &embedded{dir: dir, own: own, anyone: anyone, config: c, log: c.Log, lock: lock, stop: make(chan struct{})}
 	if err := e.start(ctx); err != nil {
 		lock.release()
 		return nil, err
@@ -94,14 +107,11 @@ func (e *embedded) options() (*server.Options, error) {
 		port = e.port // after a restart, where it was
 	}
 	o.DontListen, o.Host, o.Port = false, host, port
-	reader, err := nkeys.CreateUser() // nobody signs with it: it stands for whoever says nothing
-	if err != nil {
-		return nil, err
-	}
-	if o.NoAuthUser, err = reader.PublicKey(); err != nil {
-		return nil, err
-	}
+	o.NoAuthUser = e.anyone
 	o.Nkeys = append(o.Nkeys, &server.NkeyUser{Nkey: o.NoAuthUser, Permissions: readPermissions(e.config.ReadStreams)})
+	for _, r := range e.readers {
+		o.Nkeys = append(o.Nkeys, r.user())
+	}
 	return o, nil
 }
 

@@ -89,6 +89,9 @@ func Run(ctx context.Context, out, progress io.Writer, records int) error {
 	if err := b.proved(dir); err != nil {
 		return err
 	}
+	if err := b.sent(conn, dir); err != nil {
+		return err
+	}
 	return b.indexed()
 }
 
