@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -257,10 +258,11 @@ func TestEachSideOfAConnectionHasTheIdThatTheOtherExpects(t *testing.T) {
 			return nil
 		}
 	}
-	listener, err := tls.Listen("tcp", "127.0.0.1:0", server.Server(only(here)))
+	plain, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	listener := tls.NewListener(plain, server.Server(only(here)))
 	t.Cleanup(func() { _ = listener.Close() })
 	go func() {
 		for {
@@ -269,18 +271,18 @@ func TestEachSideOfAConnectionHasTheIdThatTheOtherExpects(t *testing.T) {
 				return
 			}
 			go func() {
-				defer conn.Close() //nolint:errcheck // the other side knows
 				_, _ = conn.Write([]byte("in"))
+				_ = conn.Close()
 			}()
 		}
 	}()
 	meets := func(c *tls.Config) error {
-		conn, err := tls.Dial("tcp", listener.Addr().String(), c)
+		conn, err := (&tls.Dialer{Config: c}).DialContext(t.Context(), "tcp", listener.Addr().String())
 		if err != nil {
 			return err
 		}
-		defer conn.Close() //nolint:errcheck // it is looked at alone
 		_, err = conn.Read(make([]byte, 2))
+		_ = conn.Close()
 		return err
 	}
 	if err := meets(source(here, ca).Client(only(cp))); err != nil {

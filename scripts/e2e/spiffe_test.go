@@ -82,8 +82,9 @@ func TestSVIDsRotateUnderLoadAndARevokedOneStaysOut(t *testing.T) {
 		if err != nil {
 			return nil
 		}
-		defer conn.Close() //nolint:errcheck // it was looked at
-		return conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+		cert := conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+		_ = conn.Close()
+		return cert
 	}
 	addresses := []string{w.cp.fleet}
 	for _, p := range proxies {

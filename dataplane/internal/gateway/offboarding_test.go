@@ -11,6 +11,8 @@ import (
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
+
+	"sallyport.dev/dataplane/internal/replica/fleettest"
 )
 
 const waitCall = `{"name":"wait","arguments":{}}`
@@ -243,5 +245,43 @@ func TestACallThatTheAgentCancelsIsCancelledUpstreamAndRecorded(t *testing.T) {
 	receive(t, w.demo.cancelled, "the upstream was not told")
 	if r := w.settled(2)[1]; r.GetOutcome() != auditv1.Outcome_OUTCOME_CANCELLED {
 		t.Errorf("recorded %v", r)
+	}
+}
+
+// TestADeactivationBetweenDecisionAndForwardSendsNothing: the call was decided and waits for its credential, which comes after the person's access
+// ended. Nothing is sent; nor where the person is back by then, since the token that the call came with is of before.
+func TestADeactivationBetweenDecisionAndForwardSendsNothing(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		for _, stateless := range []bool{true, false} {
+			var w *world
+			asked := 0
+			issue := func(*fleetv1.IssueCredentialRequest) (*fleettest.Issued, error) {
+				if asked++; asked == 1 { // the call is decided, and in flight
+					w.set(userEntry(ada, false, 1))
+					if back {
+						again := userEntry(ada, true, 1)
+						again.GetUser().Generation = 3
+						again.GetUser().ValidAfterMs = time.Now().Add(time.Second).UnixMilli()
+						w.set(again)
+					}
+				}
+				return &fleettest.Issued{Header: "X-Api-Key", Value: "upstream-s3cret", Lifetime: time.Hour}, nil
+			}
+			w = newWorld(t, &options{plane: fleettest.ControlPlane{Credential: issue}, demo: newServer(t, stateless)})
+			w.set(connectorEntry("demo", w.demo.URL, "X-Api-Key"))
+			before := len(w.demo.got("tools/call"))
+			got := w.stateless(ada, "/mcp/demo").call("echo", `{"text":"hi"}`)
+			if strings.Contains(got.body, "said hi") || len(w.demo.got("tools/call")) != before {
+				t.Errorf("back=%v: the call was made: %+v", back, got)
+			}
+			if asked == 0 {
+				t.Errorf("back=%v: it did not come as far as its credential: %+v", back, got)
+			}
+			for _, r := range w.settled(2) {
+				if r.GetPhase() == auditv1.Phase_PHASE_COMPLETED && r.GetOutcome() != auditv1.Outcome_OUTCOME_REVOKED {
+					t.Errorf("back=%v: recorded %v", back, r)
+				}
+			}
+		}
 	}
 }
