@@ -5,16 +5,20 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
+	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	"sallyport.dev/proto/gen/sallyport/fleet/v1/fleetv1connect"
 )
@@ -55,9 +59,53 @@ func TestTheFleetsAuthorityIsReplacedUnderLoad(t *testing.T) {
 	token := w.issuer.token(ada)
 	old := identityOf(t, one)
 
+	// A session of the first's, whose calls at the second go from proxy to proxy.
+	session := map[string]string{"MCP-Protocol-Version": "", "Mcp-Method": "", "Mcp-Name": ""}
+	_, header, _ := post(t, one, token, session, `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"e2e","version":"1"}}}`)
+	session["Mcp-Session-Id"], session["MCP-Protocol-Version"] = header.Get("Mcp-Session-Id"), "2025-11-25"
+	post(t, one, token, session, `{"jsonrpc":"2.0","method":"notifications/initialized"}`)
+	forwarded := func(repo string) (int, string) {
+		status, _, body := post(t, two, token, session, `{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"github__list_branches","arguments":{"owner":"acme","repo":"`+repo+`"}}}`)
+		return status, body
+	}
+	// homes counts where calls with an argument were made.
+	homes := func(repo string) (at map[string]int, err error) {
+		records, err := w.cp.Records(t.Context(), &adminv1.AuditFilter{Person: ada})
+		at = map[string]int{}
+		for _, r := range records {
+			if r := r.GetRecord(); r.GetPhase() == auditv1.Phase_PHASE_AUTHORIZED && strings.Contains(r.GetArguments().String(), repo) {
+				at[r.GetProxy()]++
+			}
+		}
+		return at, err
+	}
+	eventually(t, func() error {
+		if status, body := forwarded("before"); status != http.StatusOK {
+			return fmt.Errorf("%d %s", status, body)
+		}
+		at, err := homes("before")
+		if err == nil && at[one.name] == 0 {
+			err = errors.New("the second does not know the first yet")
+		}
+		return err
+	})
+
 	ctx, enough := context.WithCancel(t.Context())
-	var made, lost atomic.Int64
+	var made, lost, sent atomic.Int64
 	var load sync.WaitGroup
+	load.Go(func() {
+		for ctx.Err() == nil {
+			sent.Add(1)
+			if status, body := forwarded("meanwhile"); status != http.StatusOK || !strings.Contains(body, "repository acme/meanwhile") { // the upstream's answer
+				t.Errorf("a call that is sent on, during the rotation: %d %s", status, body)
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	})
 	for _, p := range []*proxy{one, two} {
 		load.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
@@ -81,6 +129,13 @@ func TestTheFleetsAuthorityIsReplacedUnderLoad(t *testing.T) {
 	enough()
 	load.Wait()
 	t.Logf("%d calls were made during the rotation, %d were lost\n%s", made.Load(), lost.Load(), out)
+	eventually(t, func() error {
+		at, err := homes("meanwhile")
+		if err == nil && (len(at) != 1 || at[one.name] != int(sent.Load())) {
+			err = fmt.Errorf("of %d calls of the session these were made at %s, its home: %v", sent.Load(), one.name, at)
+		}
+		return err
+	})
 	if made.Load() < 100 {
 		t.Errorf("only %d calls were made", made.Load())
 	}

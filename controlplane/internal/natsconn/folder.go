@@ -33,21 +33,12 @@ func probeFolder(dir string) error {
 	return explain(dir, err)
 }
 
-// nearlyFull tells whether so little is free that a folder has to be tried.
-func nearlyFull(dir string) bool {
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(dir, &fs); err != nil {
-		return true
-	}
-	return fs.Bavail < 4*probeBytes/uint64(fs.Bsize)
-}
-
 // explain says what to do about a folder that takes no writes.
 func explain(dir string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case isFull(err):
 		return fmt.Errorf("the disk of %s is full: free some space, and it goes on by itself: %w", dir, err)
 	case errors.Is(err, os.ErrPermission), errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("the folder %s is not writable: give its ownership to the user that runs sallyport, or name another: %w", dir, err)
@@ -57,18 +48,20 @@ func explain(dir string, err error) error {
 	return fmt.Errorf("the folder %s takes no writes: %w", dir, err)
 }
 
+// errInUse: another process has the file.
+var errInUse = errors.New("it is in use")
+
 // folderLock keeps a second process from a folder. The system releases it when the process ends.
 type folderLock struct{ file *os.File }
 
 func lockFolder(dir string) (*folderLock, error) {
 	path := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := openAlone(path)
+	if errors.Is(err, errInUse) {
+		return nil, fmt.Errorf("the folder %s is used by another process: stop that one, or name another folder: %w", dir, err)
+	}
 	if err != nil {
 		return nil, explain(dir, err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = f.Close() // nothing was written to it
-		return nil, fmt.Errorf("the folder %s is used by another process: stop that one, or name another folder: %w", dir, err)
 	}
 	return &folderLock{f}, nil
 }

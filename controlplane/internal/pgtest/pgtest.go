@@ -15,15 +15,17 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"syscall"
 	"time"
 )
+
+// owner is whom the server runs as where root tests: it does not run as root.
+type owner struct{ uid, gid uint32 }
 
 // Server is a running cluster.
 type Server struct {
 	bin, dir string
 	port     int
-	as       *syscall.Credential
+	as       *owner // nil: who runs the test
 	cmd      *exec.Cmd
 	exited   chan struct{}
 }
@@ -76,15 +78,15 @@ func Start() (*Server, error) {
 
 func (s *Server) make() error {
 	if os.Getuid() == 0 {
-		owner, err := user.Lookup("postgres")
+		other, err := user.Lookup("postgres")
 		if err != nil {
-			if owner, err = user.Lookup("nobody"); err != nil {
+			if other, err = user.Lookup("nobody"); err != nil {
 				return err
 			}
 		}
-		uid, _ := strconv.ParseUint(owner.Uid, 10, 32)
-		gid, _ := strconv.ParseUint(owner.Gid, 10, 32)
-		s.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		uid, _ := strconv.ParseUint(other.Uid, 10, 32)
+		gid, _ := strconv.ParseUint(other.Gid, 10, 32)
+		s.as = &owner{uint32(uid), uint32(gid)}
 		if err := os.Chown(s.dir, int(uid), int(gid)); err != nil {
 			return err
 		}
@@ -107,7 +109,7 @@ func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 func (s *Server) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(context.Background(), filepath.Join(s.bin, name), args...)
 	cmd.Dir, cmd.Env = s.dir, append(os.Environ(), "HOME="+s.dir, "LC_ALL=C")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as, Setpgid: true}
+	cmd.SysProcAttr = group(s.as)
 	return cmd
 }
 
@@ -166,7 +168,7 @@ func (s *Server) Kill() {
 		return
 	}
 	// The group: the postmaster and what it started.
-	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
+	killGroup(s.cmd.Process)
 	<-s.exited
 	s.cmd = nil
 }
