@@ -54,6 +54,8 @@ type Config struct {
 	Scale float64
 	// Deactivations of `revoke` for each fleet, and the size of the large one.
 	Deactivations, Replicas int
+	// Changes of `policy`.
+	Changes int
 }
 
 // limit bounds a measurement, whatever happens; fullLimit one of full size.
@@ -63,7 +65,7 @@ const (
 	fullLimit  = 90 * time.Minute
 )
 
-// Run makes the measurement of that name: proxy, revoke or scim.
+// Run makes the measurement of that name: policy, proxy, revoke or scim.
 func Run(ctx context.Context, name string, cfg Config) (err error) {
 	most := limit
 	switch {
@@ -77,12 +79,12 @@ func Run(ctx context.Context, name string, cfg Config) (err error) {
 	if name == "scim" {
 		return measureScim(ctx, cfg)
 	}
-	run := map[string]func(context.Context, *lab) error{"proxy": measureProxy, "revoke": measureRevoke}[name]
+	run := map[string]func(context.Context, *lab) error{"proxy": measureProxy, "revoke": measureRevoke, "policy": measureEnforce}[name]
 	if run == nil {
 		return fmt.Errorf("there is no measurement %q", name)
 	}
 	var regions []string // proxy starts its own
-	if name == "revoke" {
+	if name != "proxy" {
 		regions = []string{quickstart.USEast, quickstart.EUWest}
 	}
 	l, err := newLab(ctx, cfg, regions)

@@ -55,6 +55,7 @@ func TestEachMeasurementPrintsItsFigures(t *testing.T) {
 			"proxy_throughput_c1 calls/s", "proxy_added_p50_c1 µs", "proxy_added_p99_c1 µs", "proxy_throughput_c4 calls/s", "proxy_added_p50_c4 µs", "proxy_added_p99_c4 µs",
 			"proxy_allocs allocations/call", "proxy_large MiB/s", "proxy_list lists/s", "proxy_list_plain lists/s", "proxy_dead_upstreams µs", "proxy_idle_stream KiB",
 		},
+		"policy": {"policy_enforce_p99 ms"},
 		"revoke": {"revoke_p50_2 ms", "revoke_p99_2 ms", "revoke_p50_5 ms", "revoke_p99_5 ms"},
 		"scim": {
 			"scim_load users/s", "scim_username_p99_1m ms", "scim_patch_p99_50k ms", "scim_group_read_50k ms", "scim_rss_1m MiB", "scim_start_1m s", "scim_start_rss_1m MiB",
@@ -66,7 +67,7 @@ func TestEachMeasurementPrintsItsFigures(t *testing.T) {
 			var out, progress bytes.Buffer
 			err := Run(t.Context(), name, Config{
 				ControlPlane: filepath.Join(bin, "sallyport"), Proxy: filepath.Join(bin, "sallyport-proxy"), Self: self, Out: &out, Progress: &progress,
-				Rounds: 1, RoundFor: 50 * time.Millisecond, Connections: []int{1, 4}, Deactivations: 2, Replicas: 5, Scale: 0.001,
+				Rounds: 1, RoundFor: 50 * time.Millisecond, Connections: []int{1, 4}, Deactivations: 2, Replicas: 5, Changes: 2, Scale: 0.001,
 			})
 			if err != nil {
 				t.Fatalf("%v\n%s", err, progress.String())
@@ -206,7 +207,7 @@ func TestTheScriptNamesWhatItMeasures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"commit", "decide", "proxy", "revoke"} {
+	for _, name := range []string{"commit", "decide", "policy", "proxy", "revoke"} {
 		if !strings.Contains(string(out), name+" ") {
 			t.Errorf("%s is not named in:\n%s", name, out)
 		}

@@ -38,7 +38,7 @@ func run(args []string) int {
 
 func dispatch(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("which measurement: proxy, revoke or scim?")
+		return errors.New("which measurement: policy, proxy, revoke or scim?")
 	}
 	if slices.Contains(bench.Roles, args[0]) && len(args) > 1 {
 		return bench.Serve(ctx, args[0], args[1], args[2:])
@@ -75,14 +75,18 @@ func dispatch(ctx context.Context, args []string) error {
 		return nil
 	})
 	flags.StringVar(&cfg.Profiles, "profile", "", "proxy: a `folder` that gets a processor profile of the proxy under each load")
+	flags.IntVar(&cfg.Changes, "changes", 100, "policy: how often a policy is applied")
 	full := flags.Bool("full", false, "scim: the sizes that its figures name, and not a tenth of them (some twenty minutes)")
 	flags.IntVar(&cfg.Deactivations, "deactivations", 100, "revoke: people deactivated for each fleet")
 	flags.IntVar(&cfg.Replicas, "replicas", 200, "revoke: replicas in the large fleet")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
-	if flags.NArg() > 0 || cfg.Rounds < 1 || cfg.RoundFor <= 0 || cfg.Deactivations < 1 || cfg.Replicas < 1 {
+	if flags.NArg() > 0 || cfg.Rounds < 1 || cfg.RoundFor <= 0 || cfg.Deactivations < 1 || cfg.Replicas < 1 || cfg.Changes < 1 {
 		return errors.New("a size is not positive, or an argument was not expected")
+	}
+	if args[0] == "policy" && len(cfg.Only) > 0 && !slices.Contains(cfg.Only, "enforce") {
+		return nil // other programs measure what is asked for
 	}
 	cfg.Scale = 0.1
 	if *full || args[0] == "proxy" {
