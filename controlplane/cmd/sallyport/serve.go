@@ -193,7 +193,7 @@ func (p *plane) open(ctx context.Context) (closeAll func(), err error) {
 	}
 	config := engine.Config{
 		Journal: events, Seals: p.vault, Store: p.conn.Healthy, Log: p.log,
-		Checkpoints: &engine.Checkpoints{Path: filepath.Join(p.dataDir, "checkpoint"), Blobs: p.vault, Erased: erased.All()},
+		Checkpoints: &engine.Checkpoints{Path: filepath.Join(p.dataDir, "checkpoint"), Kept: filepath.Join(p.dataDir, "states"), Blobs: p.vault, Erased: erased.All()},
 	}
 	if !p.conn.Embedded() {
 		config.Peers = &peers.Peers{NC: p.conn.Conn, Store: shared, ID: p.name, Log: p.log}

@@ -2,6 +2,7 @@ package core
 
 import (
 	"encoding/gob"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -98,8 +99,47 @@ type checkpointToken struct {
 	SHA256 []byte
 }
 
+// said is what is said of a person, for EncodeSealed.
+type said struct {
+	Profile Profile
+	Subject string
+}
+
+// EncodeSealed writes the state with what is said of each person sealed for them, so that it goes with their key. DecodeSealed reads it
+// again.
+func (s *State) EncodeSealed(w io.Writer, seal func(person uuid.UUID, plain []byte) ([]byte, error)) error {
+	return s.encode(w, func(u *User) error {
+		plain, err := json.Marshal(said{u.Profile, u.Subject})
+		if err != nil {
+			return err
+		}
+		u.Profile, u.Subject = Profile{}, ""
+		u.Attributes, err = seal(u.ID, plain)
+		return err
+	})
+}
+
+// DecodeSealed reads what EncodeSealed wrote. Of people whose seals open to nothing, ids are left.
+func DecodeSealed(r io.Reader, open func(person uuid.UUID, sealed []byte) ([]byte, error)) (*State, error) {
+	return decodeState(r, func(u *User) error {
+		plain, err := open(u.ID, u.Attributes)
+		u.Attributes = nil
+		if err != nil || plain == nil {
+			return err
+		}
+		var of said
+		if err := json.Unmarshal(plain, &of); err != nil {
+			return err
+		}
+		u.Profile, u.Subject = of.Profile, of.Subject
+		return nil
+	})
+}
+
 // Encode writes the state, personal data in the open: the caller seals it. DecodeState reads it again.
-func (s *State) Encode(w io.Writer) error {
+func (s *State) Encode(w io.Writer) error { return s.encode(w, func(*User) error { return nil }) }
+
+func (s *State) encode(w io.Writer, hide func(*User) error) error {
 	enc := gob.NewEncoder(w)
 	head, err := s.checkpointHead()
 	if err != nil {
@@ -109,7 +149,13 @@ func (s *State) Encode(w io.Writer) error {
 		return fmt.Errorf("writing a checkpoint: %w", err)
 	}
 	users := chunkWriter[User]{enc: enc}
-	s.users.Scan(func(_ uint32, u *User) bool { return users.put(*u) })
+	s.users.Scan(func(_ uint32, u *User) bool {
+		hidden := *u
+		if users.err = hide(&hidden); users.err != nil {
+			return false
+		}
+		return users.put(hidden)
+	})
 	groups := chunkWriter[Group]{enc: enc}
 	if err := users.close(); err != nil {
 		return err
@@ -211,6 +257,10 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 
 // DecodeState reads what Encode wrote.
 func DecodeState(r io.Reader) (*State, error) {
+	return decodeState(r, func(*User) error { return nil })
+}
+
+func decodeState(r io.Reader, show func(*User) error) (*State, error) {
 	dec := gob.NewDecoder(r)
 	var head checkpointHead
 	if err := dec.Decode(&head); err != nil {
@@ -223,6 +273,9 @@ func DecodeState(r io.Reader) (*State, error) {
 	err := readChunks(dec, func(u User) error {
 		if s.populations[u.Directory] == nil {
 			return invalidLog("there is no directory %q", u.Directory)
+		}
+		if err := show(&u); err != nil {
+			return err
 		}
 		s.putUser(nil, &u)
 		return nil

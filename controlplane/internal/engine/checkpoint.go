@@ -30,6 +30,8 @@ type Blobs interface {
 type Checkpoints struct {
 	// Path is the file's.
 	Path string
+	// Kept is the folder of the states of each day that are kept. Empty: none are.
+	Kept string
 	// Every is after how many events a new one is written. Default 200,000.
 	Every uint64
 	Blobs Blobs
@@ -228,7 +230,10 @@ func (e *Engine) Checkpoint(atLeast uint64) error {
 // erasure: they come one by one, and each writes the whole state.
 const erasurePart = 10
 
-// checkpointLoop writes a checkpoint when enough was folded since the last, or somebody was erased who may be in
+// keepAgain is after how long it is tried again to keep a state.
+const keepAgain = 10 * time.Minute
+
+// checkpointLoop keeps a state of each day, and writes a checkpoint when enough was folded since the last, or somebody was erased who may be in
 // that. The state is not held up: it does not change.
 func (e *Engine) checkpointLoop(ctx context.Context) {
 	every := e.Checkpoints.Every
@@ -238,12 +243,18 @@ func (e *Engine) checkpointLoop(ctx context.Context) {
 	started := e.State().Seq()
 	ticker := time.NewTicker(5 * time.Second)
 	defer ticker.Stop()
-	var rested time.Time
+	var rested, resting time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		}
+		if time.Now().After(resting) {
+			if err := e.keep(ctx); err != nil && ctx.Err() == nil {
+				e.Log.WarnContext(ctx, "the state of today could not be kept; it is tried again", "error", err)
+				resting = time.Now().Add(keepAgain)
+			}
 		}
 		s, saved := e.State(), e.saved.Load()
 		erased := s.LastErasure() > saved && time.Now().After(rested)

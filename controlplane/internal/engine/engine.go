@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/google/uuid"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
@@ -104,6 +105,8 @@ type Engine struct {
 
 	// past has room for one: who makes a state that was. It takes long, and who waits may give up.
 	past chan struct{}
+	// lastPast is the one that was made last, while somebody has it; whoever holds past reads and writes it.
+	lastPast weak.Pointer[Past]
 
 	// moved is closed and replaced when the state moves.
 	movedMu sync.Mutex

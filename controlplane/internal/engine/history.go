@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"weak"
 
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/journal"
@@ -16,13 +17,18 @@ type Past struct {
 	// Since is when its last event was stored, Until when the next one was; zero: there is none yet. They are the stream's
 	// times, and never run backwards: where a server's clock did, the latest time before it counts.
 	Since, Until time.Time
+
+	// erasures is where the last tombstone lay when it was made, if nobody was being erased then.
+	erasures uint64
+	settled  bool
 }
 
 // ErrFuture: what is asked for was not yet.
 var ErrFuture = errors.New("that is still to come")
 
-// At returns the state as it was at a version or, for version zero, at a time. It folds the log from its beginning, so that it takes as
-// long as a start without a checkpoint; one is made at a time. Of people who were erased since, ids are left.
+// At returns the state as it was at a version or, for version zero, at a time. It folds the log from the kept state before it: at most
+// about a day of it, or a month where that is long ago, and all of it where none was kept. One is made at a time, and whoever asks for the one that
+// was made last gets the same, as long as somebody has it. Of people who were erased since, ids are left.
 func (e *Engine) At(ctx context.Context, version uint64, at time.Time) (*Past, error) {
 	select {
 	case e.past <- struct{}{}:
@@ -37,13 +43,18 @@ func (e *Engine) At(ctx context.Context, version uint64, at time.Time) (*Past, e
 	case version == 0 && at.After(e.Now()):
 		return nil, fmt.Errorf("%s: %w", at.Format(time.RFC3339), ErrFuture)
 	}
+	if p := e.lastPast.Value(); p != nil && p.is(version, at) && p.settled && p.erasures == e.State().LastErasure() {
+		return p, nil
+	}
 	if end > manyEvents {
 		if err := e.Seals.Preload(ctx); err != nil {
 			return nil, err
 		}
 	}
-	p := &Past{State: core.NewState()}
-	err := e.read(ctx, 0, end, func(records []journal.Record) error {
+	now := e.State()
+	p := e.newestKept(ctx, version, at)
+	p.erasures, p.settled = now.LastErasure(), now.ErasureCount() == 0
+	err := e.read(ctx, p.State.Seq(), end, func(records []journal.Record) error {
 		events, err := e.decodeAll(ctx, records)
 		if err != nil {
 			return err
@@ -67,5 +78,17 @@ func (e *Engine) At(ctx context.Context, version uint64, at time.Time) (*Past, e
 	if err != nil && !errors.Is(err, errRead) {
 		return nil, err
 	}
+	e.lastPast = weak.Make(p)
 	return p, nil
+}
+
+// is tells whether this is the state at a version, or at a time. While it is the newest it is made anew.
+func (p *Past) is(version uint64, at time.Time) bool {
+	if p.Until.IsZero() {
+		return false
+	}
+	if version != 0 {
+		return p.State.Seq() == version
+	}
+	return !at.Before(p.Since) && at.Before(p.Until)
 }

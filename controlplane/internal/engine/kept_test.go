@@ -1,0 +1,124 @@
+package engine_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/engine"
+	"sallyport.dev/controlplane/internal/engine/enginetest"
+	"sallyport.dev/controlplane/internal/journal"
+	"sallyport.dev/controlplane/internal/natsconn/natstest"
+)
+
+// readFrom notes from where on the log is read.
+type readFrom struct {
+	engine.Journal
+	least atomic.Uint64
+}
+
+func (r *readFrom) Follow(ctx context.Context, after uint64, fn func([]journal.Record) error) error {
+	r.least.Store(min(r.least.Load(), after))
+	return r.Journal.Follow(ctx, after, fn)
+}
+
+func TestAPastStateIsFoldedFromTheKeptOneBeforeItAndHoldsNobodyWhoWasErased(t *testing.T) {
+	conn, dir := natstest.Embedded(t), t.TempDir()
+	p := newParts(t, conn, dir, 1)
+	log := &readFrom{Journal: p.journal}
+	var days atomic.Int64
+	c := &engine.Checkpoints{Path: filepath.Join(dir, "checkpoint"), Kept: filepath.Join(dir, "states"), Blobs: p.vault}
+	e := start(t, engine.Config{
+		Journal: log, Seals: p.vault, Checkpoints: c, Now: func() time.Time { return time.Now().AddDate(0, 0, int(days.Load())) },
+	}, nil)
+	defer e.Close()
+	var err error
+
+	do := func(c core.Command) {
+		t.Helper()
+		_, err := e.Do(t.Context(), actor, c)
+		enginetest.Must(t, err)
+	}
+	kept := func(n int) (files []string) {
+		t.Helper()
+		eventually(t, fmt.Sprint(n, " kept states"), func() error {
+			files, err = filepath.Glob(filepath.Join(c.Kept, "*.????-??-??"))
+			if err == nil && len(files) != n {
+				err = fmt.Errorf("%d are kept", len(files))
+			}
+			return err
+		})
+		return files
+	}
+	do(newUser("ann"))
+	kept(1)
+	first := e.State().Seq()
+	do(newUser("bob"))
+	days.Add(1)
+	kept(2)
+	second := e.State().Seq()
+	do(newGroup("late"))
+	ann := e.State().UserByName("okta", "ann")
+
+	same := func(when string, least uint64) {
+		t.Helper()
+		for version := least; version <= e.State().Seq(); version++ {
+			log.least.Store(^uint64(0))
+			got, err := e.At(t.Context(), version, time.Time{})
+			enginetest.Must(t, err)
+			folded, err := engine.Open(t.Context(), engine.Config{Journal: p.journal, Seals: p.vault})
+			enginetest.Must(t, err)
+			want, err := folded.At(t.Context(), version, time.Time{})
+			enginetest.Must(t, err)
+			if !bytes.Equal(dump(t, got.State), dump(t, want.State)) || !got.Since.Equal(want.Since) || !got.Until.Equal(want.Until) {
+				t.Errorf("%s: version %d is not what the whole log says", when, version)
+			}
+			from := first - 1
+			if version >= second {
+				from = second - 1
+			}
+			if when != "a file is broken" && log.least.Load() < from {
+				t.Errorf("%s: for version %d the log was read from %d", when, version, log.least.Load())
+			}
+			byTime, err := e.At(t.Context(), 0, got.Since)
+			enginetest.Must(t, err)
+			if byTime.State.Seq() < version {
+				t.Errorf("%s: at the time of version %d it was version %d", when, version, byTime.State.Seq())
+			}
+		}
+	}
+	same("as they were written", first)
+	if a, err := e.At(t.Context(), first, time.Time{}); err != nil {
+		t.Fatal(err)
+	} else if b, err := e.At(t.Context(), first, time.Time{}); err != nil || a != b {
+		t.Errorf("two who ask for one state get %p and %p (%v)", a, b, err)
+	}
+
+	do(core.EraseUser{ID: ann.ID})
+	enginetest.Must(t, p.vault.DestroyKey(t.Context(), ann.ID))
+	same("after an erasure", first)
+	if then, err := e.At(t.Context(), second, time.Time{}); err != nil || then.State.User(ann.ID) == nil || then.State.User(ann.ID).UserName != "" || then.State.UserByName("okta", "bob") == nil {
+		t.Errorf("after an erasure: %v (%v)", then, err)
+	}
+	if found := enginetest.OnDisk(t, c.Kept, []byte("ann")); len(found) > 0 {
+		t.Errorf("her name is in %v", found)
+	}
+
+	for _, file := range kept(2) {
+		data, err := os.ReadFile(file)
+		enginetest.Must(t, err)
+		data[len(data)-20] ^= 1
+		enginetest.Must(t, os.WriteFile(file, data, 0o600))
+	}
+	same("a file is broken", first)
+	if _, err := e.At(t.Context(), e.State().Seq()+1, time.Time{}); !errors.Is(err, engine.ErrFuture) {
+		t.Errorf("a version to come: %v", err)
+	}
+}
