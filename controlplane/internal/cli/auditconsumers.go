@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -52,10 +53,8 @@ func consumersCommand(o *options) *cobra.Command {
 				return err
 			}
 			if file != nil {
-				if _, err := file.WriteString(res.GetCredentials()); err == nil {
-					err = file.Sync()
-				}
-				if err != nil {
+				_, err := file.WriteString(res.GetCredentials())
+				if err := errors.Join(err, file.Sync()); err != nil {
 					return fmt.Errorf("the credentials could not be written, and are lost: delete the consumer and make it again: %w", err)
 				}
 				res.Credentials = ""

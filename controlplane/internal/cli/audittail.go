@@ -57,7 +57,7 @@ func (t *tailing) follow(ctx context.Context, tell io.Writer) error {
 	for {
 		err := t.once(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // who followed ended it
 		}
 		if !t.connected || !broken(err) {
 			return err

@@ -178,7 +178,7 @@ func (p *plane) Renew(_ context.Context, req *connect.Request[fleetv1.RenewReque
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	cert, believed, err := p.certify(req.Msg.GetCertificateRequest())
-	if err = errors.Join(err, p.refuse); err != nil {
+	if err := errors.Join(err, p.refuse); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&fleetv1.RenewResponse{Certificate: cert, Authorities: believed}), nil

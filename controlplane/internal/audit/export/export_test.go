@@ -105,7 +105,7 @@ func newSite(t *testing.T) *site {
 func (s *site) run(name string, open func(*core.AuditExporter, vault.Secret) (Sink, error)) (*Runner, func()) {
 	r := New(Config{
 		Audit: s.store, Store: s.kv, Secrets: s.secret, State: func() State { return s.state }, Name: name, Folder: s.folder, Log: slog.New(slog.NewTextHandler(s.t.Output(), nil)),
-		backoff: 20 * time.Millisecond, longest: 200 * time.Millisecond, open: open,
+		backoff: 20 * time.Millisecond, longest: 200 * time.Millisecond, openSink: open,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -149,7 +149,7 @@ func eventually(t *testing.T, ok func() error) {
 		if time.Now().After(end) {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // it is asked again
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

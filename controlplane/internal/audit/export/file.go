@@ -55,7 +55,10 @@ func openFiles(e *policyv1.AuditExporter, folder string) (*files, error) {
 	if err := os.MkdirAll(f.folder, 0o700); err != nil {
 		return nil, fmt.Errorf("making the folder of files: %w", err)
 	}
-	return f, f.resume()
+	if err := f.resume(); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // resume goes on with the file that was written when this ended, and completes others.

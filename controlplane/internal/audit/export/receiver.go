@@ -82,7 +82,7 @@ func (r *receiver) post(ctx context.Context, to string, header http.Header, body
 	if err != nil {
 		return nil, plain(err)
 	}
-	defer res.Body.Close() //nolint:errcheck // what counts was read
+	defer res.Body.Close() // what counts was read
 	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
 		return nil, plain(err)

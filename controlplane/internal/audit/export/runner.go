@@ -55,8 +55,8 @@ type Config struct {
 
 	// backoff is the first and the longest wait before a batch is sent again. Default 1 s and 1 min.
 	backoff, longest time.Duration
-	// open makes sinks; tests have some of their own.
-	open func(e *core.AuditExporter, secret vault.Secret) (Sink, error)
+	// openSink makes sinks; tests have some of their own.
+	openSink func(e *core.AuditExporter, secret vault.Secret) (Sink, error)
 }
 
 // Runner runs the exporters, where this control plane is the one to do so.
@@ -74,8 +74,8 @@ func New(c Config) *Runner {
 	if r.backoff == 0 {
 		r.backoff, r.longest = time.Second, time.Minute
 	}
-	if r.Config.open == nil {
-		r.Config.open = func(e *core.AuditExporter, secret vault.Secret) (Sink, error) {
+	if r.openSink == nil {
+		r.openSink = func(e *core.AuditExporter, secret vault.Secret) (Sink, error) {
 			return open(e.Settings, secret, r.Folder)
 		}
 	}

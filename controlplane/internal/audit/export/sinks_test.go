@@ -182,7 +182,7 @@ func syslogServer(t *testing.T, took func(gosyslog.Message)) (address, ca string
 			cutting := cut
 			mu.Unlock()
 			go func() {
-				defer conn.Close() //nolint:errcheck // it is a test
+				defer conn.Close()
 				if conn.(*tls.Conn).Handshake() != nil {
 					return
 				}
@@ -475,11 +475,10 @@ func TestFilesSurviveSIGKILL(t *testing.T) {
 			if err := json.Unmarshal([]byte(line), &r); err != nil {
 				t.Fatalf("round %d: a line is torn: %q", round, line)
 			}
-			if r.Sequence == seen+1 {
-				seen++
-			} else if r.Sequence == 1 { // the next child's first
-				seen = 1
-			} else {
+			switch r.Sequence {
+			case seen + 1, 1: // or the next child's first
+				seen = r.Sequence
+			default:
 				t.Fatalf("round %d: record %d comes after %d", round, r.Sequence, seen)
 			}
 		}

@@ -61,7 +61,7 @@ func (s *syslog) Send(ctx context.Context, items []Item) error {
 	if err != nil {
 		return plain(err)
 	}
-	defer conn.Close() //nolint:errcheck // both sides ended it, or it is given up
+	defer conn.Close() // both sides ended it, or it is given up
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	secure := conn.(*tls.Conn) //nolint:forcetypeassert // a tls.Dialer makes no other

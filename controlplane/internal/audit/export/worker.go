@@ -147,7 +147,7 @@ func (w *worker) step() error {
 				return fmt.Errorf("its secret cannot be had: %w", err)
 			}
 		}
-		if w.sink, err = w.runner.Config.open(w.exporter, secret); err != nil {
+		if w.sink, err = w.runner.openSink(w.exporter, secret); err != nil {
 			w.sink = nil
 			return err
 		}
@@ -195,7 +195,7 @@ func (w *worker) gather() ([]*held, error) {
 		}
 	}
 	if w.ctx.Err() != nil {
-		return nil, nil
+		return nil, nil //nolint:nilerr // what is in hand is given back
 	}
 	return all, nil
 }

@@ -156,8 +156,8 @@ func (d *Desk) credentials(made *Made, user nkeys.KeyPair) ([]byte, error) {
 	}
 	claims := jwt.NewUserClaims(made.PublicKey)
 	claims.Name, claims.Expires = "sallyport audit consumer "+made.Name, made.Expires.Unix()
-	claims.Permissions.Pub.Allow.Add(made.Publish()...)
-	claims.Permissions.Sub.Allow.Add(made.Subscribe()...)
+	claims.Pub.Allow.Add(made.Publish()...)
+	claims.Sub.Allow.Add(made.Subscribe()...)
 	claims.IssuerAccount = d.Account
 	token, err := claims.Encode(account)
 	if err != nil {

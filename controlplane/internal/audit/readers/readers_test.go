@@ -195,7 +195,7 @@ func gone(t *testing.T, nc *nats.Conn) {
 		if time.Now().After(end) {
 			t.Fatal("it is still connected")
 		}
-		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // it is asked again
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 
@@ -249,7 +249,8 @@ func external(t *testing.T, o *server.Options) (*server.Server, string) {
 	if !s.ReadyForConnections(patience) {
 		t.Fatal("the server does not start")
 	}
-	return s, s.ClientURL()
+	url := s.ClientURL()
+	return s, url
 }
 
 func TestAnExternalClusterIsToldWhatToPermit(t *testing.T) {
