@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -42,9 +43,21 @@ func (p *plane) runReporting(ctx context.Context) (end func()) {
 
 // reportingCommand looks after the reporting tables. It speaks to PostgreSQL, as the control planes that keep them do.
 func reportingCommand() *cobra.Command {
-	var url string
+	var url, output string
 	cmd := &cobra.Command{Use: "reporting", Short: "Look after the reporting tables in PostgreSQL", Long: "Look after the tables that control planes started with --reporting keep in PostgreSQL.\nThis is for whoever runs them: it asks PostgreSQL and no control plane."}
 	cmd.PersistentFlags().StringVar(&url, "postgres-url", "", "the PostgreSQL of sallyport serve --postgres-url (env SALLYPORT_POSTGRES_URL)")
+	cmd.PersistentFlags().StringVarP(&output, "output", "o", "table", "how to print: table or json")
+	say := func(cmd *cobra.Command, at uint64, current bool, text string) (err error) {
+		switch output {
+		case "json":
+			err = json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"version": at, "current": current})
+		case "table":
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
+		default:
+			err = fmt.Errorf("--output is table or json, not %q", output)
+		}
+		return err
+	}
 	open := func() (*reporting.Tables, error) {
 		if url == "" {
 			url = os.Getenv("SALLYPORT_POSTGRES_URL")
@@ -67,11 +80,9 @@ func reportingCommand() *cobra.Command {
 				return err
 			}
 			if !current {
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), "being made anew")
-				return err
+				return say(cmd, at, current, "being made anew")
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "written up to version %d of the log\n", at)
-			return err
+			return say(cmd, at, current, fmt.Sprintf("written up to version %d of the log", at))
 		},
 	}
 	rebuild := &cobra.Command{
@@ -88,8 +99,7 @@ func reportingCommand() *cobra.Command {
 			for {
 				at, current, err := tables.Position(cmd.Context())
 				if err == nil && current {
-					_, err = fmt.Fprintf(cmd.OutOrStdout(), "made anew, up to version %d of the log\n", at)
-					return err
+					return say(cmd, at, current, fmt.Sprintf("made anew, up to version %d of the log", at))
 				}
 				select {
 				case <-cmd.Context().Done():

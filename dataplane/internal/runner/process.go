@@ -25,8 +25,9 @@ type process struct {
 	log     *slog.Logger
 	cmd     *exec.Cmd
 	stdin   io.WriteCloser
-	folder  string // its own, removed at its end; empty: none
-	done    chan struct{}
+	folder  string        // its own, removed at its end; empty: none
+	done    chan struct{} // closed when it ended
+	over    chan struct{} // closed when the runner has forgotten it after that
 	started time.Time
 
 	writing sync.Mutex // held while a message is written
@@ -61,7 +62,7 @@ var (
 // start runs a program.
 func start(s *Server, person string, log *slog.Logger) (*process, error) {
 	p := &process{
-		server: s, person: person, log: log, done: make(chan struct{}), started: time.Now(), used: time.Now(), calls: map[string]*call{},
+		server: s, person: person, log: log, done: make(chan struct{}), over: make(chan struct{}), started: time.Now(), used: time.Now(), calls: map[string]*call{},
 		progress: map[string]*call{}, sessions: map[string]*session{}, initiated: make(chan struct{}),
 	}
 	p.cmd = exec.Command(s.Command[0], s.Command[1:]...) //nolint:gosec,noctx // the command is the runner's own configuration; its end is end()'s to bring about
@@ -105,6 +106,12 @@ func (p *process) cleanUp() {
 	if p.folder != "" {
 		_ = os.RemoveAll(p.folder) // a temporary folder: the machine clears it otherwise
 	}
+}
+
+func (p *process) hasEnded() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ended != nil
 }
 
 // read takes what the program says until it ends.

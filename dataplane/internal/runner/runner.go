@@ -210,7 +210,13 @@ func (r *Runner) initialize(w http.ResponseWriter, req *http.Request, server *Se
 	r.mu.Unlock()
 	p.mu.Lock()
 	p.sessions[s.id] = s
+	ended := p.ended != nil
 	p.mu.Unlock()
+	if ended { // meanwhile: nobody else forgets the session
+		r.mu.Lock()
+		delete(r.sessions, s.id)
+		r.mu.Unlock()
+	}
 	w.Header().Set(mcp.HeaderSession, s.id)
 	mcp.WriteJSON(w, http.StatusOK, mcp.AppendResult(nil, m.ID, hello))
 }
@@ -229,7 +235,15 @@ func (r *Runner) process(ctx context.Context, server *Server, person string) (p 
 		}
 		if p := r.processes[k]; p != nil {
 			r.mu.Unlock()
-			return p, false, nil
+			if !p.hasEnded() {
+				return p, false, nil
+			}
+			select {
+			case <-p.over: // it is forgotten, and its crash counted
+				continue
+			case <-ctx.Done():
+				return nil, false, context.Cause(ctx)
+			}
 		}
 		if wait := r.starting[k]; wait != nil {
 			r.mu.Unlock()
@@ -288,6 +302,7 @@ func (r *Runner) mayStart(k key, server *Server) error {
 // watch forgets a process that ended, with its sessions.
 func (r *Runner) watch(k key, p *process) {
 	<-p.done
+	defer close(p.over)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.processes[k] == p { // nobody ended it
