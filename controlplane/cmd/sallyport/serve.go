@@ -81,7 +81,7 @@ func serveCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.dataDir, "data-dir", "sallyport-data", "folder for the log (embedded), the key-encryption key and checkpoints")
 	f.StringVar(&c.erasedList, "erased-list", "", "file with the ids of people who were erased, to be kept apart from backups (default DATA-DIR/erased-people)")
-	f.StringSliceVar(&c.vaultKeys, "vault-key", nil, "what seals the vault's keys: file:PATH, env:NAME (see sallyport vault new-key) or hcvault://HOST/MOUNT/keys/NAME (HashiCorp Vault transit, with VAULT_TOKEN or VAULT_TOKEN_FILE); several: the first seals, all open (default file:DATA-DIR/key-encryption-key.json)")
+	f.StringSliceVar(&c.vaultKeys, "vault-key", nil, "what seals the vault's keys: file:PATH, env:NAME (see sallyport vault new-key), hcvault://HOST/MOUNT/keys/NAME (HashiCorp Vault transit, with VAULT_TOKEN or VAULT_TOKEN_FILE), aws-kms://ARN, gcp-kms://projects/P/locations/L/keyRings/R/cryptoKeys/K or azure-kms://NAME.vault.azure.net/keys/KEY (each with its platform's credentials); several: the first seals, all open (default file:DATA-DIR/key-encryption-key.json)")
 	f.BoolVar(&c.sealAudit, "seal-audit", false, "seal what audit says of a person (arguments, results, address) so that it goes when they are erased; JetStream consumers cannot read it")
 	f.BoolVar(&c.recoverOwner, "recover-owner", false, "make a bootstrap token though there are owners, for the day on which none of them can get in")
 	c.auditing.flags(cmd)

@@ -29,9 +29,13 @@ var errNoKey = errors.New("there is no key")
 //	file:PATH                              a tink keyset, which its owner alone reads
 //	env:NAME                               the same in an environment variable, in base64
 //	hcvault://HOST/MOUNT/keys/NAME         a key of HashiCorp Vault's transit engine
+//	aws-kms://arn:aws:kms:R:A:key/ID       a symmetric key of AWS KMS
+//	gcp-kms://projects/P/locations/L/keyRings/R/cryptoKeys/K
+//	                                       a symmetric key of Google Cloud KMS
+//	azure-kms://HOST/keys/KEY[/VERSION]    an RSA key of Azure Key Vault, or of a managed HSM
 //
 // With errNoKey, makeRoot makes the key where that is possible.
-func openRoot(uri string) (root, error) {
+func openRoot(ctx context.Context, uri string) (root, error) {
 	scheme, rest, _ := strings.Cut(uri, ":")
 	switch scheme {
 	case "file":
@@ -40,10 +44,14 @@ func openRoot(uri string) (root, error) {
 		return readKeyVariable(rest)
 	case "hcvault", "hcvault+http":
 		return newTransit(uri)
-	case "aws-kms", "gcp-kms", "azure-kms":
-		return nil, fmt.Errorf("this build has no client for %s: use HashiCorp Vault (hcvault://HOST/transit/keys/NAME), a file: or env: key that the platform's own secret store provides", scheme)
+	case "aws-kms":
+		return newAWS(ctx, uri)
+	case "gcp-kms":
+		return openGCP(ctx, uri)
+	case "azure-kms":
+		return openAzure(uri)
 	}
-	return nil, errors.New("a vault key is file:PATH, env:NAME or hcvault://HOST/MOUNT/keys/NAME")
+	return nil, errors.New("a vault key is file:PATH, env:NAME, hcvault://HOST/MOUNT/keys/NAME, aws-kms://ARN, gcp-kms://projects/… or azure-kms://NAME.vault.azure.net/keys/KEY")
 }
 
 // makeRoot makes a key that was not there. Of two processes that make one at once, both read the one that was first.

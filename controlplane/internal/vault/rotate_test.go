@@ -210,7 +210,9 @@ func TestWhatIsNoVaultKeyIsRefusedAndNotQuoted(t *testing.T) {
 	s := newSite(t)
 	t.Setenv("SALLYPORT_TEST_KEY", "not base64: hunter2")
 	for _, uri := range []string{"", "hunter2", "file", "env:SALLYPORT_TEST_KEY", "env:SALLYPORT_TEST_NONE", "hcvault://hunter2@host/transit/keys/x", "hcvault://host/x", "hcvault+http://vault.example/transit/keys/x",
-		"aws-kms://arn:aws:kms:eu-west-1:1:key/x", "gcp-kms://projects/x", "azure-kms://x.vault.azure.net/keys/x"} {
+		"aws-kms://arn:aws:kms:eu-west-1:1:key/hunter2", "aws-kms://arn:aws:kms:eu-west-1.evil.example/:111122223333:key/x", "aws-kms://", "gcp-kms://projects/hunter2", "gcp-kms:",
+		"gcp-kms://projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1", "gcp-kms://projects/../locations/l/keyRings/r/cryptoKeys/k", "gcp-kms://projects/p/locations/l/keyRings/r/cryptoKeys/k?x=hunter2",
+		"azure-kms://hunter2@abc.vault.azure.net/keys/x", "azure-kms://vault.azure.net.evil.example/keys/x", "azure-kms://abc.vault.azure.net/keys/x/1", "azure-kms://abc.vault.azure.net:8443/keys/x", "azure-kms:"} {
 		_, err := Open(within(t), s.store, Config{Keys: []string{uri}})
 		if err == nil {
 			t.Errorf("%q was taken", uri)

@@ -15,7 +15,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"time"
 )
 
 // transit is a key of HashiCorp Vault's transit secrets engine. It is spoken to by its HTTP API, of which two calls are needed.
@@ -23,13 +22,6 @@ type transit struct {
 	base, mount, key string
 	client           *http.Client
 }
-
-// Limits of a question to it.
-const (
-	transitTimeout = 10 * time.Second
-	transitAnswer  = 1 << 20
-	transitTries   = 4
-)
 
 func newTransit(uri string) (*transit, error) {
 	u, err := url.Parse(uri)
@@ -59,10 +51,8 @@ func newTransit(uri string) (*transit, error) {
 			return nil, errors.New("VAULT_CACERT holds no certificate")
 		}
 	}
-	return &transit{base: scheme + u.Host, mount: mount, key: key, client: &http.Client{
-		Timeout: transitTimeout, Transport: &http.Transport{TLSClientConfig: config, Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	return &transit{base: scheme + u.Host, mount: mount, key: key, client: remoteClient(
+		&http.Transport{TLSClientConfig: config, Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true})}, nil
 }
 
 // EncryptWithContext seals. What comes back names the version of the key.
@@ -101,25 +91,12 @@ func (t *transit) DecryptWithContext(ctx context.Context, sealed, binding []byte
 	return plain, nil
 }
 
-// errTransitBusy: it may be asked again.
-var errTransitBusy = errors.New("HashiCorp Vault cannot be reached, or cannot answer now")
-
 func (t *transit) ask(ctx context.Context, operation string, question map[string]string, answer any) error {
 	body, err := json.Marshal(question)
 	if err != nil {
 		return fmt.Errorf("asking HashiCorp Vault: %w", err)
 	}
-	for try := 1; ; try++ {
-		err = t.once(ctx, operation, body, answer)
-		if !errors.Is(err, errTransitBusy) || try == transitTries {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(time.Duration(try*try) * 100 * time.Millisecond):
-		}
-	}
+	return tries(ctx, func() error { return t.once(ctx, operation, body, answer) })
 }
 
 func (t *transit) once(ctx context.Context, operation string, body []byte, answer any) error {
@@ -147,15 +124,15 @@ func (t *transit) once(ctx context.Context, operation string, body []byte, answe
 	}
 	res, err := t.client.Do(req)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errTransitBusy, err)
+		return fmt.Errorf("HashiCorp Vault %w: %w", errBusy, err)
 	}
 	defer res.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(res.Body, transitAnswer))
+	data, err := io.ReadAll(res.Body)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%w: %w", errTransitBusy, err)
+		return fmt.Errorf("HashiCorp Vault %w: %w", errBusy, err)
 	case res.StatusCode >= 500, res.StatusCode == http.StatusTooManyRequests: // 503: sealed or standby
-		return fmt.Errorf("%w: it answers %s to %s", errTransitBusy, res.Status, operation)
+		return fmt.Errorf("HashiCorp Vault %w: it answers %s to %s", errBusy, res.Status, operation)
 	case res.StatusCode == http.StatusForbidden:
 		return fmt.Errorf("HashiCorp Vault refuses: its token needs update on %s/%s/%s", t.mount, operation, t.key)
 	case res.StatusCode != http.StatusOK: // what it says is not told: it may quote what was asked

@@ -30,9 +30,9 @@ var ErrChanged = errors.New("the secret was changed by another")
 
 // Config is how a vault is opened. Keys is required.
 type Config struct {
-	// Keys name what seals the vault's key-encryption keys: file:PATH, env:NAME or hcvault://HOST/MOUNT/keys/NAME. The first seals, the
-	// others still open what they sealed, so that one can take another's place. A file is made with the vault, read by its owner alone, and the
-	// same for every control plane. Keep a copy: without it nothing in the vault opens.
+	// Keys name what seals the vault's key-encryption keys: file:PATH, env:NAME, hcvault://HOST/MOUNT/keys/NAME, or a key of AWS, Google Cloud
+	// or Azure (see openRoot). The first seals, the others still open what they sealed, so that one can take another's place. A file is made
+	// with the vault, read by its owner alone, and the same for every control plane. Keep a copy: without it nothing in the vault opens.
 	Keys []string
 	// CachedKeys is how many keys of people are kept in memory, about 100 bytes each. Default 2,000,000, of
 	// which at least the latter half of those used are there. Fewer than there are people cost a read each.
@@ -56,7 +56,7 @@ func Open(ctx context.Context, store *kv.Store, c Config) (*Vault, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	ring, err := openRing(ctx, store, c.Keys)
+	ring, err := openRing(ctx, store, c.Keys, openRoot)
 	if err != nil {
 		return nil, fmt.Errorf("opening the vault: %w", err)
 	}
@@ -64,7 +64,7 @@ func Open(ctx context.Context, store *kv.Store, c Config) (*Vault, error) {
 }
 
 // openRing opens the key-encryption keys. It makes a root's key only where the vault has none yet.
-func openRing(ctx context.Context, store *kv.Store, keys []string) (*keyring, error) {
+func openRing(ctx context.Context, store *kv.Store, keys []string, open func(context.Context, string) (root, error)) (*keyring, error) {
 	if len(keys) == 0 {
 		return nil, errors.New("a vault key is needed: --vault-key")
 	}
@@ -75,7 +75,7 @@ func openRing(ctx context.Context, store *kv.Store, keys []string) (*keyring, er
 	fresh := found[0].Revision == 0 && found[1].Revision == 0
 	ring := &keyring{store: store}
 	for _, uri := range keys {
-		r, err := openRoot(uri)
+		r, err := open(ctx, uri)
 		switch {
 		case errors.Is(err, errNoKey) && fresh:
 			r, err = makeRoot(uri)
