@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -135,14 +136,37 @@ func (t *Tables) keep(ctx context.Context) error {
 			_ = conn.Conn().Close(ctx) // gives the lock up too
 		}
 	}()
-	err = t.follow(ctx, conn.Conn(), 0)
+	err = t.unmarked(ctx, conn.Conn())
 	if errors.Is(err, errOther) {
 		if err := t.rebuild(ctx, conn.Conn()); err != nil {
 			return fmt.Errorf("making the tables anew: %w", err)
 		}
-		err = t.follow(ctx, conn.Conn(), 0)
+		err = t.unmarked(ctx, conn.Conn())
 	}
 	return err
+}
+
+// unmarked follows the log until the tables are marked to be made anew, which Run then does.
+func (t *Tables) unmarked(ctx context.Context, conn *pgx.Conn) error {
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watching.Go(func() {
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			if _, current, err := t.Position(ctx); err == nil && !current {
+				cancel()
+			}
+		}
+	})
+	return t.follow(ctx, conn, 0)
 }
 
 // follow writes what the log says from where the tables stand, up to a version; zero: until ctx ends.

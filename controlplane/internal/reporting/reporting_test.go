@@ -450,11 +450,11 @@ func TestEachEventIsWrittenOnceWhateverIsKilled(t *testing.T) {
 	got, err = dump(ctx, conn, "reporting")
 	enginetest.Must(t, err)
 	enginetest.Must(t, look.Anew(ctx))
-	plane.User("okta", "last")
 	enginetest.Eventually(t, "the tables to be made anew", func() bool {
 		_, current, err := look.Position(ctx)
 		return err == nil && current
 	})
+	plane.User("okta", "last")
 	followed()
 	cancel()
 	running.Wait()
