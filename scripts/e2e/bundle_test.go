@@ -61,12 +61,11 @@ func TestAnInvestigationIsOneFile(t *testing.T) {
 	report := struct {
 		Records     int `json:"records"`
 		DigestsOnly int `json:"digests_only"`
-		Tail        int `json:"after_last_checkpoint"`
 	}{}
 	if err == nil {
 		err = json.Unmarshal(out, &report)
 	}
-	if err != nil || report.Records < 5 || report.DigestsOnly < 4 || report.Tail != 0 {
+	if err != nil || report.Records < 5 || report.DigestsOnly < 4 {
 		t.Errorf("%v: %s", err, out)
 	}
 	files := map[string]string{}
