@@ -5,11 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"sallyport.dev/controlplane/internal/core"
 	"sallyport.dev/controlplane/internal/engine"
@@ -120,5 +124,61 @@ func TestAPastStateIsFoldedFromTheKeptOneBeforeItAndHoldsNobodyWhoWasErased(t *t
 	same("a file is broken", first)
 	if _, err := e.At(t.Context(), e.State().Seq()+1, time.Time{}); !errors.Is(err, engine.ErrFuture) {
 		t.Errorf("a version to come: %v", err)
+	}
+}
+
+// TestAKeptStateOfAnotherFoldOrLogIsNotUsed: such a file is whole and well sealed, and what it says is not what this build folds of this log.
+func TestAKeptStateOfAnotherFoldOrLogIsNotUsed(t *testing.T) {
+	conn, dir := natstest.Embedded(t), t.TempDir()
+	p := newParts(t, conn, dir, 1)
+	log := &readFrom{Journal: p.journal}
+	c := &engine.Checkpoints{Path: filepath.Join(dir, "checkpoint"), Kept: filepath.Join(dir, "states"), Blobs: p.vault}
+	e := start(t, engine.Config{Journal: log, Seals: p.vault, Checkpoints: c}, nil)
+	defer e.Close()
+	_, err := e.Do(t.Context(), actor, newUser("ann"))
+	enginetest.Must(t, err)
+	var files []string
+	eventually(t, "a kept state", func() error {
+		if files, err = filepath.Glob(filepath.Join(c.Kept, "*.????-??-??")); err == nil && len(files) != 1 {
+			err = errors.New("none is there")
+		}
+		return err
+	})
+	whole, err := os.ReadFile(files[0])
+	enginetest.Must(t, err)
+	line, sealed, _ := bytes.Cut(whole, []byte("\n"))
+	head := string(line)
+	field := func(name string) string {
+		_, rest, _ := strings.Cut(head, " "+name+"=")
+		value, _, _ := strings.Cut(rest, " ")
+		return name + "=" + value
+	}
+	for what, c := range map[string]struct {
+		head string
+		used bool
+	}{
+		"as it was":       {head, true},
+		"of another fold": {strings.Replace(head, field("fold"), fmt.Sprint("fold=", core.FoldVersion-1), 1), false},
+		"of another log":  {strings.Replace(head, field("last"), "last="+uuid.NewString(), 1), false},
+	} {
+		plain, err := p.vault.OpenBlob(bytes.NewReader(sealed), head)
+		enginetest.Must(t, err)
+		var again bytes.Buffer
+		again.WriteString(c.head + "\n")
+		w, err := p.vault.SealBlob(&again, c.head)
+		enginetest.Must(t, err)
+		_, err = io.Copy(w, plain)
+		enginetest.Must(t, errors.Join(err, w.Close()))
+		enginetest.Must(t, os.WriteFile(files[0], again.Bytes(), 0o600))
+		// A state is shared while somebody has it: each question here is of another version.
+		_, err = e.Do(t.Context(), actor, newGroup(what))
+		enginetest.Must(t, err)
+		log.least.Store(^uint64(0))
+		if _, err := e.At(t.Context(), e.State().Seq(), time.Time{}); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if used := log.least.Load() > 0; used != c.used {
+			t.Errorf("%s: it was used: %v", what, used)
+		}
 	}
 }
