@@ -149,7 +149,7 @@ func eventually(t *testing.T, ok func() error) {
 		if time.Now().After(end) {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond) // it is asked again
 	}
 }
 
@@ -246,6 +246,22 @@ func TestAReceiverThatIsDownGetsAllOnceItIsBack(t *testing.T) {
 	if !slices.Equal(k.got, all) {
 		t.Error("with nothing sent twice, records do not come in their order")
 	}
+}
+
+// TestAConsumerThatSomebodyRemovesIsMadeAgain: what the exporter sends begins again where it is set to start, and goes on.
+func TestAConsumerThatSomebodyRemovesIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	all := s.append(5)
+	k := &sink{}
+	s.state.set(hookTo("hook"))
+	s.run("cp-1", k.only)
+	eventually(t, func() error { return k.has(all) })
+	if err := s.store.EndDelivery(t.Context(), "hook"); err != nil {
+		t.Fatal(err)
+	}
+	all = append(all, s.append(5)...)
+	eventually(t, func() error { return k.has(all) })
 }
 
 func TestAPoisonRecordIsPutAsideAndTheRestGoesOn(t *testing.T) {

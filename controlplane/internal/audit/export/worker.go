@@ -154,6 +154,7 @@ func (w *worker) step() error {
 	}
 	batch, err := w.gather()
 	if err != nil {
+		w.delivery = nil // it is looked for again: somebody may have removed the consumer
 		return err
 	}
 	if len(batch) > 0 {
