@@ -337,6 +337,9 @@ func (s *Store) store(ctx context.Context, wait time.Duration, proxy, generation
 		end.before = tip.sequence
 	}
 	var leaves []proof.Digest
+	if s.key != nil {
+		leaves = make([]proof.Digest, 0, len(records))
+	}
 	// A message is copied when it is published: all are made of one.
 	coreLength, place := []string{""}, []string{""}
 	m := &nats.Msg{Header: nats.Header{coreHeader: coreLength, expectedHeader: {strconv.FormatUint(tip.sequence, 10)}, expectedOfHeader: {fence(proxy)}}}

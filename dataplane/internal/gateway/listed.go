@@ -51,6 +51,7 @@ func (g *Gateway) listed(x *exchange, array []byte) {
 		g.listRecords.mu.Unlock()
 		return
 	}
+	g.listRecords.mu.Unlock()
 	sum := sha256.Sum256(array)
 	r := &auditv1.AuditRecord{
 		At: timestamppb.New(x.began), CallId: newID(), Phase: auditv1.Phase_PHASE_COMPLETED, Kind: auditv1.Kind_KIND_LIST, Method: x.message.Method,
@@ -59,6 +60,8 @@ func (g *Gateway) listed(x *exchange, array []byte) {
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED}, Result: &auditv1.Payload{Size: uint64(len(array)), Sha256: sum[:], Truncated: true},
 		RequestBytes: uint64(len(x.message.Raw)), ResponseBytes: uint64(len(array)),
 	}
+	g.listRecords.mu.Lock()
+	seen = g.listRecords.all[of] // of two that come first at once, both are recorded
 	if g.listRecords.all == nil {
 		g.listRecords.all = map[listSort]*listRecord{}
 	}
