@@ -152,3 +152,55 @@ func TestDefinitionsMustBeOfWhatTheyAreSaidToBe(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatIsRequiredAllowsNothing guards invariant 3: a rule that requires something gives nothing, whatever it names and even once all
+// that it asks for was done.
+func TestWhatIsRequiredAllowsNothing(t *testing.T) {
+	kinds := []policyv1.Kind{policyv1.Kind_KIND_TOOL, policyv1.Kind_KIND_PROMPT, policyv1.Kind_KIND_RESOURCE, policyv1.Kind_KIND_RESOURCE_TEMPLATE}
+	labels := []string{"summary", "prompt:summary", "resource:doc://a/1", "resource:doc://b/1", "resource:doc://a/made", "template:doc://a/{name}"}
+	duties := func(globs ...string) map[string]*policyv1.Rule {
+		return map[string]*policyv1.Rule{
+			"confirm": require(confirm, globs...),
+			"review":  require(review, globs...),
+			"sign-in": {Require: policyv1.Duty_DUTY_SIGN_IN, Tools: globs, SignIn: assurance("phr", "", 0)},
+			"redact":  {Require: policyv1.Duty_DUTY_REDACT, Tools: globs, Redact: &policyv1.Redaction{Results: []string{"ssn"}}},
+			"limit":   {Require: policyv1.Duty_DUTY_LIMIT, Tools: globs, Limit: &policyv1.Limit{ResultItems: 1}},
+		}
+	}
+	for _, globs := range [][]string{{"*"}, {"prompt:*"}, {"resource:*"}, {"*", "prompt:*", "resource:*"}} {
+		for name, rule := range duties(globs...) {
+			table := library(t, nil, rule)
+			a, _ := table.Arguments("github", "summary", nil)
+			for _, label := range labels {
+				ask := Request{Person: ann, Connector: "github", Tool: label, Now: now, From: &Origin{ACR: "phr"}}
+				if label == "summary" {
+					ask.Arguments = a
+				}
+				ask.Confirmed = browser
+				d := table.Decide(ask)
+				if ask.Reviewed = d.Duties.Review(); ask.Reviewed != "" {
+					d = table.Decide(ask)
+				}
+				if d.Allowed || d.Reason != auditv1.Reason_REASON_NOTHING_ALLOWS {
+					t.Errorf("require %s of %q: %s is %v because of %v", name, globs, label, d.Allowed, d.Reason)
+				}
+			}
+			for _, kind := range kinds {
+				if all := table.Offers(kind, Request{Person: ann, Connector: "github", Now: now}); len(all) != 0 {
+					t.Errorf("require %s of %q: of %v %d are listed", name, globs, kind, len(all))
+				}
+			}
+		}
+		// What one kind is allowed, none of the others is, though all are named.
+		for name, rule := range duties(globs...) {
+			table := library(t, nil, allow("prompt:*"), rule)
+			for _, label := range labels {
+				a, _ := table.Arguments("github", "summary", nil)
+				ask := Request{Person: ann, Connector: "github", Tool: label, Now: now, Arguments: a}
+				if d := table.Decide(ask); label != "prompt:summary" && (d.Allowed || d.Reason != auditv1.Reason_REASON_NOTHING_ALLOWS) {
+					t.Errorf("prompts are allowed, require %s of %q: %s is %v because of %v", name, globs, label, d.Allowed, d.Reason)
+				}
+			}
+		}
+	}
+}

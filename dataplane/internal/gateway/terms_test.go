@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -43,7 +44,7 @@ func archive(t testing.TB, stateless bool) *server {
 func archiveWorld(t *testing.T, stateless bool, rule *policyv1.Rule, o *options) *world {
 	o.demo = archive(t, stateless)
 	w := newWorld(t, o)
-	catalogue := catalogueEntry("demo")
+	catalogue := catalogueEntry("demo", "find")
 	catalogue.GetCatalogue().Tools = append(catalogue.GetCatalogue().GetTools(),
 		&policyv1.Tool{Kind: policyv1.Kind_KIND_PROMPT, Name: "dossier", Definition: []byte(`{"name":"dossier"}`)},
 		&policyv1.Tool{Kind: policyv1.Kind_KIND_RESOURCE_TEMPLATE, Name: "crm://people/{ssn}", Definition: []byte(`{"name":"person","uriTemplate":"crm://people/{ssn}"}`)})
@@ -142,6 +143,59 @@ func TestCallsAreCountedByWhicheverMethodTheyAreMade(t *testing.T) {
 					t.Errorf("%s: recorded %v", ask.method, r)
 				}
 			}
+		}
+	}
+}
+
+// TestWhatIsRequiredLetsNothingThrough guards invariant 3 for each method: rules that require something of whatever there is allow none of it.
+func TestWhatIsRequiredLetsNothingThrough(t *testing.T) {
+	all := []string{"*", "prompt:*", "resource:*"}
+	asks := append(slices.Clone(archived), struct{ method, name, params string }{mcp.MethodCallTool, "find", `{"name":"find","arguments":{}}`})
+	for _, stateless := range []bool{true, false} {
+		w := archiveWorld(t, stateless, limited(&policyv1.Limit{ResultItems: 1}), &options{gateway: func(c *gateway.Config) { c.Meter = meter.New(coins(9), nil) }})
+		w.set(grantEntry(1, "demo", &policyv1.Rule{Require: policyv1.Duty_DUTY_LIMIT, Tools: all, Limit: &policyv1.Limit{ResultItems: 1}},
+			&policyv1.Rule{Require: policyv1.Duty_DUTY_CONFIRM, Tools: all}, &policyv1.Rule{Require: policyv1.Duty_DUTY_REDACT, Tools: all, Redact: &policyv1.Redaction{Results: []string{"ssn"}}}))
+		session := w.opened(ada, "/mcp/demo", mcp.LatestSession)
+		for _, a := range []*agent{w.stateless(ada, "/mcp/demo"), session} {
+			for _, ask := range asks {
+				got := a.about(ask.method, ask.name, ask.params)
+				if !strings.Contains(got.body, "no rule allows it") {
+					t.Errorf("%s %s, agent %s: got %s", ask.method, ask.params, a.revision, got.body)
+				}
+			}
+		}
+		if got := session.about(mcp.MethodSubscribe, "crm://people/1", `{"uri":"crm://people/1"}`); !strings.Contains(got.body, "no rule allows it") {
+			t.Errorf("a subscription: %s", got.body)
+		}
+		for _, r := range w.settled(2*len(asks) + 1) {
+			if r.GetPhase() != auditv1.Phase_PHASE_REFUSED || r.GetDecision().GetReason() != auditv1.Reason_REASON_NOTHING_ALLOWS {
+				t.Errorf("recorded %v", r)
+			}
+		}
+		for _, ask := range asks {
+			if n := len(w.demo.got(ask.method)); n > 0 {
+				t.Errorf("%d of %s reached the upstream", n, ask.method)
+			}
+		}
+	}
+}
+
+// TestNobodyIsAskedForACompletion: where a yes is needed for what it completes, there is none.
+func TestNobodyIsAskedForACompletion(t *testing.T) {
+	for _, stateless := range []bool{true, false} {
+		w := archiveWorld(t, stateless, &policyv1.Rule{Require: policyv1.Duty_DUTY_CONFIRM}, &options{})
+		for _, a := range []*agent{w.stateless(ada, "/mcp/demo"), w.opened(ada, "/mcp/demo", mcp.LatestSession)} {
+			for _, ask := range archived[2:] {
+				if got := a.about(ask.method, ask.name, ask.params); !strings.Contains(got.body, "once the person has confirmed") || strings.Contains(got.body, secretNumber) {
+					t.Errorf("%s, agent %s: got %s", ask.params, a.revision, got.body)
+				}
+				if r := w.settled(1)[0]; r.GetDecision().GetReason() != auditv1.Reason_REASON_CONFIRM_REQUIRED {
+					t.Errorf("recorded %v", r)
+				}
+			}
+		}
+		if n := len(w.demo.got(mcp.MethodComplete)); n > 0 {
+			t.Errorf("%d completions reached the upstream", n)
 		}
 	}
 }
