@@ -128,7 +128,7 @@ func TestAMachineCallsByItsKeyUntilItIsTakenAway(t *testing.T) {
 	done := watching(t, s)
 	var listed accountList
 	m.read(&listed, "service-accounts", "list")
-	w.cp.must("service-accounts", "keys", "remove", "nightly", listed.Accounts[0].Keys[0].ID)
+	w.cp.must("service-accounts", "keys", "remove", "nightly", "--", listed.Accounts[0].Keys[0].ID)
 	cut(t, done, "its key is removed")
 	if _, err := m.token(m.key); err == nil || !strings.Contains(err.Error(), "invalid_client") {
 		t.Errorf("the removed key gets a token: %v", err)

@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,11 +15,12 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// natsCluster starts three NATS servers in this process, as an operator would configure them for Sallyport, and
-// returns their URLs when streams can be made.
-func natsCluster(t *testing.T) string {
+const nodes = 3
+
+// natsServers are three NATS servers in this process, as an operator would configure them for Sallyport, and their URLs.
+// None is started.
+func natsServers(t *testing.T) ([]*server.Server, string) {
 	t.Helper()
-	const nodes = 3
 	var clients, routes [nodes]string
 	var peers []*url.URL
 	for i := range nodes {
@@ -40,6 +44,15 @@ func natsCluster(t *testing.T) string {
 			t.Fatal(err)
 		}
 		servers = append(servers, s)
+	}
+	return servers, "nats://" + strings.Join(clients[:], ",nats://")
+}
+
+// natsCluster starts three NATS servers and returns their URLs when streams can be made.
+func natsCluster(t *testing.T) string {
+	t.Helper()
+	servers, urls := natsServers(t)
+	for _, s := range servers {
 		go s.Start()
 	}
 	for i, s := range servers {
@@ -55,7 +68,30 @@ func natsCluster(t *testing.T) string {
 		}
 		return fmt.Errorf("the cluster has no leader yet")
 	})
-	return "nats://" + strings.Join(clients[:], ",nats://")
+	return urls
+}
+
+// TestAControlPlaneStartsBeforeItsCluster: of three servers one is up, which can make no stream. The control plane says so, and is
+// ready once the others are there.
+func TestAControlPlaneStartsBeforeItsCluster(t *testing.T) {
+	t.Parallel()
+	servers, urls := natsServers(t)
+	go servers[0].Start()
+	c := unstarted(t, "--nats-url", urls)
+	c.launch()
+	eventually(t, func() error {
+		log, err := os.ReadFile(filepath.Join(c.dir, "logs", "control-plane.log"))
+		if err == nil && !strings.Contains(string(log), "opens it again") {
+			err = errors.New("it does not say that it waits")
+		}
+		return err
+	})
+	for _, s := range servers[1:] {
+		go s.Start()
+	}
+	if err := c.Ready(t.Context(), "http://"+c.admin+"/readyz"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func port(t *testing.T, addr string) int {

@@ -47,9 +47,15 @@ type controlPlane struct {
 // newControlPlane starts one on a new folder. With more flags than one may want to give.
 func newControlPlane(t testing.TB, flags ...string) *controlPlane {
 	t.Helper()
-	c := &controlPlane{t: t, dir: t.TempDir(), flags: flags, scim: freeAddress(t), admin: freeAddress(t), fleet: freeAddress(t), signin: freeAddress(t)}
+	c := unstarted(t, flags...)
 	c.start()
 	return c
+}
+
+// unstarted is one on a new folder that does not run yet.
+func unstarted(t testing.TB, flags ...string) *controlPlane {
+	t.Helper()
+	return &controlPlane{t: t, dir: t.TempDir(), flags: flags, scim: freeAddress(t), admin: freeAddress(t), fleet: freeAddress(t), signin: freeAddress(t)}
 }
 
 func (c *controlPlane) data() string { return filepath.Join(c.dir, "control-plane") }

@@ -146,12 +146,33 @@ func serve(ctx context.Context, c *serveConfig) error {
 	if err := os.MkdirAll(c.dataDir, 0o700); err != nil {
 		return fmt.Errorf("the data folder cannot be used: %w; choose another with --data-dir", err)
 	}
-	closed, err := p.open(ctx)
+	closed, err := p.openInTime(ctx)
 	defer closed()
 	if err != nil {
 		return err
 	}
 	return p.run(ctx)
+}
+
+// settling is how long the servers of an event store may take to agree who leads them, when they and the control plane
+// start together.
+const settling = time.Minute
+
+// openInTime opens the parts, again for as long as the event store's servers are only settling.
+func (p *plane) openInTime(ctx context.Context) (closeAll func(), err error) {
+	for begun := time.Now(); ; {
+		closeAll, err = p.open(ctx)
+		if err == nil || !natsconn.Settling(err) || ctx.Err() != nil || time.Since(begun) > settling {
+			return closeAll, err
+		}
+		closeAll()
+		p.log.Warn("the event store's servers do not agree yet who leads them: the control plane opens it again", "reason", err.Error())
+		select {
+		case <-ctx.Done():
+			return func() {}, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // open connects the parts, from the log up. What closes them is returned also with an error.

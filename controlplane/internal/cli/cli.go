@@ -49,6 +49,12 @@ func Commands(root *cobra.Command) {
 	flags.StringVar(&o.server, "server", envOr("SALLYPORT_SERVER", "http://127.0.0.1:7401"), "URL of the admin API (env SALLYPORT_SERVER)")
 	flags.StringVar(&o.tokenFile, "token-file", "", "file with an admin token (default: env SALLYPORT_TOKEN, else what sallyport login left)")
 	flags.StringVarP(&o.output, "output", "o", "table", "output: table, json or yaml")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		if strings.HasPrefix(err.Error(), "unknown shorthand flag") {
+			return usage("%w. An argument that begins with a dash, as the id of a key may, goes behind --", err)
+		}
+		return usageError{err}
+	})
 	root.AddCommand(
 		directoriesCommand(o), usersCommand(o), groupsCommand(o), tokensCommand(o), connectorsCommand(o), catalogueCommand(o),
 		secretsCommand(o), credentialsCommand(o), vaultCommand(o), applyCommand(o), exportCommand(o), grantsCommand(o), ruleSetsCommand(o), blocksCommand(o), accessCommand(o), oldExplain(o), policyCommand(o), incidentCommand(o), proxiesCommand(o),
@@ -86,8 +92,8 @@ func ExitCode(err error) int {
 		return 0
 	case errors.As(err, &coded):
 		return coded.code
-	case errors.As(err, &wrong), strings.HasPrefix(err.Error(), "unknown command"), strings.HasPrefix(err.Error(), "unknown flag"),
-		strings.HasPrefix(err.Error(), "accepts "), strings.HasPrefix(err.Error(), "required flag"):
+	case errors.As(err, &wrong), strings.HasPrefix(err.Error(), "unknown command"), strings.HasPrefix(err.Error(), "accepts "),
+		strings.HasPrefix(err.Error(), "required flag"):
 		return ExitUsage
 	case connect.CodeOf(err) == connect.CodeUnauthenticated:
 		return ExitUnauthenticated

@@ -159,6 +159,8 @@ func serviceKeysCommand(o *options) *cobra.Command {
 
 	remove := &cobra.Command{
 		Use: "remove NAME KEY", Short: "Remove a key; all that was issued to the account ends at once", Args: cobra.ExactArgs(2),
+		Long:    "Remove a key, named by its id as `service-accounts list` shows it. Whatever was issued to the account ends at once.",
+		Example: "  sallyport service-accounts keys remove nightly-report 3q2-7wAAAbQ\n  sallyport service-accounts keys remove nightly-report -- -Lixj3hHI1U   # an id that begins with a dash",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &adminv1.RemoveServiceKeyRequest{Account: args[0], KeyId: args[1]}
 			return call(cmd.Context(), o, serviceClient, adminv1connect.ServiceAccountServiceClient.RemoveServiceKey, req, func(r *adminv1.RemoveServiceKeyResponse) table {

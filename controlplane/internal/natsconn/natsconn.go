@@ -10,9 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Config says where NATS is. Its zero value lacks only URL or DataDir.
@@ -105,6 +107,17 @@ func openExternal(ctx context.Context, c Config) (*Conn, error) {
 		return nil, err
 	}
 	return conn, nil
+}
+
+// settlingCodes are JetStream's for: no peers, no leader of all, and not enough servers.
+var settlingCodes = []jetstream.ErrorCode{10005, 10008, 10023}
+
+// Settling says whether an error is one of servers that have no leader yet, or not enough peers, as while a cluster starts.
+func Settling(err error) bool {
+	if api := (*jetstream.APIError)(nil); errors.As(err, &api) {
+		return slices.Contains(settlingCodes, api.ErrorCode)
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders)
 }
 
 // options are the same for both kinds of server: one code path.
