@@ -95,6 +95,11 @@ func (l *Limit) Subject(person, connector, tool string) (ofPerson, ofGroup, ofTo
 	return ofPerson, ofGroup, ofTool, ofConnector
 }
 
+// Sized tells whether what results come to counts.
+func (l *Limit) Sized() bool {
+	return l.Items > 0 || l.Bytes > 0 || l.ResultItems > 0 || l.ResultBytes > 0
+}
+
 // LimitText says a limit in words.
 func LimitText(l *policyv1.Limit) string {
 	var parts []string

@@ -30,9 +30,16 @@ func (g *Gateway) passEvents(l *leg, to *answer, x *exchange, settings *policyv1
 			return end, false, nil
 		}
 		if !event.Last {
-			x.used.Bytes += uint64(len(event.Data))
+			if err := x.measureEvent(event.Data); err != nil {
+				x.withheld = true
+				return g.failed(l.ctx, to, err), false, nil
+			}
 		}
 		switch {
+		case x.costless && event.Message.Kind == mcp.Request:
+			response.Refuse(bytes.Clone(event.Message.ID), errNotAsked)
+		case x.costless && !event.Last:
+			continue
 		case event.Message.Method == mcp.NotifyTask, event.Message.Method == mcp.NotifyTaskStatus:
 			continue // it names the task as the agent does not know it; the agent asks
 		case x.forAgent() != nil && event.Message.Kind == mcp.Request:

@@ -269,13 +269,15 @@ func (g *Gateway) pass(l *leg, to *answer, x *exchange, settings *policyv1.Conne
 // which is of the session era, is to be asked for input first.
 func (g *Gateway) said(l *leg, x *exchange, settings *policyv1.Connector, t target, response *upstream.Response, m *mcp.Message) (said []byte, required *mcp.InputRequired, e *mcp.Error) {
 	changed, err := x.redact(m)
-	if err != nil {
-		x.withheld = true
-		return nil, nil, &mcp.Error{Code: mcp.CodeInternal, Message: err.Error()}
+	if err == nil && x.costless {
+		changed, err = true, bare(m, t.name)
 	}
-	if m.Failure != nil {
-		x.used.Bytes += uint64(len(m.Failure))
-	} else if err := x.measure(m.Result); err != nil {
+	if err == nil && m.Failure != nil {
+		err = x.measure(m.Failure)
+	} else if err == nil {
+		err = x.measure(m.Result)
+	}
+	if err != nil {
 		x.withheld = true
 		return nil, nil, &mcp.Error{Code: mcp.CodeInternal, Message: err.Error()}
 	}

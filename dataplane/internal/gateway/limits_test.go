@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -220,5 +221,92 @@ func TestACallWithLimitsIsRefusedWhereNobodyKeepsThem(t *testing.T) {
 	w.set(catalogueEntry("demo", "rows"), grantEntry(1, "demo", allow("*"), limited(itemsAnHour)))
 	if got := w.stateless(ada, "/mcp/demo").call("rows", `{}`); !strings.Contains(got.body, "cannot be asked for") {
 		t.Errorf("got %s", got.body)
+	}
+}
+
+// TestABulkExportThroughTasksIsStopped: a task's result counts each time that it is fetched, and no other method of tasks has it for nothing.
+func TestABulkExportThroughTasksIsStopped(t *testing.T) {
+	for _, c := range []struct {
+		agent    mcp.Revision
+		upstream bool
+	}{{mcp.LatestStateless, true}, {mcp.LatestStateless, false}, {mcp.LatestSession, false}} {
+		t.Run(fmt.Sprintf("agent %s, upstream stateless %v", c.agent, c.upstream), func(t *testing.T) {
+			f := newFactory(t, c.upstream)
+			rows := strings.Repeat(`{"id":1},`, 9) + `{"id":1}`
+			f.built, f.beside = `{"content":[],"structuredContent":{"rows":[`+rows+`]},`+builtBy+`}`, `,"statusMessage":"row","rows":[`+rows+`]`
+			w := worksWith(t, f, &options{gateway: func(c *gateway.Config) { c.Meter = meter.New(&purse{limit: 100, given: map[string]uint64{}}, nil) }})
+			w.set(grantEntry(1, "works", allow("build"), limited(itemsAnHour)))
+			a := w.stateless(ada, "/mcp/works")
+			if !c.agent.Stateless() {
+				a = w.opened(ada, "/mcp/works", c.agent)
+			}
+			id := a.begun("build")
+			f.become("completed")
+			fetch := "tasks/get"
+			if !c.agent.Stateless() {
+				fetch = "tasks/result"
+			}
+			had, last := 0, answer{}
+			for range 20 {
+				if last = a.task(fetch, id); strings.Contains(last.body, `"rows"`) {
+					had++
+				}
+			}
+			if had > 10 || had < 7 || !strings.Contains(last.body, "Retry after") {
+				t.Errorf("10 rows of 100 were had %d times, then %s", had, last.body)
+			}
+			if got := a.task("tasks/get", id); strings.Contains(got.body, `row`) {
+				t.Errorf("asking how it stands gave %s", got.body)
+			}
+			if got := a.task("tasks/cancel", id); strings.Contains(got.body, `row`) || strings.Contains(got.body, "error") || got.field("result") == nil {
+				t.Errorf("cancelling gave %s", got.body)
+			}
+		})
+	}
+}
+
+func TestCompletionsCountByTheirValues(t *testing.T) {
+	for _, stateless := range []bool{true, false} {
+		limit := &policyv1.Limit{Budget: "crm", Window: durationpb.New(time.Hour), Items: 100, ResultItems: 20}
+		w := archiveWorld(t, stateless, limited(limit), &options{gateway: func(c *gateway.Config) { c.Meter = meter.New(&purse{limit: 100, given: map[string]uint64{}}, nil) }})
+		had, last := 0, answer{}
+		a := w.stateless(ada, "/mcp/demo")
+		for i := range 120 {
+			ask := archived[2+i%2]
+			if last = a.about(ask.method, ask.name, ask.params); strings.Contains(last.body, secretNumber) {
+				had++
+			}
+		}
+		if had > 100 || had < 80 || !strings.Contains(last.body, "Retry after") {
+			t.Errorf("upstream stateless %v: of 100 values %d were had, then %s", stateless, had, last.body)
+		}
+	}
+}
+
+// TestWhatIsSaidBeforeTheAnswerCounts: rows do not come for nothing where a server says them as progress, nor larger ones than an answer may have.
+func TestWhatIsSaidBeforeTheAnswerCounts(t *testing.T) {
+	m := sdk.NewServer(&sdk.Implementation{Name: "crm", Version: "1"}, nil)
+	sdk.AddTool(m, &sdk.Tool{Name: "rows"}, func(ctx context.Context, r *sdk.CallToolRequest, _ struct{}) (*sdk.CallToolResult, any, error) {
+		for i := range 10 {
+			if err := r.Session.NotifyProgress(ctx, &sdk.ProgressNotificationParams{ProgressToken: r.Params.GetProgressToken(), Progress: float64(i), Message: strings.Repeat("r", 2048)}); err != nil {
+				return nil, nil, err
+			}
+		}
+		return text("done"), nil, nil
+	})
+	p := &purse{limit: 100, given: map[string]uint64{}}
+	w := crm(t, p, serverOf(t, m, true), nil, &policyv1.Limit{Budget: "crm", Window: durationpb.New(time.Hour), Items: 100})
+	had := 0
+	for range 20 {
+		if got := w.stateless(ada, "/mcp/demo").call("rows", `{}`); strings.Contains(got.body, "done") {
+			had++
+		}
+	}
+	if had < 3 || had > 6 {
+		t.Errorf("20 KiB of progress were had %d times of 100 items", had)
+	}
+	w.set(grantEntry(1, "demo", allow("*"), limited(&policyv1.Limit{ResultBytes: 9000})))
+	if got := w.request(http.MethodPost, "/mcp/demo", w.stateless(ada, "/mcp/demo").header("tools/call", "rows"), w.stateless(ada, "/mcp/demo").message("7", "tools/call", `{"name":"rows","arguments":{}}`)); len(got.body) > 12000 || !strings.Contains(got.body, "one answer may have 9000") {
+		t.Errorf("%d bytes came: %s", len(got.body), got.body[max(0, len(got.body)-300):])
 	}
 }

@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +29,8 @@ func (g *Gateway) reserve(to *answer, x *exchange, t target, l *leg, d policy.De
 		calls = 0
 	case x.message.Method == mcp.MethodGetTask || x.message.Method == mcp.MethodTaskResult: // so did the call that became the task
 		calls = 0
-	case mcp.OfTask(x.message.Method):
+	case mcp.OfTask(x.message.Method): // a task can be ended when nothing is left
+		x.costless = slices.ContainsFunc(d.Limits, (*policy.Limit).Sized)
 		return true
 	}
 	var err error
@@ -76,14 +79,14 @@ func (e *errTooLarge) Error() string {
 	return fmt.Sprintf("Sallyport withheld the answer: it has %d %s, and one answer may have %d; ask for less, by a narrower query or a smaller page", e.have, e.what, e.may)
 }
 
-// measure counts what a result comes to. An error: it is too large to be passed on.
-func (x *exchange) measure(result []byte) error {
+// measure counts what an upstream's answer comes to, with what it said before. An error: it is too large to be passed on.
+func (x *exchange) measure(answer []byte) error {
 	if x.reserved == nil || !x.reserved.Sizes {
 		return nil
 	}
-	bytes, items := uint64(len(result)), itemsOf(result)
-	if most := x.reserved.ResultBytes; most > 0 && bytes > most {
-		return &errTooLarge{"bytes", bytes, most}
+	bytes, items := uint64(len(answer)), itemsOf(answer)
+	if most := x.reserved.ResultBytes; most > 0 && bytes+x.streamed > most {
+		return &errTooLarge{"bytes", bytes + x.streamed, most}
 	}
 	if most := x.reserved.ResultItems; most > 0 && items > most {
 		return &errTooLarge{"items", items, most}
@@ -91,6 +94,53 @@ func (x *exchange) measure(result []byte) error {
 	x.used.Bytes += bytes
 	x.used.Items += items
 	return nil
+}
+
+// measureEvent counts what an upstream says before its answer, by its bytes alone. An error: it is too much to be passed on.
+func (x *exchange) measureEvent(data []byte) error {
+	before := x.streamed
+	x.streamed += uint64(len(data))
+	if x.reserved != nil && x.reserved.ResultBytes > 0 && x.streamed > x.reserved.ResultBytes {
+		return &errTooLarge{"bytes", x.streamed, x.reserved.ResultBytes}
+	}
+	x.used.Bytes += uint64(len(data))
+	x.used.Items += x.streamed/bytesPerItem - before/bytesPerItem
+	return nil
+}
+
+// maxBare bounds a member of an answer that is not counted.
+const maxBare = 200
+
+// bare leaves of an answer that is not counted, where others are, what MCP says of a task and nothing else: it would be a way around
+// what is counted.
+func bare(m *mcp.Message, task string) error {
+	if m.Failure != nil {
+		e := readFailure(m.Failure)
+		e.Message = clipTo(e.Message, maxBare)
+		m.Failure = failure(e)
+		return nil
+	}
+	var err error
+	m.Result, err = rewriteObject(m.Result, func(key string, value []byte) (string, []byte, error) {
+		switch key {
+		case "taskId", "status", "createdAt", "lastUpdatedAt", "ttl", "ttlMs", "pollInterval", "pollIntervalMs", "resultType":
+			if kind := strictjson.KindOf(value); kind != strictjson.Object && kind != strictjson.Array && len(value) <= maxBare+len(task) {
+				return key, value, nil
+			}
+		}
+		return "", nil, nil
+	})
+	return err
+}
+
+// readFailure reads an upstream's error.
+func readFailure(raw []byte) *mcp.Error {
+	var said struct {
+		Code    int    `json:"code"`
+		Message string `json:"message"`
+	}
+	_ = json.Unmarshal(raw, &said) // what it cannot say it does not
+	return &mcp.Error{Code: said.Code, Message: said.Message}
 }
 
 // itemsOf is how many items a result has: the longest array at any depth in structured content, or what its texts, resources and
@@ -110,6 +160,14 @@ func itemsOf(result []byte) uint64 {
 			if strictjson.KindOf(value) == strictjson.Object {
 				content += itemsOf(value)
 			}
+		case "completion":
+			content += longest(value)
+		default: // what a tool's result has no place for, and of a task and an error the words
+			n := uint64(len(value)) / bytesPerItem
+			if strictjson.KindOf(value) == strictjson.Array {
+				n = max(n, longest(value))
+			}
+			content += n
 		}
 	}
 	if r.End() != nil {

@@ -24,6 +24,11 @@ func TestItemsAreCountedWhereverTheyAre(t *testing.T) {
 		"an embedded one":                {`{"content":[{"type":"resource","resource":{"uri":"a:b","text":"[1,2,3]"}}]}`, 3},
 		"a task's":                       {`{"taskId":"x","result":{"content":[{"type":"text","text":"[1,2,3]"}]}}`, 3},
 		"a prompt's":                     {`{"messages":[{"role":"user","content":{"type":"text","text":"[1,2]"}}]}`, 2},
+		"a completion's":                 {`{"completion":{"values":["a","b","c"],"total":900,"hasMore":true}}`, 3},
+		"what MCP has no place for":      {`{"rows":[1,2,3],"_meta":{"a":{"b":{}}}}`, 3},
+		"a task under way":               {`{"taskId":"x","status":"working","_meta":{"io.modelcontextprotocol/related-task":{"taskId":"x"}}}`, 0},
+		"a task that says much":          {`{"taskId":"x","status":"working","statusMessage":"` + strings.Repeat("x", 3000) + `"}`, 2},
+		"an error that says much":        {`{"code":1,"message":"` + strings.Repeat("x", 3000) + `"}`, 2},
 		"what cannot be read":            {`{"content":[{"type":"text"`, 1},
 	} {
 		if got := itemsOf([]byte(c.result)); got != c.items {

@@ -37,6 +37,9 @@ type exchange struct {
 	reserved *meter.Reservation
 	used     meter.Use
 	budget   string
+	// streamed is how many bytes came before the answer. costless: nothing is counted, where results are.
+	streamed uint64
+	costless bool
 }
 
 // post reads one POST, strictly, and answers each message in it.

@@ -253,12 +253,7 @@ func (g *Gateway) wholeResult(ctx context.Context, up *upstream.Upstream, call u
 		return nil, nil, err
 	}
 	if m.Failure != nil {
-		var said struct {
-			Code    int    `json:"code"`
-			Message string `json:"message"`
-		}
-		_ = json.Unmarshal(m.Failure, &said) // what it cannot say it does not
-		return nil, &mcp.Error{Code: said.Code, Message: said.Message}, nil
+		return nil, readFailure(m.Failure), nil
 	}
 	return slices.Clone(m.Result), nil, nil
 }
@@ -268,12 +263,19 @@ func (g *Gateway) failedOr(ctx context.Context, to *answer, x *exchange, e *mcp.
 	if err != nil {
 		return g.failed(ctx, to, err)
 	}
+	if x.costless {
+		e.Message = clipTo(e.Message, maxBare)
+	}
 	said := failure(e)
 	if paths := x.forAgent(); paths != nil {
 		cut := shears{paths: paths}
 		if said, err = cut.failure(said); err != nil {
 			return g.failed(ctx, to, err)
 		}
+	}
+	if err := x.measure(said); err != nil {
+		x.withheld = true
+		return g.failed(ctx, to, err)
 	}
 	to.last(http.StatusOK, mcp.AppendFailure(nil, x.message.ID, said))
 	return ending{outcome: auditv1.Outcome_OUTCOME_TOOL_ERROR, result: x.failureKept(said)}

@@ -25,6 +25,7 @@ type factory struct {
 	mu     sync.Mutex
 	status string            // of each task
 	built  string            // what it comes to, as JSON
+	beside string            // members of what it says when a task is ended
 	said   map[string]string // the last request by method
 }
 
@@ -62,7 +63,7 @@ func (f *factory) serve(w http.ResponseWriter, r *http.Request) {
 	_ = json.Unmarshal(body, &m) // see above
 	f.mu.Lock()
 	f.said[m.Method] = r.Header.Get("Mcp-Name") + " " + string(body)
-	status, built := f.status, f.built
+	status, built, beside := f.status, f.built, f.beside
 	f.mu.Unlock()
 	answer := func(result string) {
 		w.Header().Set("Content-Type", "application/json")
@@ -96,9 +97,9 @@ func (f *factory) serve(w http.ResponseWriter, r *http.Request) {
 	case m.Method == "tasks/get" && f.stateless && status == "completed":
 		answer(task + `,"result":` + built + `}`)
 	case m.Method == "tasks/get", m.Method == "tasks/cancel" && !f.stateless:
-		answer(task + `}`)
+		answer(task + beside + `}`)
 	case m.Method == "tasks/update" && f.stateless, m.Method == "tasks/cancel":
-		answer(`{"resultType":"complete"}`)
+		answer(`{"resultType":"complete"` + beside + `}`)
 	case m.Method == "tasks/result" && !f.stateless && status == "input_required":
 		// It asks on the stream, and ends it with the result without waiting.
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -112,8 +113,10 @@ func (f *factory) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // works is a world whose connector works is a factory.
-func works(t *testing.T, f *factory) *world {
-	w := newWorld(t, &options{})
+func works(t *testing.T, f *factory) *world { return worksWith(t, f, &options{}) }
+
+func worksWith(t *testing.T, f *factory, o *options) *world {
+	w := newWorld(t, o)
 	connector := connectorEntry("works", f.URL, "")
 	connector.GetConnector().Consent = &policyv1.Consent{Elicitation: true}
 	w.set(connector, &fleetv1.Entry{Value: &fleetv1.Entry_Catalogue{Catalogue: &fleetv1.Catalogue{Connector: "works", Tools: []*policyv1.Tool{{

@@ -162,7 +162,7 @@ func (m *Meter) Reserve(ctx context.Context, limits []*policy.Limit, person, con
 	out := &Reservation{meter: m}
 	for _, l := range limits {
 		out.ResultItems, out.ResultBytes = least(out.ResultItems, l.ResultItems), least(out.ResultBytes, l.ResultBytes)
-		out.Sizes = out.Sizes || l.Items > 0 || l.Bytes > 0 || l.ResultItems > 0 || l.ResultBytes > 0
+		out.Sizes = out.Sizes || l.Sized()
 	}
 	for _, t := range totalsOf(limits, person, connector, tool) {
 		a, err := m.account(t.of)
