@@ -60,22 +60,23 @@ type Config struct {
 
 // limit bounds a measurement, whatever happens; fullLimit one of full size.
 const (
-	limit      = 115 * time.Second
-	proxyLimit = 8 * time.Minute
-	fullLimit  = 90 * time.Minute
+	limit     = 8 * time.Minute
+	fullLimit = 90 * time.Minute
 )
 
 // Run makes the measurement of that name: policy, proxy, revoke or scim.
 func Run(ctx context.Context, name string, cfg Config) (err error) {
 	most := limit
-	switch {
-	case name == "proxy":
-		most = proxyLimit
-	case cfg.Scale == 1:
+	if cfg.Scale == 1 && name != "proxy" {
 		most = fullLimit
 	}
-	ctx, cancel := context.WithTimeout(ctx, most)
+	ctx, cancel := context.WithTimeoutCause(ctx, most, fmt.Errorf("the measurement took longer than %s, and was ended: is the machine busy with something else?", most))
 	defer cancel()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+		}
+	}()
 	if name == "scim" {
 		return measureScim(ctx, cfg)
 	}
