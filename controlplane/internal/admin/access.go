@@ -19,10 +19,12 @@ const peopleShown = 1000
 
 // WhoCan lists the people who may call a tool.
 func (a *api) WhoCan(ctx context.Context, req *connect.Request[adminv1.WhoCanRequest]) (*connect.Response[adminv1.WhoCanResponse], error) {
-	s, now, standing, err := a.asOf(ctx, req.Msg.GetAsOf())
+	of, err := a.asOf(ctx, req.Msg.GetAsOf())
 	if err != nil {
 		return nil, err
 	}
+	defer of.release()
+	s := of.state
 	var after uint64
 	if token := req.Msg.GetPageToken(); token != "" {
 		if after, err = strconv.ParseUint(token, 10, 32); err != nil {
@@ -33,11 +35,11 @@ func (a *api) WhoCan(ctx context.Context, req *connect.Request[adminv1.WhoCanReq
 	if limit == 0 {
 		limit = peopleShown
 	}
-	who, err := access.WhoCan(ctx, s, req.Msg.GetConnector(), req.Msg.GetTool(), now, uint32(after), limit)
+	who, err := access.WhoCan(ctx, s, req.Msg.GetConnector(), req.Msg.GetTool(), of.now, uint32(after), limit)
 	if err != nil {
 		return nil, err
 	}
-	res := &adminv1.WhoCanResponse{Version: s.Seq(), Standing: standing, Always: uint32(who.Always), Sometimes: uint32(who.Sometimes)}
+	res := &adminv1.WhoCanResponse{Version: s.Seq(), Standing: of.standing, Always: uint32(who.Always), Sometimes: uint32(who.Sometimes)}
 	for _, one := range who.People {
 		res.People = append(res.People, &adminv1.PersonAccess{UserId: one.User.ID.String(), UserName: nameOf(one.User), Outlook: outlook(s, one.Outlook)})
 	}
@@ -49,19 +51,21 @@ func (a *api) WhoCan(ctx context.Context, req *connect.Request[adminv1.WhoCanReq
 
 // WhatCan lists the tools that a person may call.
 func (a *api) WhatCan(ctx context.Context, req *connect.Request[adminv1.WhatCanRequest]) (*connect.Response[adminv1.WhatCanResponse], error) {
-	s, now, standing, err := a.asOf(ctx, req.Msg.GetAsOf())
+	of, err := a.asOf(ctx, req.Msg.GetAsOf())
 	if err != nil {
 		return nil, err
 	}
+	defer of.release()
+	s := of.state
 	u, err := s.FindUser(req.Msg.GetPerson())
 	if err != nil {
 		return nil, err
 	}
-	what, err := access.WhatCan(s, u, req.Msg.GetConnector(), now)
+	what, err := access.WhatCan(s, u, req.Msg.GetConnector(), of.now)
 	if err != nil {
 		return nil, err
 	}
-	res := &adminv1.WhatCanResponse{Version: s.Seq(), Standing: standing}
+	res := &adminv1.WhatCanResponse{Version: s.Seq(), Standing: of.standing}
 	for _, one := range what {
 		res.Tools = append(res.Tools, &adminv1.ToolAccess{Connector: one.Connector, Tool: one.Tool, Outlook: outlook(s, one.Outlook)})
 	}

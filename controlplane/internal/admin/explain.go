@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
@@ -17,8 +18,13 @@ import (
 )
 
 // Explain compiles what a proxy would be sent of this person and decides by the code that proxies run.
-func (a *api) Explain(_ context.Context, req *connect.Request[adminv1.ExplainRequest]) (*connect.Response[adminv1.ExplainResponse], error) {
-	s := a.Engine.State()
+func (a *api) Explain(ctx context.Context, req *connect.Request[adminv1.ExplainRequest]) (*connect.Response[adminv1.ExplainResponse], error) {
+	of, err := a.asOf(ctx, req.Msg.GetAsOf())
+	if err != nil {
+		return nil, err
+	}
+	defer of.release()
+	s := of.state
 	u, err := s.FindUser(req.Msg.GetPerson())
 	if err != nil {
 		return nil, err
@@ -27,8 +33,8 @@ func (a *api) Explain(_ context.Context, req *connect.Request[adminv1.ExplainReq
 	if err != nil {
 		return nil, fmt.Errorf("compiling one person's table: %w", err)
 	}
-	decision, e := a.explained(table, u.ID, req.Msg)
-	res := &adminv1.ExplainResponse{Version: s.Seq(), Decision: decision}
+	decision, e := explained(table, u.ID, req.Msg, of.now)
+	res := &adminv1.ExplainResponse{Version: s.Seq(), Standing: of.standing, Decision: decision}
 	res.Groups = groupsThatCount(s, u, e.Groups)
 	for _, ref := range res.Groups {
 		if id, err := uuid.Parse(ref.GetId()); err == nil {
@@ -65,11 +71,11 @@ type callAsked interface {
 	GetAt() *timestamppb.Timestamp
 }
 
-// explained decides a call, and says what became of each rule.
-func (a *api) explained(table *policy.Table, person uuid.UUID, call callAsked) (*auditv1.Decision, policy.Explanation) {
+// explained decides a call, made now unless it says when, and says what became of each rule.
+func explained(table *policy.Table, person uuid.UUID, call callAsked, now time.Time) (*auditv1.Decision, policy.Explanation) {
 	decision := &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED}
 	arguments, _ := table.Arguments(call.GetConnector(), call.GetTool(), call.GetArguments()) // what is wrong with them goes into the verdict
-	e := table.Explain(a.asked(person, call, arguments))
+	e := table.Explain(requestOf(person, call, arguments, now))
 	if e.Allowed {
 		decision.Verdict = auditv1.Verdict_VERDICT_ALLOWED
 	}
@@ -78,15 +84,15 @@ func (a *api) explained(table *policy.Table, person uuid.UUID, call callAsked) (
 	return decision, e
 }
 
-// asked is the request that an explanation is of.
-func (a *api) asked(person uuid.UUID, req callAsked, arguments policy.Arguments) policy.Request {
+// requestOf is the request that an explanation is of.
+func requestOf(person uuid.UUID, req callAsked, arguments policy.Arguments, now time.Time) policy.Request {
 	from := &policy.Origin{Address: req.GetAddress(), ACR: req.GetAcr(), AMR: req.GetAmr()}
 	if req.GetAuthTime() != nil {
 		from.AuthTime = req.GetAuthTime().AsTime()
 	}
 	r := policy.Request{
 		Person: person, Connector: req.GetConnector(), Tool: req.GetTool(), Client: req.GetClient(), Region: req.GetRegion(), From: from,
-		Arguments: arguments, Now: a.Now(),
+		Arguments: arguments, Now: now,
 	}
 	if req.GetAt() != nil {
 		r.Now = req.GetAt().AsTime()

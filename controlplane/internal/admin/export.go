@@ -16,11 +16,13 @@ import (
 
 // ExportPolicy names everybody so that Apply finds them again: by id where a name does not tell them from others.
 func (a *api) ExportPolicy(ctx context.Context, req *connect.Request[adminv1.ExportPolicyRequest]) (*connect.Response[adminv1.ExportPolicyResponse], error) {
-	s, _, standing, err := a.asOf(ctx, req.Msg.GetAsOf())
+	of, err := a.asOf(ctx, req.Msg.GetAsOf())
 	if err != nil {
 		return nil, err
 	}
-	res := &adminv1.ExportPolicyResponse{Version: s.Seq(), Standing: standing}
+	defer of.release()
+	s := of.state
+	res := &adminv1.ExportPolicyResponse{Version: s.Seq(), Standing: of.standing}
 	for c := range s.Connectors() {
 		res.Connectors = append(res.Connectors, c.Settings)
 	}

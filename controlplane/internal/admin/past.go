@@ -16,31 +16,41 @@ import (
 	"sallyport.dev/controlplane/internal/engine"
 )
 
-// asOf is a state that a question is about, with the time of the question.
-func (a *api) asOf(ctx context.Context, asked *adminv1.AsOf) (*core.State, time.Time, *adminv1.Standing, error) {
+// askedOf is a state that a question is about, with the time of the question.
+type askedOf struct {
+	state    *core.State
+	now      time.Time
+	standing *adminv1.Standing // nil: it is the one that stands
+	// release says that the answer is made.
+	release func()
+}
+
+// asOf returns the state that a question is about. Release it.
+func (a *api) asOf(ctx context.Context, asked *adminv1.AsOf) (*askedOf, error) {
 	if asked.GetAt() == nil {
-		s := a.Engine.State()
-		return s, a.Now(), nil, nil
+		return &askedOf{state: a.Engine.State(), now: a.Now(), release: func() {}}, nil
 	}
 	past, err := a.past(ctx, asked.GetVersion(), asked.GetTime().AsTime())
 	if err != nil {
-		return nil, time.Time{}, nil, err
+		return nil, err
 	}
-	now := past.Since
+	of := &askedOf{state: past.State, now: past.Since, standing: &adminv1.Standing{Since: timestamppb.New(past.Since)}, release: past.Release}
 	if asked.GetTime() != nil {
-		now = asked.GetTime().AsTime()
+		of.now = asked.GetTime().AsTime()
 	}
-	standing := &adminv1.Standing{Since: timestamppb.New(past.Since)}
 	if !past.Until.IsZero() {
-		standing.Until = timestamppb.New(past.Until)
+		of.standing.Until = timestamppb.New(past.Until)
 	}
-	return past.State, now, standing, nil
+	return of, nil
 }
 
 func (a *api) past(ctx context.Context, version uint64, at time.Time) (*engine.Past, error) {
 	past, err := a.Engine.At(ctx, version, at)
-	if errors.Is(err, engine.ErrFuture) {
+	switch {
+	case errors.Is(err, engine.ErrFuture):
 		return nil, &core.Error{Code: core.InvalidArgument, Field: "as_of", Message: err.Error()}
+	case errors.Is(err, engine.ErrBusy):
+		return nil, connect.NewError(connect.CodeResourceExhausted, engine.ErrBusy)
 	}
 	return past, err
 }
@@ -51,6 +61,7 @@ func (a *api) RollbackPolicy(ctx context.Context, req *connect.Request[adminv1.R
 	if err != nil {
 		return nil, err
 	}
+	defer past.Release()
 	command := core.NewRollbackPolicy(past.State)
 	s := a.Engine.State()
 	events, err := core.Decide(s, command, a.trial(ctx))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,9 +12,11 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	"sallyport.dev/proto/gen/sallyport/admin/v1/adminv1connect"
+	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/controlplane/internal/core"
+	"sallyport.dev/controlplane/internal/engine"
 	"sallyport.dev/controlplane/internal/engine/enginetest"
 )
 
@@ -64,6 +67,83 @@ func TestAccessIsToldAsItWas(t *testing.T) {
 	} {
 		_, err := s.access().WhoCan(t.Context(), connect.NewRequest(&adminv1.WhoCanRequest{Connector: "github", Tool: "read", AsOf: at}))
 		code(t, name, err, connect.CodeInvalidArgument)
+	}
+}
+
+// TestACallIsExplainedAsItWasDecided: with the rules, the people and the time of then, whatever changed since.
+func TestACallIsExplainedAsItWasDecided(t *testing.T) {
+	s := planned(t)
+	then := s.Engine.State().Seq()
+	s.Do(core.RemoveGrant{To: core.Grantee{Group: group(t, s, "okta/Engineers")}, Connector: "github"})
+	explain := func(at *adminv1.AsOf, when *timestamppb.Timestamp) *adminv1.ExplainResponse {
+		t.Helper()
+		res, err := s.policy().Explain(t.Context(), connect.NewRequest(&adminv1.ExplainRequest{Person: "ada", Connector: "github", Tool: "read", AsOf: at, At: when}))
+		enginetest.Must(t, err)
+		return res.Msg
+	}
+	now := explain(nil, nil)
+	if now.GetDecision().GetVerdict() != auditv1.Verdict_VERDICT_DENIED || now.GetStanding() != nil {
+		t.Fatalf("now: %v", now)
+	}
+	was := explain(&adminv1.AsOf{At: &adminv1.AsOf_Version{Version: then}}, nil)
+	if was.GetDecision().GetVerdict() != auditv1.Verdict_VERDICT_ALLOWED || was.GetVersion() != then || len(was.GetGroups()) == 0 || was.GetStanding().GetUntil() == nil {
+		t.Errorf("at version %d: %v", then, was)
+	}
+	gone := was.GetStanding().GetUntil().AsTime()
+	for name, c := range map[string]struct {
+		at      time.Time
+		verdict auditv1.Verdict
+	}{"before it was taken away": {gone.Add(-time.Nanosecond), auditv1.Verdict_VERDICT_ALLOWED}, "when it was": {gone, auditv1.Verdict_VERDICT_DENIED}} {
+		if got := explain(&adminv1.AsOf{At: &adminv1.AsOf_Time{Time: timestamppb.New(c.at)}}, nil); got.GetDecision().GetVerdict() != c.verdict {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+
+	// A grant that has ended since: the call is made at the time that is asked about, unless it says when.
+	end := time.Now().Add(time.Hour)
+	out := s.Do(core.NewApplyPolicy(nil, []core.GrantSpec{core.NewGrantSpec(group(t, s, "okta/Engineers"), "github", []*policyv1.Rule{{Allow: []string{"read"}, Until: timestamppb.New(end)}})}))
+	granted := &adminv1.AsOf{At: &adminv1.AsOf_Version{Version: out.Seq}}
+	s.User("okta", "late")
+	for name, c := range map[string]struct {
+		when    *timestamppb.Timestamp
+		verdict auditv1.Verdict
+	}{"when it was granted": {nil, auditv1.Verdict_VERDICT_ALLOWED}, "after its end": {timestamppb.New(end.Add(time.Second)), auditv1.Verdict_VERDICT_DENIED}} {
+		if got := explain(granted, c.when); got.GetDecision().GetVerdict() != c.verdict {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	_, err := s.policy().Explain(t.Context(), connect.NewRequest(&adminv1.ExplainRequest{Person: "late", Connector: "github", Tool: "read", AsOf: granted}))
+	code(t, "of who was not there", err, connect.CodeNotFound)
+}
+
+// TestTooManyQuestionsAboutThePastAreRefused, and with what to do.
+func TestTooManyQuestionsAboutThePastAreRefused(t *testing.T) {
+	s := planned(t)
+	var held []*engine.Past
+	for version := range uint64(2) {
+		past, err := s.Engine.At(t.Context(), version+1, time.Time{})
+		enginetest.Must(t, err)
+		held = append(held, past)
+	}
+	then := s.Engine.State().Seq() - 1
+	const asking = 17
+	errs := make(chan error)
+	for range asking {
+		go func() {
+			_, err := s.access().WhoCan(t.Context(), connect.NewRequest(&adminv1.WhoCanRequest{Connector: "github", Tool: "read", AsOf: &adminv1.AsOf{At: &adminv1.AsOf_Version{Version: then}}}))
+			errs <- err
+		}()
+	}
+	refused := <-errs
+	code(t, "one too many", refused, connect.CodeResourceExhausted)
+	if !strings.Contains(refused.Error(), "ask again in a moment") {
+		t.Errorf("it is refused with %q", refused)
+	}
+	for _, past := range held {
+		past.Release()
+	}
+	for range asking - 1 {
+		enginetest.Must(t, <-errs)
 	}
 }
 

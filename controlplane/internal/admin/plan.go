@@ -107,7 +107,7 @@ func (a *api) test(s *core.State, test *adminv1.PolicyTest) (*adminv1.PolicyTest
 	if err != nil {
 		return nil, err
 	}
-	decision, _ := a.explained(table, person, test)
+	decision, _ := explained(table, person, test, a.Now())
 	out := &adminv1.PolicyTestResult{Name: test.GetName(), Decision: decision, Got: adminv1.Expectation_EXPECTATION_DENIED}
 	switch {
 	case decision.GetVerdict() == auditv1.Verdict_VERDICT_ALLOWED:

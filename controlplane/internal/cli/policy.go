@@ -169,12 +169,13 @@ func blockTarget(b *policyv1.Block) string {
 }
 
 func explainCommand(o *options) *cobra.Command {
-	var arguments, at, signedIn string
+	var arguments, at, signedIn, past string
 	req := &adminv1.ExplainRequest{}
 	c := &cobra.Command{
 		Use: "explain PERSON CONNECTOR TOOL | PERSON CONNECTOR__TOOL", Short: "Say why a person may call a tool with these arguments, or why not, by the code that proxies run",
-		Example: "  sallyport access explain ann@example.com github push_files --args '{\"branch\":\"main\"}'",
-		Args:    cobra.RangeArgs(2, 3),
+		Example: "  sallyport access explain ann@example.com github push_files --args '{\"branch\":\"main\"}'\n" +
+			"  sallyport access explain ann@example.com github push_files --args '{\"branch\":\"main\"}' --as-of 2026-11-03T14:00:00Z",
+		Args: cobra.RangeArgs(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if req.At, err = instant("--at", at); err != nil {
@@ -182,6 +183,9 @@ func explainCommand(o *options) *cobra.Command {
 			}
 			if req.AuthTime, err = instant("--auth-time", signedIn); err != nil {
 				return usage("%w", err)
+			}
+			if req.AsOf, err = asOf(past); err != nil {
+				return err
 			}
 			if req.Connector, req.Tool, err = toolNamed(args[1:]); err != nil {
 				return err
@@ -193,7 +197,8 @@ func explainCommand(o *options) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&arguments, "args", "{}", "the tool's arguments, a JSON object")
 	f.StringVar(&req.Region, "region", "", "the region whose proxies are asked (default: any)")
-	f.StringVar(&at, "at", "", "when the call is made, as 2027-01-31T18:00:00Z (default: now)")
+	f.StringVar(&at, "at", "", "when the call is made, as 2027-01-31T18:00:00Z (default: now, or the time of --as-of)")
+	f.StringVar(&past, "as-of", "", asOfUsage)
 	f.StringVar(&req.Client, "client", "", "the OAuth client that makes it")
 	f.StringVar(&req.Address, "address", "", "the address that it comes from")
 	f.StringVar(&req.Acr, "acr", "", "how the person was authenticated: the claim acr")
@@ -208,7 +213,7 @@ func explanation(r *adminv1.ExplainResponse) table {
 	if r.GetDecision().GetVerdict() == auditv1.Verdict_VERDICT_ALLOWED {
 		verdict = "ALLOWED"
 	}
-	fmt.Fprintf(&b, "%s at version %d: %s\n", verdict, r.GetVersion(), printable(r.GetDecision().GetText()))
+	fmt.Fprintf(&b, "%s at version %d%s: %s\n", verdict, r.GetVersion(), stood(r.GetStanding()), printable(r.GetDecision().GetText()))
 	var groups []string
 	for i, g := range r.GetGroups() {
 		name := g.GetName()

@@ -15,7 +15,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"weak"
 
 	"github.com/google/uuid"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
@@ -103,10 +102,7 @@ type Engine struct {
 	saving sync.Mutex
 	saved  atomic.Uint64
 
-	// past has room for one: who makes a state that was. It takes long, and who waits may give up.
-	past chan struct{}
-	// lastPast is the one that was made last, while somebody has it; whoever holds past reads and writes it.
-	lastPast weak.Pointer[Past]
+	past *pastStates
 
 	// moved is closed and replaced when the state moves.
 	movedMu sync.Mutex
@@ -152,7 +148,7 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{Config: c, moved: make(chan struct{}), past: make(chan struct{}, 1), recent: newRecent(recentCommands)}
+	e := &Engine{Config: c, moved: make(chan struct{}), past: newPastStates(), recent: newRecent(recentCommands)}
 	e.queue.wake = make(chan struct{}, 1)
 	e.leader.Store(&leadership{})
 	e.now.Store(&committed{state: core.NewState()})

@@ -91,8 +91,11 @@ func TestAPastStateIsFoldedFromTheKeptOneBeforeItAndHoldsNobodyWhoWasErased(t *t
 			if when != "a file is broken" && log.least.Load() < from {
 				t.Errorf("%s: for version %d the log was read from %d", when, version, log.least.Load())
 			}
+			got.Release()
+			want.Release()
 			byTime, err := e.At(t.Context(), 0, got.Since)
 			enginetest.Must(t, err)
+			byTime.Release()
 			if byTime.State.Seq() < version {
 				t.Errorf("%s: at the time of version %d it was version %d", when, version, byTime.State.Seq())
 			}
@@ -103,6 +106,9 @@ func TestAPastStateIsFoldedFromTheKeptOneBeforeItAndHoldsNobodyWhoWasErased(t *t
 		t.Fatal(err)
 	} else if b, err := e.At(t.Context(), first, time.Time{}); err != nil || a != b {
 		t.Errorf("two who ask for one state get %p and %p (%v)", a, b, err)
+	} else {
+		a.Release()
+		b.Release()
 	}
 
 	do(core.EraseUser{ID: ann.ID})
@@ -110,6 +116,8 @@ func TestAPastStateIsFoldedFromTheKeptOneBeforeItAndHoldsNobodyWhoWasErased(t *t
 	same("after an erasure", first)
 	if then, err := e.At(t.Context(), second, time.Time{}); err != nil || then.State.User(ann.ID) == nil || then.State.User(ann.ID).UserName != "" || then.State.UserByName("okta", "bob") == nil {
 		t.Errorf("after an erasure: %v (%v)", then, err)
+	} else {
+		then.Release()
 	}
 	if found := enginetest.OnDisk(t, c.Kept, []byte("ann")); len(found) > 0 {
 		t.Errorf("her name is in %v", found)
@@ -174,11 +182,70 @@ func TestAKeptStateOfAnotherFoldOrLogIsNotUsed(t *testing.T) {
 		_, err = e.Do(t.Context(), actor, newGroup(what))
 		enginetest.Must(t, err)
 		log.least.Store(^uint64(0))
-		if _, err := e.At(t.Context(), e.State().Seq(), time.Time{}); err != nil {
+		if past, err := e.At(t.Context(), e.State().Seq(), time.Time{}); err != nil {
 			t.Errorf("%s: %v", what, err)
+		} else {
+			past.Release()
 		}
 		if used := log.least.Load() > 0; used != c.used {
 			t.Errorf("%s: it was used: %v", what, used)
 		}
 	}
+}
+
+// TestFewPastStatesAreInUseAtATime: whoever asks for one more waits until one is released, and where too many wait the next is refused.
+func TestFewPastStatesAreInUseAtATime(t *testing.T) {
+	p := newParts(t, natstest.Embedded(t), t.TempDir(), 1)
+	e := start(t, engine.Config{Journal: p.journal, Seals: p.vault}, nil)
+	defer e.Close()
+	for i := range 30 {
+		_, err := e.Do(t.Context(), actor, newGroup(fmt.Sprint("group ", i)))
+		enginetest.Must(t, err)
+	}
+	at := func(version uint64) *engine.Past {
+		t.Helper()
+		past, err := e.At(t.Context(), version, time.Time{})
+		enginetest.Must(t, err)
+		return past
+	}
+	first, second := at(1), at(2)
+	if again := at(2); again != second {
+		t.Error("who asks for a state that is in use gets another")
+	} else {
+		again.Release()
+	}
+	type answer struct {
+		past *engine.Past
+		err  error
+	}
+	const waiting = 16
+	answers := make(chan answer)
+	for i := range uint64(waiting + 1) {
+		go func() {
+			past, err := e.At(t.Context(), 3+i, time.Time{})
+			answers <- answer{past, err}
+		}()
+	}
+	// While both are in use nobody else is answered, save who is refused.
+	if refused := <-answers; !errors.Is(refused.err, engine.ErrBusy) {
+		t.Fatalf("the one too many got %v (%v)", refused.past, refused.err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := e.At(ctx, 25, time.Time{}); err == nil {
+		t.Error("one more got a state")
+	}
+	select {
+	case early := <-answers:
+		t.Fatalf("with two in use a third was made, or refused: %v (%v)", early.past, early.err)
+	default:
+	}
+	first.Release()
+	second.Release()
+	for range waiting {
+		one := <-answers
+		enginetest.Must(t, one.err)
+		one.past.Release()
+	}
+	at(25).Release()
 }

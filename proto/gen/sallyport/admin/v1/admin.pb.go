@@ -4566,12 +4566,14 @@ type ExplainRequest struct {
 	Region string `protobuf:"bytes,5,opt,name=region,proto3" json:"region,omitempty"`
 	// As conditions see the request: when it is (absent: now), from which OAuth client and address, and how its person was
 	// authenticated (the claims acr, amr and auth_time).
-	At            *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=at,proto3" json:"at,omitempty"`
-	Client        string                 `protobuf:"bytes,21,opt,name=client,proto3" json:"client,omitempty"`
-	Address       string                 `protobuf:"bytes,22,opt,name=address,proto3" json:"address,omitempty"`
-	Acr           string                 `protobuf:"bytes,23,opt,name=acr,proto3" json:"acr,omitempty"`
-	Amr           []string               `protobuf:"bytes,24,rep,name=amr,proto3" json:"amr,omitempty"`
-	AuthTime      *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=auth_time,json=authTime,proto3" json:"auth_time,omitempty"`
+	At       *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=at,proto3" json:"at,omitempty"`
+	Client   string                 `protobuf:"bytes,21,opt,name=client,proto3" json:"client,omitempty"`
+	Address  string                 `protobuf:"bytes,22,opt,name=address,proto3" json:"address,omitempty"`
+	Acr      string                 `protobuf:"bytes,23,opt,name=acr,proto3" json:"acr,omitempty"`
+	Amr      []string               `protobuf:"bytes,24,rep,name=amr,proto3" json:"amr,omitempty"`
+	AuthTime *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=auth_time,json=authTime,proto3" json:"auth_time,omitempty"`
+	// Which policy and people decide. Where at is absent, the call is made at that time, or when that version came to be.
+	AsOf          *AsOf `protobuf:"bytes,26,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4683,6 +4685,13 @@ func (x *ExplainRequest) GetAuthTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ExplainRequest) GetAsOf() *AsOf {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
 type ExplainResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Decision *v11.Decision          `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
@@ -4697,7 +4706,9 @@ type ExplainResponse struct {
 	// What is taken out of what audit keeps of the call, and of what the agent gets: in words.
 	Redactions []string `protobuf:"bytes,31,rep,name=redactions,proto3" json:"redactions,omitempty"`
 	// Against which budgets the call counts, and how large its result may be: in words.
-	Limits        []string `protobuf:"bytes,32,rep,name=limits,proto3" json:"limits,omitempty"`
+	Limits []string `protobuf:"bytes,32,rep,name=limits,proto3" json:"limits,omitempty"`
+	// Where it was asked as of some time.
+	Standing      *Standing `protobuf:"bytes,33,opt,name=standing,proto3" json:"standing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4777,6 +4788,13 @@ func (x *ExplainResponse) GetRedactions() []string {
 func (x *ExplainResponse) GetLimits() []string {
 	if x != nil {
 		return x.Limits
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetStanding() *Standing {
+	if x != nil {
+		return x.Standing
 	}
 	return nil
 }
@@ -6383,7 +6401,7 @@ var File_sallyport_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/admin/v1/admin.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$sallyport/admin/v1/credentials.proto\x1a\x1esallyport/audit/v1/audit.proto\x1a\"sallyport/policy/v1/exporter.proto\x1a sallyport/policy/v1/policy.proto\"[\n" +
+	"\x1esallyport/admin/v1/admin.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fsallyport/admin/v1/access.proto\x1a$sallyport/admin/v1/credentials.proto\x1a\x1esallyport/audit/v1/audit.proto\x1a\"sallyport/policy/v1/exporter.proto\x1a sallyport/policy/v1/policy.proto\"[\n" +
 	"\x13SetDirectoryRequest\x12D\n" +
 	"\tdirectory\x18\x01 \x01(\v2\x1e.sallyport.policy.v1.DirectoryB\x06\xbaH\x03\xc8\x01\x01R\tdirectory\"0\n" +
 	"\x14SetDirectoryResponse\x12\x18\n" +
@@ -6677,7 +6695,7 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"\x13\n" +
 	"\x11ListBlocksRequest\"H\n" +
 	"\x12ListBlocksResponse\x122\n" +
-	"\x06blocks\x18\x01 \x03(\v2\x1a.sallyport.policy.v1.BlockR\x06blocks\"\xf1\x02\n" +
+	"\x06blocks\x18\x01 \x03(\v2\x1a.sallyport.policy.v1.BlockR\x06blocks\"\xa0\x03\n" +
 	"\x0eExplainRequest\x12\x1f\n" +
 	"\x06person\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06person\x12%\n" +
 	"\tconnector\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tconnector\x12\x1b\n" +
@@ -6689,7 +6707,8 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\aaddress\x18\x16 \x01(\tR\aaddress\x12\x10\n" +
 	"\x03acr\x18\x17 \x01(\tR\x03acr\x12\x10\n" +
 	"\x03amr\x18\x18 \x03(\tR\x03amr\x127\n" +
-	"\tauth_time\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\bauthTime\"\xbd\x02\n" +
+	"\tauth_time\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\bauthTime\x12-\n" +
+	"\x05as_of\x18\x1a \x01(\v2\x18.sallyport.admin.v1.AsOfR\x04asOf\"\xf7\x02\n" +
 	"\x0fExplainResponse\x128\n" +
 	"\bdecision\x18\x01 \x01(\v2\x1c.sallyport.audit.v1.DecisionR\bdecision\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x124\n" +
@@ -6699,7 +6718,8 @@ const file_sallyport_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"redactions\x18\x1f \x03(\tR\n" +
 	"redactions\x12\x16\n" +
-	"\x06limits\x18  \x03(\tR\x06limits\"A\n" +
+	"\x06limits\x18  \x03(\tR\x06limits\x128\n" +
+	"\bstanding\x18! \x01(\v2\x1c.sallyport.admin.v1.StandingR\bstanding\"A\n" +
 	"\tGroupPath\x124\n" +
 	"\x06groups\x18\x01 \x03(\v2\x1c.sallyport.admin.v1.GroupRefR\x06groups\"\x8d\x02\n" +
 	"\tRuleTrace\x12\x14\n" +
@@ -7053,14 +7073,16 @@ var file_sallyport_admin_v1_admin_proto_goTypes = []any{
 	(*v1.RuleSet)(nil),                    // 108: sallyport.policy.v1.RuleSet
 	(*v1.AuditExporter)(nil),              // 109: sallyport.policy.v1.AuditExporter
 	(*v1.Block)(nil),                      // 110: sallyport.policy.v1.Block
-	(*v11.Decision)(nil),                  // 111: sallyport.audit.v1.Decision
-	(v1.Duty)(0),                          // 112: sallyport.policy.v1.Duty
-	(*Credential)(nil),                    // 113: sallyport.admin.v1.Credential
-	(v11.Verdict)(0),                      // 114: sallyport.audit.v1.Verdict
-	(v11.Reason)(0),                       // 115: sallyport.audit.v1.Reason
-	(v11.Kind)(0),                         // 116: sallyport.audit.v1.Kind
-	(v11.Outcome)(0),                      // 117: sallyport.audit.v1.Outcome
-	(*v11.AuditRecord)(nil),               // 118: sallyport.audit.v1.AuditRecord
+	(*AsOf)(nil),                          // 111: sallyport.admin.v1.AsOf
+	(*v11.Decision)(nil),                  // 112: sallyport.audit.v1.Decision
+	(*Standing)(nil),                      // 113: sallyport.admin.v1.Standing
+	(v1.Duty)(0),                          // 114: sallyport.policy.v1.Duty
+	(*Credential)(nil),                    // 115: sallyport.admin.v1.Credential
+	(v11.Verdict)(0),                      // 116: sallyport.audit.v1.Verdict
+	(v11.Reason)(0),                       // 117: sallyport.audit.v1.Reason
+	(v11.Kind)(0),                         // 118: sallyport.audit.v1.Kind
+	(v11.Outcome)(0),                      // 119: sallyport.audit.v1.Outcome
+	(*v11.AuditRecord)(nil),               // 120: sallyport.audit.v1.AuditRecord
 }
 var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
 	100, // 0: sallyport.admin.v1.SetDirectoryRequest.directory:type_name -> sallyport.policy.v1.Directory
@@ -7124,116 +7146,118 @@ var file_sallyport_admin_v1_admin_proto_depIdxs = []int32{
 	110, // 58: sallyport.admin.v1.ListBlocksResponse.blocks:type_name -> sallyport.policy.v1.Block
 	101, // 59: sallyport.admin.v1.ExplainRequest.at:type_name -> google.protobuf.Timestamp
 	101, // 60: sallyport.admin.v1.ExplainRequest.auth_time:type_name -> google.protobuf.Timestamp
-	111, // 61: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
-	11,  // 62: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
-	80,  // 63: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
-	79,  // 64: sallyport.admin.v1.ExplainResponse.paths:type_name -> sallyport.admin.v1.GroupPath
-	11,  // 65: sallyport.admin.v1.GroupPath.groups:type_name -> sallyport.admin.v1.GroupRef
-	4,   // 66: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
-	112, // 67: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
-	83,  // 68: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	84,  // 69: sallyport.admin.v1.ListProxiesResponse.barred:type_name -> sallyport.admin.v1.BarredProxy
-	101, // 70: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
-	101, // 71: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
-	85,  // 72: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
-	101, // 73: sallyport.admin.v1.BarredProxy.at:type_name -> google.protobuf.Timestamp
-	101, // 74: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
-	89,  // 75: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
-	88,  // 76: sallyport.admin.v1.GetReceiptResponse.person:type_name -> sallyport.admin.v1.PersonReceipt
-	113, // 77: sallyport.admin.v1.PersonReceipt.withdrawn:type_name -> sallyport.admin.v1.Credential
-	101, // 78: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
-	114, // 79: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
-	101, // 80: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
-	101, // 81: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
-	115, // 82: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
-	91,  // 83: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
-	116, // 84: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
-	117, // 85: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
-	90,  // 86: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	5,   // 87: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
-	104, // 88: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
-	94,  // 89: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
-	101, // 90: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
-	90,  // 91: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	97,  // 92: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
-	118, // 93: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
-	90,  // 94: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
-	97,  // 95: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
-	6,   // 96: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
-	8,   // 97: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
-	13,  // 98: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
-	15,  // 99: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
-	17,  // 100: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
-	19,  // 101: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
-	21,  // 102: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
-	23,  // 103: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
-	25,  // 104: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
-	28,  // 105: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
-	30,  // 106: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
-	32,  // 107: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
-	37,  // 108: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
-	41,  // 109: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
-	43,  // 110: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
-	45,  // 111: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
-	47,  // 112: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
-	49,  // 113: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
-	52,  // 114: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
-	54,  // 115: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
-	56,  // 116: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
-	58,  // 117: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
-	61,  // 118: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
-	64,  // 119: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	67,  // 120: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
-	69,  // 121: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
-	71,  // 122: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
-	73,  // 123: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
-	75,  // 124: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
-	77,  // 125: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
-	81,  // 126: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	86,  // 127: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
-	95,  // 128: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
-	98,  // 129: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
-	92,  // 130: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
-	7,   // 131: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
-	9,   // 132: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
-	14,  // 133: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
-	16,  // 134: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
-	18,  // 135: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
-	20,  // 136: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
-	22,  // 137: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
-	24,  // 138: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
-	26,  // 139: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
-	29,  // 140: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
-	31,  // 141: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
-	33,  // 142: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
-	38,  // 143: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
-	42,  // 144: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
-	44,  // 145: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
-	46,  // 146: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
-	48,  // 147: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
-	50,  // 148: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
-	53,  // 149: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
-	55,  // 150: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
-	57,  // 151: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
-	59,  // 152: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
-	62,  // 153: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
-	65,  // 154: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	68,  // 155: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
-	70,  // 156: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
-	72,  // 157: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
-	74,  // 158: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
-	76,  // 159: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
-	78,  // 160: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
-	82,  // 161: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	87,  // 162: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
-	96,  // 163: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
-	99,  // 164: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
-	93,  // 165: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
-	131, // [131:166] is the sub-list for method output_type
-	96,  // [96:131] is the sub-list for method input_type
-	96,  // [96:96] is the sub-list for extension type_name
-	96,  // [96:96] is the sub-list for extension extendee
-	0,   // [0:96] is the sub-list for field type_name
+	111, // 61: sallyport.admin.v1.ExplainRequest.as_of:type_name -> sallyport.admin.v1.AsOf
+	112, // 62: sallyport.admin.v1.ExplainResponse.decision:type_name -> sallyport.audit.v1.Decision
+	11,  // 63: sallyport.admin.v1.ExplainResponse.groups:type_name -> sallyport.admin.v1.GroupRef
+	80,  // 64: sallyport.admin.v1.ExplainResponse.rules:type_name -> sallyport.admin.v1.RuleTrace
+	79,  // 65: sallyport.admin.v1.ExplainResponse.paths:type_name -> sallyport.admin.v1.GroupPath
+	113, // 66: sallyport.admin.v1.ExplainResponse.standing:type_name -> sallyport.admin.v1.Standing
+	11,  // 67: sallyport.admin.v1.GroupPath.groups:type_name -> sallyport.admin.v1.GroupRef
+	4,   // 68: sallyport.admin.v1.RuleTrace.result:type_name -> sallyport.admin.v1.RuleResult
+	114, // 69: sallyport.admin.v1.RuleTrace.duty:type_name -> sallyport.policy.v1.Duty
+	83,  // 70: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	84,  // 71: sallyport.admin.v1.ListProxiesResponse.barred:type_name -> sallyport.admin.v1.BarredProxy
+	101, // 72: sallyport.admin.v1.Proxy.acknowledged_at:type_name -> google.protobuf.Timestamp
+	101, // 73: sallyport.admin.v1.Proxy.lease_until:type_name -> google.protobuf.Timestamp
+	85,  // 74: sallyport.admin.v1.Proxy.troubles:type_name -> sallyport.admin.v1.ProxyTrouble
+	101, // 75: sallyport.admin.v1.BarredProxy.at:type_name -> google.protobuf.Timestamp
+	101, // 76: sallyport.admin.v1.ProxyTrouble.since:type_name -> google.protobuf.Timestamp
+	89,  // 77: sallyport.admin.v1.GetReceiptResponse.proxies:type_name -> sallyport.admin.v1.ProxyReceipt
+	88,  // 78: sallyport.admin.v1.GetReceiptResponse.person:type_name -> sallyport.admin.v1.PersonReceipt
+	115, // 79: sallyport.admin.v1.PersonReceipt.withdrawn:type_name -> sallyport.admin.v1.Credential
+	101, // 80: sallyport.admin.v1.ProxyReceipt.enforced_at:type_name -> google.protobuf.Timestamp
+	116, // 81: sallyport.admin.v1.AuditFilter.verdict:type_name -> sallyport.audit.v1.Verdict
+	101, // 82: sallyport.admin.v1.AuditFilter.since:type_name -> google.protobuf.Timestamp
+	101, // 83: sallyport.admin.v1.AuditFilter.until:type_name -> google.protobuf.Timestamp
+	117, // 84: sallyport.admin.v1.AuditFilter.reason:type_name -> sallyport.audit.v1.Reason
+	91,  // 85: sallyport.admin.v1.AuditFilter.arguments:type_name -> sallyport.admin.v1.ArgumentEquals
+	118, // 86: sallyport.admin.v1.AuditFilter.kinds:type_name -> sallyport.audit.v1.Kind
+	119, // 87: sallyport.admin.v1.AuditFilter.outcome:type_name -> sallyport.audit.v1.Outcome
+	90,  // 88: sallyport.admin.v1.CountAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	5,   // 89: sallyport.admin.v1.CountAuditRequest.by:type_name -> sallyport.admin.v1.CountBy
+	104, // 90: sallyport.admin.v1.CountAuditRequest.interval:type_name -> google.protobuf.Duration
+	94,  // 91: sallyport.admin.v1.CountAuditResponse.counts:type_name -> sallyport.admin.v1.AuditCount
+	101, // 92: sallyport.admin.v1.AuditCount.at:type_name -> google.protobuf.Timestamp
+	90,  // 93: sallyport.admin.v1.SearchAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	97,  // 94: sallyport.admin.v1.SearchAuditResponse.records:type_name -> sallyport.admin.v1.StoredRecord
+	120, // 95: sallyport.admin.v1.StoredRecord.record:type_name -> sallyport.audit.v1.AuditRecord
+	90,  // 96: sallyport.admin.v1.TailAuditRequest.filter:type_name -> sallyport.admin.v1.AuditFilter
+	97,  // 97: sallyport.admin.v1.TailAuditResponse.record:type_name -> sallyport.admin.v1.StoredRecord
+	6,   // 98: sallyport.admin.v1.DirectoryService.SetDirectory:input_type -> sallyport.admin.v1.SetDirectoryRequest
+	8,   // 99: sallyport.admin.v1.DirectoryService.ListDirectories:input_type -> sallyport.admin.v1.ListDirectoriesRequest
+	13,  // 100: sallyport.admin.v1.DirectoryService.ListUsers:input_type -> sallyport.admin.v1.ListUsersRequest
+	15,  // 101: sallyport.admin.v1.DirectoryService.GetUser:input_type -> sallyport.admin.v1.GetUserRequest
+	17,  // 102: sallyport.admin.v1.DirectoryService.RevokeSessions:input_type -> sallyport.admin.v1.RevokeSessionsRequest
+	19,  // 103: sallyport.admin.v1.DirectoryService.ConfirmMemberships:input_type -> sallyport.admin.v1.ConfirmMembershipsRequest
+	21,  // 104: sallyport.admin.v1.DirectoryService.RebindUser:input_type -> sallyport.admin.v1.RebindUserRequest
+	23,  // 105: sallyport.admin.v1.DirectoryService.EraseUser:input_type -> sallyport.admin.v1.EraseUserRequest
+	25,  // 106: sallyport.admin.v1.DirectoryService.ListErasures:input_type -> sallyport.admin.v1.ListErasuresRequest
+	28,  // 107: sallyport.admin.v1.DirectoryService.ListGroups:input_type -> sallyport.admin.v1.ListGroupsRequest
+	30,  // 108: sallyport.admin.v1.DirectoryService.GetGroup:input_type -> sallyport.admin.v1.GetGroupRequest
+	32,  // 109: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:input_type -> sallyport.admin.v1.GetProvisioningStatusRequest
+	37,  // 110: sallyport.admin.v1.DirectoryService.PreviewMembers:input_type -> sallyport.admin.v1.PreviewMembersRequest
+	41,  // 111: sallyport.admin.v1.TokenService.CreateToken:input_type -> sallyport.admin.v1.CreateTokenRequest
+	43,  // 112: sallyport.admin.v1.TokenService.RotateToken:input_type -> sallyport.admin.v1.RotateTokenRequest
+	45,  // 113: sallyport.admin.v1.TokenService.ListTokens:input_type -> sallyport.admin.v1.ListTokensRequest
+	47,  // 114: sallyport.admin.v1.TokenService.RevokeToken:input_type -> sallyport.admin.v1.RevokeTokenRequest
+	49,  // 115: sallyport.admin.v1.ConnectorService.ListConnectors:input_type -> sallyport.admin.v1.ListConnectorsRequest
+	52,  // 116: sallyport.admin.v1.ConnectorService.GetConnector:input_type -> sallyport.admin.v1.GetConnectorRequest
+	54,  // 117: sallyport.admin.v1.ConnectorService.RetireConnector:input_type -> sallyport.admin.v1.RetireConnectorRequest
+	56,  // 118: sallyport.admin.v1.ConnectorService.SetConnectorSecret:input_type -> sallyport.admin.v1.SetConnectorSecretRequest
+	58,  // 119: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:input_type -> sallyport.admin.v1.DiscoverCatalogueRequest
+	61,  // 120: sallyport.admin.v1.ConnectorService.ApproveCatalogue:input_type -> sallyport.admin.v1.ApproveCatalogueRequest
+	64,  // 121: sallyport.admin.v1.PolicyService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	67,  // 122: sallyport.admin.v1.PolicyService.ListGrants:input_type -> sallyport.admin.v1.ListGrantsRequest
+	69,  // 123: sallyport.admin.v1.PolicyService.RemoveGrant:input_type -> sallyport.admin.v1.RemoveGrantRequest
+	71,  // 124: sallyport.admin.v1.PolicyService.PlaceBlock:input_type -> sallyport.admin.v1.PlaceBlockRequest
+	73,  // 125: sallyport.admin.v1.PolicyService.LiftBlock:input_type -> sallyport.admin.v1.LiftBlockRequest
+	75,  // 126: sallyport.admin.v1.PolicyService.ListBlocks:input_type -> sallyport.admin.v1.ListBlocksRequest
+	77,  // 127: sallyport.admin.v1.PolicyService.Explain:input_type -> sallyport.admin.v1.ExplainRequest
+	81,  // 128: sallyport.admin.v1.FleetAdminService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	86,  // 129: sallyport.admin.v1.FleetAdminService.GetReceipt:input_type -> sallyport.admin.v1.GetReceiptRequest
+	95,  // 130: sallyport.admin.v1.AuditService.SearchAudit:input_type -> sallyport.admin.v1.SearchAuditRequest
+	98,  // 131: sallyport.admin.v1.AuditService.TailAudit:input_type -> sallyport.admin.v1.TailAuditRequest
+	92,  // 132: sallyport.admin.v1.AuditService.CountAudit:input_type -> sallyport.admin.v1.CountAuditRequest
+	7,   // 133: sallyport.admin.v1.DirectoryService.SetDirectory:output_type -> sallyport.admin.v1.SetDirectoryResponse
+	9,   // 134: sallyport.admin.v1.DirectoryService.ListDirectories:output_type -> sallyport.admin.v1.ListDirectoriesResponse
+	14,  // 135: sallyport.admin.v1.DirectoryService.ListUsers:output_type -> sallyport.admin.v1.ListUsersResponse
+	16,  // 136: sallyport.admin.v1.DirectoryService.GetUser:output_type -> sallyport.admin.v1.GetUserResponse
+	18,  // 137: sallyport.admin.v1.DirectoryService.RevokeSessions:output_type -> sallyport.admin.v1.RevokeSessionsResponse
+	20,  // 138: sallyport.admin.v1.DirectoryService.ConfirmMemberships:output_type -> sallyport.admin.v1.ConfirmMembershipsResponse
+	22,  // 139: sallyport.admin.v1.DirectoryService.RebindUser:output_type -> sallyport.admin.v1.RebindUserResponse
+	24,  // 140: sallyport.admin.v1.DirectoryService.EraseUser:output_type -> sallyport.admin.v1.EraseUserResponse
+	26,  // 141: sallyport.admin.v1.DirectoryService.ListErasures:output_type -> sallyport.admin.v1.ListErasuresResponse
+	29,  // 142: sallyport.admin.v1.DirectoryService.ListGroups:output_type -> sallyport.admin.v1.ListGroupsResponse
+	31,  // 143: sallyport.admin.v1.DirectoryService.GetGroup:output_type -> sallyport.admin.v1.GetGroupResponse
+	33,  // 144: sallyport.admin.v1.DirectoryService.GetProvisioningStatus:output_type -> sallyport.admin.v1.GetProvisioningStatusResponse
+	38,  // 145: sallyport.admin.v1.DirectoryService.PreviewMembers:output_type -> sallyport.admin.v1.PreviewMembersResponse
+	42,  // 146: sallyport.admin.v1.TokenService.CreateToken:output_type -> sallyport.admin.v1.CreateTokenResponse
+	44,  // 147: sallyport.admin.v1.TokenService.RotateToken:output_type -> sallyport.admin.v1.RotateTokenResponse
+	46,  // 148: sallyport.admin.v1.TokenService.ListTokens:output_type -> sallyport.admin.v1.ListTokensResponse
+	48,  // 149: sallyport.admin.v1.TokenService.RevokeToken:output_type -> sallyport.admin.v1.RevokeTokenResponse
+	50,  // 150: sallyport.admin.v1.ConnectorService.ListConnectors:output_type -> sallyport.admin.v1.ListConnectorsResponse
+	53,  // 151: sallyport.admin.v1.ConnectorService.GetConnector:output_type -> sallyport.admin.v1.GetConnectorResponse
+	55,  // 152: sallyport.admin.v1.ConnectorService.RetireConnector:output_type -> sallyport.admin.v1.RetireConnectorResponse
+	57,  // 153: sallyport.admin.v1.ConnectorService.SetConnectorSecret:output_type -> sallyport.admin.v1.SetConnectorSecretResponse
+	59,  // 154: sallyport.admin.v1.ConnectorService.DiscoverCatalogue:output_type -> sallyport.admin.v1.DiscoverCatalogueResponse
+	62,  // 155: sallyport.admin.v1.ConnectorService.ApproveCatalogue:output_type -> sallyport.admin.v1.ApproveCatalogueResponse
+	65,  // 156: sallyport.admin.v1.PolicyService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	68,  // 157: sallyport.admin.v1.PolicyService.ListGrants:output_type -> sallyport.admin.v1.ListGrantsResponse
+	70,  // 158: sallyport.admin.v1.PolicyService.RemoveGrant:output_type -> sallyport.admin.v1.RemoveGrantResponse
+	72,  // 159: sallyport.admin.v1.PolicyService.PlaceBlock:output_type -> sallyport.admin.v1.PlaceBlockResponse
+	74,  // 160: sallyport.admin.v1.PolicyService.LiftBlock:output_type -> sallyport.admin.v1.LiftBlockResponse
+	76,  // 161: sallyport.admin.v1.PolicyService.ListBlocks:output_type -> sallyport.admin.v1.ListBlocksResponse
+	78,  // 162: sallyport.admin.v1.PolicyService.Explain:output_type -> sallyport.admin.v1.ExplainResponse
+	82,  // 163: sallyport.admin.v1.FleetAdminService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	87,  // 164: sallyport.admin.v1.FleetAdminService.GetReceipt:output_type -> sallyport.admin.v1.GetReceiptResponse
+	96,  // 165: sallyport.admin.v1.AuditService.SearchAudit:output_type -> sallyport.admin.v1.SearchAuditResponse
+	99,  // 166: sallyport.admin.v1.AuditService.TailAudit:output_type -> sallyport.admin.v1.TailAuditResponse
+	93,  // 167: sallyport.admin.v1.AuditService.CountAudit:output_type -> sallyport.admin.v1.CountAuditResponse
+	133, // [133:168] is the sub-list for method output_type
+	98,  // [98:133] is the sub-list for method input_type
+	98,  // [98:98] is the sub-list for extension type_name
+	98,  // [98:98] is the sub-list for extension extendee
+	0,   // [0:98] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_admin_proto_init() }
@@ -7241,6 +7265,7 @@ func file_sallyport_admin_v1_admin_proto_init() {
 	if File_sallyport_admin_v1_admin_proto != nil {
 		return
 	}
+	file_sallyport_admin_v1_access_proto_init()
 	file_sallyport_admin_v1_credentials_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
