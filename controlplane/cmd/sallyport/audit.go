@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/controlplane/internal/admin"
 	"sallyport.dev/controlplane/internal/audit"
@@ -74,7 +75,7 @@ func (p *plane) openAudit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config := audit.Config{Replicas: p.conn.Replicas(), Seals: p.vault, SealPersonal: p.sealAudit, Key: key, Log: p.log}
+	config := audit.Config{Replicas: p.conn.Replicas(), Seals: p.vault, SealPersonal: p.sealAudit, Values: p.valuesOf, Key: key, Log: p.log}
 	if p.audit, err = audit.Open(ctx, p.conn.Conn, config); err != nil {
 		return err
 	}
@@ -83,6 +84,14 @@ func (p *plane) openAudit(ctx context.Context) error {
 		if p.index, err = postgres.Open(ctx, postgres.Config{URL: p.auditing.postgresURL, Stream: p.audit, Log: p.log}); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// valuesOf is what a connector has audit keep beside records.
+func (p *plane) valuesOf(connector string) *policyv1.AuditSettings {
+	if c := p.engine.State().Connector(connector); c != nil {
+		return c.Settings.GetAudit()
 	}
 	return nil
 }

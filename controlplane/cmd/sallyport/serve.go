@@ -98,7 +98,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&c.tlsKey, "tls-key", "", "key file of --tls-cert")
 	f.StringVar(&c.nats.URL, "nats-url", "", "URLs of an external NATS cluster, separated by commas (default: embedded)")
 	f.StringVar(&c.nats.Credentials, "nats-credentials", "", "NATS credentials file")
-	f.StringVar(&c.nats.Listen, "nats-listen", "", "loopback address at which the embedded server can be reached, such as 127.0.0.1:4222 (default: not)")
+	f.StringVar(&c.nats.Listen, "nats-listen", "", "loopback address at which the embedded server can be reached with what sallyport audit consumers create makes, such as 127.0.0.1:4222 (default: not)")
 	f.IntVar(&c.nats.Replicas, "nats-replicas", 0, "copies of each stream (default 1 embedded, 3 external)")
 	f.DurationVar(&c.certificateTTL, "certificate-ttl", 24*time.Hour, "how long a proxy's certificate is good; it renews it when half of that is over")
 	f.DurationVar(&c.lease, "lease", 30*time.Minute, "how long a proxy may serve without hearing from a control plane")

@@ -75,6 +75,8 @@ type AuditStore interface {
 	// Checkpoint signs what there is now, again if asked to, and PublicKeys are those to check it with.
 	Checkpoint(ctx context.Context, again bool) (*auditv1.Checkpoint, error)
 	PublicKeys() [][]byte
+	// Value returns the arguments or the result of the record at a sequence, whole, and the record.
+	Value(ctx context.Context, sequence uint64, result bool) ([]byte, *auditv1.AuditRecord, error)
 	// Count counts matching records.
 	Count(ctx context.Context, r *adminv1.CountAuditRequest) (*adminv1.CountAuditResponse, error)
 }
@@ -149,6 +151,7 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle(adminv1connect.NewAuditServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAuditIndexServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAuditProofServiceHandler(a, options))
+	mux.Handle(adminv1connect.NewAuditValueServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewAdminServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewSignInServiceHandler(a, options))
 	mux.Handle(adminv1connect.NewVaultServiceHandler(a, options))
@@ -175,7 +178,7 @@ func NewHandler(c Config) http.Handler {
 	services := []string{
 		adminv1connect.DirectoryServiceName, adminv1connect.TokenServiceName, adminv1connect.ConnectorServiceName,
 		adminv1connect.PolicyServiceName, adminv1connect.FleetAdminServiceName, adminv1connect.AuditServiceName, adminv1connect.AdminServiceName,
-		adminv1connect.AuditIndexServiceName, adminv1connect.AuditProofServiceName,
+		adminv1connect.AuditIndexServiceName, adminv1connect.AuditProofServiceName, adminv1connect.AuditValueServiceName,
 		adminv1connect.VaultServiceName,
 		adminv1connect.ProxyServiceName,
 		adminv1connect.ServiceAccountServiceName, adminv1connect.SignalServiceName, adminv1connect.DoctorServiceName,

@@ -100,6 +100,8 @@ var roles = map[string]policyv1.Role{
 	adminv1connect.AuditProofServiceGetAuditCheckpointProcedure: auditor,
 	adminv1connect.AuditProofServiceExportAuditProcedure:        auditor,
 
+	adminv1connect.AuditValueServiceGetAuditValueProcedure: auditor,
+
 	adminv1connect.AuditExporterServiceListAuditExportersProcedure:     viewer,
 	adminv1connect.AuditExporterServiceGetAuditExporterProcedure:       viewer,
 	adminv1connect.AuditExporterServiceRemoveAuditExporterProcedure:    admin,

@@ -106,6 +106,9 @@ func (s *Store) Append(ctx context.Context, proxy, region, generation string, re
 		ctx, cancel = context.WithTimeout(ctx, appendWithin)
 		defer cancel()
 	}
+	if err := s.keepValues(ctx, proxy, generation, records); err != nil {
+		return 0, fmt.Errorf("storing audit records of %s: %w", token(proxy), err)
+	}
 	messages, err := s.messages(ctx, proxy, region, generation, records)
 	if err != nil {
 		return 0, fmt.Errorf("storing audit records: %w", err)

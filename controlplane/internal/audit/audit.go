@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
 // StreamName is the stream that consumers read. Subjects are
@@ -38,6 +39,8 @@ type Config struct {
 	// SealPersonal seals what records say of people, so that it goes when they are erased. Records that were
 	// sealed are opened either way.
 	SealPersonal bool
+	// Values says what a connector has audit keep beside records. Nil: nothing is.
+	Values func(connector string) *policyv1.AuditSettings
 	// Key signs where proxies' chains stand. Nil: nothing is signed.
 	Key ed25519.PrivateKey
 	Log *slog.Logger
@@ -54,6 +57,8 @@ type Store struct {
 	seal        bool // what is personal
 	key         ed25519.PrivateKey
 	log         *slog.Logger
+	valuesOf    func(connector string) *policyv1.AuditSettings
+	replicas    int
 	// request is that of the connection, save in tests that lose answers.
 	request func(context.Context, *nats.Msg) (*nats.Msg, error)
 	bounds  bounds // of one search
@@ -63,6 +68,8 @@ type Store struct {
 
 	mu    sync.Mutex
 	known map[string]position // of proxies whose records were stored here of late
+	// valueStores are the stores of whole values that were opened, by days.
+	valueStores map[string]jetstream.ObjectStore
 }
 
 // Open finds the stream or makes it, and refuses one that could lose what it acknowledged. It lives as long
@@ -89,7 +96,7 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the stream of audit checkpoints: %w", err)
 	}
-	s := &Store{nc: nc, js: js, stream: stream, checkpoints: checkpoints, seals: c.Seals, seal: c.SealPersonal, key: c.Key, log: c.Log, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}
+	s := &Store{nc: nc, js: js, stream: stream, checkpoints: checkpoints, seals: c.Seals, seal: c.SealPersonal, key: c.Key, log: c.Log, valuesOf: c.Values, replicas: c.Replicas, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}
 	s.most.Store(batchRecords)
 	return s, nil
 }

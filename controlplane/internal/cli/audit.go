@@ -210,7 +210,7 @@ func auditCommand(o *options) *cobra.Command {
 	search.add(find)
 	as.add(find)
 	pageFlags(find, &limit, &token)
-	return parent("audit", "What agents did, and what they were refused", find, tailAuditCommand(o), countAuditCommand(o), exportAuditCommand(o), bundleAuditCommand(o), verifyAuditCommand(o), checkpointAuditCommand(o), rebuildAuditCommand(o), exportersCommand(o), consumersCommand(o))
+	return parent("audit", "What agents did, and what they were refused", find, tailAuditCommand(o), countAuditCommand(o), valueAuditCommand(o), exportAuditCommand(o), bundleAuditCommand(o), verifyAuditCommand(o), checkpointAuditCommand(o), rebuildAuditCommand(o), exportersCommand(o), consumersCommand(o))
 }
 
 func clean(row []string) []string {

@@ -45,6 +45,8 @@ type connectorDocument struct {
 	Redact        []*redaction     `yaml:"redact,omitempty" json:"redact,omitempty" jsonschema:"What is taken out of audit and of results, whoever calls"`
 	AllowedRanges []string         `yaml:"allowedRanges,omitempty" json:"allowedRanges,omitempty" jsonschema:"Ranges in CIDR for an upstream that is not on the public internet"`
 
+	Audit *auditDocument `yaml:"audit,omitempty" json:"audit,omitempty" jsonschema:"What audit keeps of calls beside their records"`
+
 	Catalogue *catalogueDocument `yaml:"catalogue,omitempty" json:"catalogue,omitempty" jsonschema:"What becomes of an upstream's list when it differs from what is pinned"`
 }
 
@@ -135,6 +137,11 @@ func (d *connectorDocument) addTo(req *adminv1.ApplyRequest) error {
 	for _, r := range d.Redact {
 		c.Redactions = append(c.Redactions, r.wire())
 	}
+	if d.Audit != nil {
+		if c.Audit, err = d.Audit.wire(); err != nil {
+			return err
+		}
+	}
 	if d.Catalogue != nil {
 		if c.Catalogue, err = d.Catalogue.wire(); err != nil {
 			return err
@@ -154,7 +161,7 @@ func connectorDocumentOf(c *policyv1.Connector) *connectorDocument {
 			d.Consent = append(d.Consent, what)
 		}
 	}
-	d.Catalogue = catalogueDocumentOf(c.GetCatalogue())
+	d.Audit, d.Catalogue = auditDocumentOf(c.GetAudit()), catalogueDocumentOf(c.GetCatalogue())
 	for _, r := range c.GetRedactions() {
 		d.Redact = append(d.Redact, redactionOf(r))
 	}

@@ -30,7 +30,6 @@ const (
 type embedded struct {
 	dir     string
 	own     nkeys.KeyPair // of this process, the only one that may write
-	anyone  string        // the key that stands for whoever says nothing; nobody signs with it
 	config  Config
 	log     *slog.Logger
 	lock    *folderLock
@@ -40,7 +39,7 @@ type embedded struct {
 	mu   sync.Mutex
 	srv  *server.Server
 	port int // of the listener, once it is known
-	// readers are who may read beside whoever comes without a key.
+	// readers are who may read. Whoever comes without a key that is known is not let in.
 	readers []Reader
 }
 
@@ -61,17 +60,7 @@ func startEmbedded(ctx context.Context, c Config) (*embedded, error) {
 		lock.release()
 		return nil, fmt.Errorf("making the embedded server's key: %w", err)
 	}
-	reader, err := nkeys.CreateUser()
-	if err != nil {
-		lock.release()
-		return nil, fmt.Errorf("making the embedded server's key: %w", err)
-	}
-	anyone, err := reader.PublicKey()
-	if err != nil {
-		lock.release()
-		return nil, fmt.Errorf("reading the embedded server's key: %w", err)
-	}
-	e := &embedded{dir: dir, own: own, anyone: anyone, config: c, log: c.Log, lock: lock, stop: make(chan struct{})}
+	e := &embedded{dir: dir, own: own, config: c, log: c.Log, lock: lock, stop: make(chan struct{})}
 	if err := e.start(ctx); err != nil {
 		lock.release()
 		return nil, err
@@ -107,8 +96,6 @@ func (e *embedded) options() (*server.Options, error) {
 		port = e.port // after a restart, where it was
 	}
 	o.DontListen, o.Host, o.Port = false, host, port
-	o.NoAuthUser = e.anyone
-	o.Nkeys = append(o.Nkeys, &server.NkeyUser{Nkey: o.NoAuthUser, Permissions: readPermissions(e.config.ReadStreams)})
 	for _, r := range e.readers {
 		o.Nkeys = append(o.Nkeys, r.user())
 	}
@@ -132,23 +119,6 @@ func loopback(address string) (host string, port int, err error) {
 		port = server.RANDOM_PORT
 	}
 	return host, port, nil
-}
-
-// readPermissions let a client consume streams and do nothing else.
-func readPermissions(streams []string) *server.Permissions {
-	publish := []string{"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST"}
-	for _, stream := range streams {
-		publish = append(publish,
-			"$JS.API.STREAM.INFO."+stream, "$JS.API.STREAM.MSG.GET."+stream,
-			"$JS.API.CONSUMER.CREATE."+stream, "$JS.API.CONSUMER.CREATE."+stream+".>", "$JS.API.CONSUMER.DURABLE.CREATE."+stream+".*",
-			"$JS.API.CONSUMER.INFO."+stream+".*", "$JS.API.CONSUMER.NAMES."+stream, "$JS.API.CONSUMER.LIST."+stream,
-			"$JS.API.CONSUMER.MSG.NEXT."+stream+".*", "$JS.API.CONSUMER.DELETE."+stream+".*",
-			"$JS.ACK."+stream+".>", "$JS.FC."+stream+".>")
-	}
-	return &server.Permissions{
-		Publish:   &server.SubjectPermission{Allow: publish},
-		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
-	}
 }
 
 // start starts a server. The caller is alone, or holds mu.

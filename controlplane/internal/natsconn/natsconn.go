@@ -26,11 +26,9 @@ type Config struct {
 	// DataDir is the folder of the embedded server, which keeps its data below it in "nats". It is made
 	// where there is none. One process at a time can use it.
 	DataDir string
-	// Listen is a loopback address, such as "127.0.0.1:0", at which others on this machine can read the
-	// streams of ReadStreams, and write nothing. Empty: nobody can.
+	// Listen is a loopback address, such as "127.0.0.1:0", at which whoever SetReaders names can read on this machine, and
+	// nobody else is let in. Empty: nobody can.
 	Listen string
-	// ReadStreams are the streams that can be read at Listen. Default SALLYPORT_EVENTS and AUDIT.
-	ReadStreams []string
 	// MaxStore is the most bytes that the embedded server keeps. Default: as the disk has.
 	MaxStore int64
 	// Name names this control plane among others.
@@ -55,9 +53,6 @@ type Conn struct {
 func Open(ctx context.Context, c Config) (*Conn, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if c.ReadStreams == nil {
-		c.ReadStreams = []string{"SALLYPORT_EVENTS", "AUDIT"}
 	}
 	switch {
 	case c.URL != "":

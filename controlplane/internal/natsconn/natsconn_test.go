@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
 
 	"sallyport.dev/controlplane/internal/natsconn"
 	"sallyport.dev/controlplane/internal/natsconn/natstest"
@@ -112,36 +113,45 @@ func TestAFolderThatCannotBeUsedSaysWhatToDo(t *testing.T) {
 	}
 }
 
-func TestTheListenerIsReadOnlyAndOnLoopback(t *testing.T) {
+func TestTheListenerIsOnLoopbackAndLetsNobodyInWithoutAKeyThatIsKnown(t *testing.T) {
 	conn := natstest.Open(t, natsconn.Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0"})
-	js := makeStream(t, conn.Conn)
-	if _, err := js.Publish(t.Context(), "audit.a", []byte("one")); err != nil {
-		t.Fatal(err)
+	key := func() (nkeys.KeyPair, string, nats.Option) {
+		pair, err := nkeys.CreateUser()
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, err := pair.PublicKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pair, public, nats.Nkey(public, pair.Sign)
 	}
-	reader, err := nats.Connect(conn.ClientURL(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	_, known, withKnown := key()
+	_, _, withUnknown := key()
+	_, _, withAnother := key()
+	stolen := nats.Nkey(known, func([]byte) ([]byte, error) { return make([]byte, 64), nil })
+	for range 2 { // before there are readers, and with one
+		for how, with := range map[string][]nats.Option{
+			"without a key": nil, "as a user": {nats.UserInfo("sallyport", "")}, "with a token": {nats.Token("x")},
+			"with a key that nobody knows": {withUnknown}, "with another": {withAnother}, "with a reader's public key alone": {stolen},
+		} {
+			nc, err := nats.Connect(conn.ClientURL(), append(with, nats.NoReconnect())...)
+			if err == nil {
+				nc.Close()
+			}
+			if !errors.Is(err, nats.ErrAuthorization) {
+				t.Errorf("whoever comes %s: %v", how, err)
+			}
+		}
+		if err := conn.SetReaders([]natsconn.Reader{{PublicKey: known, Publish: []string{"hello"}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nc, err := nats.Connect(conn.ClientURL(), withKnown)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("a reader: %v", err)
 	}
-	defer reader.Close()
-	theirs, err := jetstream.New(reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	consumer, err := theirs.OrderedConsumer(t.Context(), "AUDIT", jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m, err := consumer.Next(); err != nil || string(m.Data()) != "one" {
-		t.Fatalf("a reader got %v, %v", m, err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	if _, err := theirs.Publish(ctx, "audit.a", []byte("forged")); err == nil {
-		t.Fatal("a reader wrote to the stream")
-	}
-	if err := theirs.DeleteStream(ctx, "AUDIT"); err == nil {
-		t.Fatal("a reader deleted the stream")
-	}
+	nc.Close()
 	if open, err := natsconn.Open(t.Context(), natsconn.Config{DataDir: t.TempDir(), Listen: "0.0.0.0:0"}); err == nil {
 		open.Close()
 		t.Fatal("the server listens to the world")

@@ -13,7 +13,7 @@ type Reader struct {
 	Publish, Subscribe []string
 }
 
-// SetReaders says who may read beside whoever comes without a key. Whoever is no more among them is disconnected. An external cluster knows its
+// SetReaders says who may read. Whoever is no more among them is disconnected. An external cluster knows its
 // clients by itself: there it does nothing.
 func (c *Conn) SetReaders(readers []Reader) error {
 	if c.server == nil {

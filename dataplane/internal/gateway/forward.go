@@ -13,7 +13,6 @@ import (
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
-	"sallyport.dev/dataplane/internal/mask"
 	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/internal/replica"
 	"sallyport.dev/dataplane/internal/strictjson"
@@ -372,7 +371,7 @@ func (g *Gateway) passMessage(ctx context.Context, to *answer, x *exchange, resp
 		if response.Whole() {
 			return x.ended(&response.Message)
 		}
-		return ending{outcome: auditv1.Outcome_OUTCOME_OK, result: mask.Payload(whole.Bytes())}
+		return ending{outcome: auditv1.Outcome_OUTCOME_OK, result: x.payload(whole.Bytes())}
 	}
 	h := to.w.Header()
 	h["Content-Type"], h["Cache-Control"] = typeJSON, noStore
@@ -389,8 +388,8 @@ func (g *Gateway) passMessage(ctx context.Context, to *answer, x *exchange, resp
 		to.sent.Add(uint64(max(n, 0)))
 		return x.ended(&response.Message)
 	}
-	var recorder mask.Recorder
-	n, err := response.WriteTo(io.MultiWriter(&recorder, to.w))
+	recorder := x.recorder()
+	n, err := response.WriteTo(io.MultiWriter(recorder, to.w))
 	to.sent.Add(uint64(max(n, 0)))
 	end := ending{outcome: auditv1.Outcome_OUTCOME_OK, result: recorder.Payload()}
 	if err != nil {

@@ -33,6 +33,8 @@ type exchange struct {
 	// redaction is what is taken out of the answer; nil: nothing. withheld: it was not passed on.
 	redaction *policy.Redaction
 	withheld  bool
+	// whole is how audit keeps the call's values whole.
+	whole wholeValues
 	// reserved is what the call may use of budgets, used what it does; budget is one that had not enough left.
 	reserved *meter.Reservation
 	used     meter.Use

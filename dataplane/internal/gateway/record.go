@@ -52,9 +52,10 @@ func (g *Gateway) kept(r *auditv1.AuditRecord, err error) {
 
 // record is a call's first record: what is asked, by whom, and the verdict.
 func (g *Gateway) record(x *exchange, t target, d policy.Decision) *auditv1.AuditRecord {
+	x.whole = g.keepsWhole(x, t.connector)
 	r := &auditv1.AuditRecord{
 		At: timestamppb.New(x.began), CallId: newID(), Phase: auditv1.Phase_PHASE_REFUSED, Method: x.message.Method,
-		PersonId: x.personID(), Actor: x.actor(), Groups: d.Groups, Client: x.client(), Connector: clip(t.connector), Tool: clip(t.label), Arguments: argumentsKept(d.Redaction, x.message.Arguments),
+		PersonId: x.personID(), Actor: x.actor(), Groups: d.Groups, Client: x.client(), Connector: clip(t.connector), Tool: clip(t.label), Arguments: x.argumentsKept(d.Redaction, x.message.Arguments),
 		SnapshotVersion: d.Version, TraceId: traceID(x), Revision: string(x.revision), Session: x.sessionID(), Authentication: x.authentication(), RequestBytes: uint64(len(x.message.Raw)),
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: d.Reason, Group: d.Group, Rule: uint32(d.Rule), Text: d.Text()},
 	}

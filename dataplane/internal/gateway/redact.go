@@ -26,15 +26,15 @@ var errWithheld = errors.New("Sallyport withheld the answer: the policy takes so
 var errNoQuestions = &mcp.Error{Code: mcp.CodeMethodNotFound, Message: "the gateway lets nothing be asked of this client in this call, since its policy takes something out of the results"}
 
 // argumentsKept is what audit keeps of arguments.
-func argumentsKept(r *policy.Redaction, raw []byte) *auditv1.Payload {
+func (x *exchange) argumentsKept(r *policy.Redaction, raw []byte) *auditv1.Payload {
 	if r == nil || r.Arguments == nil {
-		return mask.Payload(raw)
+		return x.payload(raw)
 	}
 	redacted, found, err := r.Arguments.Redact(raw)
 	if err != nil {
 		return withheldPayload()
 	}
-	return redactedPayload(redacted, found)
+	return x.redactedPayload(redacted, found)
 }
 
 // resultKept is what audit keeps of a result, failureKept of an error, in the form that the agent got.
@@ -44,25 +44,29 @@ func (x *exchange) failureKept(raw []byte) *auditv1.Payload { return x.kept(raw,
 
 func (x *exchange) kept(raw []byte, cut func(*shears, []byte) ([]byte, error)) *auditv1.Payload {
 	if x.redaction == nil || x.redaction.Results == nil {
-		return mask.Payload(raw)
+		return x.payload(raw)
 	}
 	s := shears{paths: x.redaction.Results}
 	redacted, err := cut(&s, raw)
 	if err != nil {
 		return withheldPayload()
 	}
-	return redactedPayload(redacted, s.found || s.unread > 0 || x.redaction.Agent != nil)
+	return x.redactedPayload(redacted, s.found || s.unread > 0 || x.redaction.Agent != nil)
 }
 
-func redactedPayload(raw []byte, redacted bool) *auditv1.Payload {
-	p := mask.Payload(raw)
+func (x *exchange) redactedPayload(raw []byte, redacted bool) *auditv1.Payload {
+	p := x.payload(raw)
 	if p != nil {
 		p.Redacted = redacted
 	}
 	return p
 }
 
-func withheldPayload() *auditv1.Payload { return redactedPayload([]byte(policy.Redacted), true) }
+func withheldPayload() *auditv1.Payload {
+	p := mask.Payload([]byte(policy.Redacted))
+	p.Redacted = true
+	return p
+}
 
 // readsResults tells whether results are needed whole.
 func (x *exchange) readsResults() bool {

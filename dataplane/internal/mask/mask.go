@@ -9,6 +9,7 @@ package mask
 import (
 	"bytes"
 	"crypto/sha256"
+	"fmt"
 	"hash"
 	"strconv"
 	"unicode/utf8"
@@ -50,6 +51,58 @@ func Payload(raw []byte) *auditv1.Payload {
 	_, _ = h.Write(s.window) // never fails
 	_, _ = h.Write(raw[edge:])
 	return s.payload(len(s.window)+len(raw)-edge, h.Sum(nil), edge == len(raw))
+}
+
+// Whole is Payload, with the whole value in it where the head is not all of it, masked from end to end: size and digest are of that. A value
+// of more bytes than there may be is not kept whole, and the payload says so.
+func Whole(raw []byte, most int) *auditv1.Payload {
+	if len(raw) <= HeadBytes {
+		return Payload(raw)
+	}
+	if len(raw) > most {
+		return TooLarge(Payload(raw), most)
+	}
+	s := show(raw)
+	sum := sha256.Sum256(s.window)
+	p := s.payload(len(s.window), sum[:], true)
+	if p.GetTruncated() {
+		if p.Whole = s.window; !s.masked { // else it is another already
+			p.Whole = bytes.Clone(raw)
+		}
+	}
+	return p
+}
+
+// TooLarge says of a payload that its value is not kept whole because it has more bytes than there may be.
+func TooLarge(p *auditv1.Payload, most int) *auditv1.Payload {
+	p.NotKept = fmt.Sprintf("it has more than %d bytes", most)
+	return p
+}
+
+// WholeRecorder makes what Whole makes of what is written to it. It holds as much as there may be.
+type WholeRecorder struct {
+	Most     int
+	recorder Recorder
+	whole    []byte
+	over     bool
+}
+
+// Write never fails.
+func (r *WholeRecorder) Write(b []byte) (int, error) {
+	if r.over = r.over || len(r.whole)+len(b) > r.Most; r.over {
+		r.whole = nil
+	} else {
+		r.whole = append(r.whole, b...)
+	}
+	return r.recorder.Write(b)
+}
+
+// Payload returns what Whole returns for all that was written.
+func (r *WholeRecorder) Payload() *auditv1.Payload {
+	if r.over {
+		return TooLarge(r.recorder.Payload(), r.Most)
+	}
+	return Whole(r.whole, r.Most)
 }
 
 // Recorder makes a Payload of what is written to it, without keeping more than it needs. Its zero value is ready.

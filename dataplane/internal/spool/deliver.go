@@ -191,7 +191,7 @@ func (c *cursor) read(g *generation, seg segment, limit uint64) ([]Record, error
 			return nil, err
 		}
 	}
-	n := min(seg.size-c.offset, batchBytes+maxRecord/2)
+	n := min(seg.size-c.offset, batchBytes+1<<19)
 	if int64(cap(c.buf)) < n {
 		c.buf = make([]byte, n)
 	}

@@ -13,8 +13,8 @@ import (
 // payloads, so a fixed magic would let it plant a frame that a scan past damage would take for a record.
 const (
 	frameHeader = 24
-	// A record that is larger is refused: a delivery must be able to hold at least one.
-	maxRecord = 1 << 20
+	// A record that is larger is refused: a delivery must be able to hold at least one. The largest have a whole value in them.
+	maxRecord = 4 << 20
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

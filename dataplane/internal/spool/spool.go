@@ -152,6 +152,13 @@ func (s *Spool) Stats() Stats {
 	return st
 }
 
+// Roomy tells whether there is room for more than records need: not more than half of the spool is used.
+func (s *Spool) Roomy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.total+s.queued <= s.cfg.MaxBytes/2
+}
+
 // Close ends the spool. Appends that wait are kept or fail first. Deliver must have returned.
 func (s *Spool) Close() error {
 	var err error

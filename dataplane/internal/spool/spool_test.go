@@ -296,7 +296,7 @@ func TestAFullSpoolRefusesCallsButCompletesThoseUnderWayAndRecovers(t *testing.T
 func TestARecordThatIsTooLargeIsRefused(t *testing.T) {
 	s := open(t, testConfig(t.TempDir()))
 	r := refused(1)
-	r.Error = strings.Repeat("x", 1<<20)
+	r.Error = strings.Repeat("x", maxRecord)
 	if err := s.Append(r); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("got %v", err)
 	}

@@ -1220,8 +1220,12 @@ type Payload struct {
 	Masked    bool   `protobuf:"varint,5,opt,name=masked,proto3" json:"masked,omitempty"`
 	// The policy had something taken out, or withheld the value because it could not be looked for.
 	Redacted bool `protobuf:"varint,50,opt,name=redacted,proto3" json:"redacted,omitempty"`
-	// The whole value's name in the store of whole values. Empty: it is not kept.
-	Object        string `protobuf:"bytes,6,opt,name=object,proto3" json:"object,omitempty"`
+	// The whole value's name in the store of whole values. Empty: it is not kept. Set by the control plane once it is there.
+	Object string `protobuf:"bytes,6,opt,name=object,proto3" json:"object,omitempty"`
+	// The whole value on its way from a proxy to the control plane, where it is to be kept. Never on the stream.
+	Whole []byte `protobuf:"bytes,60,opt,name=whole,proto3" json:"whole,omitempty"`
+	// Why it is not kept, where the connector asks for it.
+	NotKept       string `protobuf:"bytes,61,opt,name=not_kept,json=notKept,proto3" json:"not_kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1301,6 +1305,20 @@ func (x *Payload) GetRedacted() bool {
 func (x *Payload) GetObject() string {
 	if x != nil {
 		return x.Object
+	}
+	return ""
+}
+
+func (x *Payload) GetWhole() []byte {
+	if x != nil {
+		return x.Whole
+	}
+	return nil
+}
+
+func (x *Payload) GetNotKept() string {
+	if x != nil {
+		return x.NotKept
 	}
 	return ""
 }
@@ -1899,7 +1917,7 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x18\n" +
-	"\aaddress\x18\x04 \x01(\tR\aaddress\"\xb3\x01\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\"\xe4\x01\n" +
 	"\aPayload\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x16\n" +
@@ -1907,7 +1925,9 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\ttruncated\x18\x04 \x01(\bR\ttruncated\x12\x16\n" +
 	"\x06masked\x18\x05 \x01(\bR\x06masked\x12\x1a\n" +
 	"\bredacted\x182 \x01(\bR\bredacted\x12\x16\n" +
-	"\x06object\x18\x06 \x01(\tR\x06object\"\x9a\x02\n" +
+	"\x06object\x18\x06 \x01(\tR\x06object\x12\x14\n" +
+	"\x05whole\x18< \x01(\fR\x05whole\x12\x19\n" +
+	"\bnot_kept\x18= \x01(\tR\anotKept\"\x9a\x02\n" +
 	"\bDecision\x125\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x1b.sallyport.audit.v1.VerdictR\averdict\x122\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1a.sallyport.audit.v1.ReasonR\x06reason\x12\x14\n" +

@@ -517,7 +517,9 @@ type Connector struct {
 	// What is taken out of what audit keeps of calls, whoever makes them and whatever becomes of them, and of what agents get.
 	Redactions []*Redaction `protobuf:"bytes,30,rep,name=redactions,proto3" json:"redactions,omitempty"`
 	// What becomes of an upstream's list when it differs from what is pinned.
-	Catalogue     *CatalogueSettings `protobuf:"bytes,60,opt,name=catalogue,proto3" json:"catalogue,omitempty"`
+	Catalogue *CatalogueSettings `protobuf:"bytes,60,opt,name=catalogue,proto3" json:"catalogue,omitempty"`
+	// What audit keeps of calls beside their records. Default: nothing.
+	Audit         *AuditSettings `protobuf:"bytes,40,opt,name=audit,proto3" json:"audit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -657,6 +659,77 @@ func (x *Connector) GetCatalogue() *CatalogueSettings {
 	return nil
 }
 
+func (x *Connector) GetAudit() *AuditSettings {
+	if x != nil {
+		return x.Audit
+	}
+	return nil
+}
+
+// AuditSettings say what audit keeps of a connector's calls beside their records.
+type AuditSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Arguments and results that a record has in part are kept whole, sealed for the person, masked and redacted as the record is.
+	Whole bool `protobuf:"varint,1,opt,name=whole,proto3" json:"whole,omitempty"`
+	// The largest that is kept. Default: 1 MiB.
+	MaxBytes uint32 `protobuf:"varint,2,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	// For how many days. Default: 30.
+	Days          uint32 `protobuf:"varint,3,opt,name=days,proto3" json:"days,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditSettings) Reset() {
+	*x = AuditSettings{}
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditSettings) ProtoMessage() {}
+
+func (x *AuditSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditSettings.ProtoReflect.Descriptor instead.
+func (*AuditSettings) Descriptor() ([]byte, []int) {
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AuditSettings) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+func (x *AuditSettings) GetMaxBytes() uint32 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *AuditSettings) GetDays() uint32 {
+	if x != nil {
+		return x.Days
+	}
+	return 0
+}
+
 // CatalogueSettings say how an upstream's list is followed. What was never pinned is never let through: the first catalogue is approved.
 type CatalogueSettings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -676,7 +749,7 @@ type CatalogueSettings struct {
 
 func (x *CatalogueSettings) Reset() {
 	*x = CatalogueSettings{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[1]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +761,7 @@ func (x *CatalogueSettings) String() string {
 func (*CatalogueSettings) ProtoMessage() {}
 
 func (x *CatalogueSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[1]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +774,7 @@ func (x *CatalogueSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatalogueSettings.ProtoReflect.Descriptor instead.
 func (*CatalogueSettings) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CatalogueSettings) GetChanges() CatalogueChange {
@@ -747,7 +820,7 @@ type Consent struct {
 
 func (x *Consent) Reset() {
 	*x = Consent{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[2]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +832,7 @@ func (x *Consent) String() string {
 func (*Consent) ProtoMessage() {}
 
 func (x *Consent) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[2]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +845,7 @@ func (x *Consent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Consent.ProtoReflect.Descriptor instead.
 func (*Consent) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Consent) GetSampling() bool {
@@ -809,7 +882,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[3]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -821,7 +894,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[3]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -834,7 +907,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Breaker) GetFailures() uint32 {
@@ -870,7 +943,7 @@ type UpstreamAuth struct {
 
 func (x *UpstreamAuth) Reset() {
 	*x = UpstreamAuth{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[4]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -882,7 +955,7 @@ func (x *UpstreamAuth) String() string {
 func (*UpstreamAuth) ProtoMessage() {}
 
 func (x *UpstreamAuth) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[4]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -895,7 +968,7 @@ func (x *UpstreamAuth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamAuth.ProtoReflect.Descriptor instead.
 func (*UpstreamAuth) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *UpstreamAuth) GetKind() isUpstreamAuth_Kind {
@@ -1030,7 +1103,7 @@ type Tool struct {
 
 func (x *Tool) Reset() {
 	*x = Tool{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[5]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1115,7 @@ func (x *Tool) String() string {
 func (*Tool) ProtoMessage() {}
 
 func (x *Tool) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[5]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1128,7 @@ func (x *Tool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tool.ProtoReflect.Descriptor instead.
 func (*Tool) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Tool) GetName() string {
@@ -1119,7 +1192,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +1204,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[6]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +1217,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rule) GetAllow() []string {
@@ -1267,7 +1340,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1352,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[7]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1365,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Limit) GetBudget() string {
@@ -1369,7 +1442,7 @@ type Redaction struct {
 
 func (x *Redaction) Reset() {
 	*x = Redaction{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1381,7 +1454,7 @@ func (x *Redaction) String() string {
 func (*Redaction) ProtoMessage() {}
 
 func (x *Redaction) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[8]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1467,7 @@ func (x *Redaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redaction.ProtoReflect.Descriptor instead.
 func (*Redaction) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Redaction) GetTools() []string {
@@ -1439,7 +1512,7 @@ type Hints struct {
 
 func (x *Hints) Reset() {
 	*x = Hints{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1524,7 @@ func (x *Hints) String() string {
 func (*Hints) ProtoMessage() {}
 
 func (x *Hints) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[9]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1537,7 @@ func (x *Hints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hints.ProtoReflect.Descriptor instead.
 func (*Hints) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Hints) GetReadOnly() bool {
@@ -1514,7 +1587,7 @@ type Review struct {
 
 func (x *Review) Reset() {
 	*x = Review{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1599,7 @@ func (x *Review) String() string {
 func (*Review) ProtoMessage() {}
 
 func (x *Review) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[10]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1612,7 @@ func (x *Review) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Review.ProtoReflect.Descriptor instead.
 func (*Review) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Review) GetApprovers() []string {
@@ -1588,7 +1661,7 @@ type RuleSet struct {
 
 func (x *RuleSet) Reset() {
 	*x = RuleSet{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1673,7 @@ func (x *RuleSet) String() string {
 func (*RuleSet) ProtoMessage() {}
 
 func (x *RuleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[11]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1686,7 @@ func (x *RuleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleSet.ProtoReflect.Descriptor instead.
 func (*RuleSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RuleSet) GetName() string {
@@ -1654,7 +1727,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1666,7 +1739,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[12]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1679,7 +1752,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Block) GetId() string {
@@ -1805,7 +1878,7 @@ type ConnectorTool struct {
 
 func (x *ConnectorTool) Reset() {
 	*x = ConnectorTool{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +1890,7 @@ func (x *ConnectorTool) String() string {
 func (*ConnectorTool) ProtoMessage() {}
 
 func (x *ConnectorTool) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[13]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +1903,7 @@ func (x *ConnectorTool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorTool.ProtoReflect.Descriptor instead.
 func (*ConnectorTool) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ConnectorTool) GetConnector() string {
@@ -1862,7 +1935,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +1947,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[14]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +1960,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Issuer) GetUrl() string {
@@ -1935,7 +2008,7 @@ type Directory struct {
 
 func (x *Directory) Reset() {
 	*x = Directory{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2020,7 @@ func (x *Directory) String() string {
 func (*Directory) ProtoMessage() {}
 
 func (x *Directory) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[15]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,7 +2033,7 @@ func (x *Directory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directory.ProtoReflect.Descriptor instead.
 func (*Directory) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Directory) GetId() string {
@@ -2028,7 +2101,7 @@ type Signals struct {
 
 func (x *Signals) Reset() {
 	*x = Signals{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2113,7 @@ func (x *Signals) String() string {
 func (*Signals) ProtoMessage() {}
 
 func (x *Signals) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[16]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2126,7 @@ func (x *Signals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signals.ProtoReflect.Descriptor instead.
 func (*Signals) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Signals) GetIssuer() string {
@@ -2106,7 +2179,7 @@ type SignIn struct {
 
 func (x *SignIn) Reset() {
 	*x = SignIn{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2191,7 @@ func (x *SignIn) String() string {
 func (*SignIn) ProtoMessage() {}
 
 func (x *SignIn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[17]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2204,7 @@ func (x *SignIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
 func (*SignIn) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SignIn) GetIssuer() string {
@@ -2219,7 +2292,7 @@ type Assurance struct {
 
 func (x *Assurance) Reset() {
 	*x = Assurance{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[18]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2231,7 +2304,7 @@ func (x *Assurance) String() string {
 func (*Assurance) ProtoMessage() {}
 
 func (x *Assurance) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[18]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2244,7 +2317,7 @@ func (x *Assurance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assurance.ProtoReflect.Descriptor instead.
 func (*Assurance) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Assurance) GetAcr() []string {
@@ -2282,7 +2355,7 @@ type UpstreamAuth_StaticHeader struct {
 
 func (x *UpstreamAuth_StaticHeader) Reset() {
 	*x = UpstreamAuth_StaticHeader{}
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[19]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2294,7 +2367,7 @@ func (x *UpstreamAuth_StaticHeader) String() string {
 func (*UpstreamAuth_StaticHeader) ProtoMessage() {}
 
 func (x *UpstreamAuth_StaticHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[19]
+	mi := &file_sallyport_policy_v1_policy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2307,7 +2380,7 @@ func (x *UpstreamAuth_StaticHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamAuth_StaticHeader.ProtoReflect.Descriptor instead.
 func (*UpstreamAuth_StaticHeader) Descriptor() ([]byte, []int) {
-	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{4, 0}
+	return file_sallyport_policy_v1_policy_proto_rawDescGZIP(), []int{5, 0}
 }
 
 func (x *UpstreamAuth_StaticHeader) GetName() string {
@@ -2335,7 +2408,7 @@ var File_sallyport_policy_v1_policy_proto protoreflect.FileDescriptor
 
 const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	" sallyport/policy/v1/policy.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"sallyport/policy/v1/upstream.proto\"\x9e\a\n" +
+	" sallyport/policy/v1/policy.proto\x12\x13sallyport.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"sallyport/policy/v1/upstream.proto\"\xd8\a\n" +
 	"\tConnector\x121\n" +
 	"\x02id\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x18(2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\x02id\x12\x1e\n" +
 	"\x05title\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05title\x12W\n" +
@@ -2355,9 +2428,15 @@ const file_sallyport_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
 	"redactions\x18\x1e \x03(\v2\x1e.sallyport.policy.v1.RedactionB\b\xbaH\x05\x92\x01\x02\x102R\n" +
 	"redactions\x12D\n" +
-	"\tcatalogue\x18< \x01(\v2&.sallyport.policy.v1.CatalogueSettingsR\tcatalogueB\n" +
+	"\tcatalogue\x18< \x01(\v2&.sallyport.policy.v1.CatalogueSettingsR\tcatalogue\x128\n" +
+	"\x05audit\x18( \x01(\v2\".sallyport.policy.v1.AuditSettingsR\x05auditB\n" +
 	"\n" +
-	"\b_retries\"\xfe\x01\n" +
+	"\b_retries\"l\n" +
+	"\rAuditSettings\x12\x14\n" +
+	"\x05whole\x18\x01 \x01(\bR\x05whole\x12'\n" +
+	"\tmax_bytes\x18\x02 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x80\x80\xc0\x01R\bmaxBytes\x12\x1c\n" +
+	"\x04days\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\xc2\x1cR\x04days\"\xfe\x01\n" +
 	"\x11CatalogueSettings\x12H\n" +
 	"\achanges\x18\x01 \x01(\x0e2$.sallyport.policy.v1.CatalogueChangeB\b\xbaH\x05\x82\x01\x02\x10\x01R\achanges\x12D\n" +
 	"\x05added\x18\x02 \x01(\x0e2$.sallyport.policy.v1.CatalogueChangeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05added\x12?\n" +
@@ -2560,7 +2639,7 @@ func file_sallyport_policy_v1_policy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_policy_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_sallyport_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_sallyport_policy_v1_policy_proto_goTypes = []any{
 	(CatalogueChange)(0),              // 0: sallyport.policy.v1.CatalogueChange
 	(Transport)(0),                    // 1: sallyport.policy.v1.Transport
@@ -2571,85 +2650,87 @@ var file_sallyport_policy_v1_policy_proto_goTypes = []any{
 	(MatchAttribute)(0),               // 6: sallyport.policy.v1.MatchAttribute
 	(Role)(0),                         // 7: sallyport.policy.v1.Role
 	(*Connector)(nil),                 // 8: sallyport.policy.v1.Connector
-	(*CatalogueSettings)(nil),         // 9: sallyport.policy.v1.CatalogueSettings
-	(*Consent)(nil),                   // 10: sallyport.policy.v1.Consent
-	(*Breaker)(nil),                   // 11: sallyport.policy.v1.Breaker
-	(*UpstreamAuth)(nil),              // 12: sallyport.policy.v1.UpstreamAuth
-	(*Tool)(nil),                      // 13: sallyport.policy.v1.Tool
-	(*Rule)(nil),                      // 14: sallyport.policy.v1.Rule
-	(*Limit)(nil),                     // 15: sallyport.policy.v1.Limit
-	(*Redaction)(nil),                 // 16: sallyport.policy.v1.Redaction
-	(*Hints)(nil),                     // 17: sallyport.policy.v1.Hints
-	(*Review)(nil),                    // 18: sallyport.policy.v1.Review
-	(*RuleSet)(nil),                   // 19: sallyport.policy.v1.RuleSet
-	(*Block)(nil),                     // 20: sallyport.policy.v1.Block
-	(*ConnectorTool)(nil),             // 21: sallyport.policy.v1.ConnectorTool
-	(*Issuer)(nil),                    // 22: sallyport.policy.v1.Issuer
-	(*Directory)(nil),                 // 23: sallyport.policy.v1.Directory
-	(*Signals)(nil),                   // 24: sallyport.policy.v1.Signals
-	(*SignIn)(nil),                    // 25: sallyport.policy.v1.SignIn
-	(*Assurance)(nil),                 // 26: sallyport.policy.v1.Assurance
-	(*UpstreamAuth_StaticHeader)(nil), // 27: sallyport.policy.v1.UpstreamAuth.StaticHeader
-	(*durationpb.Duration)(nil),       // 28: google.protobuf.Duration
-	(*QueryKey)(nil),                  // 29: sallyport.policy.v1.QueryKey
-	(*OAuth)(nil),                     // 30: sallyport.policy.v1.OAuth
-	(*ServiceAccountAuth)(nil),        // 31: sallyport.policy.v1.ServiceAccountAuth
-	(*TokenExchange)(nil),             // 32: sallyport.policy.v1.TokenExchange
-	(*IdentityAssertion)(nil),         // 33: sallyport.policy.v1.IdentityAssertion
-	(*PassThrough)(nil),               // 34: sallyport.policy.v1.PassThrough
-	(*timestamppb.Timestamp)(nil),     // 35: google.protobuf.Timestamp
-	(KeyHolder)(0),                    // 36: sallyport.policy.v1.KeyHolder
+	(*AuditSettings)(nil),             // 9: sallyport.policy.v1.AuditSettings
+	(*CatalogueSettings)(nil),         // 10: sallyport.policy.v1.CatalogueSettings
+	(*Consent)(nil),                   // 11: sallyport.policy.v1.Consent
+	(*Breaker)(nil),                   // 12: sallyport.policy.v1.Breaker
+	(*UpstreamAuth)(nil),              // 13: sallyport.policy.v1.UpstreamAuth
+	(*Tool)(nil),                      // 14: sallyport.policy.v1.Tool
+	(*Rule)(nil),                      // 15: sallyport.policy.v1.Rule
+	(*Limit)(nil),                     // 16: sallyport.policy.v1.Limit
+	(*Redaction)(nil),                 // 17: sallyport.policy.v1.Redaction
+	(*Hints)(nil),                     // 18: sallyport.policy.v1.Hints
+	(*Review)(nil),                    // 19: sallyport.policy.v1.Review
+	(*RuleSet)(nil),                   // 20: sallyport.policy.v1.RuleSet
+	(*Block)(nil),                     // 21: sallyport.policy.v1.Block
+	(*ConnectorTool)(nil),             // 22: sallyport.policy.v1.ConnectorTool
+	(*Issuer)(nil),                    // 23: sallyport.policy.v1.Issuer
+	(*Directory)(nil),                 // 24: sallyport.policy.v1.Directory
+	(*Signals)(nil),                   // 25: sallyport.policy.v1.Signals
+	(*SignIn)(nil),                    // 26: sallyport.policy.v1.SignIn
+	(*Assurance)(nil),                 // 27: sallyport.policy.v1.Assurance
+	(*UpstreamAuth_StaticHeader)(nil), // 28: sallyport.policy.v1.UpstreamAuth.StaticHeader
+	(*durationpb.Duration)(nil),       // 29: google.protobuf.Duration
+	(*QueryKey)(nil),                  // 30: sallyport.policy.v1.QueryKey
+	(*OAuth)(nil),                     // 31: sallyport.policy.v1.OAuth
+	(*ServiceAccountAuth)(nil),        // 32: sallyport.policy.v1.ServiceAccountAuth
+	(*TokenExchange)(nil),             // 33: sallyport.policy.v1.TokenExchange
+	(*IdentityAssertion)(nil),         // 34: sallyport.policy.v1.IdentityAssertion
+	(*PassThrough)(nil),               // 35: sallyport.policy.v1.PassThrough
+	(*timestamppb.Timestamp)(nil),     // 36: google.protobuf.Timestamp
+	(KeyHolder)(0),                    // 37: sallyport.policy.v1.KeyHolder
 }
 var file_sallyport_policy_v1_policy_proto_depIdxs = []int32{
-	12, // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
-	28, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
+	13, // 0: sallyport.policy.v1.Connector.auth:type_name -> sallyport.policy.v1.UpstreamAuth
+	29, // 1: sallyport.policy.v1.Connector.timeout:type_name -> google.protobuf.Duration
 	1,  // 2: sallyport.policy.v1.Connector.transport:type_name -> sallyport.policy.v1.Transport
-	28, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
-	10, // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
-	11, // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
-	16, // 6: sallyport.policy.v1.Connector.redactions:type_name -> sallyport.policy.v1.Redaction
-	9,  // 7: sallyport.policy.v1.Connector.catalogue:type_name -> sallyport.policy.v1.CatalogueSettings
-	0,  // 8: sallyport.policy.v1.CatalogueSettings.changes:type_name -> sallyport.policy.v1.CatalogueChange
-	0,  // 9: sallyport.policy.v1.CatalogueSettings.added:type_name -> sallyport.policy.v1.CatalogueChange
-	28, // 10: sallyport.policy.v1.CatalogueSettings.every:type_name -> google.protobuf.Duration
-	28, // 11: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
-	27, // 12: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
-	29, // 13: sallyport.policy.v1.UpstreamAuth.query:type_name -> sallyport.policy.v1.QueryKey
-	30, // 14: sallyport.policy.v1.UpstreamAuth.oauth:type_name -> sallyport.policy.v1.OAuth
-	31, // 15: sallyport.policy.v1.UpstreamAuth.service_account:type_name -> sallyport.policy.v1.ServiceAccountAuth
-	32, // 16: sallyport.policy.v1.UpstreamAuth.token_exchange:type_name -> sallyport.policy.v1.TokenExchange
-	33, // 17: sallyport.policy.v1.UpstreamAuth.identity_assertion:type_name -> sallyport.policy.v1.IdentityAssertion
-	34, // 18: sallyport.policy.v1.UpstreamAuth.pass_through:type_name -> sallyport.policy.v1.PassThrough
-	2,  // 19: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
-	3,  // 20: sallyport.policy.v1.Rule.after:type_name -> sallyport.policy.v1.Duty
-	3,  // 21: sallyport.policy.v1.Rule.require:type_name -> sallyport.policy.v1.Duty
-	17, // 22: sallyport.policy.v1.Rule.hints:type_name -> sallyport.policy.v1.Hints
-	35, // 23: sallyport.policy.v1.Rule.until:type_name -> google.protobuf.Timestamp
-	5,  // 24: sallyport.policy.v1.Rule.assurance:type_name -> sallyport.policy.v1.ConfirmationAssurance
-	18, // 25: sallyport.policy.v1.Rule.review:type_name -> sallyport.policy.v1.Review
-	26, // 26: sallyport.policy.v1.Rule.sign_in:type_name -> sallyport.policy.v1.Assurance
-	16, // 27: sallyport.policy.v1.Rule.redact:type_name -> sallyport.policy.v1.Redaction
-	15, // 28: sallyport.policy.v1.Rule.limit:type_name -> sallyport.policy.v1.Limit
-	28, // 29: sallyport.policy.v1.Limit.window:type_name -> google.protobuf.Duration
-	4,  // 30: sallyport.policy.v1.Limit.per:type_name -> sallyport.policy.v1.Per
-	28, // 31: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
-	28, // 32: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
-	14, // 33: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
-	21, // 34: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
-	35, // 35: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
-	22, // 36: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
-	6,  // 37: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
-	25, // 38: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
-	24, // 39: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
-	28, // 40: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
-	26, // 41: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
-	28, // 42: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
-	36, // 43: sallyport.policy.v1.UpstreamAuth.StaticHeader.holder:type_name -> sallyport.policy.v1.KeyHolder
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	29, // 3: sallyport.policy.v1.Connector.idle_timeout:type_name -> google.protobuf.Duration
+	11, // 4: sallyport.policy.v1.Connector.consent:type_name -> sallyport.policy.v1.Consent
+	12, // 5: sallyport.policy.v1.Connector.breaker:type_name -> sallyport.policy.v1.Breaker
+	17, // 6: sallyport.policy.v1.Connector.redactions:type_name -> sallyport.policy.v1.Redaction
+	10, // 7: sallyport.policy.v1.Connector.catalogue:type_name -> sallyport.policy.v1.CatalogueSettings
+	9,  // 8: sallyport.policy.v1.Connector.audit:type_name -> sallyport.policy.v1.AuditSettings
+	0,  // 9: sallyport.policy.v1.CatalogueSettings.changes:type_name -> sallyport.policy.v1.CatalogueChange
+	0,  // 10: sallyport.policy.v1.CatalogueSettings.added:type_name -> sallyport.policy.v1.CatalogueChange
+	29, // 11: sallyport.policy.v1.CatalogueSettings.every:type_name -> google.protobuf.Duration
+	29, // 12: sallyport.policy.v1.Breaker.open_for:type_name -> google.protobuf.Duration
+	28, // 13: sallyport.policy.v1.UpstreamAuth.header:type_name -> sallyport.policy.v1.UpstreamAuth.StaticHeader
+	30, // 14: sallyport.policy.v1.UpstreamAuth.query:type_name -> sallyport.policy.v1.QueryKey
+	31, // 15: sallyport.policy.v1.UpstreamAuth.oauth:type_name -> sallyport.policy.v1.OAuth
+	32, // 16: sallyport.policy.v1.UpstreamAuth.service_account:type_name -> sallyport.policy.v1.ServiceAccountAuth
+	33, // 17: sallyport.policy.v1.UpstreamAuth.token_exchange:type_name -> sallyport.policy.v1.TokenExchange
+	34, // 18: sallyport.policy.v1.UpstreamAuth.identity_assertion:type_name -> sallyport.policy.v1.IdentityAssertion
+	35, // 19: sallyport.policy.v1.UpstreamAuth.pass_through:type_name -> sallyport.policy.v1.PassThrough
+	2,  // 20: sallyport.policy.v1.Tool.kind:type_name -> sallyport.policy.v1.Kind
+	3,  // 21: sallyport.policy.v1.Rule.after:type_name -> sallyport.policy.v1.Duty
+	3,  // 22: sallyport.policy.v1.Rule.require:type_name -> sallyport.policy.v1.Duty
+	18, // 23: sallyport.policy.v1.Rule.hints:type_name -> sallyport.policy.v1.Hints
+	36, // 24: sallyport.policy.v1.Rule.until:type_name -> google.protobuf.Timestamp
+	5,  // 25: sallyport.policy.v1.Rule.assurance:type_name -> sallyport.policy.v1.ConfirmationAssurance
+	19, // 26: sallyport.policy.v1.Rule.review:type_name -> sallyport.policy.v1.Review
+	27, // 27: sallyport.policy.v1.Rule.sign_in:type_name -> sallyport.policy.v1.Assurance
+	17, // 28: sallyport.policy.v1.Rule.redact:type_name -> sallyport.policy.v1.Redaction
+	16, // 29: sallyport.policy.v1.Rule.limit:type_name -> sallyport.policy.v1.Limit
+	29, // 30: sallyport.policy.v1.Limit.window:type_name -> google.protobuf.Duration
+	4,  // 31: sallyport.policy.v1.Limit.per:type_name -> sallyport.policy.v1.Per
+	29, // 32: sallyport.policy.v1.Review.wait:type_name -> google.protobuf.Duration
+	29, // 33: sallyport.policy.v1.Review.valid_for:type_name -> google.protobuf.Duration
+	15, // 34: sallyport.policy.v1.RuleSet.rules:type_name -> sallyport.policy.v1.Rule
+	22, // 35: sallyport.policy.v1.Block.tool:type_name -> sallyport.policy.v1.ConnectorTool
+	36, // 36: sallyport.policy.v1.Block.until:type_name -> google.protobuf.Timestamp
+	23, // 37: sallyport.policy.v1.Directory.issuers:type_name -> sallyport.policy.v1.Issuer
+	6,  // 38: sallyport.policy.v1.Directory.match_attribute:type_name -> sallyport.policy.v1.MatchAttribute
+	26, // 39: sallyport.policy.v1.Directory.sign_in:type_name -> sallyport.policy.v1.SignIn
+	25, // 40: sallyport.policy.v1.Directory.signals:type_name -> sallyport.policy.v1.Signals
+	29, // 41: sallyport.policy.v1.SignIn.session:type_name -> google.protobuf.Duration
+	27, // 42: sallyport.policy.v1.SignIn.assurance:type_name -> sallyport.policy.v1.Assurance
+	29, // 43: sallyport.policy.v1.Assurance.max_age:type_name -> google.protobuf.Duration
+	37, // 44: sallyport.policy.v1.UpstreamAuth.StaticHeader.holder:type_name -> sallyport.policy.v1.KeyHolder
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_policy_v1_policy_proto_init() }
@@ -2659,7 +2740,7 @@ func file_sallyport_policy_v1_policy_proto_init() {
 	}
 	file_sallyport_policy_v1_upstream_proto_init()
 	file_sallyport_policy_v1_policy_proto_msgTypes[0].OneofWrappers = []any{}
-	file_sallyport_policy_v1_policy_proto_msgTypes[4].OneofWrappers = []any{
+	file_sallyport_policy_v1_policy_proto_msgTypes[5].OneofWrappers = []any{
 		(*UpstreamAuth_Header)(nil),
 		(*UpstreamAuth_Query)(nil),
 		(*UpstreamAuth_Oauth)(nil),
@@ -2668,8 +2749,8 @@ func file_sallyport_policy_v1_policy_proto_init() {
 		(*UpstreamAuth_IdentityAssertion)(nil),
 		(*UpstreamAuth_PassThrough)(nil),
 	}
-	file_sallyport_policy_v1_policy_proto_msgTypes[9].OneofWrappers = []any{}
-	file_sallyport_policy_v1_policy_proto_msgTypes[12].OneofWrappers = []any{
+	file_sallyport_policy_v1_policy_proto_msgTypes[10].OneofWrappers = []any{}
+	file_sallyport_policy_v1_policy_proto_msgTypes[13].OneofWrappers = []any{
 		(*Block_PersonId)(nil),
 		(*Block_ClientId)(nil),
 		(*Block_Connector)(nil),
@@ -2682,7 +2763,7 @@ func file_sallyport_policy_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_policy_v1_policy_proto_rawDesc), len(file_sallyport_policy_v1_policy_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
