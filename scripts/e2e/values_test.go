@@ -75,7 +75,7 @@ func TestWhatACallHandedOverIsReadWholeUntilItsPersonIsErased(t *testing.T) {
 	eventually(t, func() error {
 		out, err := w.cp.Run(t.Context(), "audit", "value", fmt.Sprint(call.GetSequence()))
 		if err == nil || !strings.Contains(err.Error(), "erased") {
-			return fmt.Errorf("after the erasure: %v: %.100s", err, out)
+			return fmt.Errorf("after the erasure it says %.100s, %w", out, errors.Join(errors.New("want that it is erased"), err))
 		}
 		return nil
 	})

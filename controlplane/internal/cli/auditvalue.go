@@ -14,21 +14,24 @@ import (
 
 // auditDocument is a connector's settings of audit, in files.
 type auditDocument struct {
-	Keep     string `yaml:"keep" json:"keep" jsonschema:"whole: arguments and results that a record has in part are kept whole as well"`
+	Keep     string `yaml:"keep,omitempty" json:"keep,omitempty" jsonschema:"part (default): arguments and results as far as records have them; whole: whole as well"`
 	MaxBytes uint32 `yaml:"maxBytes,omitempty" json:"maxBytes,omitempty" jsonschema:"The largest that is kept, at most 3145728; default 1048576"`
 	Days     uint32 `yaml:"days,omitempty" json:"days,omitempty" jsonschema:"For how many days, at most 3650; default 30"`
 }
 
+// keeps are what audit keeps of a value.
+var keeps = map[string]bool{"": false, "part": false, "whole": true}
+
 func (d *auditDocument) wire() (*policyv1.AuditSettings, error) {
-	whole, err := oneOf("audit.keep", d.Keep, map[string]bool{"whole": true})
+	whole, err := oneOf("audit.keep", d.Keep, keeps)
 	return &policyv1.AuditSettings{Whole: whole, MaxBytes: d.MaxBytes, Days: d.Days}, err
 }
 
 func auditDocumentOf(s *policyv1.AuditSettings) *auditDocument {
-	if !s.GetWhole() {
+	if s == nil {
 		return nil
 	}
-	return &auditDocument{Keep: "whole", MaxBytes: s.GetMaxBytes(), Days: s.GetDays()}
+	return &auditDocument{Keep: wordFor(s.GetWhole(), keeps), MaxBytes: s.GetMaxBytes(), Days: s.GetDays()}
 }
 
 func valueAuditCommand(o *options) *cobra.Command {
