@@ -22,6 +22,13 @@ var controlPlaneProgram, proxyProgram string
 const repository = "../.."
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 4 && os.Args[1] == natsProgram {
+		if err := runNATS(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(buildAndRun(m))
 }
 

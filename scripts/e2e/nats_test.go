@@ -13,6 +13,10 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"sallyport.dev/scripts/demo/quickstart"
 )
 
 const nodes = 3
@@ -109,3 +113,82 @@ func port(t *testing.T, addr string) int {
 
 // takeover is how long the loss of the active writer may hold writes up.
 const takeover = 15 * time.Second
+
+// natsProcess is a NATS server that is a process of its own, with its streams in a folder, so that it can be killed and started again.
+type natsProcess struct {
+	*quickstart.Process
+	t         testing.TB
+	dir, addr string
+}
+
+// newNATS starts one, as an operator would configure it for Sallyport.
+func newNATS(t testing.TB) *natsProcess {
+	t.Helper()
+	n := &natsProcess{t: t, dir: t.TempDir(), addr: freeAddress(t)}
+	n.launch()
+	t.Cleanup(func() { stop(t, n.Process) })
+	return n
+}
+
+func (n *natsProcess) url() string { return "nats://" + n.addr }
+
+// launch starts the process and does not wait for it.
+func (n *natsProcess) launch() {
+	n.t.Helper()
+	p, err := quickstart.Start(n.dir, natsProgram, os.Args[0], natsProgram, n.addr, filepath.Join(n.dir, "store"))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.Process = p
+}
+
+// remember sets for how long the audit stream knows a message by its id.
+func (n *natsProcess) remember(window time.Duration) {
+	n.t.Helper()
+	nc, err := nats.Connect(n.url())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	stream, err := js.Stream(n.t.Context(), "AUDIT")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.Duplicates = window
+	if _, err := js.UpdateStream(n.t.Context(), config); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// natsProgram is what the tests' own program is told to be in place of the tests.
+const natsProgram = "nats-server"
+
+// runNATS is that program.
+func runNATS(addr, store string) error {
+	host, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		return err
+	}
+	s, err := server.NewServer(&server.Options{
+		ServerName: "n0", Host: host, Port: port, JetStream: true, SyncAlways: true, StoreDir: store,
+		MaxPayload: 8 << 20, JetStreamMaxStore: 4 << 30, JetStreamMaxMemory: 256 << 20,
+	})
+	if err != nil {
+		return err
+	}
+	s.ConfigureLogger()
+	if err := server.Run(s); err != nil { // and ends it when it is asked to
+		return err
+	}
+	s.WaitForShutdown()
+	return nil
+}

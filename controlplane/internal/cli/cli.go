@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -86,7 +87,6 @@ type codedError struct {
 func ExitCode(err error) int {
 	var wrong usageError
 	var coded codedError
-	var netErr *net.OpError
 	switch {
 	case err == nil:
 		return 0
@@ -97,7 +97,7 @@ func ExitCode(err error) int {
 		return ExitUsage
 	case connect.CodeOf(err) == connect.CodeUnauthenticated:
 		return ExitUnauthenticated
-	case errors.As(err, &netErr):
+	case unreachable(err) != nil:
 		return ExitUnreachable
 	}
 	return ExitFailed
@@ -106,14 +106,24 @@ func ExitCode(err error) int {
 // Explain is an error as people should read it.
 func Explain(err error) string {
 	var wire *connect.Error
-	var netErr *net.OpError
-	switch {
-	case errors.As(err, &netErr):
-		return fmt.Sprintf("the control plane cannot be reached: %v\nIs it running? Name it with --server or SALLYPORT_SERVER.", netErr)
-	case errors.As(err, &wire):
+	if away := unreachable(err); away != nil {
+		return fmt.Sprintf("the control plane cannot be reached: %v\nIs it running? Name it with --server or SALLYPORT_SERVER.", away)
+	}
+	if errors.As(err, &wire) {
 		return wire.Message()
 	}
 	return err.Error()
+}
+
+// unreachable is what the network said where a request did not get through; nil: it was something else, such as a database that the
+// control plane itself does not reach.
+func unreachable(err error) *net.OpError {
+	var request *url.Error
+	var said *net.OpError
+	if errors.As(err, &request) && errors.As(request, &said) {
+		return said
+	}
+	return nil
 }
 
 // connection is how to reach the admin API.

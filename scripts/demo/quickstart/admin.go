@@ -32,6 +32,7 @@ type Admin struct {
 	Policy      adminv1connect.PolicyServiceClient
 	Fleet       adminv1connect.FleetAdminServiceClient
 	Audit       adminv1connect.AuditServiceClient
+	AuditIndex  adminv1connect.AuditIndexServiceClient
 }
 
 // newAdmin returns an admin of the control plane at a URL, by the API and by the CLI.
@@ -44,6 +45,7 @@ func newAdmin(program, url, tokenFile, token string) *Admin {
 		Policy:      adminv1connect.NewPolicyServiceClient(client, url),
 		Fleet:       adminv1connect.NewFleetAdminServiceClient(client, url),
 		Audit:       adminv1connect.NewAuditServiceClient(client, url),
+		AuditIndex:  adminv1connect.NewAuditIndexServiceClient(client, url),
 	}
 }
 

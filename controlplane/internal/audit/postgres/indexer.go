@@ -51,6 +51,9 @@ func (x *Index) Run(ctx context.Context) {
 
 // keep indexes as long as this is the one that does. Nil: another is.
 func (x *Index) keep(ctx context.Context) error {
+	if err := x.make(ctx); err != nil {
+		return err
+	}
 	conn, err := x.pool.Acquire(ctx)
 	if err != nil {
 		return err

@@ -14,8 +14,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -57,9 +60,11 @@ type Index struct {
 	stream Stream
 	schema string
 	log    *slog.Logger
+	made   atomic.Bool // the tables are there
 }
 
-// Open connects, and makes the index's tables where they are missing. PostgreSQL need not be there later.
+// Open connects, and makes the index's tables where they are missing. PostgreSQL need not be there, now or later: until it is, all is
+// searched on the stream.
 func Open(ctx context.Context, c Config) (*Index, error) {
 	if c.Schema == "" {
 		c.Schema = "sallyport_audit"
@@ -82,11 +87,36 @@ func Open(ctx context.Context, c Config) (*Index, error) {
 		return nil, fmt.Errorf("connecting to PostgreSQL: %w", err)
 	}
 	x := &Index{pool: pool, stream: c.Stream, schema: c.Schema, log: c.Log}
-	if err := x.create(ctx, x.schema, true); err != nil {
+	soon, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := x.make(soon); err != nil && !away(err) {
 		pool.Close()
-		return nil, fmt.Errorf("making the audit index in PostgreSQL: %w", err)
+		return nil, err
 	}
 	return x, nil
+}
+
+// make makes the tables, unless they are known to be there.
+func (x *Index) make(ctx context.Context) error {
+	if x.made.Load() {
+		return nil
+	}
+	if err := x.create(ctx, x.schema, true); err != nil {
+		return fmt.Errorf("making the audit index in PostgreSQL: %w", err)
+	}
+	x.made.Store(true)
+	return nil
+}
+
+// away tells that PostgreSQL is not there at the moment from that it refuses.
+func away(err error) bool {
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) {
+		var network *net.OpError
+		return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded)
+	}
+	// Operator intervention: it starts or stops. Insufficient resources: too many connections, a full disk.
+	return strings.HasPrefix(refused.Code, "57P") || strings.HasPrefix(refused.Code, "53")
 }
 
 // Close ends the connections.

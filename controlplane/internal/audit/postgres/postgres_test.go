@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -147,6 +148,25 @@ func TestWithoutPostgresTheStreamAnswers(t *testing.T) {
 	counted, err := x.Count(t.Context(), &adminv1.CountAuditRequest{})
 	if err != nil || counted.GetTotal() != uint64(len(records)) {
 		t.Fatalf("%v, %v", counted, err)
+	}
+}
+
+func TestAnIndexOpensWhilePostgresIsAwayAndIsMadeOnceItIsThere(t *testing.T) {
+	s := newSite(t)
+	audittest.Fill(t, s.store, 50, time.Now())
+	s.server.Kill()
+	x, _ := s.open(t)
+	if records, _, err := x.Search(t.Context(), nil, 1000, ""); err != nil || len(records) < 50 {
+		t.Fatalf("%d records, %v", len(records), err)
+	}
+	if err := s.server.Run(); err != nil {
+		t.Fatal(err)
+	}
+	s.caughtUp(t, x)
+	s.onceEach(t, x)
+	// What PostgreSQL refuses is told at once.
+	if _, err := Open(t.Context(), Config{URL: strings.Replace(s.server.URL(), "/postgres?", "/nowhere?", 1), Stream: s.store}); err == nil || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("opened in a database that is not there: %v", err)
 	}
 }
 
