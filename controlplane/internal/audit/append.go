@@ -95,6 +95,13 @@ type position struct {
 // records become the store's, and get the identity that the proxy's own credential gives, whatever they say.
 // After an error it is not known what was stored: send the same again.
 func (s *Store) Append(ctx context.Context, proxy, region, generation string, records []*auditv1.AuditRecord) (uint64, error) {
+	return s.add(ctx, proxy, generation, func(ctx context.Context) ([]message, error) {
+		return s.messages(ctx, proxy, region, generation, records)
+	})
+}
+
+// add stores the messages that are made by a function.
+func (s *Store) add(ctx context.Context, proxy, generation string, made func(context.Context) ([]message, error)) (uint64, error) {
 	if proxy == "" {
 		return 0, errors.New("storing audit records: they belong to no proxy")
 	}
@@ -106,14 +113,11 @@ func (s *Store) Append(ctx context.Context, proxy, region, generation string, re
 		ctx, cancel = context.WithTimeout(ctx, appendWithin)
 		defer cancel()
 	}
-	if err := s.keepValues(ctx, proxy, generation, records); err != nil {
-		return 0, fmt.Errorf("storing audit records of %s: %w", token(proxy), err)
+	messages, err := made(ctx)
+	acknowledged := uint64(0)
+	if err == nil {
+		acknowledged, err = s.append(ctx, proxy, generation, messages)
 	}
-	messages, err := s.messages(ctx, proxy, region, generation, records)
-	if err != nil {
-		return 0, fmt.Errorf("storing audit records: %w", err)
-	}
-	acknowledged, err := s.append(ctx, proxy, generation, messages)
 	if err != nil {
 		return 0, fmt.Errorf("storing audit records of %s: %w", token(proxy), err)
 	}
@@ -131,24 +135,34 @@ func (m message) size() int { return len(m.core) + proof.PreviousRoom + len(m.be
 
 func (s *Store) messages(ctx context.Context, proxy, region, generation string, records []*auditv1.AuditRecord) ([]message, error) {
 	all := make([]message, len(records))
-	most := int(s.nc.MaxPayload()) - headerRoom
 	for i, r := range records {
-		if r.GetNumber() != records[0].GetNumber()+uint64(i) || r.GetNumber() == 0 {
-			return nil, ErrNumbers
-		}
 		r.Proxy, r.Region, r.SpoolGeneration = proxy, region, generation
-		m, err := s.encode(ctx, r, most)
+		m, err := s.encode(ctx, r)
 		if err != nil {
 			return nil, fmt.Errorf("record %d: %w", r.GetNumber(), err)
 		}
 		all[i] = m
 	}
-	return all, nil
+	return all, consecutive(all)
 }
+
+// consecutive tells whether messages are numbered one by one.
+func consecutive(all []message) error {
+	for i, m := range all {
+		if m.number == 0 || i > 0 && m.number != all[i-1].number+1 {
+			return ErrNumbers
+		}
+	}
+	return nil
+}
+
+// mostOfOne is how many bytes a record's message may have.
+func (s *Store) mostOfOne() int { return int(s.nc.MaxPayload()) - headerRoom }
 
 // encode makes a record's message. From one that is too large goes what is largest, and it says so: it must not stand in
 // the way of all that come after it.
-func (s *Store) encode(ctx context.Context, r *auditv1.AuditRecord, most int) (message, error) {
+func (s *Store) encode(ctx context.Context, r *auditv1.AuditRecord) (message, error) {
+	most := s.mostOfOne()
 	arguments, result, address := r.GetArguments(), r.GetResult(), r.GetClient().GetAddress()
 	m, err := s.divide(ctx, r)
 	if err != nil || m.size() <= most {

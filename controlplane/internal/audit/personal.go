@@ -12,6 +12,7 @@ import (
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
+	"sallyport.dev/controlplane/internal/audit/proof"
 	"sallyport.dev/controlplane/internal/vault"
 )
 
@@ -42,23 +43,30 @@ func (s *Store) split(ctx context.Context, r *auditv1.AuditRecord) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(behind)
-	if person, err := uuid.Parse(r.GetPersonId()); err == nil && s.sealed(r) {
-		sealed, err := s.seals.Seal(ctx, person, behind)
-		switch {
-		case errors.Is(err, vault.ErrNoKey):
-			behind, r.Erased = nil, true
-		case err != nil:
-			return nil, err
-		default:
-			if behind, err = proto.Marshal(&auditv1.AuditRecord{Sealed: sealed}); err != nil {
-				return nil, err
-			}
-		}
+	behind, sum, err := s.behind(ctx, r.GetPersonId(), s.sealed(r), behind)
+	if err != nil {
+		return nil, err
 	}
-	r.PersonalSha256 = sum[:]
+	r.Erased, r.PersonalSha256 = behind == nil, sum[:]
 	withoutPersonal(r)
 	return behind, nil
+}
+
+// behind is what of a person's is kept behind a record, and the digest of all of it. Nil: nothing, as the person has no key.
+func (s *Store) behind(ctx context.Context, personID string, sealed bool, personal []byte) (kept []byte, sum proof.Digest, err error) {
+	sum = sha256.Sum256(personal)
+	if person, err := uuid.Parse(personID); err == nil && sealed {
+		kept, err = s.seals.Seal(ctx, person, personal)
+		if errors.Is(err, vault.ErrNoKey) {
+			return nil, sum, nil
+		}
+		if err != nil {
+			return nil, sum, err
+		}
+		kept, err = proto.Marshal(&auditv1.AuditRecord{Sealed: kept})
+		return kept, sum, err
+	}
+	return personal, sum, nil
 }
 
 // sealed tells whether what a record says of its person is sealed. What is sealed on the event log is so here, too.

@@ -17,6 +17,25 @@ import (
 )
 
 func TestWhatIsSealedForAPersonGoesWithThePerson(t *testing.T) {
+	t.Run("of the control plane's own", func(t *testing.T) {
+		testWhatIsSealed(t, func(s *Store, records []*auditv1.AuditRecord) error {
+			_, err := s.Append(within(t), "p1", "eu", "g", records)
+			return err
+		})
+	})
+	t.Run("as a proxy sends it", func(t *testing.T) {
+		testWhatIsSealed(t, func(s *Store, records []*auditv1.AuditRecord) error {
+			var sent [][]byte
+			for _, r := range records {
+				sent = append(sent, encoded(t, r))
+			}
+			_, err := s.Take(within(t), "p1", "eu", "g", sent)
+			return err
+		})
+	})
+}
+
+func testWhatIsSealed(t *testing.T, send func(*Store, []*auditv1.AuditRecord) error) {
 	nc := natstest.Embedded(t).Conn
 	secrets, err := kv.Open(within(t), nc, kv.Config{Bucket: "VAULT"})
 	if err != nil {
@@ -45,7 +64,7 @@ func TestWhatIsSealedForAPersonGoesWithThePerson(t *testing.T) {
 	sent := []*auditv1.AuditRecord{call(1, ann.String()), call(2, bob.String()), call(3, ""), call(4, uuid.NewString())}
 	// What claims to be sealed already is not believed.
 	sent[1].Sealed, sent[1].Erased = []byte("forged"), true
-	if _, err := store.Append(within(t), "p1", "eu", "g", sent); err != nil {
+	if err := send(store, sent); err != nil {
 		t.Fatal(err)
 	}
 	found := func() map[uint64]*auditv1.AuditRecord {

@@ -70,7 +70,11 @@ func (w *valueSite) withValue(number uint64, value string) *auditv1.AuditRecord 
 
 func (w *valueSite) append(t *testing.T, records ...*auditv1.AuditRecord) {
 	t.Helper()
-	if _, err := w.Append(within(t), "p1", "eu", "g", records); err != nil {
+	var sent [][]byte
+	for _, r := range records {
+		sent = append(sent, encoded(t, r))
+	}
+	if _, err := w.Take(within(t), "p1", "eu", "g", sent); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -130,7 +134,7 @@ func TestAWholeValueIsKeptSealedAndGoesWithItsPerson(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, name2, _ := strings.Cut(w.objectOf(t, 2), "/")
+	_, name2, _ := strings.Cut(w.resultOf(t, 2).GetObject(), "/")
 	if _, err := store.PutBytes(within(t), name2, other); err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +149,7 @@ func TestAWholeValueIsKeptSealedAndGoesWithItsPerson(t *testing.T) {
 	wantRefused(t, w, 1, "there no more")
 }
 
-func (w *valueSite) objectOf(t *testing.T, sequence uint64) string {
+func (w *valueSite) resultOf(t *testing.T, sequence uint64) *auditv1.Payload {
 	t.Helper()
 	m, err := w.Message(within(t), sequence)
 	if err != nil {
@@ -155,7 +159,7 @@ func (w *valueSite) objectOf(t *testing.T, sequence uint64) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r.GetResult().GetObject()
+	return r.GetResult()
 }
 
 func wantRefused(t *testing.T, w *valueSite, sequence uint64, why string) {
@@ -196,7 +200,7 @@ func TestWhatAProxySendsThatIsNotToBeKeptIsNotKept(t *testing.T) {
 			c.change(r)
 			w.append(t, r)
 			wantRefused(t, w, uint64(i)+1, c.why)
-			if p := r.GetResult(); len(p.GetNotKept()) > maxWords || p.GetWhole() != nil {
+			if p := w.resultOf(t, uint64(i)+1); len(p.GetNotKept()) > maxWords || p.GetWhole() != nil {
 				t.Errorf("the record says %v", p)
 			}
 		})

@@ -7,12 +7,9 @@ package fleet
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
-	"buf.build/go/protovalidate"
 	"connectrpc.com/connect"
 	"connectrpc.com/validate"
 	"github.com/google/uuid"
@@ -45,8 +42,8 @@ type Credentials interface {
 
 // Audit is what the server needs of the audit store.
 type Audit interface {
-	// Append stores consecutive records of a proxy and returns the number up to which all are durable.
-	Append(ctx context.Context, proxy, region, generation string, records []*auditv1.AuditRecord) (uint64, error)
+	// Take stores consecutive records of a proxy, as it encoded them, and returns the number up to which all are durable.
+	Take(ctx context.Context, proxy, region, generation string, records [][]byte) (uint64, error)
 }
 
 // Trail takes the control plane's own audit records.
@@ -86,8 +83,9 @@ type Config struct {
 	Seen func(person, client, region string, at time.Time)
 	// Issued is told of credentials that proxies were given. Nil: nobody asks.
 	Issued func(c *core.Connector, person uuid.UUID, with credentials.Issued)
-	// Delivered is told what proxies' audit says once it is durable; it must not keep or change it. Nil: nobody asks.
-	Delivered func(records []*auditv1.AuditRecord)
+	// Delivered is told once proxies' audit is durable who used what: records with person, client, connector, kind, phase and time, of those that
+	// are alike but for the time the first and the last. Nil: nobody asks.
+	Delivered func(uses []*auditv1.AuditRecord)
 	// Lease is how long a proxy may serve without hearing from a control plane. Default 30 minutes.
 	// Longer survives longer outages; shorter makes an unreachable proxy stop sooner.
 	Lease time.Duration
@@ -157,45 +155,14 @@ func (s *Server) Run(ctx context.Context) {
 	}
 }
 
-// mostRecords is the most of one delivery.
-const mostRecords = 5000
-
-// Validation holds requests to the rules of their messages, save deliveries of audit: records have no rules, and to look for some in each would take
-// most of the time that it takes to decode them. DeliverAudit itself checks what a delivery has.
+// Validation holds requests to the rules of their messages, save deliveries of audit, whose records have no rules and are left as they came.
+// DeliverAudit itself checks what a delivery has.
 func Validation() connect.HandlerOption {
 	rules := connect.WithInterceptors(validate.NewInterceptor())
 	return connect.WithConditionalHandlerOptions(func(s connect.Spec) []connect.HandlerOption {
 		if s.Procedure == fleetv1connect.FleetServiceDeliverAuditProcedure {
-			return nil
+			return []connect.HandlerOption{connect.WithCodec(undecoded{})}
 		}
 		return []connect.HandlerOption{rules}
 	})
-}
-
-// DeliverAudit stores a run of the calling proxy's records.
-func (s *Server) DeliverAudit(ctx context.Context, req *connect.Request[fleetv1.DeliverAuditRequest]) (*connect.Response[fleetv1.DeliverAuditResponse], error) {
-	token, err := s.proxy(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := protovalidate.Validate(&fleetv1.DeliverAuditRequest{SpoolGeneration: req.Msg.GetSpoolGeneration()}); err != nil {
-		return nil, connect.NewError(connect.CodeInvalidArgument, err)
-	}
-	if len(req.Msg.GetRecords()) > mostRecords {
-		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("a delivery has at most %d records", mostRecords))
-	}
-	acknowledged, err := s.config.Audit.Append(ctx, token.Name, token.Region, req.Msg.GetSpoolGeneration(), req.Msg.GetRecords())
-	if err != nil {
-		s.config.Log.WarnContext(ctx, "audit of a proxy could not be stored", "proxy", token.Name, "error", err)
-		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the records could not be stored: send them again later"))
-	}
-	if seen := s.config.Seen; seen != nil {
-		for _, r := range req.Msg.GetRecords() {
-			seen(r.GetPersonId(), r.GetClient().GetId(), token.Region, r.GetAt().AsTime())
-		}
-	}
-	if delivered := s.config.Delivered; delivered != nil {
-		delivered(req.Msg.GetRecords())
-	}
-	return connect.NewResponse(&fleetv1.DeliverAuditResponse{Acknowledged: acknowledged}), nil
 }
