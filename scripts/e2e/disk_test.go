@@ -186,3 +186,103 @@ func get(t *testing.T, url string) (int, string) {
 	}
 	return resp.StatusCode, string(text)
 }
+
+// TestAProxyWithAFullDiskMakesNoCallThatItCannotRecord: it says so to agents and load balancers, and goes on when there is room; that may be
+// made by delivery alone.
+func TestAProxyWithAFullDiskMakesNoCallThatItCannotRecord(t *testing.T) {
+	t.Parallel()
+	disk, ok := mount(t, "8m", false)
+	if !ok {
+		t.Skip("a small disk cannot be mounted here: that takes root")
+	}
+	w := newWorld(t)
+	p := newProxyIn(t, w.cp, disk)
+	w.cp.enforced()
+	l := w.startLoad(p, 2)
+	l.more(20)
+	w.cp.Kill() // nothing is delivered
+	l.more(20)
+	ballast := filepath.Join(disk, "ballast")
+	fill(t, ballast)
+	full := func() {
+		t.Helper()
+		eventually(t, func() error {
+			if status, text := get(t, "http://"+p.listen+"/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(text, "audit spool") || strings.Contains(text, disk) {
+				return fmt.Errorf("readiness with a full disk: %d %q", status, text)
+			}
+			return nil
+		})
+		before := w.github.Calls.Count("create_branch")
+		status, _, text := post(t, p, w.issuer.token(ada), nil, goodCall)
+		if status == http.StatusOK && !strings.Contains(text, "cannot record calls at the moment") {
+			t.Errorf("a call that cannot be recorded is answered %d %s", status, text)
+		}
+		if w.github.Calls.Count("list_branches") != 0 || w.github.Calls.Count("create_branch") > before {
+			t.Error("calls are made without a record")
+		}
+	}
+	full()
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	l.more(20)
+
+	// Now there is room for a few hundred records, and they fill it.
+	fill(t, ballast)
+	info, err := os.Stat(ballast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(ballast, info.Size()-256<<10); err != nil {
+		t.Fatal(err)
+	}
+	full()
+	// What is delivered makes room.
+	w.cp.start()
+	l.more(20)
+	l.stop()
+	b := &breaker{t: t, w: w, p: p, load: l, hits: map[string]int{"disk full": 2}}
+	b.recorded()
+}
+
+// TestAFullDiskOfTheControlPlaneLosesNoRecord: what it cannot store it does not acknowledge, and takes once there is room.
+func TestAFullDiskOfTheControlPlaneLosesNoRecord(t *testing.T) {
+	t.Parallel()
+	disk, ok := mount(t, "64m", false)
+	if !ok {
+		t.Skip("a small disk cannot be mounted here: that takes root")
+	}
+	cp := &controlPlane{t: t, dir: disk, scim: freeAddress(t), admin: freeAddress(t), fleet: freeAddress(t), signin: freeAddress(t)}
+	cp.start()
+	w := settle(t, cp)
+	p := newProxy(t, cp, "us-east")
+	cp.enforced()
+	l := w.startLoad(p, 2)
+	l.more(20)
+	ballast := filepath.Join(disk, "ballast")
+	fill(t, ballast)
+	eventually(t, func() error {
+		if status, text := get(t, "http://"+cp.admin+"/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(text, "full") {
+			return fmt.Errorf("readiness with a full disk: %d %q", status, text)
+		}
+		return nil
+	})
+	l.more(50) // a proxy goes on
+	// A restart finds the disk as full as it was.
+	cp.Kill()
+	cp.launch()
+	l.more(20)
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if ended(cp.Process) { // which says so
+		cp.launch()
+	}
+	if err := cp.Ready(t.Context(), "http://"+cp.admin+"/readyz"); err != nil {
+		t.Fatal(err)
+	}
+	l.more(20)
+	l.stop()
+	b := &breaker{t: t, w: w, p: p, load: l, hits: map[string]int{"disk full": 1}}
+	b.recorded()
+}

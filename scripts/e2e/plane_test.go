@@ -129,6 +129,7 @@ type proxy struct {
 	name, region string
 	listen       string
 	dir          string
+	in           string // where its data are; empty: in dir
 	invitation   string
 	fleet        string
 	flags        []string
@@ -144,15 +145,35 @@ func newProxy(t testing.TB, c *controlPlane, region string, flags ...string) *pr
 func newProxyAt(t testing.TB, c *controlPlane, region, listen string, flags ...string) *proxy {
 	t.Helper()
 	p := &proxy{t: t, name: region + "-1", region: region, listen: listen, dir: t.TempDir(), fleet: "https://" + c.fleet, flags: flags}
-	p.invitation = filepath.Join(p.dir, "invitation")
-	if err := c.Invite(t.Context(), p.invitation, p.name, region); err != nil {
-		t.Fatal(err)
-	}
+	p.invite(c)
 	p.start()
 	return p
 }
 
-func (p *proxy) data() string { return filepath.Join(p.dir, "data") }
+// newProxyIn starts one with its data in a folder.
+func newProxyIn(t testing.TB, c *controlPlane, dir string, flags ...string) *proxy {
+	t.Helper()
+	p := &proxy{t: t, name: "us-east-1", region: "us-east", listen: freeAddress(t), dir: t.TempDir(), in: dir, fleet: "https://" + c.fleet, flags: flags}
+	p.invite(c)
+	p.start()
+	return p
+}
+
+// invite has the control plane make the proxy's invitation.
+func (p *proxy) invite(c *controlPlane) {
+	p.t.Helper()
+	p.invitation = filepath.Join(p.dir, "invitation")
+	if err := c.Invite(p.t.Context(), p.invitation, p.name, p.region); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *proxy) data() string {
+	if p.in != "" {
+		return filepath.Join(p.in, "data")
+	}
+	return filepath.Join(p.dir, "data")
+}
 
 func (p *proxy) url() string { return "http://" + p.listen + "/mcp" }
 

@@ -303,6 +303,10 @@ func (g *Gateway) ready(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "not ready: the region's sealing keys have not come", http.StatusServiceUnavailable)
 		return
 	}
+	if err := g.Spool.Writable(); err != nil {
+		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
 	w.WriteHeader(http.StatusOK)
 }
 

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -64,7 +65,7 @@ func (s *Spool) Append(rec *auditv1.AuditRecord) error {
 const soon = 2 * time.Millisecond
 
 // AppendLater keeps a record whose caller need not wait for it: it is written with the next one, and soon. An error is like Append's.
-// What the disk says later is logged.
+// What the disk says later is logged. A completion for which there is no room is kept in memory until there is.
 func (s *Spool) AppendLater(rec *auditv1.AuditRecord) error {
 	e, err := encode(rec)
 	if err != nil {
@@ -74,6 +75,9 @@ func (s *Spool) AppendLater(rec *auditv1.AuditRecord) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := s.admitted(e); err != nil {
+		if errors.Is(err, ErrFull) && s.owe(e) {
+			err = nil
+		}
 		e.free()
 		return err
 	}
@@ -226,7 +230,10 @@ func (s *Spool) release(entries []entry, err error) {
 			continue
 		}
 		if err != nil {
-			s.cfg.Logger.Error("an audit record could not be kept", "call_id", e.callID, "phase", e.phase, "error", err)
+			s.mu.Lock()
+			owed := !errors.Is(err, ErrClosed) && s.owe(*e)
+			s.mu.Unlock()
+			s.cfg.Logger.Error("an audit record could not be kept", "call_id", e.callID, "phase", e.phase, "tried_again", owed, "error", err)
 		}
 		e.free()
 	}
@@ -290,6 +297,7 @@ func (s *Spool) put(g *generation, b []byte) error {
 	}
 	if s.file == nil {
 		if err := s.beginSegment(g); err != nil {
+			s.unkept.Store(true)
 			return err
 		}
 	}
@@ -298,13 +306,19 @@ func (s *Spool) put(g *generation, b []byte) error {
 		err = s.file.Sync()
 	}
 	if err == nil {
+		if s.unkept.Load() {
+			s.unkept.Store(false)
+		}
 		return nil
 	}
 	// What was written in part must not be taken for records later. Where it cannot be cut off, a new segment begins
-	// at the same number, and a scan believes the later segment.
-	if s.file.Truncate(s.tail.size) != nil {
+	// at the same number, and a scan believes the later segment. One begins anyway: this one can be deleted then, when all
+	// that is in it is acknowledged, which may be the room that is missing.
+	if s.file.Truncate(s.tail.size) != nil || s.tail.size > 0 {
 		s.endSegment()
+		_ = s.beginSegment(g) // or at the next record
 	}
+	s.unkept.Store(true)
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -143,18 +144,44 @@ func (s *Spool) unknownOutcome(authorized *auditv1.AuditRecord) *auditv1.AuditRe
 	return rec
 }
 
+const (
+	// mostOwed bounds the completions that wait in memory. Those of more calls are told as of unknown outcome after the next start.
+	mostOwed = 10_000
+	// owedRest is how long they wait after there was no room.
+	owedRest = time.Second
+)
+
+// owe keeps a completion in memory until there is room for it. The caller holds mu.
+func (s *Spool) owe(e entry) bool {
+	rec := &auditv1.AuditRecord{}
+	if e.phase != auditv1.Phase_PHASE_COMPLETED || len(s.owed) >= mostOwed || proto.Unmarshal((*e.frame)[frameHeader:], rec) != nil {
+		return false
+	}
+	s.owed = append(s.owed, rec)
+	return true
+}
+
 // settleOwed appends the completions that are owed since the start. What the disk does not take now is tried again by Deliver.
 func (s *Spool) settleOwed() {
 	for {
 		s.mu.Lock()
-		if len(s.owed) == 0 {
+		if len(s.owed) == 0 || s.resting {
 			s.mu.Unlock()
 			return
 		}
 		rec := s.owed[0]
 		s.mu.Unlock()
 		if err := s.Append(rec); err != nil {
-			s.cfg.Logger.Warn("completing calls that were in flight at the last stop", "left", len(s.owed), "error", err)
+			s.mu.Lock()
+			s.resting = true
+			s.mu.Unlock()
+			s.cfg.Logger.Warn("completions of calls wait for room in the audit spool", "error", err)
+			time.AfterFunc(owedRest, func() {
+				s.mu.Lock()
+				s.resting = false
+				s.mu.Unlock()
+				s.notify()
+			})
 			return
 		}
 		s.mu.Lock()

@@ -110,7 +110,7 @@ func (s *Spool) deliverOnce(ctx context.Context, send Send, at *cursor) (sent, a
 	s.settleOwed()
 	g, seg, limit := s.next()
 	if g == nil {
-		return false, false, nil
+		return false, false, s.makeRoom()
 	}
 	records, err := at.read(g, seg, limit)
 	if errors.Is(err, errDamaged) {
@@ -317,6 +317,20 @@ func (s *Spool) advance(g *generation, acked uint64) error {
 		}
 	}
 	return nil
+}
+
+// makeRoom frees segments that were ended since all that is in them was acknowledged.
+func (s *Spool) makeRoom() error {
+	s.acknowledging.Lock()
+	defer s.acknowledging.Unlock()
+	s.mu.Lock()
+	g := s.current()
+	acked, several := g.acked, len(g.segments) > 1
+	s.mu.Unlock()
+	if !several {
+		return nil
+	}
+	return s.advance(g, acked)
 }
 
 // rewind goes back to what the control plane lacks. Where the spool no longer has it, as after the control plane lost

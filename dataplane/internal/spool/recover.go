@@ -97,6 +97,7 @@ func (s *Spool) recover() error {
 // inspection is what a generation's segments hold.
 type inspection struct {
 	segments []*segment
+	begun    bool   // a segment is there for the record after the last one that is acknowledged
 	last     uint64 // of the unbroken run
 	rest     []reference
 }
@@ -111,6 +112,7 @@ func (s *Spool) inspect(g *generation, end, restFrom uint64, visit func(*auditv1
 		next = g.segments[0].first
 	}
 	for i, seg := range g.segments {
+		in.begun = in.begun || seg.first == g.acked+1
 		limit := end
 		if i+1 < len(g.segments) {
 			limit = min(limit, g.segments[i+1].first-1)
@@ -171,7 +173,7 @@ func (s *Spool) judge(g *generation, in inspection, end uint64, newest bool) *lo
 		return nil
 	case g.meta.Clean && in.last < g.meta.Last:
 		l.text = fmt.Sprintf("records %d to %d of spool generation %s were lost on disk", in.last+1, g.meta.Last, g.id)
-	case in.last < g.acked, g.acked > 0 && len(in.segments) == 0:
+	case in.last < g.acked, g.acked > 0 && len(in.segments) == 0 && !in.begun:
 		l.end = g.acked
 		l.text = fmt.Sprintf("records after %d of spool generation %s may be lost: its segments are gone", l.end, g.id)
 	case g.meta.Clean && in.last == g.meta.Last, g.meta.Synced:
@@ -208,6 +210,9 @@ func (s *Spool) resume(g *generation) error {
 		return err
 	}
 	for _, seg := range all {
+		if len(g.segments) == 0 && seg.first == g.last+1 { // that of the next record, which begins it anew: it says that nothing is missing before
+			continue
+		}
 		if !slices.ContainsFunc(g.segments, func(k *segment) bool { return k.first == seg.first }) {
 			if err := os.Remove(g.path(seg)); err != nil {
 				return fmt.Errorf("removing an empty segment: %w", err)
@@ -279,7 +284,8 @@ func (s *Spool) fillGeneration(g *generation, losses []loss, stamp []byte) error
 	if err := os.Mkdir(g.dir, dirMode); err != nil {
 		return err
 	}
-	if err := g.writeMeta(); err != nil {
+	// The acknowledged position has its place on the disk from the beginning: a full one must not keep delivery from making room.
+	if err := errors.Join(g.writeMeta(), g.saveAcked(0, false)); err != nil {
 		return err
 	}
 	for _, l := range losses {

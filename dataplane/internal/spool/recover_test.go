@@ -389,16 +389,28 @@ func appendOverALimit(dir string) int {
 		}
 	}
 	fmt.Println("refused:", err)
-	if again := s.Append(refused(kept)); again == nil {
-		fmt.Println("the second was kept")
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 0, Max: old.Max}); err != nil { // another segment does not help either
+		fmt.Println(err)
+		return 1
+	}
+	if again := s.Append(refused(kept)); again == nil || s.Writable() == nil {
+		fmt.Println("the second was kept, or the spool is told to be writable")
 		return 1
 	}
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
 		fmt.Println(err)
 		return 1
 	}
+	if err := s.Writable(); err != nil {
+		fmt.Println("with space again it is not writable:", err)
+		return 1
+	}
 	if err := s.Append(refused(kept)); err != nil {
 		fmt.Println("with space again:", err)
+		return 1
+	}
+	if n := len(s.current().segments); n != 2 {
+		fmt.Println("what the disk refused did not end its segment:", n)
 		return 1
 	}
 	fmt.Println("kept:", kept+1)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,7 +35,8 @@ type Spool struct {
 	queued      int64         // bytes in pending
 	calls       openCalls
 	moved       chan struct{}          // closed at the next acknowledgement; nil: nobody waits
-	owed        []*auditv1.AuditRecord // completions of calls that a crash cut short, not yet kept
+	owed        []*auditv1.AuditRecord // completions that are not kept yet: of calls that a crash cut short, and those for which there was no room
+	resting     bool                   // there was no room for them just now
 
 	proxy, region string
 	pending       *batch // waits for the write that is under way
@@ -42,6 +44,8 @@ type Spool struct {
 	writing       bool   // somebody is the writer
 	due           bool   // alarm is set, for what nobody waits for
 	alarm         *time.Timer
+
+	unkept atomic.Bool // the disk did not take the last write
 
 	// Owned by the writer.
 	file *os.File // the newest segment of the newest generation, with tail; nil: begin a new one
@@ -158,6 +162,34 @@ func (s *Spool) Roomy() bool {
 	defer s.mu.Unlock()
 	return s.total+s.queued <= s.cfg.MaxBytes/2
 }
+
+// Writable returns nil when calls can be recorded, or else why not: ErrFull, or what the disk says. Anybody may read that.
+func (s *Spool) Writable() error {
+	if st := s.Stats(); st.Bytes+roomOfACall > st.MaxBytes && !s.cfg.DropOldest {
+		return ErrFull
+	}
+	if !s.unkept.Load() {
+		return nil
+	}
+	// Where nobody sends calls to a proxy that is not ready, none would find out that there is room again.
+	f, err := os.CreateTemp(s.cfg.Dir, unfinished)
+	if err == nil {
+		_, err = f.Write(make([]byte, roomOfACall))
+		err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	if err == nil {
+		s.unkept.Store(false)
+		return nil
+	}
+	var said syscall.Errno // without the path
+	if errors.As(err, &said) {
+		err = said
+	}
+	return fmt.Errorf("the audit spool's disk takes no writes: %w", err)
+}
+
+// roomOfACall is what the records of an ordinary call take, and more.
+const roomOfACall = 16 << 10
 
 // Close ends the spool. Appends that wait are kept or fail first. Deliver must have returned.
 func (s *Spool) Close() error {
