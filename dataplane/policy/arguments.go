@@ -16,8 +16,9 @@ import (
 type Arguments struct {
 	values          values
 	connector, tool string
-	any             bool  // NoArguments
-	failed          error // why there are none
+	any             bool   // NoArguments
+	known           *parts // what is there of Recalled ones; nil: all
+	failed          error  // why there are none
 }
 
 // NoArguments are those of a call that has none, for any tool: a condition finds nothing in them. They are

@@ -35,6 +35,7 @@ type condition struct {
 	// What it reads.
 	roots      roots
 	attributes []string
+	parts      *parts
 	// tick is how often time alone may change what it gives; zero: never.
 	tick time.Duration
 }
@@ -85,7 +86,7 @@ func (c *condition) compiled() *condition {
 		}
 		r := &reading{}
 		r.expression(ast.NativeRep().Expr(), nil)
-		c.roots, c.attributes, c.tick = r.roots, r.named(), r.tick
+		c.roots, c.attributes, c.parts, c.tick = r.roots, r.named(), partsOf(ast.NativeRep().Expr()), r.tick
 		if r.failed != nil {
 			c.failed = r.failed
 			return
@@ -131,6 +132,10 @@ func (c *condition) certain() (always, never bool) {
 func (c *condition) holds(f *facts, r *Request) (bool, error) {
 	if c.compiled().failed != nil {
 		return false, c.failed
+	}
+	if f.known != nil && !f.known.cover(c.parts) {
+		f.missed = true
+		return false, errNotRecalled
 	}
 	if c.roots&^argsRoot == 0 {
 		return c.evaluate(f.args)

@@ -61,6 +61,8 @@ type Decision struct {
 	SignIn *SignIn
 	// Redaction is what is taken out of what audit keeps of the call, whatever the verdict, and of what the agent gets; nil: nothing.
 	Redaction *Redaction
+	// Missed: a condition was to read what is not known of Recalled arguments, so that this is no verdict.
+	Missed bool
 	// Changed: the tool is withheld since its upstream changed it, and not since it offers it no more.
 	Changed bool
 	// Limits are those against which the call counts, where it is allowed; nil: none. They are the table's: do not change them.
@@ -115,7 +117,7 @@ func (s *state) decide(r *Request, d *Decision) {
 	}
 	v := s.verdict(p.members, c, tool)
 	d.Groups = v.names
-	f := facts{args: r.Arguments.values, person: p, groups: v.names, tool: tool, connector: c}
+	f := facts{args: r.Arguments.values, known: r.Arguments.known, person: p, groups: v.names, tool: tool, connector: c}
 	if v.redacted != nil {
 		d.Redaction = v.redacted.of(&f, r)
 	}
@@ -134,8 +136,10 @@ func (s *state) decide(r *Request, d *Decision) {
 	}
 	switch {
 	case given:
+		f.missed = false
 		ruling := v.on(&f, r)
 		d.rule(&ruling, r)
+		d.Missed = f.missed
 	case v.listed(&f, r):
 		d.Reason, d.problem = auditv1.Reason_REASON_ARGUMENTS_INVALID, r.Arguments.failed
 	default:

@@ -192,7 +192,7 @@ func (e *edit) change(id string) *connector {
 		e.table.shared.connectors++
 		c.number = e.table.shared.connectors
 	}
-	c.at = e.stamp()
+	c.at, c.read = e.stamp(), &read{}
 	e.state.connectorsAt = c.at
 	e.state.connectors.put(e.owner, c, func(q *connector) bool { return q.id == id })
 	e.effect.Everybody = true

@@ -18,6 +18,9 @@ type facts struct {
 	groups    []string
 	tool      *pinnedTool
 	connector *connector
+	// known are the parts of args that are there; nil: all. missed: a condition reads others.
+	known  *parts
+	missed bool
 }
 
 // variables are all that a condition may read. They lie on the heap, since evaluation needs them there; facts and requests do not,

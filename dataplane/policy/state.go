@@ -96,6 +96,7 @@ type connector struct {
 	redactions     []connectorRedaction
 	catalogue      *catalogue // nil: no tool is pinned
 	grants         trie[*grant]
+	read           *read
 }
 
 func (c *connector) hash() uint64 { return hashOf(c.id) }

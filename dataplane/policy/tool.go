@@ -74,6 +74,9 @@ type pinnedTool struct {
 
 	annotationsOnce sync.Once
 	annotations     annotations
+
+	digestOnce sync.Once
+	sum        []byte
 }
 
 // inputSchema is what arguments are held against.

@@ -49,3 +49,51 @@ func TestAnAnswerOpensWithTheQuestionsKeyAndForItsQuestionAlone(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatASenderSealedOpensWithItsKeyAndAboutTheSameAlone(t *testing.T) {
+	key, err := sealing.KeyFrom(bytes.Repeat([]byte{1}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := sealing.KeyFrom(bytes.Repeat([]byte{1}, 32))
+	if err != nil || !bytes.Equal(key.Public(), again.Public()) {
+		t.Fatalf("one seed makes two keys (%v)", err)
+	}
+	other, err := sealing.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sender, err := sealing.NewSender(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second := sender.Seal([]byte("secret"), "ada", "1"), sender.Seal([]byte("secret"), "ada", "1")
+	if bytes.Equal(first[32:], second[32:]) || bytes.Contains(first, []byte("secret")) {
+		t.Errorf("%x and %x", first, second)
+	}
+	for _, sealed := range [][]byte{first, second} {
+		if plain, err := again.OpenSent(sealed, "ada", "1"); err != nil || string(plain) != "secret" {
+			t.Errorf("%q, %v", plain, err)
+		}
+	}
+	for i := range first {
+		changed := bytes.Clone(first)
+		changed[i] ^= 1
+		if plain, err := key.OpenSent(changed, "ada", "1"); !errors.Is(err, sealing.ErrOpen) {
+			t.Errorf("with byte %d changed: %q, %v", i, plain, err)
+		}
+	}
+	for name, open := range map[string]func() ([]byte, error){
+		"with another key": func() ([]byte, error) { return other.OpenSent(first, "ada", "1") },
+		"of another call":  func() ([]byte, error) { return key.OpenSent(first, "ada", "2") },
+		"cut":              func() ([]byte, error) { return key.OpenSent(first[:40], "ada", "1") },
+		"nothing":          func() ([]byte, error) { return key.OpenSent(nil, "ada", "1") },
+	} {
+		if plain, err := open(); !errors.Is(err, sealing.ErrOpen) {
+			t.Errorf("%s: %q, %v", name, plain, err)
+		}
+	}
+	if _, err := sealing.NewSender([]byte{1, 2, 3}); err == nil {
+		t.Error("sealed to no key")
+	}
+}

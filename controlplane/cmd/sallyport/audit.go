@@ -18,6 +18,8 @@ import (
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
+	"sallyport.dev/dataplane/sealing"
+
 	"sallyport.dev/controlplane/internal/admin"
 	"sallyport.dev/controlplane/internal/audit"
 	"sallyport.dev/controlplane/internal/audit/changes"
@@ -75,7 +77,16 @@ func (p *plane) openAudit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config := audit.Config{Replicas: p.conn.Replicas(), Seals: p.vault, SealPersonal: p.sealAudit, Values: p.valuesOf, Key: key, Log: p.log}
+	seed, err := p.vault.ConditionValuesSeed(ctx)
+	if err != nil {
+		return err
+	}
+	values, err := sealing.KeyFrom(seed)
+	if err != nil {
+		return err
+	}
+	p.conditionValuesKey = values.Public()
+	config := audit.Config{Replicas: p.conn.Replicas(), Seals: p.vault, SealPersonal: p.sealAudit, Values: p.valuesOf, OpenConditionValues: values.OpenSent, Key: key, Log: p.log}
 	if p.audit, err = audit.Open(ctx, p.conn.Conn, config); err != nil {
 		return err
 	}

@@ -115,15 +115,17 @@ type plane struct {
 	vault  *vault.Vault
 	engine *engine.Engine
 	audit  *audit.Store
-	trail  *audit.Recorder
-	index  *postgres.Index
-	tables *reporting.Tables
-	roster *fleet.Roster
-	lately *activity.Recorder
-	watch  *activity.Watch
-	eraser *erasure.Worker
-	admins *adminsession.Sessions
-	tokens *authserver.Server
+	// conditionValuesKey is that to which proxies seal what conditions read.
+	conditionValuesKey []byte
+	trail              *audit.Recorder
+	index              *postgres.Index
+	tables             *reporting.Tables
+	roster             *fleet.Roster
+	lately             *activity.Recorder
+	watch              *activity.Watch
+	eraser             *erasure.Worker
+	admins             *adminsession.Sessions
+	tokens             *authserver.Server
 	// sightings remembers who signed in, for the doctor.
 	sightings *doctor.Sightings
 	// approvals asks people for their yes.
@@ -268,6 +270,7 @@ func (p *plane) run(ctx context.Context) error {
 	fleetServer := fleet.New(fleet.Config{
 		Engine: p.engine, Commands: p.engine, Authority: authority, Secrets: p.vault, Credentials: signIn.keeper, Audit: p.audit, Trail: p.trail, Roster: p.roster, Publisher: publisher,
 		Verifier: fleet.NewVerifier(nil, nil), Own: signIn.server, Approvals: p.approvals, Budgets: p.limits, Issued: catalogues.Issued, Seen: signIn.uses.Seen, Delivered: p.usage.Note, Lease: p.lease, Heartbeat: p.heartbeat, Name: p.name, Log: p.log,
+		ConditionValuesKey: p.conditionValuesKey,
 	})
 	fleetMux := http.NewServeMux()
 	fleetMux.Handle(fleetv1connect.NewFleetServiceHandler(fleetServer, fleet.Validation(), connect.WithReadMaxBytes(32<<20), fleet.Compression()))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
@@ -352,12 +353,35 @@ func (t *tester) decide(ctx context.Context, p *tested, r *recorded) (adminv1.Ba
 			return verdictOf(t.table.Decide(q)), 0, nil
 		}
 	}
+	if obstacle == adminv1.BacktestObstacle_BACKTEST_OBSTACLE_ARGUMENTS && q.From != nil && len(r.conditionValues) > 0 {
+		verdict, known, err := t.recall(ctx, q, r)
+		if known || err != nil {
+			return verdict, 0, err
+		}
+	}
 	o := t.table.Outlook(q)
 	if !o.Certain {
 		return 0, obstacle, nil
 	}
 	verdict, obstacle := foretold(o)
 	return verdict, obstacle, nil
+}
+
+// recall decides a call of whose arguments audit has not all, by what was recorded beside for conditions, if that is enough.
+func (t *tester) recall(ctx context.Context, q policy.Request, r *recorded) (verdict adminv1.BacktestVerdict, known bool, err error) {
+	plain, err := t.unseal(ctx, string(r.person), r.conditionValues)
+	if err != nil || plain == nil {
+		return 0, false, err
+	}
+	values := &auditv1.ConditionValues{}
+	if err := proto.Unmarshal(plain, values); err != nil {
+		return 0, false, fmt.Errorf("reading what was recorded of call %s for conditions: %w", r.callID, err)
+	}
+	if q.Arguments, err = t.table.Recalled(q.Connector, q.Tool, values); err != nil {
+		return 0, false, nil //nolint:nilerr // of another tool, or not to be read: not known
+	}
+	d := t.table.Decide(q)
+	return verdictOf(d), !d.Missed, nil
 }
 
 // foretold is what comes of each call of which an outlook is certain.

@@ -141,7 +141,24 @@ func TestABacktestCountsWhatItCannotKnowAsUnknown(t *testing.T) {
 		"arguments that were cut, where they have a say": {record("push", `{"branch":"x"`, func(r *auditv1.AuditRecord) { r.Arguments.Truncated = true }), counts{arguments: 1}},
 		"arguments that were masked":                     {record("push", `{"branch":"[masked]"}`, func(r *auditv1.AuditRecord) { r.Arguments.Masked = true }), counts{arguments: 1}},
 		"arguments that were redacted":                   {record("push", `{"branch":"[redacted]"}`, func(r *auditv1.AuditRecord) { r.Arguments.Redacted = true }), counts{arguments: 1}},
-		"arguments that were erased":                     {record("push", ``, func(r *auditv1.AuditRecord) { r.Arguments, r.Erased = nil, true }), counts{arguments: 1}},
+		"arguments that were cut, of which what conditions read was recorded": {record("push", `{"branch":"x`, func(r *auditv1.AuditRecord) {
+			r.Arguments.Truncated, r.ConditionValues = true, valuesOf(w, `{"branch":"x","note":"long"}`)
+		}), counts{unchanged: 1}},
+		"and say otherwise": {record("push", `{"branch":"[redacted]"}`, func(r *auditv1.AuditRecord) {
+			r.Arguments.Redacted, r.ConditionValues = true, valuesOf(w, `{"branch":"y"}`)
+		}), counts{changed: 1}},
+		"of which other conditions read": {record("push", `{"branch":"x`, func(r *auditv1.AuditRecord) {
+			r.Arguments.Truncated, r.ConditionValues = true, must(proto.Marshal(&auditv1.ConditionValues{Definition: definitionOf(w).GetDefinition()}))
+		}), counts{arguments: 1}},
+		"of another definition of the tool": {record("push", `{"branch":"x`, func(r *auditv1.AuditRecord) {
+			values := definitionOf(w)
+			values.Definition[0] ^= 1
+			r.Arguments.Truncated, r.ConditionValues = true, must(proto.Marshal(values))
+		}), counts{arguments: 1}},
+		"of a person who was erased": {record("push", `{"branch":"x`, func(r *auditv1.AuditRecord) {
+			r.Arguments.Truncated, r.ConditionValues = true, []byte("erased")
+		}), counts{arguments: 1}},
+		"arguments that were erased": {record("push", ``, func(r *auditv1.AuditRecord) { r.Arguments, r.Erased = nil, true }), counts{arguments: 1}},
 		"arguments that were sealed": {record("push", ``, func(r *auditv1.AuditRecord) {
 			r.Arguments, r.Sealed = nil, must(proto.Marshal(&auditv1.AuditRecord{Arguments: &auditv1.Payload{Head: []byte(`{"branch":"x"}`)}, Salt: []byte("salt")}))
 		}), counts{unchanged: 1}},
@@ -175,6 +192,21 @@ func TestABacktestCountsWhatItCannotKnowAsUnknown(t *testing.T) {
 			}
 		})
 	}
+}
+
+// valuesOf is what a proxy records of arguments for conditions.
+func valuesOf(w *world, raw string) []byte {
+	table := must(policy.Compile(w.state.Seq(), w.state.Entries("")))
+	arguments := must(table.Arguments("github", "push", []byte(raw)))
+	return must(proto.Marshal(table.ConditionValues(policy.Request{Connector: "github", Tool: "push", Arguments: arguments}, func([]byte) bool { return true })))
+}
+
+func definitionOf(w *world) *auditv1.ConditionValues {
+	values := &auditv1.ConditionValues{}
+	if err := proto.Unmarshal(valuesOf(w, `{"branch":"x"}`), values); err != nil {
+		panic(err)
+	}
+	return values
 }
 
 func must[T any](v T, err error) T {

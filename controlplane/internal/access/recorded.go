@@ -27,6 +27,7 @@ type recorded struct {
 	amr                              [][]byte
 	authTime                         time.Time
 	sealed                           []byte
+	conditionValues                  []byte // sealed
 	erased                           bool
 }
 
@@ -94,6 +95,8 @@ func (r *recorded) read(data []byte) error {
 			r.sealed = value
 		case 25:
 			r.erased = n != 0
+		case 55:
+			r.conditionValues = value
 		case 26:
 			r.kind = n
 		case 29:

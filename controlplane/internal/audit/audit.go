@@ -41,6 +41,8 @@ type Config struct {
 	SealPersonal bool
 	// Values says what a connector has audit keep beside records. Nil: nothing is.
 	Values func(connector string) *policyv1.AuditSettings
+	// OpenConditionValues opens what proxies sealed of what conditions read, which goes on under the person's key. Nil: none of it is kept.
+	OpenConditionValues func(sealed []byte, about ...string) ([]byte, error)
 	// Key signs where proxies' chains stand. Nil: nothing is signed.
 	Key ed25519.PrivateKey
 	Log *slog.Logger
@@ -55,6 +57,7 @@ type Store struct {
 	checkpoints jetstream.Stream
 	seals       Seals
 	seal        bool // what is personal
+	openValues  func(sealed []byte, about ...string) ([]byte, error)
 	key         ed25519.PrivateKey
 	log         *slog.Logger
 	valuesOf    func(connector string) *policyv1.AuditSettings
@@ -96,7 +99,7 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the stream of audit checkpoints: %w", err)
 	}
-	s := &Store{nc: nc, js: js, stream: stream, checkpoints: checkpoints, seals: c.Seals, seal: c.SealPersonal, key: c.Key, log: c.Log, valuesOf: c.Values, replicas: c.Replicas, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}
+	s := &Store{nc: nc, js: js, stream: stream, checkpoints: checkpoints, seals: c.Seals, seal: c.SealPersonal, openValues: c.OpenConditionValues, key: c.Key, log: c.Log, valuesOf: c.Values, replicas: c.Replicas, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}
 	s.most.Store(batchRecords)
 	return s, nil
 }

@@ -30,11 +30,15 @@ type Seals interface {
 func (s *Store) split(ctx context.Context, r *auditv1.AuditRecord) ([]byte, error) {
 	// What came sealed would be opened as if it had been sealed here.
 	r.Sealed, r.Erased, r.PersonalSha256, r.Salt, r.Previous = nil, false, nil, nil, nil
-	personal := &auditv1.AuditRecord{Arguments: r.GetArguments(), Result: r.GetResult()}
+	values, err := s.conditionValues(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	personal := &auditv1.AuditRecord{Arguments: r.GetArguments(), Result: r.GetResult(), ConditionValues: values}
 	if address := r.GetClient().GetAddress(); address != "" {
 		personal.Client = &auditv1.Client{Address: address}
 	}
-	if personal.Arguments == nil && personal.Result == nil && personal.Client == nil {
+	if personal.Arguments == nil && personal.Result == nil && personal.Client == nil && values == nil {
 		return nil, nil
 	}
 	personal.Salt = make([]byte, 32)
@@ -69,6 +73,28 @@ func (s *Store) behind(ctx context.Context, personID string, sealed bool, person
 	return personal, sum, nil
 }
 
+// conditionValues are those of a record as they are kept: sealed for the person, whatever else is. What cannot be opened, or is of nobody who
+// has a key, is not kept, and a backtest counts the call as unknown.
+func (s *Store) conditionValues(ctx context.Context, r *auditv1.AuditRecord) ([]byte, error) {
+	if len(r.GetConditionValues()) == 0 || s.openValues == nil || s.seals == nil {
+		return nil, nil
+	}
+	person, err := uuid.Parse(r.GetPersonId())
+	if err != nil {
+		return nil, nil //nolint:nilerr // of nobody
+	}
+	plain, err := s.openValues(r.GetConditionValues(), r.GetPersonId(), r.GetCallId())
+	if err != nil {
+		s.log.WarnContext(ctx, "what conditions read of a call could not be opened, and is not kept", "proxy", r.GetProxy(), "call_id", r.GetCallId(), "error", err)
+		return nil, nil
+	}
+	sealed, err := s.seals.Seal(ctx, person, plain)
+	if errors.Is(err, vault.ErrNoKey) {
+		return nil, nil
+	}
+	return sealed, err
+}
+
 // sealed tells whether what a record says of its person is sealed. What is sealed on the event log is so here, too.
 func (s *Store) sealed(r *auditv1.AuditRecord) bool {
 	return s.seal || s.seals != nil && r.GetProxy() == ChangesName
@@ -76,7 +102,7 @@ func (s *Store) sealed(r *auditv1.AuditRecord) bool {
 
 // withoutPersonal takes out of a record what split does.
 func withoutPersonal(r *auditv1.AuditRecord) {
-	r.Arguments, r.Result, r.Salt, r.Sealed = nil, nil, nil, nil
+	r.Arguments, r.Result, r.Salt, r.Sealed, r.ConditionValues = nil, nil, nil, nil, nil
 	if r.Client != nil {
 		r.Client.Address = ""
 	}
@@ -85,8 +111,9 @@ func withoutPersonal(r *auditv1.AuditRecord) {
 // ErrUnreadable: a record cannot be read, and will not be by trying again.
 var ErrUnreadable = errors.New("the record cannot be read")
 
-// openPersonal puts back what was sealed, if the person was not erased.
+// openPersonal puts back what was sealed, if the person was not erased. What is there for backtests alone it takes out.
 func (s *Store) openPersonal(ctx context.Context, r *auditv1.AuditRecord) error {
+	defer func() { r.ConditionValues = nil }()
 	if len(r.GetSealed()) == 0 {
 		return nil
 	}

@@ -3,7 +3,9 @@ package audit
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/uuid"
@@ -15,6 +17,95 @@ import (
 	"sallyport.dev/controlplane/internal/natsconn/natstest"
 	"sallyport.dev/controlplane/internal/vault"
 )
+
+// TestWhatConditionsReadIsKeptForItsPersonAlone: whether or not all else is sealed, nobody who reads audit sees it, and an erasure takes it along.
+func TestWhatConditionsReadIsKeptForItsPersonAlone(t *testing.T) {
+	for _, sealed := range []bool{false, true} {
+		nc := natstest.Embedded(t).Conn
+		secrets, err := kv.Open(within(t), nc, kv.Config{Bucket: "VAULT"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys, err := vault.Open(within(t), secrets, vault.Config{Keys: []string{"file:" + filepath.Join(t.TempDir(), "kek.json")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		store, err := Open(within(t), nc, Config{Seals: keys, SealPersonal: sealed, Log: slog.New(slog.DiscardHandler), OpenConditionValues: func(values []byte, about ...string) ([]byte, error) {
+			plain, ours := bytes.CutPrefix(values, []byte("to us about "+about[1]+": "))
+			if !ours {
+				return nil, errors.New("it does not open")
+			}
+			return plain, nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ann := uuid.New()
+		if err := keys.EnsureKeys(within(t), []uuid.UUID{ann}); err != nil {
+			t.Fatal(err)
+		}
+		call := func(number uint64, person uuid.UUID, values string) *auditv1.AuditRecord {
+			return &auditv1.AuditRecord{
+				Number: number, PersonId: person.String(), CallId: "c", Arguments: &auditv1.Payload{Head: []byte(`{`), Truncated: true}, ConditionValues: []byte(values),
+			}
+		}
+		_, err = store.Append(within(t), "p1", "eu", "g", []*auditv1.AuditRecord{
+			call(1, ann, "to us about c: planted"), call(2, ann, "to us about d: planted"), call(3, uuid.New(), "to us about c: planted"),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		records, _, err := store.Search(within(t), &adminv1.AuditFilter{}, 0, "")
+		if err != nil || len(records) != 3 {
+			t.Fatalf("%v (%v)", records, err)
+		}
+		for _, r := range records {
+			if r.GetRecord().GetConditionValues() != nil {
+				t.Errorf("who searches audit sees %v", r)
+			}
+		}
+		kept := func() (found []string) {
+			t.Helper()
+			for sequence := uint64(1); sequence <= 3; sequence++ {
+				m, err := store.Message(within(t), sequence)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if bytes.Contains(m.Data, []byte("planted")) {
+					t.Errorf("record %d has it as it is", sequence)
+				}
+				r := Decode(m.Data, m.Sequence).GetRecord()
+				if s := r.GetSealed(); s != nil {
+					plain, err := store.Unseal(within(t), r.GetPersonId(), s)
+					if err != nil {
+						t.Fatal(err)
+					}
+					r = &auditv1.AuditRecord{PersonId: r.GetPersonId()}
+					if err := (proto.UnmarshalOptions{Merge: true}).Unmarshal(plain, r); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if values := r.GetConditionValues(); values != nil {
+					plain, err := store.Unseal(within(t), r.GetPersonId(), values)
+					if err != nil {
+						t.Fatal(err)
+					}
+					found = append(found, string(plain))
+				}
+			}
+			return found
+		}
+		if got := kept(); !slices.Equal(got, []string{"planted"}) {
+			t.Errorf("sealed %v: kept are %q", sealed, got)
+		}
+		if err := keys.DestroyKey(within(t), ann); err != nil {
+			t.Fatal(err)
+		}
+		if got := kept(); slices.Contains(got, "planted") {
+			t.Errorf("sealed %v: after an erasure it is %q", sealed, got)
+		}
+	}
+}
 
 func TestWhatIsSealedForAPersonGoesWithThePerson(t *testing.T) {
 	t.Run("of the control plane's own", func(t *testing.T) {

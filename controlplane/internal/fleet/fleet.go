@@ -71,6 +71,8 @@ type Config struct {
 	Audit       Audit
 	Roster      *Roster
 	Publisher   *Publisher
+	// ConditionValuesKey is the public part of the key to which proxies seal what conditions read of arguments. Empty: they record none.
+	ConditionValuesKey []byte
 	// Verifier says who presents an access token.
 	Verifier *Verifier
 	// Own says the same of tokens of Sallyport's own authorization server. Nil: there is none.

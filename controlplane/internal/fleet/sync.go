@@ -53,7 +53,7 @@ func (s *Server) Sync(ctx context.Context, stream *connect.BidiStream[fleetv1.Sy
 	default: // it was asked for already
 	}
 	err = c.send(&fleetv1.SyncResponse{Message: &fleetv1.SyncResponse_Welcome{Welcome: &fleetv1.Welcome{
-		Epoch: c.epoch, Proxy: token.Name, Region: token.Region, SealingKeys: keys,
+		Epoch: c.epoch, Proxy: token.Name, Region: token.Region, SealingKeys: keys, ConditionValuesKey: s.config.ConditionValuesKey,
 	}}})
 	if err != nil {
 		return err

@@ -37,6 +37,7 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 	var err error
 	if x.message.Method == mcp.MethodCallTool {
 		ask.Arguments, err = x.table.Arguments(t.connector, t.label, x.message.Arguments)
+		x.ask = &ask
 	}
 	// In flight before it is decided: a change from now on cuts it.
 	l, admitted := g.newLeg(r.Context(), &flight{

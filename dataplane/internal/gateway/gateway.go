@@ -30,6 +30,7 @@ import (
 	"sallyport.dev/dataplane/internal/telemetry"
 	"sallyport.dev/dataplane/internal/upstream"
 	"sallyport.dev/dataplane/policy"
+	"sallyport.dev/dataplane/sealing"
 )
 
 // Config is what a gateway is made of. PublicURL, Replica, Verifier, Spool, Upstream and Credentials are required.
@@ -110,6 +111,7 @@ type Gateway struct {
 	watches *watches
 	peers   *peers
 	sealer  atomic.Pointer[mcp.Sealer]
+	sender  atomic.Pointer[sealing.Sender] // to the control plane; nil: it has told no key
 	ended   *endedSessions
 	mux     *http.ServeMux
 
@@ -193,6 +195,7 @@ func (g *Gateway) Welcome(w *fleetv1.Welcome) {
 		return
 	}
 	g.sealer.Store(sealer)
+	g.sealTo(w)
 }
 
 // Run decides what is open again at each change of the policy, and when time alone changes a verdict, until

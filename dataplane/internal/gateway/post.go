@@ -30,6 +30,8 @@ type exchange struct {
 	roundTrip    *roundTrip
 	foreignState bool
 	approved     approval
+	// ask is what is decided, of a call whose arguments were read.
+	ask *policy.Request
 	// redaction is what is taken out of the answer; nil: nothing. withheld: it was not passed on.
 	redaction *policy.Redaction
 	withheld  bool

@@ -59,6 +59,7 @@ func (g *Gateway) record(x *exchange, t target, d policy.Decision) *auditv1.Audi
 		SnapshotVersion: d.Version, TraceId: traceID(x), Revision: string(x.revision), Session: x.sessionID(), Authentication: x.authentication(), RequestBytes: uint64(len(x.message.Raw)),
 		Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_DENIED, Reason: d.Reason, Group: d.Group, Rule: uint32(d.Rule), Text: d.Text()},
 	}
+	r.ConditionValues = g.conditionValues(x.ask, x.table, r)
 	if a := &x.approved; *a != (approval{}) {
 		r.Decision.Asked = a.ID
 		if a.Confirmed != 0 {

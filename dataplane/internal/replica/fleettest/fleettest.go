@@ -37,6 +37,8 @@ type ControlPlane struct {
 	Revoked bool
 	// Proxy and Region that Welcome names. Default: "proxy" and "test".
 	Proxy, Region string
+	// ConditionValuesKey that Welcome has.
+	ConditionValuesKey []byte
 	// Lease and Heartbeat. Default: one minute, 50 ms.
 	Lease, Heartbeat time.Duration
 	// ChunkEntries is how many entries a snapshot's chunk holds. Default: 2.
@@ -295,7 +297,7 @@ func (c *ControlPlane) Sync(ctx context.Context, stream *connect.BidiStream[flee
 	c.streams[id] = cancel
 	welcome := &fleetv1.Welcome{
 		Epoch: c.epochName(), Proxy: or(c.Proxy, "proxy"), Region: or(c.Region, "test"),
-		SealingKeys: []*fleetv1.SealingKey{{Id: 1, Key: make([]byte, 32)}},
+		SealingKeys: []*fleetv1.SealingKey{{Id: 1, Key: make([]byte, 32)}}, ConditionValuesKey: c.ConditionValuesKey,
 	}
 	c.announce()
 	unlock()

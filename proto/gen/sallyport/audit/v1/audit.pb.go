@@ -541,6 +541,9 @@ type AuditRecord struct {
 	Sealed []byte `protobuf:"bytes,24,opt,name=sealed,proto3" json:"sealed,omitempty"`
 	// The person was erased, and with them what was sealed.
 	Erased bool `protobuf:"varint,25,opt,name=erased,proto3" json:"erased,omitempty"`
+	// The ConditionValues of a call, where arguments is not whole: from a proxy sealed to the control plane, here under the person's key. Backtests
+	// of a policy open it, and nothing else does: what people read of audit is without it.
+	ConditionValues []byte `protobuf:"bytes,55,opt,name=condition_values,json=conditionValues,proto3" json:"condition_values,omitempty"`
 	// What the record is about. Unspecified: a call.
 	Kind Kind `protobuf:"varint,26,opt,name=kind,proto3,enum=sallyport.audit.v1.Kind" json:"kind,omitempty"`
 	// Who did it, where that is not simply the person.
@@ -778,6 +781,13 @@ func (x *AuditRecord) GetErased() bool {
 		return x.Erased
 	}
 	return false
+}
+
+func (x *AuditRecord) GetConditionValues() []byte {
+	if x != nil {
+		return x.ConditionValues
+	}
+	return nil
 }
 
 func (x *AuditRecord) GetKind() Kind {
@@ -1323,6 +1333,246 @@ func (x *Payload) GetNotKept() string {
 	return ""
 }
 
+// ConditionValues are the parts of a call's arguments that conditions of its connector's rules read.
+type ConditionValues struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the tool's definition against which they were held.
+	Definition []byte            `protobuf:"bytes,1,opt,name=definition,proto3" json:"definition,omitempty"`
+	Values     []*ConditionValue `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	// There were no other arguments.
+	All           bool `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConditionValues) Reset() {
+	*x = ConditionValues{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConditionValues) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConditionValues) ProtoMessage() {}
+
+func (x *ConditionValues) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConditionValues.ProtoReflect.Descriptor instead.
+func (*ConditionValues) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ConditionValues) GetDefinition() []byte {
+	if x != nil {
+		return x.Definition
+	}
+	return nil
+}
+
+func (x *ConditionValues) GetValues() []*ConditionValue {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *ConditionValues) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+// ConditionValue is what is kept of one argument.
+type ConditionValue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Parts *ArgumentParts         `protobuf:"bytes,2,opt,name=parts,proto3" json:"parts,omitempty"`
+	// A JSON object of this one member, with these parts of its value. Empty: it was not given.
+	Object        []byte `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConditionValue) Reset() {
+	*x = ConditionValue{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConditionValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConditionValue) ProtoMessage() {}
+
+func (x *ConditionValue) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConditionValue.ProtoReflect.Descriptor instead.
+func (*ConditionValue) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ConditionValue) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ConditionValue) GetParts() *ArgumentParts {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *ConditionValue) GetObject() []byte {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+// ArgumentParts are the parts of a value that are there. None of them: only whether there is a value.
+type ArgumentParts struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Whole  bool                   `protobuf:"varint,1,opt,name=whole,proto3" json:"whole,omitempty"`
+	Fields []*ArgumentField       `protobuf:"bytes,2,rep,name=fields,proto3" json:"fields,omitempty"`
+	// Of each element.
+	Items         *ArgumentParts `protobuf:"bytes,3,opt,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArgumentParts) Reset() {
+	*x = ArgumentParts{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArgumentParts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArgumentParts) ProtoMessage() {}
+
+func (x *ArgumentParts) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArgumentParts.ProtoReflect.Descriptor instead.
+func (*ArgumentParts) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ArgumentParts) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+func (x *ArgumentParts) GetFields() []*ArgumentField {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+func (x *ArgumentParts) GetItems() *ArgumentParts {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// ArgumentField is a member of an object.
+type ArgumentField struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Parts         *ArgumentParts         `protobuf:"bytes,2,opt,name=parts,proto3" json:"parts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArgumentField) Reset() {
+	*x = ArgumentField{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArgumentField) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArgumentField) ProtoMessage() {}
+
+func (x *ArgumentField) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArgumentField.ProtoReflect.Descriptor instead.
+func (*ArgumentField) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ArgumentField) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ArgumentField) GetParts() *ArgumentParts {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
 // Decision is the verdict and what it rests on.
 type Decision struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1348,7 +1598,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[7]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1610,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[7]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1623,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Decision) GetVerdict() Verdict {
@@ -1458,7 +1708,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[8]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1720,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[8]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1733,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Checkpoint) GetSize() uint64 {
@@ -1545,7 +1795,7 @@ type ExportItem struct {
 
 func (x *ExportItem) Reset() {
 	*x = ExportItem{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[9]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1807,7 @@ func (x *ExportItem) String() string {
 func (*ExportItem) ProtoMessage() {}
 
 func (x *ExportItem) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[9]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1820,7 @@ func (x *ExportItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportItem.ProtoReflect.Descriptor instead.
 func (*ExportItem) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExportItem) GetItem() isExportItem_Item {
@@ -1659,7 +1909,7 @@ type ExportHeader struct {
 
 func (x *ExportHeader) Reset() {
 	*x = ExportHeader{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[10]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +1921,7 @@ func (x *ExportHeader) String() string {
 func (*ExportHeader) ProtoMessage() {}
 
 func (x *ExportHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[10]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +1934,7 @@ func (x *ExportHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportHeader.ProtoReflect.Descriptor instead.
 func (*ExportHeader) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExportHeader) GetFormat() uint32 {
@@ -1733,7 +1983,7 @@ type ExportedRecord struct {
 
 func (x *ExportedRecord) Reset() {
 	*x = ExportedRecord{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[11]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +1995,7 @@ func (x *ExportedRecord) String() string {
 func (*ExportedRecord) ProtoMessage() {}
 
 func (x *ExportedRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[11]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +2008,7 @@ func (x *ExportedRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportedRecord.ProtoReflect.Descriptor instead.
 func (*ExportedRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExportedRecord) GetSequence() uint64 {
@@ -1813,7 +2063,7 @@ type ExportEnd struct {
 
 func (x *ExportEnd) Reset() {
 	*x = ExportEnd{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[12]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +2075,7 @@ func (x *ExportEnd) String() string {
 func (*ExportEnd) ProtoMessage() {}
 
 func (x *ExportEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[12]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +2088,7 @@ func (x *ExportEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportEnd.ProtoReflect.Descriptor instead.
 func (*ExportEnd) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExportEnd) GetRecords() uint64 {
@@ -1852,7 +2102,7 @@ var File_sallyport_audit_v1_audit_proto protoreflect.FileDescriptor
 
 const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/audit/v1/audit.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\v\n" +
+	"\x1esallyport/audit/v1/audit.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8f\f\n" +
 	"\vAuditRecord\x12\x14\n" +
 	"\x05proxy\x18\x01 \x01(\tR\x05proxy\x12)\n" +
 	"\x10spool_generation\x18\x02 \x01(\tR\x0fspoolGeneration\x12\x16\n" +
@@ -1879,7 +2129,8 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\btrace_id\x18\x16 \x01(\tR\atraceId\x12\x1a\n" +
 	"\brevision\x18\x17 \x01(\tR\brevision\x12\x16\n" +
 	"\x06sealed\x18\x18 \x01(\fR\x06sealed\x12\x16\n" +
-	"\x06erased\x18\x19 \x01(\bR\x06erased\x12,\n" +
+	"\x06erased\x18\x19 \x01(\bR\x06erased\x12)\n" +
+	"\x10condition_values\x187 \x01(\fR\x0fconditionValues\x12,\n" +
 	"\x04kind\x18\x1a \x01(\x0e2\x18.sallyport.audit.v1.KindR\x04kind\x12/\n" +
 	"\x05actor\x18\x1b \x01(\v2\x19.sallyport.audit.v1.ActorR\x05actor\x12\x18\n" +
 	"\asession\x18\x1c \x01(\tR\asession\x12J\n" +
@@ -1927,7 +2178,24 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\bredacted\x182 \x01(\bR\bredacted\x12\x16\n" +
 	"\x06object\x18\x06 \x01(\tR\x06object\x12\x14\n" +
 	"\x05whole\x18< \x01(\fR\x05whole\x12\x19\n" +
-	"\bnot_kept\x18= \x01(\tR\anotKept\"\x9a\x02\n" +
+	"\bnot_kept\x18= \x01(\tR\anotKept\"\x7f\n" +
+	"\x0fConditionValues\x12\x1e\n" +
+	"\n" +
+	"definition\x18\x01 \x01(\fR\n" +
+	"definition\x12:\n" +
+	"\x06values\x18\x02 \x03(\v2\".sallyport.audit.v1.ConditionValueR\x06values\x12\x10\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\"u\n" +
+	"\x0eConditionValue\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x127\n" +
+	"\x05parts\x18\x02 \x01(\v2!.sallyport.audit.v1.ArgumentPartsR\x05parts\x12\x16\n" +
+	"\x06object\x18\x03 \x01(\fR\x06object\"\x99\x01\n" +
+	"\rArgumentParts\x12\x14\n" +
+	"\x05whole\x18\x01 \x01(\bR\x05whole\x129\n" +
+	"\x06fields\x18\x02 \x03(\v2!.sallyport.audit.v1.ArgumentFieldR\x06fields\x127\n" +
+	"\x05items\x18\x03 \x01(\v2!.sallyport.audit.v1.ArgumentPartsR\x05items\"\\\n" +
+	"\rArgumentField\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x127\n" +
+	"\x05parts\x18\x02 \x01(\v2!.sallyport.audit.v1.ArgumentPartsR\x05parts\"\x9a\x02\n" +
 	"\bDecision\x125\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x1b.sallyport.audit.v1.VerdictR\averdict\x122\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1a.sallyport.audit.v1.ReasonR\x06reason\x12\x14\n" +
@@ -2052,7 +2320,7 @@ func file_sallyport_audit_v1_audit_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_audit_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_sallyport_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_sallyport_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_sallyport_audit_v1_audit_proto_goTypes = []any{
 	(Kind)(0),                     // 0: sallyport.audit.v1.Kind
 	(ActorKind)(0),                // 1: sallyport.audit.v1.ActorKind
@@ -2067,52 +2335,61 @@ var file_sallyport_audit_v1_audit_proto_goTypes = []any{
 	(*Latency)(nil),               // 10: sallyport.audit.v1.Latency
 	(*Client)(nil),                // 11: sallyport.audit.v1.Client
 	(*Payload)(nil),               // 12: sallyport.audit.v1.Payload
-	(*Decision)(nil),              // 13: sallyport.audit.v1.Decision
-	(*Checkpoint)(nil),            // 14: sallyport.audit.v1.Checkpoint
-	(*ExportItem)(nil),            // 15: sallyport.audit.v1.ExportItem
-	(*ExportHeader)(nil),          // 16: sallyport.audit.v1.ExportHeader
-	(*ExportedRecord)(nil),        // 17: sallyport.audit.v1.ExportedRecord
-	(*ExportEnd)(nil),             // 18: sallyport.audit.v1.ExportEnd
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
+	(*ConditionValues)(nil),       // 13: sallyport.audit.v1.ConditionValues
+	(*ConditionValue)(nil),        // 14: sallyport.audit.v1.ConditionValue
+	(*ArgumentParts)(nil),         // 15: sallyport.audit.v1.ArgumentParts
+	(*ArgumentField)(nil),         // 16: sallyport.audit.v1.ArgumentField
+	(*Decision)(nil),              // 17: sallyport.audit.v1.Decision
+	(*Checkpoint)(nil),            // 18: sallyport.audit.v1.Checkpoint
+	(*ExportItem)(nil),            // 19: sallyport.audit.v1.ExportItem
+	(*ExportHeader)(nil),          // 20: sallyport.audit.v1.ExportHeader
+	(*ExportedRecord)(nil),        // 21: sallyport.audit.v1.ExportedRecord
+	(*ExportEnd)(nil),             // 22: sallyport.audit.v1.ExportEnd
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
 }
 var file_sallyport_audit_v1_audit_proto_depIdxs = []int32{
-	19, // 0: sallyport.audit.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	23, // 0: sallyport.audit.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
 	2,  // 1: sallyport.audit.v1.AuditRecord.phase:type_name -> sallyport.audit.v1.Phase
 	11, // 2: sallyport.audit.v1.AuditRecord.client:type_name -> sallyport.audit.v1.Client
 	12, // 3: sallyport.audit.v1.AuditRecord.arguments:type_name -> sallyport.audit.v1.Payload
 	12, // 4: sallyport.audit.v1.AuditRecord.result:type_name -> sallyport.audit.v1.Payload
-	13, // 5: sallyport.audit.v1.AuditRecord.decision:type_name -> sallyport.audit.v1.Decision
+	17, // 5: sallyport.audit.v1.AuditRecord.decision:type_name -> sallyport.audit.v1.Decision
 	3,  // 6: sallyport.audit.v1.AuditRecord.outcome:type_name -> sallyport.audit.v1.Outcome
-	20, // 7: sallyport.audit.v1.AuditRecord.duration:type_name -> google.protobuf.Duration
-	20, // 8: sallyport.audit.v1.AuditRecord.upstream_duration:type_name -> google.protobuf.Duration
+	24, // 7: sallyport.audit.v1.AuditRecord.duration:type_name -> google.protobuf.Duration
+	24, // 8: sallyport.audit.v1.AuditRecord.upstream_duration:type_name -> google.protobuf.Duration
 	0,  // 9: sallyport.audit.v1.AuditRecord.kind:type_name -> sallyport.audit.v1.Kind
 	7,  // 10: sallyport.audit.v1.AuditRecord.actor:type_name -> sallyport.audit.v1.Actor
 	9,  // 11: sallyport.audit.v1.AuditRecord.authentication:type_name -> sallyport.audit.v1.Authentication
 	10, // 12: sallyport.audit.v1.AuditRecord.latency:type_name -> sallyport.audit.v1.Latency
 	8,  // 13: sallyport.audit.v1.AuditRecord.details:type_name -> sallyport.audit.v1.Detail
 	1,  // 14: sallyport.audit.v1.Actor.kind:type_name -> sallyport.audit.v1.ActorKind
-	19, // 15: sallyport.audit.v1.Authentication.at:type_name -> google.protobuf.Timestamp
-	20, // 16: sallyport.audit.v1.Latency.decision:type_name -> google.protobuf.Duration
-	20, // 17: sallyport.audit.v1.Latency.record:type_name -> google.protobuf.Duration
-	20, // 18: sallyport.audit.v1.Latency.credential:type_name -> google.protobuf.Duration
-	20, // 19: sallyport.audit.v1.Latency.upstream:type_name -> google.protobuf.Duration
-	20, // 20: sallyport.audit.v1.Latency.approval:type_name -> google.protobuf.Duration
-	4,  // 21: sallyport.audit.v1.Decision.verdict:type_name -> sallyport.audit.v1.Verdict
-	5,  // 22: sallyport.audit.v1.Decision.reason:type_name -> sallyport.audit.v1.Reason
-	19, // 23: sallyport.audit.v1.Checkpoint.at:type_name -> google.protobuf.Timestamp
-	16, // 24: sallyport.audit.v1.ExportItem.header:type_name -> sallyport.audit.v1.ExportHeader
-	17, // 25: sallyport.audit.v1.ExportItem.record:type_name -> sallyport.audit.v1.ExportedRecord
-	14, // 26: sallyport.audit.v1.ExportItem.checkpoint:type_name -> sallyport.audit.v1.Checkpoint
-	18, // 27: sallyport.audit.v1.ExportItem.end:type_name -> sallyport.audit.v1.ExportEnd
-	19, // 28: sallyport.audit.v1.ExportHeader.at:type_name -> google.protobuf.Timestamp
-	14, // 29: sallyport.audit.v1.ExportHeader.before:type_name -> sallyport.audit.v1.Checkpoint
-	19, // 30: sallyport.audit.v1.ExportedRecord.stored:type_name -> google.protobuf.Timestamp
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	23, // 15: sallyport.audit.v1.Authentication.at:type_name -> google.protobuf.Timestamp
+	24, // 16: sallyport.audit.v1.Latency.decision:type_name -> google.protobuf.Duration
+	24, // 17: sallyport.audit.v1.Latency.record:type_name -> google.protobuf.Duration
+	24, // 18: sallyport.audit.v1.Latency.credential:type_name -> google.protobuf.Duration
+	24, // 19: sallyport.audit.v1.Latency.upstream:type_name -> google.protobuf.Duration
+	24, // 20: sallyport.audit.v1.Latency.approval:type_name -> google.protobuf.Duration
+	14, // 21: sallyport.audit.v1.ConditionValues.values:type_name -> sallyport.audit.v1.ConditionValue
+	15, // 22: sallyport.audit.v1.ConditionValue.parts:type_name -> sallyport.audit.v1.ArgumentParts
+	16, // 23: sallyport.audit.v1.ArgumentParts.fields:type_name -> sallyport.audit.v1.ArgumentField
+	15, // 24: sallyport.audit.v1.ArgumentParts.items:type_name -> sallyport.audit.v1.ArgumentParts
+	15, // 25: sallyport.audit.v1.ArgumentField.parts:type_name -> sallyport.audit.v1.ArgumentParts
+	4,  // 26: sallyport.audit.v1.Decision.verdict:type_name -> sallyport.audit.v1.Verdict
+	5,  // 27: sallyport.audit.v1.Decision.reason:type_name -> sallyport.audit.v1.Reason
+	23, // 28: sallyport.audit.v1.Checkpoint.at:type_name -> google.protobuf.Timestamp
+	20, // 29: sallyport.audit.v1.ExportItem.header:type_name -> sallyport.audit.v1.ExportHeader
+	21, // 30: sallyport.audit.v1.ExportItem.record:type_name -> sallyport.audit.v1.ExportedRecord
+	18, // 31: sallyport.audit.v1.ExportItem.checkpoint:type_name -> sallyport.audit.v1.Checkpoint
+	22, // 32: sallyport.audit.v1.ExportItem.end:type_name -> sallyport.audit.v1.ExportEnd
+	23, // 33: sallyport.audit.v1.ExportHeader.at:type_name -> google.protobuf.Timestamp
+	18, // 34: sallyport.audit.v1.ExportHeader.before:type_name -> sallyport.audit.v1.Checkpoint
+	23, // 35: sallyport.audit.v1.ExportedRecord.stored:type_name -> google.protobuf.Timestamp
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_audit_v1_audit_proto_init() }
@@ -2120,7 +2397,7 @@ func file_sallyport_audit_v1_audit_proto_init() {
 	if File_sallyport_audit_v1_audit_proto != nil {
 		return
 	}
-	file_sallyport_audit_v1_audit_proto_msgTypes[9].OneofWrappers = []any{
+	file_sallyport_audit_v1_audit_proto_msgTypes[13].OneofWrappers = []any{
 		(*ExportItem_Header)(nil),
 		(*ExportItem_Record)(nil),
 		(*ExportItem_Checkpoint)(nil),
@@ -2132,7 +2409,7 @@ func file_sallyport_audit_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_audit_v1_audit_proto_rawDesc), len(file_sallyport_audit_v1_audit_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   13,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -613,9 +613,11 @@ type Welcome struct {
 	Proxy  string                 `protobuf:"bytes,2,opt,name=proxy,proto3" json:"proxy,omitempty"`
 	Region string                 `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
 	// Keys that seal session ids in this region, newest first. Never in the log.
-	SealingKeys   []*SealingKey `protobuf:"bytes,4,rep,name=sealing_keys,json=sealingKeys,proto3" json:"sealing_keys,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	SealingKeys []*SealingKey `protobuf:"bytes,4,rep,name=sealing_keys,json=sealingKeys,proto3" json:"sealing_keys,omitempty"`
+	// The control plane's X25519 key to which proxies seal what conditions read of arguments that audit does not keep whole.
+	ConditionValuesKey []byte `protobuf:"bytes,55,opt,name=condition_values_key,json=conditionValuesKey,proto3" json:"condition_values_key,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
@@ -672,6 +674,13 @@ func (x *Welcome) GetRegion() string {
 func (x *Welcome) GetSealingKeys() []*SealingKey {
 	if x != nil {
 		return x.SealingKeys
+	}
+	return nil
+}
+
+func (x *Welcome) GetConditionValuesKey() []byte {
+	if x != nil {
+		return x.ConditionValuesKey
 	}
 	return nil
 }
@@ -2804,12 +2813,13 @@ const file_sallyport_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x05chunk\x18\x02 \x01(\v2!.sallyport.fleet.v1.SnapshotChunkH\x00R\x05chunk\x121\n" +
 	"\x05delta\x18\x03 \x01(\v2\x19.sallyport.fleet.v1.DeltaH\x00R\x05delta\x12=\n" +
 	"\theartbeat\x18\x04 \x01(\v2\x1d.sallyport.fleet.v1.HeartbeatH\x00R\theartbeatB\t\n" +
-	"\amessage\"\x90\x01\n" +
+	"\amessage\"\xc2\x01\n" +
 	"\aWelcome\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x14\n" +
 	"\x05proxy\x18\x02 \x01(\tR\x05proxy\x12\x16\n" +
 	"\x06region\x18\x03 \x01(\tR\x06region\x12A\n" +
-	"\fsealing_keys\x18\x04 \x03(\v2\x1e.sallyport.fleet.v1.SealingKeyR\vsealingKeys\".\n" +
+	"\fsealing_keys\x18\x04 \x03(\v2\x1e.sallyport.fleet.v1.SealingKeyR\vsealingKeys\x120\n" +
+	"\x14condition_values_key\x187 \x01(\fR\x12conditionValuesKey\".\n" +
 	"\n" +
 	"SealingKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
