@@ -31,6 +31,9 @@ func (a *api) ListCatalogues(_ context.Context, _ *connect.Request[adminv1.ListC
 		for _, w := range c.Withheld {
 			status.Withheld = append(status.Withheld, w.GetLabel())
 		}
+		if c.Offer != nil && c.Offer.Unsettled {
+			status.Problem = core.Unsettled(c)
+		}
 		if c.Offer != nil {
 			status.SeenAt, status.ListOf = timestamppb.New(c.Offer.At), whoseList(s, c.Offer.Person)
 			for _, d := range core.Differences(c.Tools, c.Offer.Tools) {

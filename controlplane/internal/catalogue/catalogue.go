@@ -1,5 +1,5 @@
-// Package catalogue follows what upstreams offer: it asks each of them on a schedule, and says on the log in what that differs from what
-// is pinned.
+// Package catalogue follows what upstreams offer: it asks each of them on a schedule, and soon where one says that its list changed, and
+// says on the log in what that differs from what is pinned.
 //
 // What becomes of a difference is the core's to say, by the connector's settings: it is held, withheld or let through. Several control
 // planes ask in turn, one for each time. The package pins nothing, and shows nobody anything.
@@ -40,6 +40,8 @@ type Store interface {
 // Upstreams are asked for what they offer.
 type Upstreams interface {
 	Discover(ctx context.Context, c *policyv1.Connector, header, value, query string) ([]*policyv1.Tool, error)
+	// Listen calls changed, which does not wait, when an upstream says that its list changed, until ctx or the upstream's stream ends.
+	Listen(ctx context.Context, c *policyv1.Connector, header, value, query string, changed func()) error
 }
 
 // Credentials are what upstreams are asked with.
@@ -69,6 +71,10 @@ const (
 	everyLeast = time.Second
 	// asking is how many upstreams are asked at a time.
 	asking = 8
+	// changedEvery is how often one is asked, at most, that says itself that its list changed.
+	changedEvery = 10 * time.Second
+	// listenFor is how long a stream is kept on which an upstream may say so: then a new one takes its place, with the credential of then.
+	listenFor = 10 * time.Minute
 )
 
 // Follower asks upstreams. It is safe for concurrent use.
@@ -96,6 +102,23 @@ type following struct {
 	next    time.Time
 	busy    bool
 	problem string
+	// changes is how often the upstream said that its list changed, asked up to where it was asked since, and again when it may be
+	// asked anew for that. missed: that it was another control plane's turn.
+	changes, asked int
+	again          time.Time
+	missed         bool
+	// listening ends the stream on which it says so; nil: there is none.
+	listening context.CancelFunc
+}
+
+// changed tells whether the upstream is to be asked since it said that its list changed.
+func (f *following) changed(now time.Time) bool { return f.changes > f.asked && !now.Before(f.again) }
+
+// turn is a connector that is asked.
+type turn struct {
+	*core.Connector
+	// changes is up to where it is asked since it said so itself; zero: since it is time.
+	changes int
 }
 
 // New returns a follower. Run makes it follow.
@@ -121,7 +144,7 @@ func (f *Follower) Run(ctx context.Context) {
 				case <-ctx.Done():
 					return
 				}
-				f.ask(ctx, c)
+				f.ask(ctx, &running, c)
 			})
 		}
 		select {
@@ -135,14 +158,14 @@ func (f *Follower) Run(ctx context.Context) {
 }
 
 // due returns the connectors that are to be asked, each of which is then busy.
-func (f *Follower) due(now time.Time) (due []*core.Connector) {
+func (f *Follower) due(now time.Time) (due []turn) {
 	s := f.Engine.State()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for c := range s.Connectors() {
 		id := c.Settings.GetId()
 		if !c.Asked() {
-			delete(f.all, id)
+			f.forget(id)
 			continue
 		}
 		one := f.all[id]
@@ -150,18 +173,56 @@ func (f *Follower) due(now time.Time) (due []*core.Connector) {
 			one = &following{}
 			f.all[id] = one
 		}
-		if one.busy || now.Before(one.next) {
-			continue
+		if one.listening != nil && !standsFor(s, c) {
+			one.listening() // as nobody's whose access ended
 		}
-		one.busy = true
-		due = append(due, c)
+		switch {
+		case one.busy:
+		case !now.Before(one.next):
+			one.busy = true
+			due = append(due, turn{c, 0})
+		case one.changed(now):
+			one.busy = true
+			due = append(due, turn{c, one.changes})
+		}
 	}
 	for id := range f.all {
 		if s.Connector(id) == nil {
-			delete(f.all, id)
+			f.forget(id)
 		}
 	}
 	return due
+}
+
+// standsFor tells whether whoever the upstream is asked as, where it is a person, is active.
+func standsFor(s *core.State, c *core.Connector) bool {
+	ref := c.Settings.GetCatalogue().GetAs()
+	if ref == "" {
+		return true
+	}
+	id, _ := uuid.Parse(ref) // what is no id is nobody's
+	as := s.User(id)
+	return as != nil && as.Active
+}
+
+// forget ends what is known of a connector. f.mu is held.
+func (f *Follower) forget(id string) {
+	if one := f.all[id]; one != nil && one.listening != nil {
+		one.listening()
+	}
+	delete(f.all, id)
+}
+
+// Changed is told that an upstream said that its list changed. It is asked anew soon, where control planes ask it, or else as soon as
+// there is somebody as whom.
+func (f *Follower) Changed(connector string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if one := f.all[connector]; one != nil {
+		one.changes++
+	} else if now := time.Now(); f.next[connector].After(now.Add(changedEvery)) {
+		f.next[connector] = now.Add(changedEvery)
+	}
 }
 
 // Problem says why an upstream could not be asked, when it was last tried here. Empty: it could, or was not tried.
@@ -184,13 +245,17 @@ func Every(c *policyv1.Connector) time.Duration {
 }
 
 // ask asks one upstream, unless another control plane did.
-func (f *Follower) ask(ctx context.Context, c *core.Connector) {
+func (f *Follower) ask(ctx context.Context, running *sync.WaitGroup, c turn) {
 	id, every := c.Settings.GetId(), Every(c.Settings)
-	_, err := f.Store.Create(ctx, "catalogue."+id, []byte(f.Name), every-every/8) // over when it is the next one's turn
+	key, whole := "catalogue."+id, every
+	if c.changes > 0 {
+		key, whole = "catalogue-changed."+id, changedEvery
+	}
+	_, err := f.Store.Create(ctx, key, []byte(f.Name), whole-whole/8) // over when it is the next one's turn
 	turn := err == nil
 	var problem string
 	if turn {
-		err = f.follow(ctx, c)
+		err = f.follow(ctx, running, c.Connector)
 		if problem = said(err); err != nil && ctx.Err() == nil {
 			f.Log.WarnContext(ctx, "an upstream could not be followed", "connector", id, "error", err)
 		}
@@ -200,10 +265,20 @@ func (f *Follower) ask(ctx context.Context, c *core.Connector) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if one := f.all[id]; one != nil {
-		// Whose turn it was not looks again soon: the other may be gone.
-		one.busy, one.next = false, time.Now().Add(min(every, max(every/4, everyLeast)))
-		if turn {
-			one.next, one.problem = time.Now().Add(every), problem
+		now := time.Now()
+		one.busy = false
+		switch {
+		case turn:
+			one.next, one.problem = now.Add(every), problem
+		case c.changes == 0: // whose turn it was not looks again soon: the other may be gone
+			one.next = now.Add(min(every, max(every/4, everyLeast)))
+		}
+		if c.changes > 0 { // the other may have asked before the change, so that one looks once more
+			one.again = now.Add(changedEvery)
+			if done := turn || one.missed; done {
+				one.asked = c.changes
+			}
+			one.missed = !turn && !one.missed
 		}
 	}
 }
@@ -250,7 +325,7 @@ func said(err error) string {
 }
 
 // follow asks an upstream and says what it offers.
-func (f *Follower) follow(ctx context.Context, c *core.Connector) error {
+func (f *Follower) follow(ctx context.Context, running *sync.WaitGroup, c *core.Connector) error {
 	var as *core.User
 	if ref := c.Settings.GetCatalogue().GetAs(); ref != "" {
 		id, _ := uuid.Parse(ref) // what is no id is nobody's
@@ -262,7 +337,34 @@ func (f *Follower) follow(ctx context.Context, c *core.Connector) error {
 	if err != nil {
 		return fmt.Errorf("with what the upstream is asked: %w", err)
 	}
+	f.listen(ctx, running, c, with)
 	return f.note(ctx, c, "", with)
+}
+
+// listen has an upstream say when its list changes, unless it does already.
+func (f *Follower) listen(ctx context.Context, running *sync.WaitGroup, c *core.Connector, with credentials.Issued) {
+	id := c.Settings.GetId()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	one := f.all[id]
+	if one == nil || one.listening != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, listenFor)
+	one.listening = cancel
+	running.Go(func() {
+		defer cancel()
+		err := f.Upstreams.Listen(ctx, c.Settings, with.Header, with.Value, with.Query, func() { f.Changed(id) })
+		if err != nil && ctx.Err() == nil {
+			f.Log.DebugContext(ctx, "an upstream does not say when its list changes", "connector", id, "error", err)
+		}
+		<-ctx.Done() // one that says nothing is asked again for it when its time is over, and not each time that it is asked what it offers
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.all[id] == one {
+			one.listening = nil
+		}
+	})
 }
 
 // note asks an upstream what it offers, to everybody or a person, and says so on the log.
@@ -287,6 +389,14 @@ func record(trail Trail, out engine.Outcome, connector, person string) {
 	}
 	c := out.State.Connector(connector)
 	if c == nil || c.Offer == nil {
+		return
+	}
+	if c.Offer.Unsettled {
+		trail.Note(&auditv1.AuditRecord{
+			Kind: auditv1.Kind_KIND_HEALTH, Action: "catalogue_unsettled", Target: "connector/" + connector, Connector: connector, Version: out.Seq, PersonId: person,
+			Actor: &auditv1.Actor{Kind: auditv1.ActorKind_ACTOR_KIND_SYSTEM, Id: "catalogue"}, Decision: &auditv1.Decision{Verdict: auditv1.Verdict_VERDICT_ALLOWED},
+			Error: core.Unsettled(c),
+		})
 		return
 	}
 	r := &auditv1.AuditRecord{

@@ -3,10 +3,13 @@ package core
 import (
 	"bytes"
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
@@ -22,6 +25,27 @@ type Offer struct {
 	At time.Time
 	// Person is the id of whose list it is, where each has their own. Empty: it is everybody's.
 	Person string
+	// Tally is what the upstream caused on the log in an hour; nil: nothing.
+	Tally *eventv1.OfferTally
+	// Unsettled: the upstream changes too often, and nothing is noted before that hour is over.
+	Unsettled bool
+}
+
+// What one upstream may cause on the log in an hour. One that changes all of its list each time that it is asked would fill any disk.
+const (
+	offersAnHour     = 60
+	offerBytesAnHour = 8 << 20
+)
+
+// Until is when the hour of an offer's tally is over.
+func (o *Offer) Until() time.Time { return o.Tally.GetSince().AsTime().Add(time.Hour) }
+
+// tally is what an upstream caused in the hour that is now.
+func (o *Offer) tally(now time.Time) *eventv1.OfferTally {
+	if o == nil || o.Tally == nil || !now.Before(o.Until()) {
+		return &eventv1.OfferTally{Since: timestamppb.New(now)}
+	}
+	return proto.CloneOf(o.Tally)
 }
 
 // NoteOffer says what an upstream offers now. It pins nothing but what the connector's settings let through, and that only of what is
@@ -56,10 +80,28 @@ func (c NoteOffer) decide(s *State, env Env) ([]*eventv1.Event, error) {
 		pinned = next
 		events = append(events, pinnedEvent(c.Connector, next))
 	}
-	if ev := offeredEvent(connector, pinned, offered, c.Person); ev != nil {
-		events = append(events, ev)
+	ev := offeredEvent(connector, pinned, offered, c.Person)
+	if ev == nil && events == nil {
+		return nil, nil
 	}
-	return env.events(events...), nil
+	if ev == nil { // what is let through counts too
+		ev = &eventv1.Event{Body: &eventv1.Event_CatalogueOffered{CatalogueOffered: differing(c.Connector, pinned, offered, c.Person)}}
+	}
+	tally := connector.Offer.tally(env.Now)
+	tally.Offers++
+	for _, written := range append(events, ev) {
+		tally.Bytes += uint64(proto.Size(written))
+	}
+	if tally.Offers <= offersAnHour && tally.Bytes <= offerBytesAnHour {
+		ev.GetCatalogueOffered().Tally = tally
+		return env.events(append(events, ev)...), nil
+	}
+	if connector.Offer.Unsettled {
+		return nil, nil
+	}
+	last := differing(c.Connector, connector.Tools, connector.Offer.Tools, connector.Offer.Person)
+	last.Tally, last.Unsettled = connector.Offer.Tally, true
+	return env.events(&eventv1.Event{Body: &eventv1.Event_CatalogueOffered{CatalogueOffered: last}}), nil
 }
 
 func pinnedEvent(connector string, tools []*policyv1.Tool) *eventv1.Event {
@@ -81,7 +123,7 @@ func differing(connector string, pinned, offered []*policyv1.Tool, person string
 
 // offerOf is what an upstream offers that differs so from what is pinned.
 func offerOf(pinned []*policyv1.Tool, ev *eventv1.CatalogueOffered, at time.Time) *Offer {
-	return &Offer{Tools: replaced(pinned, ev.GetTools(), ev.GetGone()), At: at, Person: ev.GetPersonId()}
+	return &Offer{Tools: replaced(pinned, ev.GetTools(), ev.GetGone()), At: at, Person: ev.GetPersonId(), Tally: ev.GetTally(), Unsettled: ev.GetUnsettled()}
 }
 
 // offeredEvent says what an upstream offers beside what is pinned, or will be in the same round. Nil: that is known.
@@ -90,7 +132,7 @@ func offeredEvent(c *Connector, pinned, offered []*policyv1.Tool, person string)
 	if c.Offer == nil && len(ev.GetTools())+len(ev.GetGone()) == 0 {
 		return nil
 	}
-	if c.Offer != nil && c.Offer.Person == person && sameTools(c.Offer.Tools, offered) {
+	if c.Offer != nil && c.Offer.Person == person && !c.Offer.Unsettled && sameTools(c.Offer.Tools, offered) {
 		return nil
 	}
 	return &eventv1.Event{Body: &eventv1.Event_CatalogueOffered{CatalogueOffered: ev}}
@@ -249,7 +291,7 @@ func (s *State) applyCatalogueOffered(rec Record, ev *eventv1.CatalogueOffered) 
 }
 
 // settle finds what proxies get of the catalogue: what is pinned, without what its upstream offers no more or, where the settings say
-// so, otherwise. One person's list, where each has their own, takes nothing away from the others.
+// so, otherwise; of one that changes too often to be followed nobody knows what it is. One person's list, where each has their own, takes nothing away from the others.
 func (c *Connector) settle() {
 	c.Withheld, c.catalogue = nil, nil
 	if c.Tools == nil {
@@ -264,7 +306,7 @@ func (c *Connector) settle() {
 			switch {
 			case o == nil && (c.Asked() || !c.ofEachPerson()):
 				c.Withheld = append(c.Withheld, &fleetv1.WithheldTool{Label: labelOf(t)})
-			case o != nil && c.Settings.GetCatalogue().GetChanges() == policyv1.CatalogueChange_CATALOGUE_CHANGE_WITHHOLD && !bytes.Equal(o.GetDefinition(), t.GetDefinition()):
+			case o != nil && c.Settings.GetCatalogue().GetChanges() == policyv1.CatalogueChange_CATALOGUE_CHANGE_WITHHOLD && (c.Offer.Unsettled || !bytes.Equal(o.GetDefinition(), t.GetDefinition())):
 				c.Withheld = append(c.Withheld, &fleetv1.WithheldTool{Label: labelOf(t), Changed: true})
 			default:
 				served = append(served, t)
@@ -284,4 +326,15 @@ func (c *Connector) ofEachPerson() bool {
 // whom. What they see is then what counts.
 func (c *Connector) Asked() bool {
 	return !strings.HasPrefix(c.Settings.GetUrl(), "stdio:") && (!c.ofEachPerson() || c.Settings.GetCatalogue().GetAs() != "")
+}
+
+// Unsettled says of a connector whose upstream changes too often what that means and what to do.
+func Unsettled(c *Connector) string {
+	id := c.Settings.GetId()
+	stands := "agents go on with what is pinned"
+	if c.Settings.GetCatalogue().GetChanges() == policyv1.CatalogueChange_CATALOGUE_CHANGE_WITHHOLD {
+		stands = "its tools are withheld, as catalogue.changes says"
+	}
+	return fmt.Sprintf("its list changes too often (%d times, %d bytes within an hour): nothing more of it is noted before %s UTC, and %s; see sallyport catalogue diff %s, ask whoever runs it, and block the connector if nobody can say why",
+		c.Offer.Tally.GetOffers(), c.Offer.Tally.GetBytes(), c.Offer.Until().UTC().Format(time.DateTime), stands, id)
 }

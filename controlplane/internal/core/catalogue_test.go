@@ -1,10 +1,14 @@
 package core
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"google.golang.org/protobuf/proto"
+	eventv1 "sallyport.dev/proto/gen/sallyport/event/v1"
 	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
@@ -171,5 +175,68 @@ func TestDefinitionsAreComparedFieldByFieldAndNothingStaysHidden(t *testing.T) {
 	}
 	if got := DefinitionDifferences(nil, []byte(`{"name":"b"}`)); !slices.Equal(got, []FieldDifference{{"/name", "", `"b"`}}) {
 		t.Fatalf("of a new one: %q", got)
+	}
+}
+
+// TestAnUpstreamThatChangesAllTheTimeFillsNoLog: whatever it offers at whatever rate, so much of it is written in an hour and no more; an
+// admin is told, and what is asked for as withheld is.
+func TestAnUpstreamThatChangesAllTheTimeFillsNoLog(t *testing.T) {
+	for name, c := range map[string]struct {
+		settings *policyv1.CatalogueSettings
+		more     int // tools, of 16 KiB
+		times    int
+	}{
+		"large ones held":           {nil, 45, 12},
+		"large ones withheld":       {&policyv1.CatalogueSettings{Changes: withhold}, 45, 12},
+		"ones that are let through": {&policyv1.CatalogueSettings{Changes: accept, Added: accept}, 0, 70},
+		"small ones":                {nil, 0, 70},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := pinned(t, c.settings)
+			offered := func(i int) []*policyv1.Tool {
+				tools := []*policyv1.Tool{described("read", fmt.Sprintf("Reads %d.", i)), described("push", "Pushes.")}
+				for n := range c.more {
+					tools = append(tools, described(fmt.Sprintf("tool%d", n), fmt.Sprintf("%d %s", i, strings.Repeat("words ", 2700))))
+				}
+				return tools
+			}
+			count := func(from, to int) (events, bytes int) {
+				for i := from; i < to; i++ {
+					for _, ev := range w.must(NewNoteOffer("github", offered(i), "")) {
+						events, bytes = events+1, bytes+proto.Size(ev)
+					}
+				}
+				return events, bytes
+			}
+			events, bytes := count(0, c.times) // a second each
+			if events > 2*offersAnHour+1 || events < 2 || bytes > offerBytesAnHour+1<<20 {
+				t.Fatalf("%d events of %d bytes were written within the hour", events, bytes)
+			}
+			one := w.state.Connector("github")
+			if one.Offer == nil || !one.Offer.Unsettled {
+				t.Fatalf("nobody is told: %+v", one.Offer)
+			}
+			if said := Unsettled(one); !strings.Contains(said, "changes too often") || !strings.Contains(said, "2026-11-01 10:00:") {
+				t.Errorf("an admin is told %q", said)
+			}
+			names, without := w.served("github")
+			if strict := c.settings.GetChanges() == withhold; (len(names) >= 2) == strict || (len(without) == 2) != strict {
+				t.Errorf("proxies get %d tools, without %q", len(names), without)
+			}
+			// An admin looks, and approves what there is.
+			w.actor = &eventv1.Actor{Kind: eventv1.ActorKind_ACTOR_KIND_ADMIN, Id: "ada"}
+			w.must(NewPinCatalogue("github", offered(1000)))
+			if names, withheld := w.served("github"); len(names) != 2+c.more || len(withheld) != 0 || w.state.Connector("github").Offer.Unsettled {
+				t.Errorf("approved, and proxies get %d tools, without %q", len(names), withheld)
+			}
+			// It goes on, and so the hour after.
+			if events, _ := count(1001, 1004); events > 2*offersAnHour+1 {
+				t.Errorf("%d events after the approval", events)
+			}
+			w.now = w.now.Add(time.Hour)
+			if events, _ := count(3000, 3001); events == 0 || w.state.Connector("github").Offer.Unsettled {
+				t.Errorf("in the hour after %d events", events)
+			}
+		})
 	}
 }

@@ -208,7 +208,9 @@ func (s *State) checkpointHead() (*checkpointHead, error) {
 			out.Tools = append(out.Tools, marshal(t))
 		}
 		if c.Offer != nil {
-			out.Offer = &checkpointOffer{Differs: marshal(differing(c.Settings.GetId(), c.Tools, c.Offer.Tools, c.Offer.Person)), At: c.Offer.At}
+			differs := differing(c.Settings.GetId(), c.Tools, c.Offer.Tools, c.Offer.Person)
+			differs.Tally, differs.Unsettled = c.Offer.Tally, c.Offer.Unsettled
+			out.Offer = &checkpointOffer{Differs: marshal(differs), At: c.Offer.At}
 		}
 		head.Connectors = append(head.Connectors, out)
 	}

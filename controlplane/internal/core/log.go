@@ -8,7 +8,7 @@ import (
 const FeatureLevel = 8
 
 // FoldVersion names how events become state. A checkpoint of another fold is thrown away.
-const FoldVersion = 16
+const FoldVersion = 17
 
 // StartLog writes the first event of an empty log, and raises the feature level to this build's.
 type StartLog struct {

@@ -31,31 +31,48 @@ const (
 // Discoverer asks upstreams, at addresses that their connectors allow.
 type Discoverer struct{}
 
-// Discover lists an upstream's tools, prompts, resources and templates, with a header and a query, of which either may be empty.
-func (Discoverer) Discover(ctx context.Context, c *policyv1.Connector, header, value, query string) ([]*policyv1.Tool, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+// connect opens a session with an upstream, with a header and a query, of which either may be empty. done ends it.
+func connect(ctx context.Context, c *policyv1.Connector, header, value, query string, options *mcp.ClientOptions) (session *mcp.ClientSession, done func(), err error) {
 	guard, err := egress.New(c.GetAllowedRanges()...)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	transport := guard.Transport()
-	defer transport.CloseIdleConnections()
 	client := &http.Client{
 		Transport: &authenticated{next: transport, name: header, value: value, query: query},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return errors.New("the upstream redirects: name its final URL")
 		},
 	}
-	var wire mcp.Transport = &mcp.StreamableClientTransport{Endpoint: c.GetUrl(), HTTPClient: client, MaxRetries: -1, DisableStandaloneSSE: true, MaxEventSize: maxEventSize}
+	var wire mcp.Transport = &mcp.StreamableClientTransport{Endpoint: c.GetUrl(), HTTPClient: client, MaxRetries: -1, DisableStandaloneSSE: options == nil, MaxEventSize: maxEventSize}
 	if c.GetTransport() == policyv1.Transport_TRANSPORT_SSE {
 		wire = &mcp.SSEClientTransport{Endpoint: c.GetUrl(), HTTPClient: client, MaxEventSize: maxEventSize}
 	}
-	session, err := mcp.NewClient(&mcp.Implementation{Name: "sallyport", Version: "1"}, nil).Connect(ctx, wire, nil)
+	ctx, cancel := context.WithCancel(ctx) // streams may be of this context
+	late := time.AfterFunc(timeout, cancel)
+	session, err = mcp.NewClient(&mcp.Implementation{Name: "sallyport", Version: "1"}, options).Connect(ctx, wire, nil)
+	late.Stop()
 	if err != nil {
-		return nil, fmt.Errorf("connecting to the upstream: %w", err)
+		cancel()
+		transport.CloseIdleConnections()
+		return nil, nil, fmt.Errorf("connecting to the upstream: %w", err)
 	}
-	defer session.Close() //nolint:errcheck // what was asked for is there
+	return session, func() {
+		_ = session.Close() // what was asked for is there
+		cancel()
+		transport.CloseIdleConnections()
+	}, nil
+}
+
+// Discover lists an upstream's tools, prompts, resources and templates, with a header and a query, of which either may be empty.
+func (Discoverer) Discover(ctx context.Context, c *policyv1.Connector, header, value, query string) ([]*policyv1.Tool, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	session, done, err := connect(ctx, c, header, value, query, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	var found offers
 	has := session.InitializeResult().Capabilities
 	if has == nil {

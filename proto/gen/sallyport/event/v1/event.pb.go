@@ -2500,7 +2500,11 @@ type CatalogueOffered struct {
 	// What is pinned and not offered: definitions with a kind and a name alone.
 	Gone []*v1.Tool `protobuf:"bytes,3,rep,name=gone,proto3" json:"gone,omitempty"`
 	// The person to whom the upstream lists this: a proposal. Empty: it was asked as everybody.
-	PersonId      string `protobuf:"bytes,4,opt,name=person_id,json=personId,proto3" json:"person_id,omitempty"`
+	PersonId string `protobuf:"bytes,4,opt,name=person_id,json=personId,proto3" json:"person_id,omitempty"`
+	// What the upstream caused on the log within an hour, this event included. Absent: an admin did.
+	Tally *OfferTally `protobuf:"bytes,60,opt,name=tally,proto3" json:"tally,omitempty"`
+	// It changes too often: this is what was seen last before, and until the tally's hour is over nothing more is noted.
+	Unsettled     bool `protobuf:"varint,61,opt,name=unsettled,proto3" json:"unsettled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2563,6 +2567,82 @@ func (x *CatalogueOffered) GetPersonId() string {
 	return ""
 }
 
+func (x *CatalogueOffered) GetTally() *OfferTally {
+	if x != nil {
+		return x.Tally
+	}
+	return nil
+}
+
+func (x *CatalogueOffered) GetUnsettled() bool {
+	if x != nil {
+		return x.Unsettled
+	}
+	return false
+}
+
+// OfferTally counts what an upstream causes on the log, in an hour that begins with its first event.
+type OfferTally struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Since  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
+	Offers uint32                 `protobuf:"varint,2,opt,name=offers,proto3" json:"offers,omitempty"`
+	// Of the definitions.
+	Bytes         uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OfferTally) Reset() {
+	*x = OfferTally{}
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OfferTally) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OfferTally) ProtoMessage() {}
+
+func (x *OfferTally) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OfferTally.ProtoReflect.Descriptor instead.
+func (*OfferTally) Descriptor() ([]byte, []int) {
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *OfferTally) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *OfferTally) GetOffers() uint32 {
+	if x != nil {
+		return x.Offers
+	}
+	return 0
+}
+
+func (x *OfferTally) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 // ConnectorSecretSet says that the vault holds a new upstream secret. Its value is never here.
 type ConnectorSecretSet struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -2577,7 +2657,7 @@ type ConnectorSecretSet struct {
 
 func (x *ConnectorSecretSet) Reset() {
 	*x = ConnectorSecretSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2669,7 @@ func (x *ConnectorSecretSet) String() string {
 func (*ConnectorSecretSet) ProtoMessage() {}
 
 func (x *ConnectorSecretSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[25]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2682,7 @@ func (x *ConnectorSecretSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorSecretSet.ProtoReflect.Descriptor instead.
 func (*ConnectorSecretSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ConnectorSecretSet) GetConnectorId() string {
@@ -2646,7 +2726,7 @@ type GrantApplied struct {
 
 func (x *GrantApplied) Reset() {
 	*x = GrantApplied{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2658,7 +2738,7 @@ func (x *GrantApplied) String() string {
 func (*GrantApplied) ProtoMessage() {}
 
 func (x *GrantApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[26]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2671,7 +2751,7 @@ func (x *GrantApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantApplied.ProtoReflect.Descriptor instead.
 func (*GrantApplied) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GrantApplied) GetGroupId() string {
@@ -2736,7 +2816,7 @@ type GrantRemoved struct {
 
 func (x *GrantRemoved) Reset() {
 	*x = GrantRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2748,7 +2828,7 @@ func (x *GrantRemoved) String() string {
 func (*GrantRemoved) ProtoMessage() {}
 
 func (x *GrantRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[27]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2761,7 +2841,7 @@ func (x *GrantRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRemoved.ProtoReflect.Descriptor instead.
 func (*GrantRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GrantRemoved) GetGroupId() string {
@@ -2802,7 +2882,7 @@ type RuleSetSet struct {
 
 func (x *RuleSetSet) Reset() {
 	*x = RuleSetSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2814,7 +2894,7 @@ func (x *RuleSetSet) String() string {
 func (*RuleSetSet) ProtoMessage() {}
 
 func (x *RuleSetSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[28]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2827,7 +2907,7 @@ func (x *RuleSetSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleSetSet.ProtoReflect.Descriptor instead.
 func (*RuleSetSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RuleSetSet) GetRuleSet() *v1.RuleSet {
@@ -2847,7 +2927,7 @@ type RuleSetRemoved struct {
 
 func (x *RuleSetRemoved) Reset() {
 	*x = RuleSetRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2859,7 +2939,7 @@ func (x *RuleSetRemoved) String() string {
 func (*RuleSetRemoved) ProtoMessage() {}
 
 func (x *RuleSetRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[29]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2872,7 +2952,7 @@ func (x *RuleSetRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleSetRemoved.ProtoReflect.Descriptor instead.
 func (*RuleSetRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RuleSetRemoved) GetName() string {
@@ -2894,7 +2974,7 @@ type PolicyApplied struct {
 
 func (x *PolicyApplied) Reset() {
 	*x = PolicyApplied{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2906,7 +2986,7 @@ func (x *PolicyApplied) String() string {
 func (*PolicyApplied) ProtoMessage() {}
 
 func (x *PolicyApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[30]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2919,7 +2999,7 @@ func (x *PolicyApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyApplied.ProtoReflect.Descriptor instead.
 func (*PolicyApplied) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PolicyApplied) GetSource() string {
@@ -2949,7 +3029,7 @@ type AppliedResource struct {
 
 func (x *AppliedResource) Reset() {
 	*x = AppliedResource{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +3041,7 @@ func (x *AppliedResource) String() string {
 func (*AppliedResource) ProtoMessage() {}
 
 func (x *AppliedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[31]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2974,7 +3054,7 @@ func (x *AppliedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedResource.ProtoReflect.Descriptor instead.
 func (*AppliedResource) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AppliedResource) GetKey() string {
@@ -3021,7 +3101,7 @@ type ReviewRequested struct {
 
 func (x *ReviewRequested) Reset() {
 	*x = ReviewRequested{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3033,7 +3113,7 @@ func (x *ReviewRequested) String() string {
 func (*ReviewRequested) ProtoMessage() {}
 
 func (x *ReviewRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[32]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3046,7 +3126,7 @@ func (x *ReviewRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewRequested.ProtoReflect.Descriptor instead.
 func (*ReviewRequested) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReviewRequested) GetReviewId() string {
@@ -3157,7 +3237,7 @@ type ReviewStep struct {
 
 func (x *ReviewStep) Reset() {
 	*x = ReviewStep{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3249,7 @@ func (x *ReviewStep) String() string {
 func (*ReviewStep) ProtoMessage() {}
 
 func (x *ReviewStep) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[33]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3262,7 @@ func (x *ReviewStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewStep.ProtoReflect.Descriptor instead.
 func (*ReviewStep) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReviewStep) GetAlternatives() []*v1.Review {
@@ -3203,7 +3283,7 @@ type ReviewApproved struct {
 
 func (x *ReviewApproved) Reset() {
 	*x = ReviewApproved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +3295,7 @@ func (x *ReviewApproved) String() string {
 func (*ReviewApproved) ProtoMessage() {}
 
 func (x *ReviewApproved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[34]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,7 +3308,7 @@ func (x *ReviewApproved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewApproved.ProtoReflect.Descriptor instead.
 func (*ReviewApproved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReviewApproved) GetReviewId() string {
@@ -3257,7 +3337,7 @@ type ReviewRefused struct {
 
 func (x *ReviewRefused) Reset() {
 	*x = ReviewRefused{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3269,7 +3349,7 @@ func (x *ReviewRefused) String() string {
 func (*ReviewRefused) ProtoMessage() {}
 
 func (x *ReviewRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[35]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3282,7 +3362,7 @@ func (x *ReviewRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewRefused.ProtoReflect.Descriptor instead.
 func (*ReviewRefused) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReviewRefused) GetReviewId() string {
@@ -3316,7 +3396,7 @@ type ReviewUsed struct {
 
 func (x *ReviewUsed) Reset() {
 	*x = ReviewUsed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3328,7 +3408,7 @@ func (x *ReviewUsed) String() string {
 func (*ReviewUsed) ProtoMessage() {}
 
 func (x *ReviewUsed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[36]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3341,7 +3421,7 @@ func (x *ReviewUsed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewUsed.ProtoReflect.Descriptor instead.
 func (*ReviewUsed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReviewUsed) GetReviewId() string {
@@ -3361,7 +3441,7 @@ type ReviewsForgotten struct {
 
 func (x *ReviewsForgotten) Reset() {
 	*x = ReviewsForgotten{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3373,7 +3453,7 @@ func (x *ReviewsForgotten) String() string {
 func (*ReviewsForgotten) ProtoMessage() {}
 
 func (x *ReviewsForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[37]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3386,7 +3466,7 @@ func (x *ReviewsForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReviewsForgotten.ProtoReflect.Descriptor instead.
 func (*ReviewsForgotten) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReviewsForgotten) GetAt() *timestamppb.Timestamp {
@@ -3406,7 +3486,7 @@ type BlockPlaced struct {
 
 func (x *BlockPlaced) Reset() {
 	*x = BlockPlaced{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3418,7 +3498,7 @@ func (x *BlockPlaced) String() string {
 func (*BlockPlaced) ProtoMessage() {}
 
 func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[38]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3431,7 +3511,7 @@ func (x *BlockPlaced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockPlaced.ProtoReflect.Descriptor instead.
 func (*BlockPlaced) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *BlockPlaced) GetBlock() *v1.Block {
@@ -3451,7 +3531,7 @@ type BlockLifted struct {
 
 func (x *BlockLifted) Reset() {
 	*x = BlockLifted{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3463,7 +3543,7 @@ func (x *BlockLifted) String() string {
 func (*BlockLifted) ProtoMessage() {}
 
 func (x *BlockLifted) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[39]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3476,7 +3556,7 @@ func (x *BlockLifted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockLifted.ProtoReflect.Descriptor instead.
 func (*BlockLifted) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *BlockLifted) GetBlockId() string {
@@ -3496,7 +3576,7 @@ type TokenIssued struct {
 
 func (x *TokenIssued) Reset() {
 	*x = TokenIssued{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3508,7 +3588,7 @@ func (x *TokenIssued) String() string {
 func (*TokenIssued) ProtoMessage() {}
 
 func (x *TokenIssued) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[40]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3521,7 +3601,7 @@ func (x *TokenIssued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssued.ProtoReflect.Descriptor instead.
 func (*TokenIssued) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TokenIssued) GetToken() *Token {
@@ -3542,7 +3622,7 @@ type TokenExpirySet struct {
 
 func (x *TokenExpirySet) Reset() {
 	*x = TokenExpirySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3554,7 +3634,7 @@ func (x *TokenExpirySet) String() string {
 func (*TokenExpirySet) ProtoMessage() {}
 
 func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[41]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3567,7 +3647,7 @@ func (x *TokenExpirySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenExpirySet.ProtoReflect.Descriptor instead.
 func (*TokenExpirySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{41}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TokenExpirySet) GetTokenId() string {
@@ -3594,7 +3674,7 @@ type TokenRevoked struct {
 
 func (x *TokenRevoked) Reset() {
 	*x = TokenRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3606,7 +3686,7 @@ func (x *TokenRevoked) String() string {
 func (*TokenRevoked) ProtoMessage() {}
 
 func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[42]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3619,7 +3699,7 @@ func (x *TokenRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevoked.ProtoReflect.Descriptor instead.
 func (*TokenRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{42}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *TokenRevoked) GetTokenId() string {
@@ -3641,7 +3721,7 @@ type ProxyJoined struct {
 
 func (x *ProxyJoined) Reset() {
 	*x = ProxyJoined{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3653,7 +3733,7 @@ func (x *ProxyJoined) String() string {
 func (*ProxyJoined) ProtoMessage() {}
 
 func (x *ProxyJoined) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[43]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3666,7 +3746,7 @@ func (x *ProxyJoined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyJoined.ProtoReflect.Descriptor instead.
 func (*ProxyJoined) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ProxyJoined) GetTokenId() string {
@@ -3697,7 +3777,7 @@ type ProxyAdmitted struct {
 
 func (x *ProxyAdmitted) Reset() {
 	*x = ProxyAdmitted{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3709,7 +3789,7 @@ func (x *ProxyAdmitted) String() string {
 func (*ProxyAdmitted) ProtoMessage() {}
 
 func (x *ProxyAdmitted) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[44]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3722,7 +3802,7 @@ func (x *ProxyAdmitted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyAdmitted.ProtoReflect.Descriptor instead.
 func (*ProxyAdmitted) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ProxyAdmitted) GetTokenId() string {
@@ -3763,7 +3843,7 @@ type ProxyReadmitted struct {
 
 func (x *ProxyReadmitted) Reset() {
 	*x = ProxyReadmitted{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3775,7 +3855,7 @@ func (x *ProxyReadmitted) String() string {
 func (*ProxyReadmitted) ProtoMessage() {}
 
 func (x *ProxyReadmitted) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[45]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3788,7 +3868,7 @@ func (x *ProxyReadmitted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyReadmitted.ProtoReflect.Descriptor instead.
 func (*ProxyReadmitted) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ProxyReadmitted) GetSpiffeId() string {
@@ -3821,7 +3901,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3833,7 +3913,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[46]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3846,7 +3926,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Token) GetId() string {
@@ -3915,7 +3995,7 @@ type AdminDirectoryNamed struct {
 
 func (x *AdminDirectoryNamed) Reset() {
 	*x = AdminDirectoryNamed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3927,7 +4007,7 @@ func (x *AdminDirectoryNamed) String() string {
 func (*AdminDirectoryNamed) ProtoMessage() {}
 
 func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[47]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3940,7 +4020,7 @@ func (x *AdminDirectoryNamed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminDirectoryNamed.ProtoReflect.Descriptor instead.
 func (*AdminDirectoryNamed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AdminDirectoryNamed) GetDirectoryId() string {
@@ -3961,7 +4041,7 @@ type GroupRoleSet struct {
 
 func (x *GroupRoleSet) Reset() {
 	*x = GroupRoleSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3973,7 +4053,7 @@ func (x *GroupRoleSet) String() string {
 func (*GroupRoleSet) ProtoMessage() {}
 
 func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[48]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3986,7 +4066,7 @@ func (x *GroupRoleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupRoleSet.ProtoReflect.Descriptor instead.
 func (*GroupRoleSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{48}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GroupRoleSet) GetGroupId() string {
@@ -4014,7 +4094,7 @@ type ServiceKeyAdded struct {
 
 func (x *ServiceKeyAdded) Reset() {
 	*x = ServiceKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4026,7 +4106,7 @@ func (x *ServiceKeyAdded) String() string {
 func (*ServiceKeyAdded) ProtoMessage() {}
 
 func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[49]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4039,7 +4119,7 @@ func (x *ServiceKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyAdded.ProtoReflect.Descriptor instead.
 func (*ServiceKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{49}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ServiceKeyAdded) GetUserId() string {
@@ -4067,7 +4147,7 @@ type ServiceKeyRemoved struct {
 
 func (x *ServiceKeyRemoved) Reset() {
 	*x = ServiceKeyRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4079,7 +4159,7 @@ func (x *ServiceKeyRemoved) String() string {
 func (*ServiceKeyRemoved) ProtoMessage() {}
 
 func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[50]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4092,7 +4172,7 @@ func (x *ServiceKeyRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKeyRemoved.ProtoReflect.Descriptor instead.
 func (*ServiceKeyRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{50}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ServiceKeyRemoved) GetUserId() string {
@@ -4124,7 +4204,7 @@ type ServiceKey struct {
 
 func (x *ServiceKey) Reset() {
 	*x = ServiceKey{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4136,7 +4216,7 @@ func (x *ServiceKey) String() string {
 func (*ServiceKey) ProtoMessage() {}
 
 func (x *ServiceKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[51]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4149,7 +4229,7 @@ func (x *ServiceKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceKey.ProtoReflect.Descriptor instead.
 func (*ServiceKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ServiceKey) GetId() string {
@@ -4189,7 +4269,7 @@ type BreakGlassOpened struct {
 
 func (x *BreakGlassOpened) Reset() {
 	*x = BreakGlassOpened{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4201,7 +4281,7 @@ func (x *BreakGlassOpened) String() string {
 func (*BreakGlassOpened) ProtoMessage() {}
 
 func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[52]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4214,7 +4294,7 @@ func (x *BreakGlassOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BreakGlassOpened.ProtoReflect.Descriptor instead.
 func (*BreakGlassOpened) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *BreakGlassOpened) GetTokenId() string {
@@ -4248,7 +4328,7 @@ type SigningKeyAdded struct {
 
 func (x *SigningKeyAdded) Reset() {
 	*x = SigningKeyAdded{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4260,7 +4340,7 @@ func (x *SigningKeyAdded) String() string {
 func (*SigningKeyAdded) ProtoMessage() {}
 
 func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[53]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4273,7 +4353,7 @@ func (x *SigningKeyAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyAdded.ProtoReflect.Descriptor instead.
 func (*SigningKeyAdded) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SigningKeyAdded) GetKey() *v1.SigningKey {
@@ -4293,7 +4373,7 @@ type SigningKeyRetired struct {
 
 func (x *SigningKeyRetired) Reset() {
 	*x = SigningKeyRetired{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4305,7 +4385,7 @@ func (x *SigningKeyRetired) String() string {
 func (*SigningKeyRetired) ProtoMessage() {}
 
 func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[54]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4318,7 +4398,7 @@ func (x *SigningKeyRetired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKeyRetired.ProtoReflect.Descriptor instead.
 func (*SigningKeyRetired) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SigningKeyRetired) GetKeyId() string {
@@ -4341,7 +4421,7 @@ type SessionRevoked struct {
 
 func (x *SessionRevoked) Reset() {
 	*x = SessionRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4353,7 +4433,7 @@ func (x *SessionRevoked) String() string {
 func (*SessionRevoked) ProtoMessage() {}
 
 func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[55]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4366,7 +4446,7 @@ func (x *SessionRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevoked.ProtoReflect.Descriptor instead.
 func (*SessionRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SessionRevoked) GetSessionId() string {
@@ -4393,7 +4473,7 @@ type SessionRevocationsForgotten struct {
 
 func (x *SessionRevocationsForgotten) Reset() {
 	*x = SessionRevocationsForgotten{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4405,7 +4485,7 @@ func (x *SessionRevocationsForgotten) String() string {
 func (*SessionRevocationsForgotten) ProtoMessage() {}
 
 func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[56]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4418,7 +4498,7 @@ func (x *SessionRevocationsForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRevocationsForgotten.ProtoReflect.Descriptor instead.
 func (*SessionRevocationsForgotten) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SessionRevocationsForgotten) GetAt() *timestamppb.Timestamp {
@@ -4439,7 +4519,7 @@ type ClientSessionsRevoked struct {
 
 func (x *ClientSessionsRevoked) Reset() {
 	*x = ClientSessionsRevoked{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4451,7 +4531,7 @@ func (x *ClientSessionsRevoked) String() string {
 func (*ClientSessionsRevoked) ProtoMessage() {}
 
 func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[57]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4464,7 +4544,7 @@ func (x *ClientSessionsRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSessionsRevoked.ProtoReflect.Descriptor instead.
 func (*ClientSessionsRevoked) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ClientSessionsRevoked) GetClientId() string {
@@ -4491,7 +4571,7 @@ type ClientSet struct {
 
 func (x *ClientSet) Reset() {
 	*x = ClientSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4503,7 +4583,7 @@ func (x *ClientSet) String() string {
 func (*ClientSet) ProtoMessage() {}
 
 func (x *ClientSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[58]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4516,7 +4596,7 @@ func (x *ClientSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSet.ProtoReflect.Descriptor instead.
 func (*ClientSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ClientSet) GetClient() *v1.Client {
@@ -4536,7 +4616,7 @@ type ClientRemoved struct {
 
 func (x *ClientRemoved) Reset() {
 	*x = ClientRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4548,7 +4628,7 @@ func (x *ClientRemoved) String() string {
 func (*ClientRemoved) ProtoMessage() {}
 
 func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[59]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4561,7 +4641,7 @@ func (x *ClientRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientRemoved.ProtoReflect.Descriptor instead.
 func (*ClientRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ClientRemoved) GetClientId() string {
@@ -4581,7 +4661,7 @@ type AuthorizationPolicySet struct {
 
 func (x *AuthorizationPolicySet) Reset() {
 	*x = AuthorizationPolicySet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4593,7 +4673,7 @@ func (x *AuthorizationPolicySet) String() string {
 func (*AuthorizationPolicySet) ProtoMessage() {}
 
 func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[60]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4606,7 +4686,7 @@ func (x *AuthorizationPolicySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationPolicySet.ProtoReflect.Descriptor instead.
 func (*AuthorizationPolicySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{60}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *AuthorizationPolicySet) GetPolicy() *v1.AuthorizationPolicy {
@@ -4629,7 +4709,7 @@ type CredentialSet struct {
 
 func (x *CredentialSet) Reset() {
 	*x = CredentialSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4641,7 +4721,7 @@ func (x *CredentialSet) String() string {
 func (*CredentialSet) ProtoMessage() {}
 
 func (x *CredentialSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[61]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4654,7 +4734,7 @@ func (x *CredentialSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialSet.ProtoReflect.Descriptor instead.
 func (*CredentialSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{61}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CredentialSet) GetCredential() *Credential {
@@ -4691,7 +4771,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4703,7 +4783,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[62]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4716,7 +4796,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{62}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Credential) GetId() string {
@@ -4778,7 +4858,7 @@ type CredentialWithdrawn struct {
 
 func (x *CredentialWithdrawn) Reset() {
 	*x = CredentialWithdrawn{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4790,7 +4870,7 @@ func (x *CredentialWithdrawn) String() string {
 func (*CredentialWithdrawn) ProtoMessage() {}
 
 func (x *CredentialWithdrawn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[63]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4803,7 +4883,7 @@ func (x *CredentialWithdrawn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialWithdrawn.ProtoReflect.Descriptor instead.
 func (*CredentialWithdrawn) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{63}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CredentialWithdrawn) GetCredentialId() string {
@@ -4826,7 +4906,7 @@ type CredentialRevocationTried struct {
 
 func (x *CredentialRevocationTried) Reset() {
 	*x = CredentialRevocationTried{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4838,7 +4918,7 @@ func (x *CredentialRevocationTried) String() string {
 func (*CredentialRevocationTried) ProtoMessage() {}
 
 func (x *CredentialRevocationTried) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[64]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4851,7 +4931,7 @@ func (x *CredentialRevocationTried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialRevocationTried.ProtoReflect.Descriptor instead.
 func (*CredentialRevocationTried) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{64}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CredentialRevocationTried) GetCredentialId() string {
@@ -4886,7 +4966,7 @@ type CredentialDestroyed struct {
 
 func (x *CredentialDestroyed) Reset() {
 	*x = CredentialDestroyed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[65]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4898,7 +4978,7 @@ func (x *CredentialDestroyed) String() string {
 func (*CredentialDestroyed) ProtoMessage() {}
 
 func (x *CredentialDestroyed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[65]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4911,7 +4991,7 @@ func (x *CredentialDestroyed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialDestroyed.ProtoReflect.Descriptor instead.
 func (*CredentialDestroyed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{65}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CredentialDestroyed) GetCredentialId() string {
@@ -4938,7 +5018,7 @@ type CredentialRenewed struct {
 
 func (x *CredentialRenewed) Reset() {
 	*x = CredentialRenewed{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[66]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4950,7 +5030,7 @@ func (x *CredentialRenewed) String() string {
 func (*CredentialRenewed) ProtoMessage() {}
 
 func (x *CredentialRenewed) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[66]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4963,7 +5043,7 @@ func (x *CredentialRenewed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialRenewed.ProtoReflect.Descriptor instead.
 func (*CredentialRenewed) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{66}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CredentialRenewed) GetCredentialId() string {
@@ -4984,7 +5064,7 @@ type UpstreamServerPinned struct {
 
 func (x *UpstreamServerPinned) Reset() {
 	*x = UpstreamServerPinned{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[67]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4996,7 +5076,7 @@ func (x *UpstreamServerPinned) String() string {
 func (*UpstreamServerPinned) ProtoMessage() {}
 
 func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[67]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5009,7 +5089,7 @@ func (x *UpstreamServerPinned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpstreamServerPinned.ProtoReflect.Descriptor instead.
 func (*UpstreamServerPinned) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{67}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *UpstreamServerPinned) GetConnectorId() string {
@@ -5036,7 +5116,7 @@ type AuditExporterSet struct {
 
 func (x *AuditExporterSet) Reset() {
 	*x = AuditExporterSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[68]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5048,7 +5128,7 @@ func (x *AuditExporterSet) String() string {
 func (*AuditExporterSet) ProtoMessage() {}
 
 func (x *AuditExporterSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[68]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5061,7 +5141,7 @@ func (x *AuditExporterSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditExporterSet.ProtoReflect.Descriptor instead.
 func (*AuditExporterSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{68}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *AuditExporterSet) GetExporter() *v1.AuditExporter {
@@ -5081,7 +5161,7 @@ type AuditExporterRemoved struct {
 
 func (x *AuditExporterRemoved) Reset() {
 	*x = AuditExporterRemoved{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[69]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5093,7 +5173,7 @@ func (x *AuditExporterRemoved) String() string {
 func (*AuditExporterRemoved) ProtoMessage() {}
 
 func (x *AuditExporterRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[69]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5106,7 +5186,7 @@ func (x *AuditExporterRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditExporterRemoved.ProtoReflect.Descriptor instead.
 func (*AuditExporterRemoved) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{69}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *AuditExporterRemoved) GetName() string {
@@ -5127,7 +5207,7 @@ type AuditExporterSecretSet struct {
 
 func (x *AuditExporterSecretSet) Reset() {
 	*x = AuditExporterSecretSet{}
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[70]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5139,7 +5219,7 @@ func (x *AuditExporterSecretSet) String() string {
 func (*AuditExporterSecretSet) ProtoMessage() {}
 
 func (x *AuditExporterSecretSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_event_v1_event_proto_msgTypes[70]
+	mi := &file_sallyport_event_v1_event_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5152,7 +5232,7 @@ func (x *AuditExporterSecretSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditExporterSecretSet.ProtoReflect.Descriptor instead.
 func (*AuditExporterSecretSet) Descriptor() ([]byte, []int) {
-	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{70}
+	return file_sallyport_event_v1_event_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *AuditExporterSecretSet) GetName() string {
@@ -5332,12 +5412,19 @@ const file_sallyport_event_v1_event_proto_rawDesc = "" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\"e\n" +
 	"\x0fCataloguePinned\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12/\n" +
-	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\"\xb2\x01\n" +
+	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\"\x86\x02\n" +
 	"\x10CatalogueOffered\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12/\n" +
 	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolR\x05tools\x12-\n" +
 	"\x04gone\x18\x03 \x03(\v2\x19.sallyport.policy.v1.ToolR\x04gone\x12\x1b\n" +
-	"\tperson_id\x18\x04 \x01(\tR\bpersonId\"u\n" +
+	"\tperson_id\x18\x04 \x01(\tR\bpersonId\x124\n" +
+	"\x05tally\x18< \x01(\v2\x1e.sallyport.event.v1.OfferTallyR\x05tally\x12\x1c\n" +
+	"\tunsettled\x18= \x01(\bR\tunsettled\"l\n" +
+	"\n" +
+	"OfferTally\x120\n" +
+	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
+	"\x06offers\x18\x02 \x01(\rR\x06offers\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"u\n" +
 	"\x12ConnectorSecretSet\x12!\n" +
 	"\fconnector_id\x18\x01 \x01(\tR\vconnectorId\x12\x1b\n" +
 	"\tsecret_id\x18\x02 \x01(\tR\bsecretId\x12\x1f\n" +
@@ -5546,7 +5633,7 @@ func file_sallyport_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_sallyport_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(ActorKind)(0),                         // 0: sallyport.event.v1.ActorKind
 	(TokenKind)(0),                         // 1: sallyport.event.v1.TokenKind
@@ -5575,71 +5662,72 @@ var file_sallyport_event_v1_event_proto_goTypes = []any{
 	(*ConnectorRetired)(nil),               // 24: sallyport.event.v1.ConnectorRetired
 	(*CataloguePinned)(nil),                // 25: sallyport.event.v1.CataloguePinned
 	(*CatalogueOffered)(nil),               // 26: sallyport.event.v1.CatalogueOffered
-	(*ConnectorSecretSet)(nil),             // 27: sallyport.event.v1.ConnectorSecretSet
-	(*GrantApplied)(nil),                   // 28: sallyport.event.v1.GrantApplied
-	(*GrantRemoved)(nil),                   // 29: sallyport.event.v1.GrantRemoved
-	(*RuleSetSet)(nil),                     // 30: sallyport.event.v1.RuleSetSet
-	(*RuleSetRemoved)(nil),                 // 31: sallyport.event.v1.RuleSetRemoved
-	(*PolicyApplied)(nil),                  // 32: sallyport.event.v1.PolicyApplied
-	(*AppliedResource)(nil),                // 33: sallyport.event.v1.AppliedResource
-	(*ReviewRequested)(nil),                // 34: sallyport.event.v1.ReviewRequested
-	(*ReviewStep)(nil),                     // 35: sallyport.event.v1.ReviewStep
-	(*ReviewApproved)(nil),                 // 36: sallyport.event.v1.ReviewApproved
-	(*ReviewRefused)(nil),                  // 37: sallyport.event.v1.ReviewRefused
-	(*ReviewUsed)(nil),                     // 38: sallyport.event.v1.ReviewUsed
-	(*ReviewsForgotten)(nil),               // 39: sallyport.event.v1.ReviewsForgotten
-	(*BlockPlaced)(nil),                    // 40: sallyport.event.v1.BlockPlaced
-	(*BlockLifted)(nil),                    // 41: sallyport.event.v1.BlockLifted
-	(*TokenIssued)(nil),                    // 42: sallyport.event.v1.TokenIssued
-	(*TokenExpirySet)(nil),                 // 43: sallyport.event.v1.TokenExpirySet
-	(*TokenRevoked)(nil),                   // 44: sallyport.event.v1.TokenRevoked
-	(*ProxyJoined)(nil),                    // 45: sallyport.event.v1.ProxyJoined
-	(*ProxyAdmitted)(nil),                  // 46: sallyport.event.v1.ProxyAdmitted
-	(*ProxyReadmitted)(nil),                // 47: sallyport.event.v1.ProxyReadmitted
-	(*Token)(nil),                          // 48: sallyport.event.v1.Token
-	(*AdminDirectoryNamed)(nil),            // 49: sallyport.event.v1.AdminDirectoryNamed
-	(*GroupRoleSet)(nil),                   // 50: sallyport.event.v1.GroupRoleSet
-	(*ServiceKeyAdded)(nil),                // 51: sallyport.event.v1.ServiceKeyAdded
-	(*ServiceKeyRemoved)(nil),              // 52: sallyport.event.v1.ServiceKeyRemoved
-	(*ServiceKey)(nil),                     // 53: sallyport.event.v1.ServiceKey
-	(*BreakGlassOpened)(nil),               // 54: sallyport.event.v1.BreakGlassOpened
-	(*SigningKeyAdded)(nil),                // 55: sallyport.event.v1.SigningKeyAdded
-	(*SigningKeyRetired)(nil),              // 56: sallyport.event.v1.SigningKeyRetired
-	(*SessionRevoked)(nil),                 // 57: sallyport.event.v1.SessionRevoked
-	(*SessionRevocationsForgotten)(nil),    // 58: sallyport.event.v1.SessionRevocationsForgotten
-	(*ClientSessionsRevoked)(nil),          // 59: sallyport.event.v1.ClientSessionsRevoked
-	(*ClientSet)(nil),                      // 60: sallyport.event.v1.ClientSet
-	(*ClientRemoved)(nil),                  // 61: sallyport.event.v1.ClientRemoved
-	(*AuthorizationPolicySet)(nil),         // 62: sallyport.event.v1.AuthorizationPolicySet
-	(*CredentialSet)(nil),                  // 63: sallyport.event.v1.CredentialSet
-	(*Credential)(nil),                     // 64: sallyport.event.v1.Credential
-	(*CredentialWithdrawn)(nil),            // 65: sallyport.event.v1.CredentialWithdrawn
-	(*CredentialRevocationTried)(nil),      // 66: sallyport.event.v1.CredentialRevocationTried
-	(*CredentialDestroyed)(nil),            // 67: sallyport.event.v1.CredentialDestroyed
-	(*CredentialRenewed)(nil),              // 68: sallyport.event.v1.CredentialRenewed
-	(*UpstreamServerPinned)(nil),           // 69: sallyport.event.v1.UpstreamServerPinned
-	(*AuditExporterSet)(nil),               // 70: sallyport.event.v1.AuditExporterSet
-	(*AuditExporterRemoved)(nil),           // 71: sallyport.event.v1.AuditExporterRemoved
-	(*AuditExporterSecretSet)(nil),         // 72: sallyport.event.v1.AuditExporterSecretSet
-	(*timestamppb.Timestamp)(nil),          // 73: google.protobuf.Timestamp
-	(v1.Role)(0),                           // 74: sallyport.policy.v1.Role
-	(*v1.Directory)(nil),                   // 75: sallyport.policy.v1.Directory
-	(*v1.Connector)(nil),                   // 76: sallyport.policy.v1.Connector
-	(*v1.Tool)(nil),                        // 77: sallyport.policy.v1.Tool
-	(*v1.Rule)(nil),                        // 78: sallyport.policy.v1.Rule
-	(*v1.RuleSet)(nil),                     // 79: sallyport.policy.v1.RuleSet
-	(*v1.Review)(nil),                      // 80: sallyport.policy.v1.Review
-	(*v1.Block)(nil),                       // 81: sallyport.policy.v1.Block
-	(*v1.SigningKey)(nil),                  // 82: sallyport.policy.v1.SigningKey
-	(*v1.Client)(nil),                      // 83: sallyport.policy.v1.Client
-	(*v1.AuthorizationPolicy)(nil),         // 84: sallyport.policy.v1.AuthorizationPolicy
-	(v1.CredentialKind)(0),                 // 85: sallyport.policy.v1.CredentialKind
-	(v1.CredentialOutcome)(0),              // 86: sallyport.policy.v1.CredentialOutcome
-	(*v1.UpstreamAuthorizationServer)(nil), // 87: sallyport.policy.v1.UpstreamAuthorizationServer
-	(*v1.AuditExporter)(nil),               // 88: sallyport.policy.v1.AuditExporter
+	(*OfferTally)(nil),                     // 27: sallyport.event.v1.OfferTally
+	(*ConnectorSecretSet)(nil),             // 28: sallyport.event.v1.ConnectorSecretSet
+	(*GrantApplied)(nil),                   // 29: sallyport.event.v1.GrantApplied
+	(*GrantRemoved)(nil),                   // 30: sallyport.event.v1.GrantRemoved
+	(*RuleSetSet)(nil),                     // 31: sallyport.event.v1.RuleSetSet
+	(*RuleSetRemoved)(nil),                 // 32: sallyport.event.v1.RuleSetRemoved
+	(*PolicyApplied)(nil),                  // 33: sallyport.event.v1.PolicyApplied
+	(*AppliedResource)(nil),                // 34: sallyport.event.v1.AppliedResource
+	(*ReviewRequested)(nil),                // 35: sallyport.event.v1.ReviewRequested
+	(*ReviewStep)(nil),                     // 36: sallyport.event.v1.ReviewStep
+	(*ReviewApproved)(nil),                 // 37: sallyport.event.v1.ReviewApproved
+	(*ReviewRefused)(nil),                  // 38: sallyport.event.v1.ReviewRefused
+	(*ReviewUsed)(nil),                     // 39: sallyport.event.v1.ReviewUsed
+	(*ReviewsForgotten)(nil),               // 40: sallyport.event.v1.ReviewsForgotten
+	(*BlockPlaced)(nil),                    // 41: sallyport.event.v1.BlockPlaced
+	(*BlockLifted)(nil),                    // 42: sallyport.event.v1.BlockLifted
+	(*TokenIssued)(nil),                    // 43: sallyport.event.v1.TokenIssued
+	(*TokenExpirySet)(nil),                 // 44: sallyport.event.v1.TokenExpirySet
+	(*TokenRevoked)(nil),                   // 45: sallyport.event.v1.TokenRevoked
+	(*ProxyJoined)(nil),                    // 46: sallyport.event.v1.ProxyJoined
+	(*ProxyAdmitted)(nil),                  // 47: sallyport.event.v1.ProxyAdmitted
+	(*ProxyReadmitted)(nil),                // 48: sallyport.event.v1.ProxyReadmitted
+	(*Token)(nil),                          // 49: sallyport.event.v1.Token
+	(*AdminDirectoryNamed)(nil),            // 50: sallyport.event.v1.AdminDirectoryNamed
+	(*GroupRoleSet)(nil),                   // 51: sallyport.event.v1.GroupRoleSet
+	(*ServiceKeyAdded)(nil),                // 52: sallyport.event.v1.ServiceKeyAdded
+	(*ServiceKeyRemoved)(nil),              // 53: sallyport.event.v1.ServiceKeyRemoved
+	(*ServiceKey)(nil),                     // 54: sallyport.event.v1.ServiceKey
+	(*BreakGlassOpened)(nil),               // 55: sallyport.event.v1.BreakGlassOpened
+	(*SigningKeyAdded)(nil),                // 56: sallyport.event.v1.SigningKeyAdded
+	(*SigningKeyRetired)(nil),              // 57: sallyport.event.v1.SigningKeyRetired
+	(*SessionRevoked)(nil),                 // 58: sallyport.event.v1.SessionRevoked
+	(*SessionRevocationsForgotten)(nil),    // 59: sallyport.event.v1.SessionRevocationsForgotten
+	(*ClientSessionsRevoked)(nil),          // 60: sallyport.event.v1.ClientSessionsRevoked
+	(*ClientSet)(nil),                      // 61: sallyport.event.v1.ClientSet
+	(*ClientRemoved)(nil),                  // 62: sallyport.event.v1.ClientRemoved
+	(*AuthorizationPolicySet)(nil),         // 63: sallyport.event.v1.AuthorizationPolicySet
+	(*CredentialSet)(nil),                  // 64: sallyport.event.v1.CredentialSet
+	(*Credential)(nil),                     // 65: sallyport.event.v1.Credential
+	(*CredentialWithdrawn)(nil),            // 66: sallyport.event.v1.CredentialWithdrawn
+	(*CredentialRevocationTried)(nil),      // 67: sallyport.event.v1.CredentialRevocationTried
+	(*CredentialDestroyed)(nil),            // 68: sallyport.event.v1.CredentialDestroyed
+	(*CredentialRenewed)(nil),              // 69: sallyport.event.v1.CredentialRenewed
+	(*UpstreamServerPinned)(nil),           // 70: sallyport.event.v1.UpstreamServerPinned
+	(*AuditExporterSet)(nil),               // 71: sallyport.event.v1.AuditExporterSet
+	(*AuditExporterRemoved)(nil),           // 72: sallyport.event.v1.AuditExporterRemoved
+	(*AuditExporterSecretSet)(nil),         // 73: sallyport.event.v1.AuditExporterSecretSet
+	(*timestamppb.Timestamp)(nil),          // 74: google.protobuf.Timestamp
+	(v1.Role)(0),                           // 75: sallyport.policy.v1.Role
+	(*v1.Directory)(nil),                   // 76: sallyport.policy.v1.Directory
+	(*v1.Connector)(nil),                   // 77: sallyport.policy.v1.Connector
+	(*v1.Tool)(nil),                        // 78: sallyport.policy.v1.Tool
+	(*v1.Rule)(nil),                        // 79: sallyport.policy.v1.Rule
+	(*v1.RuleSet)(nil),                     // 80: sallyport.policy.v1.RuleSet
+	(*v1.Review)(nil),                      // 81: sallyport.policy.v1.Review
+	(*v1.Block)(nil),                       // 82: sallyport.policy.v1.Block
+	(*v1.SigningKey)(nil),                  // 83: sallyport.policy.v1.SigningKey
+	(*v1.Client)(nil),                      // 84: sallyport.policy.v1.Client
+	(*v1.AuthorizationPolicy)(nil),         // 85: sallyport.policy.v1.AuthorizationPolicy
+	(v1.CredentialKind)(0),                 // 86: sallyport.policy.v1.CredentialKind
+	(v1.CredentialOutcome)(0),              // 87: sallyport.policy.v1.CredentialOutcome
+	(*v1.UpstreamAuthorizationServer)(nil), // 88: sallyport.policy.v1.UpstreamAuthorizationServer
+	(*v1.AuditExporter)(nil),               // 89: sallyport.policy.v1.AuditExporter
 }
 var file_sallyport_event_v1_event_proto_depIdxs = []int32{
-	73,  // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
+	74,  // 0: sallyport.event.v1.Event.at:type_name -> google.protobuf.Timestamp
 	3,   // 1: sallyport.event.v1.Event.actor:type_name -> sallyport.event.v1.Actor
 	4,   // 2: sallyport.event.v1.Event.personal:type_name -> sallyport.event.v1.Personal
 	5,   // 3: sallyport.event.v1.Event.log_started:type_name -> sallyport.event.v1.LogStarted
@@ -5663,92 +5751,94 @@ var file_sallyport_event_v1_event_proto_depIdxs = []int32{
 	23,  // 21: sallyport.event.v1.Event.connector_set:type_name -> sallyport.event.v1.ConnectorSet
 	24,  // 22: sallyport.event.v1.Event.connector_retired:type_name -> sallyport.event.v1.ConnectorRetired
 	25,  // 23: sallyport.event.v1.Event.catalogue_pinned:type_name -> sallyport.event.v1.CataloguePinned
-	27,  // 24: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
-	28,  // 25: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
-	29,  // 26: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
-	40,  // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
-	41,  // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
-	42,  // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
-	44,  // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
-	43,  // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
-	55,  // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
-	56,  // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
-	57,  // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
-	58,  // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
-	59,  // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
-	60,  // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
-	61,  // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
-	62,  // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
-	49,  // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
-	50,  // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
-	54,  // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
-	51,  // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
-	52,  // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
-	45,  // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
-	63,  // 46: sallyport.event.v1.Event.credential_set:type_name -> sallyport.event.v1.CredentialSet
-	65,  // 47: sallyport.event.v1.Event.credential_withdrawn:type_name -> sallyport.event.v1.CredentialWithdrawn
-	66,  // 48: sallyport.event.v1.Event.credential_revocation_tried:type_name -> sallyport.event.v1.CredentialRevocationTried
-	67,  // 49: sallyport.event.v1.Event.credential_destroyed:type_name -> sallyport.event.v1.CredentialDestroyed
-	69,  // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
-	68,  // 51: sallyport.event.v1.Event.credential_renewed:type_name -> sallyport.event.v1.CredentialRenewed
-	46,  // 52: sallyport.event.v1.Event.proxy_admitted:type_name -> sallyport.event.v1.ProxyAdmitted
-	47,  // 53: sallyport.event.v1.Event.proxy_readmitted:type_name -> sallyport.event.v1.ProxyReadmitted
-	30,  // 54: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
-	31,  // 55: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
-	34,  // 56: sallyport.event.v1.Event.review_requested:type_name -> sallyport.event.v1.ReviewRequested
-	36,  // 57: sallyport.event.v1.Event.review_approved:type_name -> sallyport.event.v1.ReviewApproved
-	37,  // 58: sallyport.event.v1.Event.review_refused:type_name -> sallyport.event.v1.ReviewRefused
-	38,  // 59: sallyport.event.v1.Event.review_used:type_name -> sallyport.event.v1.ReviewUsed
-	39,  // 60: sallyport.event.v1.Event.reviews_forgotten:type_name -> sallyport.event.v1.ReviewsForgotten
-	32,  // 61: sallyport.event.v1.Event.policy_applied:type_name -> sallyport.event.v1.PolicyApplied
-	70,  // 62: sallyport.event.v1.Event.audit_exporter_set:type_name -> sallyport.event.v1.AuditExporterSet
-	71,  // 63: sallyport.event.v1.Event.audit_exporter_removed:type_name -> sallyport.event.v1.AuditExporterRemoved
-	72,  // 64: sallyport.event.v1.Event.audit_exporter_secret_set:type_name -> sallyport.event.v1.AuditExporterSecretSet
+	28,  // 24: sallyport.event.v1.Event.connector_secret_set:type_name -> sallyport.event.v1.ConnectorSecretSet
+	29,  // 25: sallyport.event.v1.Event.grant_applied:type_name -> sallyport.event.v1.GrantApplied
+	30,  // 26: sallyport.event.v1.Event.grant_removed:type_name -> sallyport.event.v1.GrantRemoved
+	41,  // 27: sallyport.event.v1.Event.block_placed:type_name -> sallyport.event.v1.BlockPlaced
+	42,  // 28: sallyport.event.v1.Event.block_lifted:type_name -> sallyport.event.v1.BlockLifted
+	43,  // 29: sallyport.event.v1.Event.token_issued:type_name -> sallyport.event.v1.TokenIssued
+	45,  // 30: sallyport.event.v1.Event.token_revoked:type_name -> sallyport.event.v1.TokenRevoked
+	44,  // 31: sallyport.event.v1.Event.token_expiry_set:type_name -> sallyport.event.v1.TokenExpirySet
+	56,  // 32: sallyport.event.v1.Event.signing_key_added:type_name -> sallyport.event.v1.SigningKeyAdded
+	57,  // 33: sallyport.event.v1.Event.signing_key_retired:type_name -> sallyport.event.v1.SigningKeyRetired
+	58,  // 34: sallyport.event.v1.Event.session_revoked:type_name -> sallyport.event.v1.SessionRevoked
+	59,  // 35: sallyport.event.v1.Event.session_revocations_forgotten:type_name -> sallyport.event.v1.SessionRevocationsForgotten
+	60,  // 36: sallyport.event.v1.Event.client_sessions_revoked:type_name -> sallyport.event.v1.ClientSessionsRevoked
+	61,  // 37: sallyport.event.v1.Event.client_set:type_name -> sallyport.event.v1.ClientSet
+	62,  // 38: sallyport.event.v1.Event.client_removed:type_name -> sallyport.event.v1.ClientRemoved
+	63,  // 39: sallyport.event.v1.Event.authorization_policy_set:type_name -> sallyport.event.v1.AuthorizationPolicySet
+	50,  // 40: sallyport.event.v1.Event.admin_directory_named:type_name -> sallyport.event.v1.AdminDirectoryNamed
+	51,  // 41: sallyport.event.v1.Event.group_role_set:type_name -> sallyport.event.v1.GroupRoleSet
+	55,  // 42: sallyport.event.v1.Event.break_glass_opened:type_name -> sallyport.event.v1.BreakGlassOpened
+	52,  // 43: sallyport.event.v1.Event.service_key_added:type_name -> sallyport.event.v1.ServiceKeyAdded
+	53,  // 44: sallyport.event.v1.Event.service_key_removed:type_name -> sallyport.event.v1.ServiceKeyRemoved
+	46,  // 45: sallyport.event.v1.Event.proxy_joined:type_name -> sallyport.event.v1.ProxyJoined
+	64,  // 46: sallyport.event.v1.Event.credential_set:type_name -> sallyport.event.v1.CredentialSet
+	66,  // 47: sallyport.event.v1.Event.credential_withdrawn:type_name -> sallyport.event.v1.CredentialWithdrawn
+	67,  // 48: sallyport.event.v1.Event.credential_revocation_tried:type_name -> sallyport.event.v1.CredentialRevocationTried
+	68,  // 49: sallyport.event.v1.Event.credential_destroyed:type_name -> sallyport.event.v1.CredentialDestroyed
+	70,  // 50: sallyport.event.v1.Event.upstream_server_pinned:type_name -> sallyport.event.v1.UpstreamServerPinned
+	69,  // 51: sallyport.event.v1.Event.credential_renewed:type_name -> sallyport.event.v1.CredentialRenewed
+	47,  // 52: sallyport.event.v1.Event.proxy_admitted:type_name -> sallyport.event.v1.ProxyAdmitted
+	48,  // 53: sallyport.event.v1.Event.proxy_readmitted:type_name -> sallyport.event.v1.ProxyReadmitted
+	31,  // 54: sallyport.event.v1.Event.rule_set_set:type_name -> sallyport.event.v1.RuleSetSet
+	32,  // 55: sallyport.event.v1.Event.rule_set_removed:type_name -> sallyport.event.v1.RuleSetRemoved
+	35,  // 56: sallyport.event.v1.Event.review_requested:type_name -> sallyport.event.v1.ReviewRequested
+	37,  // 57: sallyport.event.v1.Event.review_approved:type_name -> sallyport.event.v1.ReviewApproved
+	38,  // 58: sallyport.event.v1.Event.review_refused:type_name -> sallyport.event.v1.ReviewRefused
+	39,  // 59: sallyport.event.v1.Event.review_used:type_name -> sallyport.event.v1.ReviewUsed
+	40,  // 60: sallyport.event.v1.Event.reviews_forgotten:type_name -> sallyport.event.v1.ReviewsForgotten
+	33,  // 61: sallyport.event.v1.Event.policy_applied:type_name -> sallyport.event.v1.PolicyApplied
+	71,  // 62: sallyport.event.v1.Event.audit_exporter_set:type_name -> sallyport.event.v1.AuditExporterSet
+	72,  // 63: sallyport.event.v1.Event.audit_exporter_removed:type_name -> sallyport.event.v1.AuditExporterRemoved
+	73,  // 64: sallyport.event.v1.Event.audit_exporter_secret_set:type_name -> sallyport.event.v1.AuditExporterSecretSet
 	26,  // 65: sallyport.event.v1.Event.catalogue_offered:type_name -> sallyport.event.v1.CatalogueOffered
 	0,   // 66: sallyport.event.v1.Actor.kind:type_name -> sallyport.event.v1.ActorKind
-	74,  // 67: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
-	75,  // 68: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
-	73,  // 69: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
-	73,  // 70: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	76,  // 71: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
-	77,  // 72: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
-	77,  // 73: sallyport.event.v1.CatalogueOffered.tools:type_name -> sallyport.policy.v1.Tool
-	77,  // 74: sallyport.event.v1.CatalogueOffered.gone:type_name -> sallyport.policy.v1.Tool
-	78,  // 75: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
-	73,  // 76: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
-	79,  // 77: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
-	33,  // 78: sallyport.event.v1.PolicyApplied.resources:type_name -> sallyport.event.v1.AppliedResource
-	35,  // 79: sallyport.event.v1.ReviewRequested.steps:type_name -> sallyport.event.v1.ReviewStep
-	73,  // 80: sallyport.event.v1.ReviewRequested.expires_at:type_name -> google.protobuf.Timestamp
-	80,  // 81: sallyport.event.v1.ReviewStep.alternatives:type_name -> sallyport.policy.v1.Review
-	73,  // 82: sallyport.event.v1.ReviewsForgotten.at:type_name -> google.protobuf.Timestamp
-	81,  // 83: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
-	48,  // 84: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
-	73,  // 85: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
-	1,   // 86: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
-	73,  // 87: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	74,  // 88: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
-	74,  // 89: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
-	53,  // 90: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
-	73,  // 91: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
-	82,  // 92: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
-	73,  // 93: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
-	73,  // 94: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
-	73,  // 95: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
-	83,  // 96: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
-	84,  // 97: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
-	64,  // 98: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
-	85,  // 99: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
-	86,  // 100: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	73,  // 101: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
-	86,  // 102: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
-	87,  // 103: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
-	88,  // 104: sallyport.event.v1.AuditExporterSet.exporter:type_name -> sallyport.policy.v1.AuditExporter
-	105, // [105:105] is the sub-list for method output_type
-	105, // [105:105] is the sub-list for method input_type
-	105, // [105:105] is the sub-list for extension type_name
-	105, // [105:105] is the sub-list for extension extendee
-	0,   // [0:105] is the sub-list for field type_name
+	75,  // 67: sallyport.event.v1.Actor.role:type_name -> sallyport.policy.v1.Role
+	76,  // 68: sallyport.event.v1.DirectorySet.directory:type_name -> sallyport.policy.v1.Directory
+	74,  // 69: sallyport.event.v1.UserDeactivated.valid_after:type_name -> google.protobuf.Timestamp
+	74,  // 70: sallyport.event.v1.UserSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	77,  // 71: sallyport.event.v1.ConnectorSet.connector:type_name -> sallyport.policy.v1.Connector
+	78,  // 72: sallyport.event.v1.CataloguePinned.tools:type_name -> sallyport.policy.v1.Tool
+	78,  // 73: sallyport.event.v1.CatalogueOffered.tools:type_name -> sallyport.policy.v1.Tool
+	78,  // 74: sallyport.event.v1.CatalogueOffered.gone:type_name -> sallyport.policy.v1.Tool
+	27,  // 75: sallyport.event.v1.CatalogueOffered.tally:type_name -> sallyport.event.v1.OfferTally
+	74,  // 76: sallyport.event.v1.OfferTally.since:type_name -> google.protobuf.Timestamp
+	79,  // 77: sallyport.event.v1.GrantApplied.rules:type_name -> sallyport.policy.v1.Rule
+	74,  // 78: sallyport.event.v1.GrantApplied.until:type_name -> google.protobuf.Timestamp
+	80,  // 79: sallyport.event.v1.RuleSetSet.rule_set:type_name -> sallyport.policy.v1.RuleSet
+	34,  // 80: sallyport.event.v1.PolicyApplied.resources:type_name -> sallyport.event.v1.AppliedResource
+	36,  // 81: sallyport.event.v1.ReviewRequested.steps:type_name -> sallyport.event.v1.ReviewStep
+	74,  // 82: sallyport.event.v1.ReviewRequested.expires_at:type_name -> google.protobuf.Timestamp
+	81,  // 83: sallyport.event.v1.ReviewStep.alternatives:type_name -> sallyport.policy.v1.Review
+	74,  // 84: sallyport.event.v1.ReviewsForgotten.at:type_name -> google.protobuf.Timestamp
+	82,  // 85: sallyport.event.v1.BlockPlaced.block:type_name -> sallyport.policy.v1.Block
+	49,  // 86: sallyport.event.v1.TokenIssued.token:type_name -> sallyport.event.v1.Token
+	74,  // 87: sallyport.event.v1.TokenExpirySet.expires_at:type_name -> google.protobuf.Timestamp
+	1,   // 88: sallyport.event.v1.Token.kind:type_name -> sallyport.event.v1.TokenKind
+	74,  // 89: sallyport.event.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	75,  // 90: sallyport.event.v1.Token.role:type_name -> sallyport.policy.v1.Role
+	75,  // 91: sallyport.event.v1.GroupRoleSet.role:type_name -> sallyport.policy.v1.Role
+	54,  // 92: sallyport.event.v1.ServiceKeyAdded.key:type_name -> sallyport.event.v1.ServiceKey
+	74,  // 93: sallyport.event.v1.ServiceKey.expires_at:type_name -> google.protobuf.Timestamp
+	83,  // 94: sallyport.event.v1.SigningKeyAdded.key:type_name -> sallyport.policy.v1.SigningKey
+	74,  // 95: sallyport.event.v1.SessionRevoked.until:type_name -> google.protobuf.Timestamp
+	74,  // 96: sallyport.event.v1.SessionRevocationsForgotten.at:type_name -> google.protobuf.Timestamp
+	74,  // 97: sallyport.event.v1.ClientSessionsRevoked.valid_after:type_name -> google.protobuf.Timestamp
+	84,  // 98: sallyport.event.v1.ClientSet.client:type_name -> sallyport.policy.v1.Client
+	85,  // 99: sallyport.event.v1.AuthorizationPolicySet.policy:type_name -> sallyport.policy.v1.AuthorizationPolicy
+	65,  // 100: sallyport.event.v1.CredentialSet.credential:type_name -> sallyport.event.v1.Credential
+	86,  // 101: sallyport.event.v1.Credential.kind:type_name -> sallyport.policy.v1.CredentialKind
+	87,  // 102: sallyport.event.v1.CredentialRevocationTried.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	74,  // 103: sallyport.event.v1.CredentialRevocationTried.next_at:type_name -> google.protobuf.Timestamp
+	87,  // 104: sallyport.event.v1.CredentialDestroyed.outcome:type_name -> sallyport.policy.v1.CredentialOutcome
+	88,  // 105: sallyport.event.v1.UpstreamServerPinned.server:type_name -> sallyport.policy.v1.UpstreamAuthorizationServer
+	89,  // 106: sallyport.event.v1.AuditExporterSet.exporter:type_name -> sallyport.policy.v1.AuditExporter
+	107, // [107:107] is the sub-list for method output_type
+	107, // [107:107] is the sub-list for method input_type
+	107, // [107:107] is the sub-list for extension type_name
+	107, // [107:107] is the sub-list for extension extendee
+	0,   // [0:107] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_event_v1_event_proto_init() }
@@ -5827,7 +5917,7 @@ func file_sallyport_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_event_v1_event_proto_rawDesc), len(file_sallyport_event_v1_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   71,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
