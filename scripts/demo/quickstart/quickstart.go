@@ -55,7 +55,7 @@ func (s *system) stories(ctx context.Context) error {
 	begin := time.Now()
 	for _, story := range []func(context.Context, *run) error{
 		s.seniorStory, s.juniorStory, s.salesStory, s.credentialStory, s.hireStory, s.promotionStory, s.teamStory, s.speedStory,
-		s.analyticsStory, s.retireStory, s.offboardStory, s.suspensionStory, s.strangersStory, s.investigationStory,
+		s.analyticsStory, s.yesStory, s.retireStory, s.offboardStory, s.suspensionStory, s.strangersStory, s.investigationStory,
 	} {
 		if err := story(ctx, r); err != nil {
 			if ctx.Err() != nil {
