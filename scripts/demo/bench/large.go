@@ -15,7 +15,10 @@ const (
 // measureLarge prints proxy_large: results of one megabyte.
 func (l *lab) measureLarge(ctx context.Context, token, reverse string, audit *auditTail) error {
 	size := float64(len(appendLarge([]byte("1")))) / (1 << 20)
-	ways := []*way{{name: "direct", url: l.upstream}, {name: "ReverseProxy", url: reverse}, {name: "proxy", url: l.loaded()}}
+	ways := []*way{
+		{name: "direct", url: l.upstream}, {name: "ReverseProxy", url: reverse, programs: []string{"reverse-proxy"}},
+		{name: "proxy", url: l.loaded(), delivers: true, programs: []string{quickstart.ProxyOf(quickstart.USEast), "control-plane"}},
+	}
 	for _, w := range ways {
 		callers, done, err := crew(largeCallers, func(n int) (*caller, error) {
 			return newCallerOf(w.url, token, n, []string{largeTool}, appendLarge)
@@ -26,16 +29,12 @@ func (l *lab) measureLarge(ctx context.Context, token, reverse string, audit *au
 		defer done() //nolint:gocritic // all of them close when the measurement ends
 		w.callers = callers
 	}
-	for range largeRounds {
+	for i := range largeRounds {
 		for _, w := range ways {
-			r, err := load(ctx, w.callers, l.RoundFor)
-			if err != nil {
+			if _, err := l.round(ctx, w, audit); err != nil {
 				return fmt.Errorf("results of a megabyte, %s: %w", w.name, err)
 			}
-			w.rounds = append(w.rounds, r)
-		}
-		if _, err := audit.drained(ctx); err != nil {
-			return err
+			l.say("results of a megabyte, round %d: %-12s %6.0f/s, processor time of a call: %s", i+1, w.name, w.rounds[i].rate, w.used)
 		}
 	}
 	if err := l.profiled(ctx, "large", ways[2].callers); err != nil {
