@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"cel.dev/cel-go/common/types"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 )
 
@@ -45,6 +46,11 @@ func newAttributes(wire []byte) (*attributes, error) {
 	a := &attributes{text: string(wire)}
 	if err := json.Unmarshal(wire, &a.values); err != nil {
 		return nil, fmt.Errorf("a user's attributes: %w", err)
+	}
+	for name, value := range a.values {
+		if word, is := value.(string); is { // as conditions have it, so that none makes it anew
+			a.values[name] = types.String(word)
+		}
 	}
 	return a, nil
 }

@@ -16,23 +16,27 @@ type document []byte
 func (d document) member(name string) document {
 	var found []byte
 	least := ""
-	rest := bytes.TrimLeft(d, jsonSpace)
+	rest := afterSpace(d)
 	if len(rest) == 0 || rest[0] != '{' {
 		return nil
 	}
 	for rest = rest[1:]; ; rest = rest[1:] {
-		rest = bytes.TrimLeft(rest, jsonSpace)
+		rest = afterSpace(rest)
 		key, after := cutValue(rest)
-		after = bytes.TrimLeft(after, jsonSpace)
+		after = afterSpace(after)
 		if len(key) == 0 || key[0] != '"' || len(after) == 0 || after[0] != ':' {
 			return found
 		}
-		value, after := cutValue(bytes.TrimLeft(after[1:], jsonSpace))
+		value, after := cutValue(afterSpace(after[1:]))
 		if len(value) == 0 {
 			return found
 		}
 		if mayBe(key[1:len(key)-1], name) {
-			switch written := unquoted(key); {
+			written := name
+			if plain := key[1 : len(key)-1]; string(plain) != name || bytes.IndexByte(plain, '\\') >= 0 {
+				written = unquoted(key)
+			}
+			switch {
 			case written == name:
 				found, least = value, written
 			case least == name || !strings.EqualFold(written, name):
@@ -40,7 +44,7 @@ func (d document) member(name string) document {
 				found, least = value, written
 			}
 		}
-		if rest = bytes.TrimLeft(after, jsonSpace); len(rest) == 0 || rest[0] != ',' {
+		if rest = afterSpace(after); len(rest) == 0 || rest[0] != ',' {
 			return found
 		}
 	}
@@ -48,13 +52,33 @@ func (d document) member(name string) document {
 
 const jsonSpace = " \t\r\n"
 
-// mayBe tells from the first letters whether a member may have a name. Most have another.
+// afterSpace is a text without the space that it begins with.
+func afterSpace(text []byte) []byte {
+	for len(text) > 0 && text[0] <= ' ' && strings.IndexByte(jsonSpace, text[0]) >= 0 {
+		text = text[1:]
+	}
+	return text
+}
+
+// mayBe tells from the first letters and the length whether a member may have a name. Most have another.
 func mayBe(written []byte, name string) bool {
 	if len(written) == 0 || name == "" {
 		return len(written) == len(name)
 	}
 	w, n := written[0], name[0]
-	return w|0x20 == n|0x20 || w >= utf8.RuneSelf || n >= utf8.RuneSelf || w == '\\'
+	if w|0x20 != n|0x20 && w < utf8.RuneSelf && n < utf8.RuneSelf && w != '\\' {
+		return false
+	}
+	if len(written) == len(name) {
+		return true
+	}
+	// A letter that is written otherwise, or has another case of another length.
+	for _, b := range written {
+		if b == '\\' || b >= utf8.RuneSelf {
+			return true
+		}
+	}
+	return strings.IndexFunc(name, func(r rune) bool { return r >= utf8.RuneSelf }) >= 0
 }
 
 // cutValue cuts off the value that a JSON text begins with.
