@@ -194,6 +194,7 @@ func (s *Store) divide(ctx context.Context, r *auditv1.AuditRecord) (m message, 
 
 // append stores messages chunk by chunk. What an error leaves open is asked of the stream.
 func (s *Store) append(ctx context.Context, proxy, generation string, messages []message) (uint64, error) {
+	s.noteClocks(ctx, messages)
 	end, have, err := s.find(ctx, proxy, generation, true)
 	wait, pause := firstWait, 10*time.Millisecond
 	for {

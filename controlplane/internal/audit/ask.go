@@ -43,5 +43,6 @@ func ask[T any](ctx context.Context, question func(context.Context) (T, error)) 
 }
 
 func unanswered(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders)
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
+		errors.Is(err, nats.ErrReconnectBufExceeded) // the connection is being opened again, and keeps nothing for later
 }

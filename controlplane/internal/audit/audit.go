@@ -66,6 +66,7 @@ type Store struct {
 	request func(context.Context, *nats.Msg) (*nats.Msg, error)
 	bounds  bounds // of one search
 	recent  recent
+	clocks  clocks
 	// most is how many records the server takes as one batch, as far as is known.
 	most atomic.Int64
 
@@ -100,6 +101,7 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Store, error) {
 		return nil, fmt.Errorf("opening the stream of audit checkpoints: %w", err)
 	}
 	s := &Store{nc: nc, js: js, stream: stream, checkpoints: checkpoints, seals: c.Seals, seal: c.SealPersonal, openValues: c.OpenConditionValues, key: c.Key, log: c.Log, valuesOf: c.Values, replicas: c.Replicas, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}
+	s.clocks.heard(stream.CachedInfo())
 	s.most.Store(batchRecords)
 	return s, nil
 }

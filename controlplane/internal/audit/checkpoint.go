@@ -65,7 +65,10 @@ func (s *Store) checkpoint(ctx context.Context, again bool) (c *auditv1.Checkpoi
 	if err != nil {
 		return nil, false, err
 	}
-	at := time.Now()
+	at := s.clocks.now()
+	if before := last.GetAt().AsTime(); last != nil && before.After(at) {
+		at = before // a clock went back: an export by time begins and ends at checkpoints, whose times do not
+	}
 	end, err := s.Last(ctx)
 	if err != nil {
 		return nil, false, err

@@ -31,7 +31,8 @@ func (s *Store) MakeReader(ctx context.Context, c ReaderConfig) error {
 	case c.Beginning:
 		config.DeliverPolicy = jetstream.DeliverAllPolicy
 	case !c.Since.IsZero():
-		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &c.Since
+		since := c.Since.Add(-s.clocks.known())
+		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
 	}
 	if err := checkSubjects(c.Subjects); err != nil {
 		return err

@@ -48,7 +48,8 @@ func (s *Store) Deliver(ctx context.Context, c DeliveryConfig) (*Delivery, error
 	case c.Beginning:
 		config.DeliverPolicy = jetstream.DeliverAllPolicy
 	case !c.Since.IsZero():
-		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &c.Since
+		since := c.Since.Add(-s.clocks.known())
+		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
 	}
 	for _, connector := range c.Connectors {
 		config.FilterSubjects = append(config.FilterSubjects, "sallyport.audit.*.*."+token(connector)+".*")

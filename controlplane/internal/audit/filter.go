@@ -7,17 +7,12 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 	adminv1 "sallyport.dev/proto/gen/sallyport/admin/v1"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 
 	"sallyport.dev/controlplane/internal/core"
 )
-
-// clockSlack is how far the clock of a proxy may be ahead of that of the stream for a search by time to find
-// its records. Late they may come by any time.
-const clockSlack = 5 * time.Minute
 
 // endOfTime is later than all records and fits the nanoseconds in which the stream counts.
 var endOfTime = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -163,17 +158,15 @@ func (f *Filter) Personal(r *auditv1.AuditRecord) bool {
 	return len(missing) == 0
 }
 
-// Since returns the time before which no matching record can have been stored; zero: there is none.
+// Since returns the time before which no matching record can have been stored while clocks are not far apart; zero: there is none.
 func (f *Filter) Since() time.Time {
 	var since time.Time
 	if f.GetSince() != nil {
 		since = f.GetSince().AsTime()
 	}
 	// A call's id tells when it began.
-	if id, err := uuid.Parse(f.GetCallId()); err == nil && id.Version() == 7 {
-		if began := time.Unix(id.Time().UnixTime()); began.After(since) {
-			since = began
-		}
+	if start := began(f.GetCallId()); start.After(since) {
+		since = start
 	}
 	switch {
 	case since.Before(time.Unix(0, 0)):

@@ -12,7 +12,7 @@ import (
 // Message is a record as it lies on the stream.
 type Message struct {
 	Sequence uint64
-	// Stored is when the stream took it; it never goes back from one to the next.
+	// Stored is when the stream took it, by its clock.
 	Stored time.Time
 	Data   []byte
 	// CoreLength is what the header says of the core; empty: nothing.
@@ -36,18 +36,24 @@ func (s *Store) Since(ctx context.Context, from time.Time, fn func(data []byte) 
 	last, err := ask(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
 		return s.stream.GetLastMsgForSubject(ctx, subjects)
 	})
-	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && last.Time.Before(from) {
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("asking for the end of audit: %w", err)
 	}
-	return s.read(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &from}, func(m Message) error {
+	start := from.Add(-s.clocks.known())
+	if last.Time.Before(start) {
+		return nil
+	}
+	return s.read(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &start}, func(m Message) error {
 		if m.Sequence > last.Sequence {
 			return ErrStop
 		}
-		if err := fn(m.Data); err != nil {
-			return err
+		if !m.Stored.Before(from) {
+			if err := fn(m.Data); err != nil {
+				return err
+			}
 		}
 		if m.Sequence == last.Sequence {
 			return ErrStop

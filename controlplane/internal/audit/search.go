@@ -93,7 +93,7 @@ func (s *Store) scan(ctx context.Context, filter *Filter, after uint64, limit in
 	if err != nil {
 		return nil, err
 	}
-	sc := &scan{Store: s, bounds: s.bounds, filter: filter, limit: limit, below: info.State.LastSeq + 1, floor: max(info.State.FirstSeq, 1, after+1), span: s.bounds.minSpan, head: true}
+	sc := &scan{Store: s, apart: s.clocks.known(), bounds: s.bounds, filter: filter, limit: limit, below: info.State.LastSeq + 1, floor: max(info.State.FirstSeq, 1, after+1), span: s.bounds.minSpan, head: true}
 	if below > 0 && below < sc.below {
 		sc.below, sc.head = below, false
 	}
@@ -109,7 +109,8 @@ type scan struct {
 	// each, if not nil, is called with what matches, in no order, and nothing is kept.
 	each func(*adminv1.StoredRecord)
 
-	below, floor uint64 // what is left to look at is [floor, below)
+	apart        time.Duration // clocks were seen to be
+	below, floor uint64        // what is left to look at is [floor, below)
 	// beyond is how many records with the picked subject are known to be at below or later.
 	beyond uint64
 	span   uint64
@@ -122,7 +123,7 @@ type scan struct {
 }
 
 func (s *scan) run(ctx context.Context) error {
-	if since := s.filter.Since(); !since.IsZero() {
+	if since := s.filter.Since().Add(-s.apart); since.After(time.Unix(0, 0)) {
 		first, err := s.firstSince(ctx, since)
 		if err != nil {
 			return err

@@ -26,7 +26,11 @@ func (s *Store) Last(ctx context.Context) (uint64, error) {
 }
 
 func (s *Store) info(ctx context.Context) (*jetstream.StreamInfo, error) {
-	return ask(ctx, func(ctx context.Context) (*jetstream.StreamInfo, error) { return s.stream.Info(ctx) })
+	info, err := ask(ctx, func(ctx context.Context) (*jetstream.StreamInfo, error) { return s.stream.Info(ctx) })
+	if err == nil {
+		s.clocks.heard(info)
+	}
+	return info, err
 }
 
 // Tail calls fn with each matching record that was stored after a sequence, in their order, then with each

@@ -192,12 +192,19 @@ func (x *Index) write(ctx context.Context, conn *pgx.Conn, schema string, positi
 	rows := make([][]any, len(batch))
 	months := map[month]bool{}
 	minAt, maxAt := time.Time{}, time.Time{}
+	minStored, maxStored := batch[0].Stored, batch[0].Stored // the stream's clock may have gone back
 	for i, m := range batch {
 		row, in, at, err := x.row(ctx, m)
 		if err != nil {
 			return err
 		}
 		rows[i], months[in] = row, true
+		if m.Stored.Before(minStored) {
+			minStored = m.Stored
+		}
+		if m.Stored.After(maxStored) {
+			maxStored = m.Stored
+		}
 		if i == 0 || at.Before(minAt) {
 			minAt = at
 		}
@@ -233,15 +240,15 @@ func (x *Index) write(ctx context.Context, conn *pgx.Conn, schema string, positi
 		return err
 	}
 	grown, err := tx.Exec(ctx, in(schema, `
-		UPDATE $S.blocks SET last = $1, records = records + $2, last_stored = $3, min_at = least(min_at, $4), max_at = greatest(max_at, $5)
+		UPDATE $S.blocks SET last = $1, records = records + $2, first_stored = least(first_stored, $7), last_stored = greatest(last_stored, $3), min_at = least(min_at, $4), max_at = greatest(max_at, $5)
 		WHERE first = (SELECT max(first) FROM $S.blocks) AND records + $2 <= $6`),
-		int64(last.Sequence), len(batch), last.Stored, minAt, maxAt, blockRecords)
+		int64(last.Sequence), len(batch), maxStored, minAt, maxAt, blockRecords, minStored)
 	if err != nil {
 		return err
 	}
 	if grown.RowsAffected() == 0 {
 		if _, err := tx.Exec(ctx, in(schema, `INSERT INTO $S.blocks VALUES ($1, $2, $3, $4, $5, $6, $7)`),
-			int64(first.Sequence), int64(last.Sequence), len(batch), first.Stored, last.Stored, minAt, maxAt); err != nil {
+			int64(first.Sequence), int64(last.Sequence), len(batch), minStored, maxStored, minAt, maxAt); err != nil {
 			return err
 		}
 	}

@@ -358,3 +358,49 @@ func encode(t *testing.T, r *auditv1.AuditRecord) []byte {
 	}
 	return data
 }
+
+// TestWhatWasStoredByAClockThatJumpedIsFound: the times at which records were stored go to and fro by a day.
+func TestWhatWasStoredByAClockThatJumpedIsFound(t *testing.T) {
+	s := newSite(t)
+	at := time.Now().Add(-time.Hour)
+	audittest.Fill(t, s.store, 300, at)
+	x, err := Open(t.Context(), Config{URL: s.server.URL(), Stream: s.store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	var all []audit.Message
+	last, err := s.store.Last(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	jumps := []time.Duration{0, 24 * time.Hour, -24 * time.Hour, -40 * 24 * time.Hour}
+	if err := s.store.Read(t.Context(), 0, func(m audit.Message) error {
+		m.Stored = m.Stored.Add(jumps[len(all)/7%len(jumps)])
+		if all = append(all, m); m.Sequence == last {
+			return audit.ErrStop
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := x.pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	for position, rest := uint64(0), all; len(rest) > 0; {
+		batch := rest[:min(50, len(rest))]
+		if err := x.write(t.Context(), conn.Conn(), x.schema, position, batch); err != nil {
+			t.Fatal(err)
+		}
+		position, rest = batch[len(batch)-1].Sequence, rest[len(batch):]
+	}
+	for what, f := range map[string]*adminv1.AuditFilter{"all": nil, "by time": {Since: timestamppb.New(time.Unix(0, 0)), Until: timestamppb.New(time.Now().Add(time.Hour))}} {
+		found, _, err := x.Search(t.Context(), f, 1000, "")
+		want, _, err2 := s.store.Search(t.Context(), f, 1000, "")
+		if err := errors.Join(err, err2); err != nil || len(found) != len(want) || len(found) < 250 {
+			t.Errorf("%s: %d of %d are found, %v", what, len(found), len(want), err)
+		}
+	}
+}

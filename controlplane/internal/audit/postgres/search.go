@@ -123,19 +123,19 @@ func (s *search) run(ctx context.Context) error {
 
 // bound leaves out what is too old or too new by the bounds of blocks.
 func (s *search) bound(ctx context.Context) error {
-	since, asked, until := s.f.Since(), time.Unix(0, 0), endOfTime
+	asked, until := time.Unix(0, 0), endOfTime
 	if s.f.GetSince() != nil {
 		asked = earlier(s.f.GetSince().AsTime())
 	}
 	if s.f.GetUntil() != nil {
 		until = earlier(ceil(s.f.GetUntil().AsTime()))
 	}
-	if since.IsZero() && s.f.GetUntil() == nil {
+	if s.f.GetSince() == nil && s.f.GetUntil() == nil {
 		return nil
 	}
 	var first, last *int64
-	err := s.x.pool.QueryRow(ctx, in(s.x.schema, `SELECT min(first), max(last) FROM $S.blocks WHERE max_at >= $1 AND min_at < $2 AND last_stored >= $3`),
-		asked, until, since).Scan(&first, &last)
+	err := s.x.pool.QueryRow(ctx, in(s.x.schema, `SELECT min(first), max(last) FROM $S.blocks WHERE max_at >= $1 AND min_at < $2`),
+		asked, until).Scan(&first, &last)
 	if err != nil {
 		return err
 	}
