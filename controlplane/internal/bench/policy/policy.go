@@ -18,8 +18,8 @@ import (
 	"sallyport.dev/controlplane/internal/core"
 )
 
-// Figures are the parts of `bench policy`, which several programs measure: this one plan, who_can and backtest.
-var Figures = []string{"decide", "plan", "who_can", "backtest"}
+// Figures are the parts of `bench policy`, which several programs measure: this one plan, who_can, backtest and reporting.
+var Figures = []string{"decide", "plan", "who_can", "backtest", "reporting"}
 
 // rounds is how often each is measured: the median counts.
 const rounds = 3
@@ -72,7 +72,13 @@ func Run(ctx context.Context, out, progress io.Writer, only []string, scale floa
 		}
 	}
 	if slices.Contains(only, "backtest") {
-		return measureBacktest(ctx, scale, say)
+		if err := measureBacktest(ctx, scale, say); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(only, "reporting") {
+		note := func(text string) { _, _ = fmt.Fprintf(progress, "· %s\n", text) } // nobody may be reading
+		return measureReporting(ctx, int(scale*1_000_000), scale, note, say)
 	}
 	return nil
 }

@@ -29,6 +29,8 @@ type world struct {
 	state  *core.State
 	people []uuid.UUID
 	groups []uuid.UUID
+	// folded, if not nil, is told what is folded.
+	folded func(core.Record)
 }
 
 // do decides a command and folds what it became.
@@ -42,8 +44,12 @@ func (w *world) do(c core.Command) error {
 
 func (w *world) fold(events ...*eventv1.Event) error {
 	for _, ev := range events {
-		if err := w.state.Apply(core.Record{Seq: w.state.Seq() + 1, Event: ev}); err != nil {
+		rec := core.Record{Seq: w.state.Seq() + 1, Event: ev}
+		if err := w.state.Apply(rec); err != nil {
 			return err
+		}
+		if w.folded != nil {
+			w.folded(rec)
 		}
 	}
 	return nil
@@ -53,8 +59,10 @@ func newID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
 
 // newWorld makes so many people, each in ten groups of a hundred, a connector with grants to everyone and to each hundredth of these
 // groups, some of whose rules read arguments or the department of a person, and 99 other connectors.
-func newWorld(users int) (*world, error) {
-	w := &world{state: core.NewState()}
+func newWorld(users int) (*world, error) { return newWorldOf(users, nil) }
+
+func newWorldOf(users int, folded func(core.Record)) (*world, error) {
+	w := &world{state: core.NewState(), folded: folded}
 	if err := w.do(core.StartLog{Epoch: "bench"}); err != nil {
 		return nil, err
 	}
