@@ -42,6 +42,8 @@ func (g *Gateway) passEvents(l *leg, to *answer, x *exchange, settings *policyv1
 			continue
 		case event.Message.Method == mcp.NotifyTask, event.Message.Method == mcp.NotifyTaskStatus:
 			continue // it names the task as the agent does not know it; the agent asks
+		case event.Message.Method == mcp.NotifyToolsChanged, event.Message.Method == mcp.NotifyPromptsChanged, event.Message.Method == mcp.NotifyResourcesChanged:
+			continue // agents are shown what is pinned, and told by the gateway when that changes
 		case x.forAgent() != nil && event.Message.Kind == mcp.Request:
 			response.Refuse(bytes.Clone(event.Message.ID), errNoQuestions)
 		case x.forAgent() != nil && !event.Last:

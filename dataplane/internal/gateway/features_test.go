@@ -369,3 +369,33 @@ func TestWhatAResourceHoldsIsKeptByThePersonsOwnClientAlone(t *testing.T) {
 		}
 	}
 }
+
+// TestAgentsHearOfNoListButTheirs: an upstream that says in a call's stream that its lists changed has changed none that agents are shown.
+func TestAgentsHearOfNoListButTheirs(t *testing.T) {
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var m struct {
+			ID     json.RawMessage `json:"id"`
+			Method string          `json:"method"`
+		}
+		if json.NewDecoder(r.Body).Decode(&m) != nil || m.Method != "tools/call" {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{},"ttlMs":0,"cacheScope":"private"}}`, m.ID)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		for _, list := range []string{"tools", "prompts", "resources"} {
+			fmt.Fprintf(w, "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/%s/list_changed\"}\n\n", list)
+		}
+		fmt.Fprint(w, "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{\"progressToken\":\"p\",\"progress\":1}}\n\n")
+		fmt.Fprintf(w, "data: {\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":{\"resultType\":\"complete\",\"content\":[{\"type\":\"text\",\"text\":\"done\"}]}}\n\n", m.ID)
+	}))
+	defer up.Close()
+	w := newWorld(t, &options{})
+	w.set(connectorEntry("lib", up.URL, ""), catalogueEntry("lib", "touch"), grantEntry(1, "lib", allow("*")))
+	for _, a := range []*agent{w.stateless(ada, "/mcp/lib"), w.opened(ada, "/mcp/lib", mcp.LatestSession)} {
+		got := w.request(http.MethodPost, a.path, a.header("tools/call", "touch"), a.message("7", "tools/call", `{"name":"touch","arguments":{}}`))
+		if strings.Contains(got.body, "list_changed") || !strings.Contains(got.body, "done") || !strings.Contains(got.body, "notifications/progress") {
+			t.Errorf("agent %s: got %s", a.revision, got.body)
+		}
+	}
+}
