@@ -35,8 +35,12 @@ func connectorsCommand(o *options) *cobra.Command {
 		},
 	}
 	discover := &cobra.Command{
-		Use: "discover ID", Short: "Ask an upstream for its tools and compare them with what is pinned; changes nothing", Args: cobra.ExactArgs(1),
-		Example: "  sallyport connectors discover github && sallyport catalogue approve github",
+		Use: "discover ID", Short: "Ask an upstream for its tools and list which differ from what is pinned: catalogue diff in short", Args: cobra.ExactArgs(1),
+		Long: "Ask an upstream for its tools and list which differ from what is pinned, whole and a line each, for scripts that want the\n" +
+			"definitions and exit code 0. To look at a difference and approve it, sallyport catalogue diff is the command: field by\n" +
+			"field, with what looks like hidden instructions, and with what was last seen where the upstream cannot be asked.\n" +
+			"It changes nothing.",
+		Example: "  sallyport connectors discover github -o json | jq -r '.changes[].name'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return call(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.DiscoverCatalogue,
 				&adminv1.DiscoverCatalogueRequest{ConnectorId: args[0]}, func(r *adminv1.DiscoverCatalogueResponse) table { return changesTable(args[0], r) })

@@ -145,11 +145,8 @@ func (a *Admin) Apply(ctx context.Context, dir, name string, text []byte) error 
 	return err
 }
 
-// Pin asks an upstream for its tools and approves what it offers.
+// Pin approves what an upstream offers.
 func (a *Admin) Pin(ctx context.Context, connector string) error {
-	if _, err := a.Run(ctx, "connectors", "discover", connector); err != nil {
-		return err
-	}
 	_, err := a.Run(ctx, "catalogue", "approve", connector)
 	return err
 }
