@@ -35,6 +35,7 @@ type auditConfig struct {
 	reporting               bool              // tables for people who ask in SQL
 	keep                    map[string]string // how long the index keeps a kind
 	kept                    map[auditv1.Kind]time.Duration
+	keepDays                uint16 // how long the stream keeps all of it; 0: for good
 }
 
 func (c *auditConfig) flags(cmd *cobra.Command) {
@@ -45,6 +46,7 @@ func (c *auditConfig) flags(cmd *cobra.Command) {
 	f.StringVar(&c.signingKeyFile, "nats-signing-key-file", "", "file with the seed of a signing key of the NATS account that the streams lie in: credentials of audit consumers on an external cluster are signed with it")
 	f.StringVar(&c.account, "nats-account", "", "id of that account, where the key is not the account's own")
 	f.StringToStringVar(&c.keep, "audit-keep", nil, "how many days the index keeps a kind of audit record, such as call=90,sign_in=400 (default: for good)")
+	f.Uint16Var(&c.keepDays, "audit-keep-days", 0, "how many days audit is kept at all: whatever was stored before is removed from the stream, once exporters and the index have it (default: for good)")
 }
 
 // read reads what the flags say.
@@ -167,6 +169,9 @@ func (p *plane) runAudit(ctx context.Context) (end func()) {
 	if p.index != nil {
 		running.Go(func() { p.index.Run(ctx) })
 		running.Go(func() { p.retire(ctx) })
+	}
+	if p.auditing.keepDays > 0 {
+		running.Go(func() { p.removeAudit(ctx) })
 	}
 	return func() {
 		cancel()

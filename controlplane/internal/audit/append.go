@@ -80,13 +80,14 @@ var generationPattern = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 
 // position is a proxy's last record in the stream. Records of one generation that follow each other are a
 // run; before is the last record ahead of the run, so that earlier generations can be found. The digest is of the
-// record's core. All zero: none.
+// record's core. All zero: none. A record that was removed when its time was over has no sequence.
 type position struct {
 	sequence   uint64
 	generation string
 	number     uint64
 	before     uint64
 	digest     proof.Digest
+	version    uint64 // of a change that was removed
 }
 
 // Append stores consecutive records of a proxy's spool and returns the number up to which all of that
@@ -281,7 +282,11 @@ func (s *Store) find(ctx context.Context, proxy, generation string, remembered b
 		return s.stream.GetLastMsgForSubject(ctx, fence(proxy))
 	})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return tip{fresh: true}, 0, nil
+		removed, err := s.removedEnd(ctx, proxy)
+		if err != nil || removed.generation != generation {
+			return tip{removed, true}, 0, err
+		}
+		return tip{removed, true}, removed.number, nil
 	}
 	if err != nil {
 		return tip{}, 0, fmt.Errorf("asking for its last record: %w", err)
@@ -326,7 +331,7 @@ func read(m *jetstream.RawStreamMsg) (position, error) {
 	if err != nil {
 		return position{}, fmt.Errorf("the audit stream holds a record that cannot be read, at %d: %w", m.Sequence, err)
 	}
-	return position{m.Sequence, m.Header.Get(generationHeader), number, before, sha256.Sum256(core)}, nil
+	return position{sequence: m.Sequence, generation: m.Header.Get(generationHeader), number: number, before: before, digest: sha256.Sum256(core)}, nil
 }
 
 func (s *Store) remember(proxy string, p position) {

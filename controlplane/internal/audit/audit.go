@@ -3,8 +3,8 @@
 //
 // A record is known by (proxy, spool generation, number). A batch of a proxy is fenced by the position of
 // that proxy's last record, so that duplicates, gaps and disorder are one check, over an outage of any
-// length and whichever control plane stores it. The package deletes nothing, and changes in a record only
-// whose it is, what does not fit a message, and, where that is asked for, what is sealed for its person.
+// length and whichever control plane stores it. The package removes only what is past the time for which it is to be kept, and
+// changes in a record only whose it is, what does not fit a message, and, where that is asked for, what is sealed for its person.
 package audit
 
 import (
@@ -53,8 +53,9 @@ type Store struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	stream jetstream.Stream
-	// checkpoints is the stream of signed checkpoints.
+	// checkpoints is the stream of signed checkpoints, removals that of what was removed when its time was over.
 	checkpoints jetstream.Stream
+	removals    jetstream.Stream
 	seals       Seals
 	seal        bool // what is personal
 	openValues  func(sealed []byte, about ...string) ([]byte, error)
@@ -96,11 +97,15 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Store, error) {
 	if err := check(stream.CachedInfo().Config, c.Replicas); err != nil {
 		return nil, fmt.Errorf("the stream %s cannot keep audit: %w", StreamName, err)
 	}
-	checkpoints, err := openCheckpoints(ctx, js, c.Replicas)
+	checkpoints, err := openSigned(ctx, js, c.Replicas, CheckpointStream, CheckpointSubject, "Signed checkpoints of Sallyport's audit (sallyport.audit.v1.Checkpoint, protobuf).")
 	if err != nil {
 		return nil, fmt.Errorf("opening the stream of audit checkpoints: %w", err)
 	}
-	s := &Store{nc: nc, js: js, stream: stream, checkpoints: checkpoints, seals: c.Seals, seal: c.SealPersonal, openValues: c.OpenConditionValues, key: c.Key, log: c.Log, valuesOf: c.Values, replicas: c.Replicas, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}
+	removals, err := openSigned(ctx, js, c.Replicas, RemovalStream, RemovalSubject, "What was removed of Sallyport's audit when its time was over (sallyport.audit.v1.Removal, protobuf).")
+	if err != nil {
+		return nil, fmt.Errorf("opening the stream of what was removed of audit: %w", err)
+	}
+	s := &Store{nc: nc, js: js, stream: stream, checkpoints: checkpoints, removals: removals, seals: c.Seals, seal: c.SealPersonal, openValues: c.OpenConditionValues, key: c.Key, log: c.Log, valuesOf: c.Values, replicas: c.Replicas, request: nc.RequestMsgWithContext, bounds: defaultBounds, known: map[string]position{}}
 	s.clocks.heard(stream.CachedInfo())
 	s.most.Store(batchRecords)
 	return s, nil
@@ -114,7 +119,7 @@ func findOrMake(ctx context.Context, js jetstream.JetStream, replicas int) (jets
 	stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
 		Name: StreamName, Description: "Sallyport's audit records (sallyport.audit.v1.AuditRecord, protobuf). Read it; do not write to it.",
 		Subjects: []string{subjects}, Storage: jetstream.FileStorage, Replicas: replicas, Retention: jetstream.LimitsPolicy,
-		MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: -1, Discard: jetstream.DiscardNew, AllowAtomicPublish: true, DenyPurge: true, AllowDirect: false,
+		MaxMsgs: -1, MaxBytes: -1, MaxMsgsPerSubject: -1, Discard: jetstream.DiscardNew, AllowAtomicPublish: true, AllowDirect: false,
 	})
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another control plane made it meanwhile
 		return js.Stream(ctx, StreamName)

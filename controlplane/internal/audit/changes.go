@@ -108,7 +108,11 @@ func (c *Changes) find(ctx context.Context) error {
 		return err
 	}
 	c.end, c.version = end.position, 0
-	if c.end.generation == c.generation {
+	switch {
+	case c.end.generation != c.generation:
+	case c.end.sequence == 0:
+		c.version = c.end.version
+	default:
 		m, err := c.store.at(ctx, c.end.sequence)
 		if err != nil {
 			return fmt.Errorf("reading the last change: %w", err)

@@ -27,18 +27,19 @@ const checkpointMost = 100_000
 // ErrTailMissing: the stream ends before what was signed.
 var ErrTailMissing = errors.New("records that were signed are missing at the end of the audit stream: was it restored from a backup, or did somebody delete them?")
 
-func openCheckpoints(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.Stream, error) {
-	stream, err := js.Stream(ctx, CheckpointStream)
+// openSigned finds a stream of what is signed, or makes it.
+func openSigned(ctx context.Context, js jetstream.JetStream, replicas int, name, subject, holds string) (jetstream.Stream, error) {
+	stream, err := js.Stream(ctx, name)
 	if !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return stream, err
 	}
 	stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: CheckpointStream, Description: "Signed checkpoints of Sallyport's audit (sallyport.audit.v1.Checkpoint, protobuf). Read it; do not write to it.",
-		Subjects: []string{CheckpointSubject}, Storage: jetstream.FileStorage, Replicas: replicas, Retention: jetstream.LimitsPolicy,
+		Name: name, Description: holds + " Read it; do not write to it.",
+		Subjects: []string{subject}, Storage: jetstream.FileStorage, Replicas: replicas, Retention: jetstream.LimitsPolicy,
 		Discard: jetstream.DiscardNew, DenyPurge: true, DenyDelete: true, AllowDirect: false,
 	})
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another control plane made it meanwhile
-		return js.Stream(ctx, CheckpointStream)
+		return js.Stream(ctx, name)
 	}
 	return stream, err
 }

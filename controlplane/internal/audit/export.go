@@ -53,7 +53,19 @@ func (s *Store) export(ctx context.Context, from, to time.Time, filter *Filter, 
 	if err != nil {
 		return err
 	}
-	header := &auditv1.ExportHeader{Format: proof.Format, At: timestamppb.Now(), PublicKeys: s.PublicKeys(), Before: before}
+	removed, err := s.lastRemoval(ctx)
+	if err != nil {
+		return err
+	}
+	if removed.GetSequence() > before.GetSequence() {
+		if place, before, err = s.checkpointOf(ctx, removed.GetSequence()); err != nil {
+			return err
+		}
+		removed.Ends = nil
+	} else {
+		removed = nil
+	}
+	header := &auditv1.ExportHeader{Removed: removed, Format: proof.Format, At: timestamppb.Now(), PublicKeys: s.PublicKeys(), Before: before}
 	if err := fn(&auditv1.ExportItem{Item: &auditv1.ExportItem_Header{Header: header}}); err != nil {
 		return err
 	}
@@ -99,8 +111,25 @@ func (s *Store) export(ctx context.Context, from, to time.Time, filter *Filter, 
 
 // checkpointBefore returns the last checkpoint at or before a time, and its place; nil and 0 where there is none.
 func (s *Store) checkpointBefore(ctx context.Context, at time.Time) (uint64, *auditv1.Checkpoint, error) {
+	if at.IsZero() {
+		return 0, nil, nil
+	}
+	return s.checkpointWhere(ctx, func(c *auditv1.Checkpoint) bool { return !c.GetAt().AsTime().After(at) })
+}
+
+// checkpointOf returns the checkpoint that ends with a record, and its place.
+func (s *Store) checkpointOf(ctx context.Context, sequence uint64) (uint64, *auditv1.Checkpoint, error) {
+	place, c, err := s.checkpointWhere(ctx, func(c *auditv1.Checkpoint) bool { return c.GetSequence() <= sequence })
+	if err == nil && c.GetSequence() != sequence {
+		err = fmt.Errorf("there is no checkpoint at %d, up to which records were removed", sequence)
+	}
+	return place, c, err
+}
+
+// checkpointWhere returns the last checkpoint of which something holds that holds of all before it, and its place; 0 and nil: of none.
+func (s *Store) checkpointWhere(ctx context.Context, holds func(*auditv1.Checkpoint) bool) (uint64, *auditv1.Checkpoint, error) {
 	_, newest, err := s.lastCheckpoint(ctx)
-	if err != nil || at.IsZero() {
+	if err != nil {
 		return 0, nil, err
 	}
 	var failed error
@@ -109,7 +138,7 @@ func (s *Store) checkpointBefore(ctx context.Context, at time.Time) (uint64, *au
 		if err != nil {
 			failed = err
 		}
-		return c.GetAt().AsTime().After(at)
+		return !holds(c)
 	})
 	if failed != nil || place == 0 {
 		return 0, nil, failed

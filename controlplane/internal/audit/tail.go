@@ -11,13 +11,14 @@ import (
 	"sallyport.dev/controlplane/internal/core"
 )
 
-// Last returns the position of the newest record that is there, after which a Tail can begin.
+// Last returns the position of the newest record, after which a Tail can begin.
 func (s *Store) Last(ctx context.Context) (uint64, error) {
 	m, err := ask(ctx, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
 		return s.stream.GetLastMsgForSubject(ctx, subjects)
 	})
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, nil
+		removed, err := s.lastRemoval(ctx)
+		return removed.GetSequence(), err
 	}
 	if err != nil {
 		return 0, fmt.Errorf("asking for the end of audit: %w", err)
@@ -49,6 +50,13 @@ func (s *Store) Tail(ctx context.Context, filter *adminv1.AuditFilter, after uin
 		}
 		if after > last {
 			return &core.Error{Code: core.InvalidArgument, Field: "after_sequence", Message: fmt.Sprintf("audit ends at %d, before the sequence to start after: it was restored from a backup, or the sequence is another's", last)}
+		}
+		removed, err := s.lastRemoval(ctx)
+		if err != nil {
+			return err
+		}
+		if after < removed.GetSequence() {
+			return &core.Error{Code: core.InvalidArgument, Field: "after_sequence", Message: fmt.Sprintf("records up to %d were removed, because their time was over: begin after that, and know that those between are missed", removed.GetSequence())}
 		}
 		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, after+1
 	}

@@ -216,6 +216,9 @@ func verifyFile(f *os.File, v *proof.Verifier) error {
 
 func reportText(r proof.Report, unpinned bool) string {
 	text := fmt.Sprintf("verified: %d records, %d by their digest alone, %d signed heads of chains, %d signed checkpoints", r.Records, r.DigestsOnly, r.Heads, r.Checkpoints)
+	if r.Removed > 0 {
+		text += fmt.Sprintf("\nthe %d records before these, stored before %s, were removed because their time was over, as the control plane signed", r.Removed, r.RemovedBefore.Local().Format(time.DateTime))
+	}
 	if r.Erased > 0 {
 		text += fmt.Sprintf("\nof %d records the person's fields are gone, and the chain holds", r.Erased)
 	}

@@ -82,6 +82,15 @@ func checkpointStatement(c *auditv1.Checkpoint) []byte {
 	return fmt.Appendf(nil, "sallyport audit checkpoint v1\n%d\n%d\n%x\n%d\n", c.GetSize(), c.GetSequence(), c.GetRoot(), c.GetAt().AsTime().UnixNano())
 }
 
+func removalStatement(r *auditv1.Removal) []byte {
+	return fmt.Appendf(nil, "sallyport audit removal v1\n%d\n%d\n%x\n%d\n%d\n", r.GetSize(), r.GetSequence(), r.GetRoot(), r.GetAt().AsTime().UnixNano(), r.GetBefore().AsTime().UnixNano())
+}
+
+// SignRemoval signs what was removed.
+func SignRemoval(key ed25519.PrivateKey, r *auditv1.Removal) {
+	r.Signature = Sign(key, removalStatement(r))
+}
+
 // Sign signs a statement: the key's id and the signature.
 func Sign(key ed25519.PrivateKey, statement []byte) string {
 	return KeyID(key.Public().(ed25519.PublicKey)) + " " + base64.StdEncoding.EncodeToString(ed25519.Sign(key, statement))

@@ -23,6 +23,10 @@ type Report struct {
 	Keys        []string  `json:"keys"`
 	From        time.Time `json:"from"` // of the checkpoint before; zero: the stream's beginning
 	To          time.Time `json:"to"`   // of the last checkpoint
+	// Removed is how many records before these were removed because their time was over, as the control plane signed, and RemovedBefore
+	// the time before which all of them were stored.
+	Removed       uint64    `json:"removed"`
+	RemovedBefore time.Time `json:"removed_before,omitzero"`
 }
 
 // Verifier checks an export item by item, in their order.
@@ -40,6 +44,7 @@ type Verifier struct {
 	ended    bool
 	chains   map[string]*link
 	sequence uint64
+	start    uint64 // how many records are before the first
 	gap      uint64 // sequence after which proxies may have records that are not here in full
 }
 
@@ -96,13 +101,31 @@ func (v *Verifier) header(h *auditv1.ExportHeader) (err error) {
 		if err := v.Keys.Verify(before.GetSignature(), checkpointStatement(before)); err != nil {
 			return fmt.Errorf("the checkpoint before the export: %w", err)
 		}
-		v.Report.From, v.sequence = before.GetAt().AsTime(), before.GetSequence()
+		v.Report.From, v.sequence, v.start = before.GetAt().AsTime(), before.GetSequence(), before.GetSize()
+	}
+	if err := v.removed(h.GetRemoved(), before); err != nil {
+		return err
 	}
 	if v.tree, err = NewTree(before); err != nil {
 		return err
 	}
 	v.begun, v.whole, v.chains = true, before == nil, map[string]*link{}
 	return v.witness()
+}
+
+// removed looks whether what is said to have been removed is what the export begins after.
+func (v *Verifier) removed(r *auditv1.Removal, before *auditv1.Checkpoint) error {
+	if r == nil {
+		return nil
+	}
+	if err := v.Keys.Verify(r.GetSignature(), removalStatement(r)); err != nil {
+		return fmt.Errorf("what is said to have been removed because its time was over: %w", err)
+	}
+	if before == nil || r.GetSize() != before.GetSize() || r.GetSequence() != before.GetSequence() || !bytes.Equal(r.GetRoot(), before.GetRoot()) {
+		return fmt.Errorf("%d records were removed because their time was over, and the export does not begin with the checkpoint after them", r.GetSize())
+	}
+	v.Report.Removed, v.Report.RemovedBefore = r.GetSize(), r.GetBefore().AsTime()
+	return nil
 }
 
 // witness compares with the checkpoint that somebody kept, at its size.
@@ -193,10 +216,14 @@ func (v *Verifier) Finish(from, to time.Time) error {
 	switch {
 	case !v.ended:
 		return errors.New("the export was cut off: its end is missing")
+	case !from.IsZero() && v.Report.From.After(from) && v.Report.Removed > 0:
+		return fmt.Errorf("the export begins at %s, after the time that was asked for: the control plane signed that the %d records before it, stored before %s, were removed because their time was over; what is there is whole", v.Report.From.Format(time.RFC3339), v.Report.Removed, v.Report.RemovedBefore.Format(time.RFC3339))
 	case !from.IsZero() && v.Report.From.After(from):
 		return fmt.Errorf("the export begins at %s, after the time that was asked for", v.Report.From.Format(time.RFC3339))
 	case !to.IsZero() && v.Report.To.Before(to):
 		return fmt.Errorf("what the control plane signed ends at %s, before the time that was asked for: the tail is missing, or is not signed yet", v.Report.To.Format(time.RFC3339))
+	case v.Witness != nil && v.Witness.GetSize() < v.start:
+		return fmt.Errorf("the checkpoint that was kept has %d records, and the export begins after %d: it says nothing of these; begin earlier, or use one that was kept later", v.Witness.GetSize(), v.start)
 	case v.Witness != nil && v.tree.Size() < v.Witness.GetSize():
 		return fmt.Errorf("the checkpoint that was kept has %d records, and the export ends at %d: the tail is missing", v.Witness.GetSize(), v.tree.Size())
 	}

@@ -1778,6 +1778,184 @@ func (x *Checkpoint) GetSignature() string {
 	return ""
 }
 
+// Removal says that the oldest records were removed because their time was over: what was signed up to a checkpoint. What is left is
+// verified from that checkpoint on.
+type Removal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The checkpoint's: how many records it is over, all of which are gone now, the sequence of the last, and its root.
+	Size     uint64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Root     []byte `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`
+	// When they were removed; all had been stored before `before`.
+	At     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	Before *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=before,proto3" json:"before,omitempty"`
+	// The id of the control plane's key and its Ed25519 signature, in base64, over all of these.
+	Signature string `protobuf:"bytes,6,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Where proxies stand of which no record is left, so that they go on from there. Not in exports.
+	Ends          []*ProxyEnd `protobuf:"bytes,7,rep,name=ends,proto3" json:"ends,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Removal) Reset() {
+	*x = Removal{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Removal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Removal) ProtoMessage() {}
+
+func (x *Removal) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Removal.ProtoReflect.Descriptor instead.
+func (*Removal) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Removal) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Removal) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Removal) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *Removal) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Removal) GetBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *Removal) GetSignature() string {
+	if x != nil {
+		return x.Signature
+	}
+	return ""
+}
+
+func (x *Removal) GetEnds() []*ProxyEnd {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
+// ProxyEnd is a proxy's last record.
+type ProxyEnd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The proxy as it stands in subjects.
+	Proxy           string `protobuf:"bytes,1,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	SpoolGeneration string `protobuf:"bytes,2,opt,name=spool_generation,json=spoolGeneration,proto3" json:"spool_generation,omitempty"`
+	Number          uint64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	// SHA-256 of its core.
+	Digest []byte `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The version of the log that it tells of; of changes.
+	Version       uint64 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProxyEnd) Reset() {
+	*x = ProxyEnd{}
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProxyEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProxyEnd) ProtoMessage() {}
+
+func (x *ProxyEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProxyEnd.ProtoReflect.Descriptor instead.
+func (*ProxyEnd) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ProxyEnd) GetProxy() string {
+	if x != nil {
+		return x.Proxy
+	}
+	return ""
+}
+
+func (x *ProxyEnd) GetSpoolGeneration() string {
+	if x != nil {
+		return x.SpoolGeneration
+	}
+	return ""
+}
+
+func (x *ProxyEnd) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ProxyEnd) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *ProxyEnd) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 // ExportItem is a part of an export: a file, or a stream of answers, of one header, records and checkpoints in the stream's
 // order, and one end. A file has each after its length as a varint.
 type ExportItem struct {
@@ -1795,7 +1973,7 @@ type ExportItem struct {
 
 func (x *ExportItem) Reset() {
 	*x = ExportItem{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[13]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1985,7 @@ func (x *ExportItem) String() string {
 func (*ExportItem) ProtoMessage() {}
 
 func (x *ExportItem) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[13]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1998,7 @@ func (x *ExportItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportItem.ProtoReflect.Descriptor instead.
 func (*ExportItem) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExportItem) GetItem() isExportItem_Item {
@@ -1902,14 +2080,16 @@ type ExportHeader struct {
 	// Ed25519 public keys of the control plane. Compare them with what you know of it: who made a file up has keys of his own.
 	PublicKeys [][]byte `protobuf:"bytes,3,rep,name=public_keys,json=publicKeys,proto3" json:"public_keys,omitempty"`
 	// What the stream held before the export's first record. Absent: the export begins with the stream.
-	Before        *Checkpoint `protobuf:"bytes,4,opt,name=before,proto3" json:"before,omitempty"`
+	Before *Checkpoint `protobuf:"bytes,4,opt,name=before,proto3" json:"before,omitempty"`
+	// The removal that `before` ends, where what was asked for begins earlier.
+	Removed       *Removal `protobuf:"bytes,60,opt,name=removed,proto3" json:"removed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExportHeader) Reset() {
 	*x = ExportHeader{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[14]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +2101,7 @@ func (x *ExportHeader) String() string {
 func (*ExportHeader) ProtoMessage() {}
 
 func (x *ExportHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[14]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2114,7 @@ func (x *ExportHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportHeader.ProtoReflect.Descriptor instead.
 func (*ExportHeader) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExportHeader) GetFormat() uint32 {
@@ -1965,6 +2145,13 @@ func (x *ExportHeader) GetBefore() *Checkpoint {
 	return nil
 }
 
+func (x *ExportHeader) GetRemoved() *Removal {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
 // ExportedRecord is a record as it lies on the stream, or its digest alone where it was not asked for.
 type ExportedRecord struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1983,7 +2170,7 @@ type ExportedRecord struct {
 
 func (x *ExportedRecord) Reset() {
 	*x = ExportedRecord{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[15]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2182,7 @@ func (x *ExportedRecord) String() string {
 func (*ExportedRecord) ProtoMessage() {}
 
 func (x *ExportedRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[15]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2195,7 @@ func (x *ExportedRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportedRecord.ProtoReflect.Descriptor instead.
 func (*ExportedRecord) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExportedRecord) GetSequence() uint64 {
@@ -2063,7 +2250,7 @@ type ExportEnd struct {
 
 func (x *ExportEnd) Reset() {
 	*x = ExportEnd{}
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[16]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2262,7 @@ func (x *ExportEnd) String() string {
 func (*ExportEnd) ProtoMessage() {}
 
 func (x *ExportEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[16]
+	mi := &file_sallyport_audit_v1_audit_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2275,7 @@ func (x *ExportEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportEnd.ProtoReflect.Descriptor instead.
 func (*ExportEnd) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_audit_v1_audit_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExportEnd) GetRecords() uint64 {
@@ -2213,7 +2400,21 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12*\n" +
 	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
 	"\bsubtrees\x18\x05 \x03(\fR\bsubtrees\x12\x1c\n" +
-	"\tsignature\x18\x06 \x01(\tR\tsignature\"\x83\x02\n" +
+	"\tsignature\x18\x06 \x01(\tR\tsignature\"\xfd\x01\n" +
+	"\aRemoval\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x12\n" +
+	"\x04root\x18\x03 \x01(\fR\x04root\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x122\n" +
+	"\x06before\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06before\x12\x1c\n" +
+	"\tsignature\x18\x06 \x01(\tR\tsignature\x120\n" +
+	"\x04ends\x18\a \x03(\v2\x1c.sallyport.audit.v1.ProxyEndR\x04ends\"\x95\x01\n" +
+	"\bProxyEnd\x12\x14\n" +
+	"\x05proxy\x18\x01 \x01(\tR\x05proxy\x12)\n" +
+	"\x10spool_generation\x18\x02 \x01(\tR\x0fspoolGeneration\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x16\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\x04R\aversion\"\x83\x02\n" +
 	"\n" +
 	"ExportItem\x12:\n" +
 	"\x06header\x18\x01 \x01(\v2 .sallyport.audit.v1.ExportHeaderH\x00R\x06header\x12<\n" +
@@ -2222,13 +2423,14 @@ const file_sallyport_audit_v1_audit_proto_rawDesc = "" +
 	"checkpoint\x18\x03 \x01(\v2\x1e.sallyport.audit.v1.CheckpointH\x00R\n" +
 	"checkpoint\x121\n" +
 	"\x03end\x18\x04 \x01(\v2\x1d.sallyport.audit.v1.ExportEndH\x00R\x03endB\x06\n" +
-	"\x04item\"\xab\x01\n" +
+	"\x04item\"\xe2\x01\n" +
 	"\fExportHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1f\n" +
 	"\vpublic_keys\x18\x03 \x03(\fR\n" +
 	"publicKeys\x126\n" +
-	"\x06before\x18\x04 \x01(\v2\x1e.sallyport.audit.v1.CheckpointR\x06before\"\xb8\x01\n" +
+	"\x06before\x18\x04 \x01(\v2\x1e.sallyport.audit.v1.CheckpointR\x06before\x125\n" +
+	"\aremoved\x18< \x01(\v2\x1b.sallyport.audit.v1.RemovalR\aremoved\"\xb8\x01\n" +
 	"\x0eExportedRecord\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x122\n" +
 	"\x06stored\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06stored\x12\x12\n" +
@@ -2320,7 +2522,7 @@ func file_sallyport_audit_v1_audit_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_audit_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_sallyport_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_sallyport_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_sallyport_audit_v1_audit_proto_goTypes = []any{
 	(Kind)(0),                     // 0: sallyport.audit.v1.Kind
 	(ActorKind)(0),                // 1: sallyport.audit.v1.ActorKind
@@ -2341,35 +2543,37 @@ var file_sallyport_audit_v1_audit_proto_goTypes = []any{
 	(*ArgumentField)(nil),         // 16: sallyport.audit.v1.ArgumentField
 	(*Decision)(nil),              // 17: sallyport.audit.v1.Decision
 	(*Checkpoint)(nil),            // 18: sallyport.audit.v1.Checkpoint
-	(*ExportItem)(nil),            // 19: sallyport.audit.v1.ExportItem
-	(*ExportHeader)(nil),          // 20: sallyport.audit.v1.ExportHeader
-	(*ExportedRecord)(nil),        // 21: sallyport.audit.v1.ExportedRecord
-	(*ExportEnd)(nil),             // 22: sallyport.audit.v1.ExportEnd
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(*Removal)(nil),               // 19: sallyport.audit.v1.Removal
+	(*ProxyEnd)(nil),              // 20: sallyport.audit.v1.ProxyEnd
+	(*ExportItem)(nil),            // 21: sallyport.audit.v1.ExportItem
+	(*ExportHeader)(nil),          // 22: sallyport.audit.v1.ExportHeader
+	(*ExportedRecord)(nil),        // 23: sallyport.audit.v1.ExportedRecord
+	(*ExportEnd)(nil),             // 24: sallyport.audit.v1.ExportEnd
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
 }
 var file_sallyport_audit_v1_audit_proto_depIdxs = []int32{
-	23, // 0: sallyport.audit.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
+	25, // 0: sallyport.audit.v1.AuditRecord.at:type_name -> google.protobuf.Timestamp
 	2,  // 1: sallyport.audit.v1.AuditRecord.phase:type_name -> sallyport.audit.v1.Phase
 	11, // 2: sallyport.audit.v1.AuditRecord.client:type_name -> sallyport.audit.v1.Client
 	12, // 3: sallyport.audit.v1.AuditRecord.arguments:type_name -> sallyport.audit.v1.Payload
 	12, // 4: sallyport.audit.v1.AuditRecord.result:type_name -> sallyport.audit.v1.Payload
 	17, // 5: sallyport.audit.v1.AuditRecord.decision:type_name -> sallyport.audit.v1.Decision
 	3,  // 6: sallyport.audit.v1.AuditRecord.outcome:type_name -> sallyport.audit.v1.Outcome
-	24, // 7: sallyport.audit.v1.AuditRecord.duration:type_name -> google.protobuf.Duration
-	24, // 8: sallyport.audit.v1.AuditRecord.upstream_duration:type_name -> google.protobuf.Duration
+	26, // 7: sallyport.audit.v1.AuditRecord.duration:type_name -> google.protobuf.Duration
+	26, // 8: sallyport.audit.v1.AuditRecord.upstream_duration:type_name -> google.protobuf.Duration
 	0,  // 9: sallyport.audit.v1.AuditRecord.kind:type_name -> sallyport.audit.v1.Kind
 	7,  // 10: sallyport.audit.v1.AuditRecord.actor:type_name -> sallyport.audit.v1.Actor
 	9,  // 11: sallyport.audit.v1.AuditRecord.authentication:type_name -> sallyport.audit.v1.Authentication
 	10, // 12: sallyport.audit.v1.AuditRecord.latency:type_name -> sallyport.audit.v1.Latency
 	8,  // 13: sallyport.audit.v1.AuditRecord.details:type_name -> sallyport.audit.v1.Detail
 	1,  // 14: sallyport.audit.v1.Actor.kind:type_name -> sallyport.audit.v1.ActorKind
-	23, // 15: sallyport.audit.v1.Authentication.at:type_name -> google.protobuf.Timestamp
-	24, // 16: sallyport.audit.v1.Latency.decision:type_name -> google.protobuf.Duration
-	24, // 17: sallyport.audit.v1.Latency.record:type_name -> google.protobuf.Duration
-	24, // 18: sallyport.audit.v1.Latency.credential:type_name -> google.protobuf.Duration
-	24, // 19: sallyport.audit.v1.Latency.upstream:type_name -> google.protobuf.Duration
-	24, // 20: sallyport.audit.v1.Latency.approval:type_name -> google.protobuf.Duration
+	25, // 15: sallyport.audit.v1.Authentication.at:type_name -> google.protobuf.Timestamp
+	26, // 16: sallyport.audit.v1.Latency.decision:type_name -> google.protobuf.Duration
+	26, // 17: sallyport.audit.v1.Latency.record:type_name -> google.protobuf.Duration
+	26, // 18: sallyport.audit.v1.Latency.credential:type_name -> google.protobuf.Duration
+	26, // 19: sallyport.audit.v1.Latency.upstream:type_name -> google.protobuf.Duration
+	26, // 20: sallyport.audit.v1.Latency.approval:type_name -> google.protobuf.Duration
 	14, // 21: sallyport.audit.v1.ConditionValues.values:type_name -> sallyport.audit.v1.ConditionValue
 	15, // 22: sallyport.audit.v1.ConditionValue.parts:type_name -> sallyport.audit.v1.ArgumentParts
 	16, // 23: sallyport.audit.v1.ArgumentParts.fields:type_name -> sallyport.audit.v1.ArgumentField
@@ -2377,19 +2581,23 @@ var file_sallyport_audit_v1_audit_proto_depIdxs = []int32{
 	15, // 25: sallyport.audit.v1.ArgumentField.parts:type_name -> sallyport.audit.v1.ArgumentParts
 	4,  // 26: sallyport.audit.v1.Decision.verdict:type_name -> sallyport.audit.v1.Verdict
 	5,  // 27: sallyport.audit.v1.Decision.reason:type_name -> sallyport.audit.v1.Reason
-	23, // 28: sallyport.audit.v1.Checkpoint.at:type_name -> google.protobuf.Timestamp
-	20, // 29: sallyport.audit.v1.ExportItem.header:type_name -> sallyport.audit.v1.ExportHeader
-	21, // 30: sallyport.audit.v1.ExportItem.record:type_name -> sallyport.audit.v1.ExportedRecord
-	18, // 31: sallyport.audit.v1.ExportItem.checkpoint:type_name -> sallyport.audit.v1.Checkpoint
-	22, // 32: sallyport.audit.v1.ExportItem.end:type_name -> sallyport.audit.v1.ExportEnd
-	23, // 33: sallyport.audit.v1.ExportHeader.at:type_name -> google.protobuf.Timestamp
-	18, // 34: sallyport.audit.v1.ExportHeader.before:type_name -> sallyport.audit.v1.Checkpoint
-	23, // 35: sallyport.audit.v1.ExportedRecord.stored:type_name -> google.protobuf.Timestamp
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	25, // 28: sallyport.audit.v1.Checkpoint.at:type_name -> google.protobuf.Timestamp
+	25, // 29: sallyport.audit.v1.Removal.at:type_name -> google.protobuf.Timestamp
+	25, // 30: sallyport.audit.v1.Removal.before:type_name -> google.protobuf.Timestamp
+	20, // 31: sallyport.audit.v1.Removal.ends:type_name -> sallyport.audit.v1.ProxyEnd
+	22, // 32: sallyport.audit.v1.ExportItem.header:type_name -> sallyport.audit.v1.ExportHeader
+	23, // 33: sallyport.audit.v1.ExportItem.record:type_name -> sallyport.audit.v1.ExportedRecord
+	18, // 34: sallyport.audit.v1.ExportItem.checkpoint:type_name -> sallyport.audit.v1.Checkpoint
+	24, // 35: sallyport.audit.v1.ExportItem.end:type_name -> sallyport.audit.v1.ExportEnd
+	25, // 36: sallyport.audit.v1.ExportHeader.at:type_name -> google.protobuf.Timestamp
+	18, // 37: sallyport.audit.v1.ExportHeader.before:type_name -> sallyport.audit.v1.Checkpoint
+	19, // 38: sallyport.audit.v1.ExportHeader.removed:type_name -> sallyport.audit.v1.Removal
+	25, // 39: sallyport.audit.v1.ExportedRecord.stored:type_name -> google.protobuf.Timestamp
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_audit_v1_audit_proto_init() }
@@ -2397,7 +2605,7 @@ func file_sallyport_audit_v1_audit_proto_init() {
 	if File_sallyport_audit_v1_audit_proto != nil {
 		return
 	}
-	file_sallyport_audit_v1_audit_proto_msgTypes[13].OneofWrappers = []any{
+	file_sallyport_audit_v1_audit_proto_msgTypes[15].OneofWrappers = []any{
 		(*ExportItem_Header)(nil),
 		(*ExportItem_Record)(nil),
 		(*ExportItem_Checkpoint)(nil),
@@ -2409,7 +2617,7 @@ func file_sallyport_audit_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_audit_v1_audit_proto_rawDesc), len(file_sallyport_audit_v1_audit_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
