@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +33,7 @@ type auditConfig struct {
 	// The signing key of the account of an external cluster that the streams lie in, and the account.
 	signingKeyFile, account string
 	exportDir               string            // where exporters write files
+	region                  string            // of this control plane, in records of its own
 	reporting               bool              // tables for people who ask in SQL
 	keep                    map[string]string // how long the index keeps a kind
 	kept                    map[auditv1.Kind]time.Duration
@@ -41,6 +43,7 @@ type auditConfig struct {
 func (c *auditConfig) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&c.postgresURL, "postgres-url", "", "PostgreSQL in which audit is indexed for search, postgres://user@host:5432/database (env SALLYPORT_POSTGRES_URL; passwords are better in a file that PGPASSFILE names; default: audit is searched on the stream)")
+	f.StringVar(&c.region, "region", "", "the region that this control plane is in, as its own audit records say: lower-case words joined by hyphens (default: none)")
 	f.StringVar(&c.exportDir, "audit-export-dir", "", "folder below which audit exporters with target file write, each in one of its name (default: they cannot)")
 	f.BoolVar(&c.reporting, "reporting", false, "keep tables in the PostgreSQL of --postgres-url, for people who ask in SQL who may use what")
 	f.StringVar(&c.signingKeyFile, "nats-signing-key-file", "", "file with the seed of a signing key of the NATS account that the streams lie in: credentials of audit consumers on an external cluster are signed with it")
@@ -49,10 +52,15 @@ func (c *auditConfig) flags(cmd *cobra.Command) {
 	f.Uint16Var(&c.keepDays, "audit-keep-days", 0, "how many days audit is kept at all: whatever was stored before is removed from the stream, once exporters and the index have it (default: for good)")
 }
 
+var regionPattern = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+
 // read reads what the flags say.
 func (c *auditConfig) read() error {
 	if c.postgresURL == "" {
 		c.postgresURL = os.Getenv("SALLYPORT_POSTGRES_URL")
+	}
+	if c.region != "" && !regionPattern.MatchString(c.region) {
+		return fmt.Errorf("--region: %q is not lower-case words joined by hyphens, such as eu-west", c.region)
 	}
 	kinds := map[string]auditv1.Kind{}
 	for n := range auditv1.Kind_name {
@@ -92,13 +100,22 @@ func (p *plane) openAudit(ctx context.Context) error {
 	if p.audit, err = audit.Open(ctx, p.conn.Conn, config); err != nil {
 		return err
 	}
-	p.trail = audit.NewRecorder(p.audit, p.name, "")
+	p.trail = audit.NewRecorder(p.audit, p.name, p.auditing.region, p.groupsOf)
 	if p.auditing.postgresURL != "" {
 		if p.index, err = postgres.Open(ctx, postgres.Config{URL: p.auditing.postgresURL, Stream: p.audit, Log: p.log}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// groupsOf are the names of the groups that a person is in.
+func (p *plane) groupsOf(person string) []string {
+	id, err := uuid.Parse(person)
+	if err != nil {
+		return nil
+	}
+	return p.engine.State().GroupNames(id)
 }
 
 // valuesOf is what a connector has audit keep beside records.
@@ -164,7 +181,7 @@ func (p *plane) runAudit(ctx context.Context) (end func()) {
 	var running sync.WaitGroup
 	running.Go(func() { p.trail.Run(ctx) })
 	running.Go(func() { p.audit.RunCheckpoints(ctx, checkpointEvery) })
-	told := &changes.Follower{Log: p.engine, Trail: p.audit.Changes(p.engine.State().Epoch()), Slog: p.log}
+	told := &changes.Follower{Log: p.engine, Trail: p.audit.Changes(p.engine.State().Epoch(), p.auditing.region), Slog: p.log}
 	running.Go(func() { told.Run(ctx) })
 	if p.index != nil {
 		running.Go(func() { p.index.Run(ctx) })

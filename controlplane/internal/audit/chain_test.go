@@ -78,20 +78,20 @@ func TestEachRecordHoldsTheDigestOfTheOneBeforeItOfItsProxy(t *testing.T) {
 
 func TestAControlPlanesOwnRecordsAreStoredOnceEach(t *testing.T) {
 	s := open(t, natstest.Embedded(t).Conn, 1)
-	r := NewRecorder(s, "cp-1", "")
+	r := NewRecorder(s, "cp-1", "eu-west", func(person string) []string { return []string{"okta/Group of " + person} })
 	ctx, stop := context.WithCancel(within(t))
 	var run, callers sync.WaitGroup
 	run.Go(func() { r.Run(ctx) })
 	const count = 300
 	for i := range count {
 		callers.Go(func() {
-			if err := r.Record(within(t), &auditv1.AuditRecord{Kind: auditv1.Kind_KIND_SIGN_IN, Target: fmt.Sprint(i)}); err != nil {
+			if err := r.Record(within(t), &auditv1.AuditRecord{Kind: auditv1.Kind_KIND_SIGN_IN, Target: fmt.Sprint(i), PersonId: "ann"}); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	callers.Wait()
-	r.Note(&auditv1.AuditRecord{Kind: auditv1.Kind_KIND_AUDIT_READ}) // kept by the stop
+	r.Note(&auditv1.AuditRecord{Kind: auditv1.Kind_KIND_AUDIT_READ, PersonId: "ann", Actor: &auditv1.Actor{Kind: auditv1.ActorKind_ACTOR_KIND_ADMIN, Id: "bob"}}) // kept by the stop
 	stop()
 	run.Wait()
 	if err := r.Record(within(t), &auditv1.AuditRecord{}); err == nil {
@@ -104,6 +104,13 @@ func TestAControlPlanesOwnRecordsAreStoredOnceEach(t *testing.T) {
 	for _, rec := range all(t, s) {
 		if rec.GetRecord().GetProxy() != "_cp-1" || rec.GetRecord().GetCallId() == "" || rec.GetRecord().GetAt() == nil {
 			t.Fatalf("%v", rec)
+		}
+		who := "ann"
+		if rec.GetRecord().GetKind() == auditv1.Kind_KIND_AUDIT_READ {
+			who = "bob" // who did it, not whom it is about
+		}
+		if got := rec.GetRecord(); got.GetRegion() != "eu-west" || len(got.GetGroups()) != 1 || got.GetGroups()[0] != "okta/Group of "+who {
+			t.Fatalf("of %s it has region %q and groups %v", who, got.GetRegion(), got.GetGroups())
 		}
 		seen[rec.GetRecord().GetTarget()] = true
 	}

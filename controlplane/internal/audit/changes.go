@@ -17,14 +17,15 @@ const ChangesName = OwnPrefix + "changes"
 type Changes struct {
 	store      *Store
 	generation string
-	known      bool // whether what follows is; another control plane may have gone on since
+	region     string // of this control plane
+	known      bool   // whether what follows is; another control plane may have gone on since
 	end        position
 	version    uint64
 }
 
-// Changes returns what stores the events of a log, which its epoch names.
-func (s *Store) Changes(epoch string) *Changes {
-	return &Changes{store: s, generation: "log-" + epoch}
+// Changes returns what stores the events of a log, which its epoch names, in the region of this control plane.
+func (s *Store) Changes(epoch, region string) *Changes {
+	return &Changes{store: s, generation: "log-" + epoch, region: region}
 }
 
 // Version is up to which version of the log all events are on the stream.
@@ -88,7 +89,7 @@ func (c *Changes) append(ctx context.Context, wait time.Duration, records []*aud
 	for i, r := range rest {
 		r.Number = number + uint64(i) + 1
 	}
-	messages, err := c.store.messages(ctx, ChangesName, "", c.generation, rest)
+	messages, err := c.store.messages(ctx, ChangesName, c.region, c.generation, rest)
 	if err != nil {
 		return 0, err
 	}

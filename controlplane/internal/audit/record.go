@@ -33,6 +33,8 @@ type Recorder struct {
 	name       string
 	generation string
 	region     string
+	// groups are the names of the groups that a person is in now; nil: they are not known.
+	groups func(person string) []string
 
 	mu      sync.Mutex
 	stopped bool
@@ -43,16 +45,17 @@ type Recorder struct {
 	changed chan struct{}          // closed when stored or stopped changes
 }
 
-// NewRecorder returns the recorder of a control plane. Run must be running for records to be stored.
-func NewRecorder(s *Store, controlPlane, region string) *Recorder {
+// NewRecorder returns the recorder of a control plane in a region, which asks for the names of the groups that a person is in; nil: nobody is
+// asked. Run must be running for records to be stored.
+func NewRecorder(s *Store, controlPlane, region string, groups func(person string) []string) *Recorder {
 	return &Recorder{
-		store: s, name: OwnPrefix + controlPlane, generation: uuid.NewString(), region: region,
+		store: s, name: OwnPrefix + controlPlane, generation: uuid.NewString(), region: region, groups: groups,
 		wake: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 }
 
 // Record stores a record and returns when it is durable: before that, what it tells of must have no effect. It sets what
-// the record lacks of time, call id and phase. After an error the record may still be stored, once, as long as the
+// the record lacks of time, call id, phase and the groups of who did it. After an error the record may still be stored, once, as long as the
 // control plane lives.
 func (r *Recorder) Record(ctx context.Context, rec *auditv1.AuditRecord) error {
 	number, err := r.add(rec)
@@ -95,6 +98,11 @@ func (r *Recorder) add(rec *auditv1.AuditRecord) (uint64, error) {
 	if rec.GetPhase() == auditv1.Phase_PHASE_UNSPECIFIED {
 		rec.Phase = auditv1.Phase_PHASE_COMPLETED
 	}
+	if r.groups != nil && len(rec.GetGroups()) == 0 {
+		if who := doer(rec); who != "" {
+			rec.Groups = r.groups(who)
+		}
+	}
 	if size := proto.Size(rec); size > maxOwn {
 		return 0, fmt.Errorf("an audit record of %d bytes is too large: at most %d", size, maxOwn)
 	}
@@ -114,6 +122,15 @@ func (r *Recorder) add(rec *auditv1.AuditRecord) (uint64, error) {
 	default:
 	}
 	return r.last, nil
+}
+
+// doer is the person who did what a record tells of; where that is nobody in particular, whom it is about.
+func doer(r *auditv1.AuditRecord) string {
+	switch r.GetActor().GetKind() {
+	case auditv1.ActorKind_ACTOR_KIND_PERSON, auditv1.ActorKind_ACTOR_KIND_ADMIN, auditv1.ActorKind_ACTOR_KIND_SERVICE_ACCOUNT:
+		return r.GetActor().GetId()
+	}
+	return r.GetPersonId()
 }
 
 // Run stores what is recorded until ctx ends, and then what still waits, for a moment.

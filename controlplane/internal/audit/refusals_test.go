@@ -9,7 +9,7 @@ import (
 )
 
 func TestAFloodOfRefusalsIsBoundedAndSaysHowManyWereLeftOut(t *testing.T) {
-	trail := NewRecorder(&Store{}, "cp", "")
+	trail := NewRecorder(&Store{}, "cp", "", nil)
 	now := time.Unix(1_790_000_000, 0)
 	door, other := trail.Refusals(), trail.Refusals()
 	door.now = func() time.Time { return now }

@@ -40,7 +40,7 @@ func (p *proved) first(t *testing.T) uint64 {
 // TestWhatIsLeftAfterARemovalVerifiesAndProxiesGoOn removes all that some proxies ever stored, and more of others.
 func TestWhatIsLeftAfterARemovalVerifiesAndProxiesGoOn(t *testing.T) {
 	p := newProved(t)
-	changes := p.Changes("epoch")
+	changes := p.Changes("epoch", "eu")
 	if err := changes.Append(within(t), []*auditv1.AuditRecord{{Version: 3}, {Version: 5}}); err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestWhatIsLeftAfterARemovalVerifiesAndProxiesGoOn(t *testing.T) {
 	p.store(t, "quiet", 3)
 	p.Store = mine
 	p.store(t, "quiet", 3) // it remembers what was removed
-	if version, err := other.Changes("epoch").Version(within(t)); err != nil || version != 5 {
+	if version, err := other.Changes("epoch", "eu").Version(within(t)); err != nil || version != 5 {
 		t.Fatalf("changes are told up to %d, %v", version, err)
 	}
 	if err := changes.Append(within(t), []*auditv1.AuditRecord{{Version: 5}, {Version: 6}}); err != nil {

@@ -274,6 +274,20 @@ func (s *State) groupsWithEffect(u *User, held bool) iter.Seq[*Group] {
 	}
 }
 
+// GroupNames are the names of the groups that a user is in with effect, directly or by nesting, with their directory, ascending. Nobody: none.
+func (s *State) GroupNames(id uuid.UUID) []string {
+	u := s.User(id)
+	if u == nil {
+		return nil
+	}
+	var names []string
+	for g := range s.groupsWithEffect(u, false) {
+		names = append(names, g.Name())
+	}
+	slices.Sort(names)
+	return names
+}
+
 // PeopleOf yields the active people who are in a group with effect, directly or by nesting, each once.
 func (s *State) PeopleOf(g *Group) iter.Seq[*User] {
 	return func(yield func(*User) bool) {

@@ -53,7 +53,7 @@ func newSite(t testing.TB) *site {
 }
 
 func (s *site) follower() *Follower {
-	return &Follower{Log: s.Engine, Trail: s.store.Changes(s.Engine.State().Epoch()), Slog: slog.New(slog.DiscardHandler)}
+	return &Follower{Log: s.Engine, Trail: s.store.Changes(s.Engine.State().Epoch(), "eu-west"), Slog: slog.New(slog.DiscardHandler)}
 }
 
 // told follows the log as far as it goes.
@@ -119,7 +119,8 @@ func TestARecordSaysWhoChangedWhatAndWhatWasBefore(t *testing.T) {
 	do(admin, core.NewApplyPolicy([]*policyv1.Connector{github}, nil))
 	r := s.last("connector_set")
 	if r.GetKind() != auditv1.Kind_KIND_CHANGE || r.GetTarget() != "connector/github" || r.GetConnector() != "github" || r.GetVersion() != s.Engine.State().Seq() ||
-		r.GetActor().GetKind() != auditv1.ActorKind_ACTOR_KIND_ADMIN || r.GetActor().GetId() != ann.ID.String() || r.GetCallId() == "" || r.GetAt() == nil {
+		r.GetActor().GetKind() != auditv1.ActorKind_ACTOR_KIND_ADMIN || r.GetActor().GetId() != ann.ID.String() || r.GetCallId() == "" || r.GetAt() == nil ||
+		r.GetRegion() != "eu-west" || !slices.Equal(r.GetGroups(), []string{"okta/Engineers"}) {
 		t.Errorf("the record is %v", r)
 	}
 	wantSaid(t, r, `{"after":{"title":"GitHub","url":"https://ghe.example/mcp"},"before":{"url":"https://github.example/mcp"}}`)

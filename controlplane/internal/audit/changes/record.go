@@ -30,10 +30,29 @@ const (
 func recordsOf(before *core.State, events []core.Record) []*auditv1.AuditRecord {
 	var all []*auditv1.AuditRecord
 	changed := map[string]facts{} // what an earlier of these events made of something
-	for _, e := range events {
-		if e.Event.GetBarrier() == nil {
-			all = append(all, recordOf(before, changed, e))
+	then, at := before, 0 // the state just before event at
+	for i, e := range events {
+		if e.Event.GetBarrier() != nil {
+			continue
 		}
+		r := recordOf(before, changed, e)
+		all = append(all, r)
+		if a := r.GetActor(); a.GetKind() != auditv1.ActorKind_ACTOR_KIND_PERSON && a.GetKind() != auditv1.ActorKind_ACTOR_KIND_ADMIN {
+			continue
+		}
+		id, err := uuid.Parse(r.GetActor().GetId())
+		if err != nil { // a token
+			continue
+		}
+		if at == 0 && i > 0 {
+			then = before.Fork()
+		}
+		for ; at < i; at++ {
+			if then.Apply(events[at]) != nil { // the engine stops at it
+				return all
+			}
+		}
+		r.Groups = then.GroupNames(id)
 	}
 	return all
 }
