@@ -30,7 +30,7 @@ const (
 func recordsOf(before *core.State, events []core.Record) []*auditv1.AuditRecord {
 	var all []*auditv1.AuditRecord
 	changed := map[string]facts{} // what an earlier of these events made of something
-	then, at := before, 0 // the state just before event at
+	then, at := before, 0         // the state just before event at
 	for i, e := range events {
 		if e.Event.GetBarrier() != nil {
 			continue
