@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"math"
 	"slices"
 	"unicode/utf8"
 
@@ -8,11 +9,13 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// form is the ordinary form of messages of a type: fields that are known, each of its own kind and once, save lists; text in UTF-8, and messages
-// in them of the ordinary form too. Such a message means to every reader what it means to this one.
+// form is the ordinary form of messages of a type: fields that are known, each of its own kind and once, save lists; numbers that the field can hold
+// and in as few bytes as they need; text in UTF-8, and messages in them of the ordinary form too. Such a message means to every reader what it means
+// to this one.
 type form [mostFields]struct {
 	known, text, list bool
 	kind              protowire.Type
+	most              uint64 // of a number
 	message           *form
 }
 
@@ -35,11 +38,18 @@ func formOf(d protoreflect.MessageDescriptor, only []protowire.Number) *form {
 			of.kind = protowire.BytesType
 		case protoreflect.MessageKind:
 			of.kind, of.message = protowire.BytesType, formOf(d.Message(), nil)
-		case protoreflect.BoolKind, protoreflect.EnumKind, protoreflect.Int32Kind, protoreflect.Int64Kind, protoreflect.Uint32Kind, protoreflect.Uint64Kind:
-			of.kind, of.known = protowire.VarintType, !d.IsList() // which may be packed
+		case protoreflect.BoolKind:
+			of.kind, of.most = protowire.VarintType, 1
+		case protoreflect.EnumKind, protoreflect.Int32Kind: // less than zero is none of them in a record
+			of.kind, of.most = protowire.VarintType, math.MaxInt32
+		case protoreflect.Uint32Kind:
+			of.kind, of.most = protowire.VarintType, math.MaxUint32
+		case protoreflect.Int64Kind, protoreflect.Uint64Kind:
+			of.kind, of.most = protowire.VarintType, math.MaxUint64
 		default:
 			of.known = false
 		}
+		of.known = of.known && (of.kind == protowire.BytesType || !of.list) // numbers of a list may be packed
 	}
 	return f
 }
@@ -72,13 +82,18 @@ func (f *form) next(b []byte, seen *fieldSet) (w wireField, length int) {
 		return w, 0
 	}
 	w.number = number
-	size := 0
+	size, short := 0, 0
 	if kind == protowire.VarintType {
 		w.varint, size = protowire.ConsumeVarint(b[n:])
+		short = protowire.SizeVarint(w.varint)
 	} else {
 		w.value, size = protowire.ConsumeBytes(b[n:])
+		short = protowire.SizeBytes(len(w.value))
 	}
-	if size < 0 || of.text && !utf8.Valid(w.value) || of.message != nil && !of.message.fits(w.value) {
+	if size < 0 || n+size != protowire.SizeTag(number)+short || kind == protowire.VarintType && w.varint > of.most {
+		return w, 0
+	}
+	if of.text && !utf8.Valid(w.value) || of.message != nil && !of.message.fits(w.value) {
 		return w, 0
 	}
 	return w, n + size
