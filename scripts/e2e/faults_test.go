@@ -199,7 +199,8 @@ func (b *breaker) survived() {
 // recorded fails unless audit has what the upstream saw, and proves it.
 func (b *breaker) recorded() {
 	b.t.Helper()
-	eventually(b.t, func() error {
+	// A proxy that did not get through for long waits for long before it tries again.
+	err := within(b.t.Context(), 3*patience, func() error {
 		seen, outcomes, err := b.load.accounted()
 		if err == nil {
 			b.t.Logf("broken %v; of the agents' calls %d were answered and %d were not; the upstream saw %d, and audit has each once, authorized and completed: %v",
@@ -207,6 +208,9 @@ func (b *breaker) recorded() {
 		}
 		return err
 	})
+	if err != nil {
+		b.t.Fatalf("broken %v: %v", b.hits, err)
+	}
 	out, err := b.w.cp.Run(b.t.Context(), "audit", "verify", "--from", "1h")
 	if err != nil {
 		b.t.Fatal(err)
