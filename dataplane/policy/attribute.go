@@ -32,6 +32,15 @@ func AttributesRead(r *policyv1.Rule) []string {
 	return newCondition(r.GetWhen()).compiled().attributes
 }
 
+// ReadsOfPerson tells whether a rule's condition reads who its person is, and in which groups they are.
+func ReadsOfPerson(r *policyv1.Rule) (id, groups bool) {
+	if !strings.Contains(r.GetWhen(), "user") {
+		return false, false
+	}
+	c := newCondition(r.GetWhen()).compiled()
+	return c.id, c.groups
+}
+
 // attributes are what a snapshot holds of a person: one copy for all who have the same.
 type attributes struct {
 	text   string

@@ -35,6 +35,7 @@ type condition struct {
 	// What it reads.
 	roots      roots
 	attributes []string
+	id, groups bool // of the person
 	parts      *parts
 	// tick is how often time alone may change what it gives; zero: never.
 	tick time.Duration
@@ -87,6 +88,7 @@ func (c *condition) compiled() *condition {
 		r := &reading{}
 		r.expression(ast.NativeRep().Expr(), nil)
 		c.roots, c.attributes, c.parts, c.tick = r.roots, r.named(), partsOf(ast.NativeRep().Expr()), r.tick
+		c.id, c.groups = r.id, r.groups
 		if r.failed != nil {
 			c.failed = r.failed
 			return

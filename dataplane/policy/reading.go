@@ -43,6 +43,7 @@ func unknowns(of roots) []*cel.AttributePatternType {
 type reading struct {
 	roots      roots
 	attributes map[string]bool
+	id, groups bool // of the person
 	tick       time.Duration
 	failed     error
 }
@@ -128,6 +129,7 @@ func (r *reading) member(s celast.SelectExpr, bound []string) {
 	case name == "user" && field == "custom":
 		r.failed = errCustom
 	case name == "user":
+		r.id, r.groups = r.id || field == "id", r.groups || field == "groups"
 		r.attribute(field)
 	case name == "request" && field == "time":
 		r.clock(time.Second)

@@ -26,11 +26,12 @@ type scope struct {
 	own        map[uuid.UUID]bool
 	attributes map[string]bool // that conditions read
 	ids        bool            // and who it is
+	looked     map[string]bool // conditions
 }
 
 // newScope looks at all grants on connectors, in each of some states.
 func newScope(connectors map[string]bool, states ...*core.State) *scope {
-	sc := &scope{connectors: connectors, groups: map[uint32]bool{}, own: map[uuid.UUID]bool{}, attributes: map[string]bool{}}
+	sc := &scope{connectors: connectors, groups: map[uint32]bool{}, own: map[uuid.UUID]bool{}, attributes: map[string]bool{}, looked: map[string]bool{}}
 	for _, s := range states {
 		for g := range s.Grants() {
 			if connectors[g.Connector] && !s.Dangling(g.To) {
@@ -58,11 +59,12 @@ func (sc *scope) grant(s *core.State, g *core.Grant) {
 	}
 }
 
-// reads notes what a rule's condition may read of people; rather too much than too little.
+// reads notes what a rule's condition reads of people.
 func (sc *scope) reads(r *policyv1.Rule) {
-	if when := r.GetWhen(); strings.Contains(when, "user") {
-		sc.allGroups = sc.allGroups || strings.Contains(when, "groups")
-		sc.ids = sc.ids || strings.Contains(when, "id")
+	if when := r.GetWhen(); strings.Contains(when, "user") && !sc.looked[when] {
+		sc.looked[when] = true
+		id, groups := policy.ReadsOfPerson(r)
+		sc.ids, sc.allGroups = sc.ids || id, sc.allGroups || groups
 		for _, name := range policy.AttributesRead(r) {
 			sc.attributes[name] = true
 		}
