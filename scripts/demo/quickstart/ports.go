@@ -3,6 +3,7 @@ package quickstart
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strconv"
@@ -41,9 +42,8 @@ func addresses(ctx context.Context, given map[string]int) (map[string]string, er
 			_ = l.Close()
 		}
 	}()
-	var lc net.ListenConfig
 	for _, name := range portNames {
-		l, err := lc.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", given[name]))
+		l, err := listen(ctx, given[name])
 		if err != nil {
 			return nil, fmt.Errorf("the port for %s: %w", name, err)
 		}
@@ -51,4 +51,20 @@ func addresses(ctx context.Context, given map[string]int) (map[string]string, er
 		out[name] = l.Addr().String()
 	}
 	return out, nil
+}
+
+// listen takes a port, of those below the ones that a system gives to outgoing connections where none is given: it is let go
+// before its program takes it, and must not be given away in between.
+func listen(ctx context.Context, port int) (l net.Listener, err error) {
+	const from, to, tries = 26000, 32700, 100
+	for range tries {
+		candidate := port
+		if port == 0 {
+			candidate = from + rand.IntN(to-from)
+		}
+		if l, err = new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", candidate)); err == nil || port != 0 {
+			return l, err
+		}
+	}
+	return nil, err
 }
