@@ -80,7 +80,10 @@ func (a *api) DiffCatalogue(ctx context.Context, req *connect.Request[adminv1.Di
 		return nil, err
 	}
 	res := &adminv1.DiffCatalogueResponse{}
-	_, tools, err := a.discover(ctx, req.Msg.GetConnectorId())
+	tools := req.Msg.GetTools()
+	if len(tools) == 0 {
+		_, tools, err = a.discover(ctx, req.Msg.GetConnectorId())
+	}
 	switch {
 	case err != nil && c.Offer == nil:
 		return nil, err

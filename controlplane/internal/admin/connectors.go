@@ -90,7 +90,7 @@ func (a *api) discover(ctx context.Context, id string) (*core.Connector, []*poli
 	}
 	if strings.HasPrefix(c.Settings.GetUrl(), "stdio:") {
 		return nil, nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf(
-			"connector %q is a program beside the proxies, which a control plane does not reach: have `sallyport-proxy runner list` write down what it offers, and pin that with `sallyport catalogue approve %s --file FILE`", id, id))
+			"connector %q is a program beside the proxies, which a control plane does not reach: have `sallyport-proxy runner list` write down what it offers, and look at that with `sallyport catalogue diff %s --file FILE`", id, id))
 	}
 	with, err := a.forDiscovery(ctx, c)
 	if err != nil {

@@ -26,19 +26,20 @@ func catalogueCommand(o *options) *cobra.Command {
 				&adminv1.ListCataloguesRequest{}, cataloguesTable)
 		},
 	}
+	var file string
 	diff := &cobra.Command{
 		Use: "diff CONNECTOR", Short: "Show in what an upstream's list differs from what is pinned, and what in it looks like hidden instructions", Args: cobra.ExactArgs(1),
 		Long: "Show, field by field, in what an upstream's list differs from what is pinned, and what in it looks like hidden\n" +
 			"instructions. The upstream is asked now; where it cannot be, what was last seen of it is shown. It changes nothing.\n" +
 			"Whatever a terminal would not show is escaped. The exit code is 2 if there is a difference, 0 if there is none.",
-		Example: "  sallyport catalogue diff github\n  sallyport catalogue diff github -o json | jq -r .digest",
+		Example: "  sallyport catalogue diff github\n  sallyport catalogue diff github -o json | jq -r .digest\n" +
+			"  sallyport-proxy runner list salesforce --config runner.yaml > salesforce.json\n  sallyport catalogue diff salesforce --file salesforce.json",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			seen, err := ask(cmd.Context(), o, adminv1connect.NewCatalogueServiceClient, adminv1connect.CatalogueServiceClient.DiffCatalogue,
-				&adminv1.DiffCatalogueRequest{ConnectorId: args[0]})
+			seen, err := look(cmd.Context(), o, args[0], file)
 			if err != nil {
 				return err
 			}
-			if err := o.print(seen, func() table { return diffTable(args[0], seen) }); err != nil {
+			if err := o.print(seen.DiffCatalogueResponse, func() table { return diffTable(seen) }); err != nil {
 				return err
 			}
 			if len(seen.GetChanges()) > 0 {
@@ -47,7 +48,40 @@ func catalogueCommand(o *options) *cobra.Command {
 			return nil
 		},
 	}
+	diff.Flags().StringVar(&file, "file", "", "look at "+fileHelp)
 	return parent("catalogue", "Pinned tool definitions, and what upstreams offer beside them", list, diff, approveCommand(o))
+}
+
+// fileHelp is what a file of definitions is.
+const fileHelp = "what is in this JSON file, for an upstream that control planes do not reach: an object with tools, prompts, resources and resourceTemplates, as MCP lists them"
+
+// offered is what an upstream, or a file, offers beside what is pinned.
+type offered struct {
+	*adminv1.DiffCatalogueResponse
+	connector, file string
+	tools           []*policyv1.Tool // of the file
+}
+
+// named is how commands name it.
+func (d *offered) named() string {
+	if d.file == "" {
+		return d.connector
+	}
+	return d.connector + " --file " + d.file
+}
+
+// look asks how what an upstream offers, or what a file has, differs from what is pinned.
+func look(ctx context.Context, o *options, connector, file string) (*offered, error) {
+	d := &offered{connector: connector, file: file}
+	var err error
+	if file != "" {
+		if d.tools, err = readCatalogue(file); err != nil {
+			return nil, err
+		}
+	}
+	d.DiffCatalogueResponse, err = ask(ctx, o, adminv1connect.NewCatalogueServiceClient, adminv1connect.CatalogueServiceClient.DiffCatalogue,
+		&adminv1.DiffCatalogueRequest{ConnectorId: connector, Tools: d.tools})
+	return d, err
 }
 
 func approveCommand(o *options) *cobra.Command {
@@ -57,20 +91,19 @@ func approveCommand(o *options) *cobra.Command {
 		Long: "Pin what an upstream offers, or only the tools that are named, by the names that `catalogue diff` shows; what is named\n" +
 			"and was removed upstream is not pinned any more. With --digest, only if it is what you looked at: `catalogue diff` prints\n" +
 			"the digest. Without it, what is offered at this moment is shown and pinned, unless something in it looks like hidden\n" +
-			"instructions.",
+			"instructions. With --file what is in the file is pinned, looked at in the same way.",
 		Example: "  sallyport catalogue approve github\n  sallyport catalogue approve github create_issue --digest 6d0c…\n" +
 			"  sallyport-proxy runner list salesforce --config runner.yaml > salesforce.json\n  sallyport catalogue approve salesforce --file salesforce.json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &adminv1.ApproveCatalogueRequest{ConnectorId: args[0], Digest: digest, Names: args[1:]}
-			var err error
-			switch {
-			case file != "":
-				req.Tools, err = readCatalogue(file)
-			case digest == "":
-				req.Digest, err = lookFirst(cmd.Context(), o, args[0], args[1:])
-			}
-			if err != nil {
-				return err
+			if digest == "" || file != "" {
+				seen, err := lookFirst(cmd.Context(), o, args[0], file, digest, args[1:])
+				if err != nil {
+					return err
+				}
+				if req.Digest, req.Tools = seen.GetDigest(), seen.tools; file != "" {
+					req.Digest = ""
+				}
 			}
 			return call(cmd.Context(), o, adminv1connect.NewConnectorServiceClient, adminv1connect.ConnectorServiceClient.ApproveCatalogue,
 				req, func(r *adminv1.ApproveCatalogueResponse) table {
@@ -83,17 +116,19 @@ func approveCommand(o *options) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&digest, "digest", "", "pin only if what is offered has this digest")
-	c.Flags().StringVar(&file, "file", "", "pin what is in this JSON file, for an upstream that control planes do not reach: an object with tools, prompts, resources and resourceTemplates, as MCP lists them")
-	c.MarkFlagsMutuallyExclusive("digest", "file")
+	c.Flags().StringVar(&file, "file", "", "pin "+fileHelp)
 	o.waits(c)
 	return c
 }
 
-// lookFirst shows what is about to be pinned, and returns its digest. What looks like hidden instructions is to be looked at in peace.
-func lookFirst(ctx context.Context, o *options, connector string, names []string) (digest string, err error) {
-	seen, err := ask(ctx, o, adminv1connect.NewCatalogueServiceClient, adminv1connect.CatalogueServiceClient.DiffCatalogue, &adminv1.DiffCatalogueRequest{ConnectorId: connector})
+// lookFirst shows what is about to be pinned. What looks like hidden instructions is to be looked at in peace, and pinned by its digest.
+func lookFirst(ctx context.Context, o *options, connector, file, digest string, names []string) (*offered, error) {
+	seen, err := look(ctx, o, connector, file)
 	if err != nil {
-		return "", err
+		return nil, err
+	}
+	if digest != "" && digest != seen.GetDigest() {
+		return nil, fmt.Errorf("%s holds other definitions than those that were approved, and nothing was pinned: look again with sallyport catalogue diff %s", file, seen.named())
 	}
 	named := map[string]bool{}
 	for _, name := range names {
@@ -105,13 +140,14 @@ func lookFirst(ctx context.Context, o *options, connector string, names []string
 			findings += len(c.GetFindings())
 		}
 	}
-	if findings > 0 {
-		return "", fmt.Errorf("%d places in what %s offers look like hidden instructions, and nothing was pinned: look at them with sallyport catalogue diff %s, then approve what you saw with --digest %s", findings, connector, connector, seen.GetDigest())
+	if findings > 0 && digest == "" {
+		return nil, fmt.Errorf("%d places in what %s offers look like hidden instructions, and nothing was pinned: look at them with sallyport catalogue diff %s, then approve what you saw with --digest %s",
+			findings, connector, seen.named(), seen.GetDigest())
 	}
 	if o.output == "table" {
-		return seen.GetDigest(), summaryTable(connector, seen).write(o.out)
+		return seen, summaryTable(seen).write(o.out)
 	}
-	return seen.GetDigest(), nil
+	return seen, nil
 }
 
 func cataloguesTable(r *adminv1.ListCataloguesResponse) table {
@@ -139,9 +175,9 @@ func listOf(person string) string {
 }
 
 // summaryTable says what differs, a line for each definition.
-func summaryTable(connector string, r *adminv1.DiffCatalogueResponse) table {
+func summaryTable(r *offered) table {
 	if len(r.GetChanges()) == 0 {
-		return line("%s offers the %d definitions that are pinned", connector, r.GetUnchanged())
+		return line("%s offers the %d definitions that are pinned", r.connector, r.GetUnchanged())
 	}
 	t := table{head: []string{"CHANGE", "TOOL", "FIELDS"}}
 	for _, c := range r.GetChanges() {
@@ -158,13 +194,13 @@ func changeWord(c *adminv1.DefinitionChange) string {
 }
 
 // diffTable writes a difference for people: all of it, since what is cut is what one would hide.
-func diffTable(connector string, r *adminv1.DiffCatalogueResponse) table {
+func diffTable(r *offered) table {
 	var b strings.Builder
 	if r.GetProblem() != "" {
 		fmt.Fprintf(&b, "This is the list of %s as it was seen at %s: %s\n\n", listOf(r.GetListOf()), when(r.GetSeenAt()), printable(r.GetProblem()))
 	}
 	if len(r.GetChanges()) == 0 {
-		fmt.Fprintf(&b, "%s offers the %d definitions that are pinned", connector, r.GetUnchanged())
+		fmt.Fprintf(&b, "%s offers the %d definitions that are pinned", r.connector, r.GetUnchanged())
 		return line("%s", b.String())
 	}
 	findings := 0
@@ -192,7 +228,7 @@ func diffTable(connector string, r *adminv1.DiffCatalogueResponse) table {
 	if findings > 0 {
 		fmt.Fprintf(&b, "; %d places (!) look like hidden instructions", findings)
 	}
-	fmt.Fprintf(&b, "\nTo pin what you see: sallyport catalogue approve %s --digest %s", connector, r.GetDigest())
+	fmt.Fprintf(&b, "\nTo pin what you see: sallyport catalogue approve %s --digest %s", r.named(), r.GetDigest())
 	return line("%s", b.String())
 }
 

@@ -14,6 +14,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
+	v1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 	sync "sync"
 	unsafe "unsafe"
 )
@@ -239,8 +240,10 @@ func (x *CatalogueStatus) GetProblem() string {
 }
 
 type DiffCatalogueRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ConnectorId   string                 `protobuf:"bytes,1,opt,name=connector_id,json=connectorId,proto3" json:"connector_id,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ConnectorId string                 `protobuf:"bytes,1,opt,name=connector_id,json=connectorId,proto3" json:"connector_id,omitempty"`
+	// What is compared with what is pinned, of an upstream that control planes do not reach. Empty: what the upstream offers now.
+	Tools         []*v1.Tool `protobuf:"bytes,2,rep,name=tools,proto3" json:"tools,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -280,6 +283,13 @@ func (x *DiffCatalogueRequest) GetConnectorId() string {
 		return x.ConnectorId
 	}
 	return ""
+}
+
+func (x *DiffCatalogueRequest) GetTools() []*v1.Tool {
+	if x != nil {
+		return x.Tools
+	}
+	return nil
 }
 
 type DiffCatalogueResponse struct {
@@ -588,7 +598,7 @@ var File_sallyport_admin_v1_catalogue_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_catalogue_proto_rawDesc = "" +
 	"\n" +
-	"\"sallyport/admin/v1/catalogue.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1esallyport/admin/v1/admin.proto\"\x17\n" +
+	"\"sallyport/admin/v1/catalogue.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a sallyport/policy/v1/policy.proto\x1a\x1esallyport/admin/v1/admin.proto\"\x17\n" +
 	"\x15ListCataloguesRequest\"]\n" +
 	"\x16ListCataloguesResponse\x12C\n" +
 	"\n" +
@@ -606,9 +616,10 @@ const file_sallyport_admin_v1_catalogue_proto_rawDesc = "" +
 	"\aseen_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12\x17\n" +
 	"\alist_of\x18\n" +
 	" \x01(\tR\x06listOf\x12\x18\n" +
-	"\aproblem\x18\v \x01(\tR\aproblem\"B\n" +
+	"\aproblem\x18\v \x01(\tR\aproblem\"~\n" +
 	"\x14DiffCatalogueRequest\x12*\n" +
-	"\fconnector_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vconnectorId\"\xf5\x01\n" +
+	"\fconnector_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\vconnectorId\x12:\n" +
+	"\x05tools\x18\x02 \x03(\v2\x19.sallyport.policy.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\xd0\x0fR\x05tools\"\xf5\x01\n" +
 	"\x15DiffCatalogueResponse\x12>\n" +
 	"\achanges\x18\x01 \x03(\v2$.sallyport.admin.v1.DefinitionChangeR\achanges\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1c\n" +
@@ -658,25 +669,27 @@ var file_sallyport_admin_v1_catalogue_proto_goTypes = []any{
 	(*FieldChange)(nil),            // 6: sallyport.admin.v1.FieldChange
 	(*DefinitionFinding)(nil),      // 7: sallyport.admin.v1.DefinitionFinding
 	(*timestamppb.Timestamp)(nil),  // 8: google.protobuf.Timestamp
-	(ToolChangeKind)(0),            // 9: sallyport.admin.v1.ToolChangeKind
+	(*v1.Tool)(nil),                // 9: sallyport.policy.v1.Tool
+	(ToolChangeKind)(0),            // 10: sallyport.admin.v1.ToolChangeKind
 }
 var file_sallyport_admin_v1_catalogue_proto_depIdxs = []int32{
-	2, // 0: sallyport.admin.v1.ListCataloguesResponse.catalogues:type_name -> sallyport.admin.v1.CatalogueStatus
-	8, // 1: sallyport.admin.v1.CatalogueStatus.seen_at:type_name -> google.protobuf.Timestamp
-	5, // 2: sallyport.admin.v1.DiffCatalogueResponse.changes:type_name -> sallyport.admin.v1.DefinitionChange
-	8, // 3: sallyport.admin.v1.DiffCatalogueResponse.seen_at:type_name -> google.protobuf.Timestamp
-	9, // 4: sallyport.admin.v1.DefinitionChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
-	6, // 5: sallyport.admin.v1.DefinitionChange.fields:type_name -> sallyport.admin.v1.FieldChange
-	7, // 6: sallyport.admin.v1.DefinitionChange.findings:type_name -> sallyport.admin.v1.DefinitionFinding
-	0, // 7: sallyport.admin.v1.CatalogueService.ListCatalogues:input_type -> sallyport.admin.v1.ListCataloguesRequest
-	3, // 8: sallyport.admin.v1.CatalogueService.DiffCatalogue:input_type -> sallyport.admin.v1.DiffCatalogueRequest
-	1, // 9: sallyport.admin.v1.CatalogueService.ListCatalogues:output_type -> sallyport.admin.v1.ListCataloguesResponse
-	4, // 10: sallyport.admin.v1.CatalogueService.DiffCatalogue:output_type -> sallyport.admin.v1.DiffCatalogueResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	2,  // 0: sallyport.admin.v1.ListCataloguesResponse.catalogues:type_name -> sallyport.admin.v1.CatalogueStatus
+	8,  // 1: sallyport.admin.v1.CatalogueStatus.seen_at:type_name -> google.protobuf.Timestamp
+	9,  // 2: sallyport.admin.v1.DiffCatalogueRequest.tools:type_name -> sallyport.policy.v1.Tool
+	5,  // 3: sallyport.admin.v1.DiffCatalogueResponse.changes:type_name -> sallyport.admin.v1.DefinitionChange
+	8,  // 4: sallyport.admin.v1.DiffCatalogueResponse.seen_at:type_name -> google.protobuf.Timestamp
+	10, // 5: sallyport.admin.v1.DefinitionChange.kind:type_name -> sallyport.admin.v1.ToolChangeKind
+	6,  // 6: sallyport.admin.v1.DefinitionChange.fields:type_name -> sallyport.admin.v1.FieldChange
+	7,  // 7: sallyport.admin.v1.DefinitionChange.findings:type_name -> sallyport.admin.v1.DefinitionFinding
+	0,  // 8: sallyport.admin.v1.CatalogueService.ListCatalogues:input_type -> sallyport.admin.v1.ListCataloguesRequest
+	3,  // 9: sallyport.admin.v1.CatalogueService.DiffCatalogue:input_type -> sallyport.admin.v1.DiffCatalogueRequest
+	1,  // 10: sallyport.admin.v1.CatalogueService.ListCatalogues:output_type -> sallyport.admin.v1.ListCataloguesResponse
+	4,  // 11: sallyport.admin.v1.CatalogueService.DiffCatalogue:output_type -> sallyport.admin.v1.DiffCatalogueResponse
+	10, // [10:12] is the sub-list for method output_type
+	8,  // [8:10] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_catalogue_proto_init() }
