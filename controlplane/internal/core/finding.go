@@ -169,16 +169,15 @@ func isBidi(r rune) bool {
 
 // flagTag tells whether a tag character goes on with the flag of a region: a black flag, and few tags behind it.
 func flagTag(before string) bool {
-	tags := 0
-	for len(before) > 0 {
+	const most = 6 // no flag has more
+	for range most + 1 {
 		r, n := utf8.DecodeLastRuneInString(before)
 		if r == 0x1F3F4 {
-			return tags <= 6
+			return true
 		}
 		if r < 0xE0020 || r > 0xE007F {
 			return false
 		}
-		tags++
 		before = before[:len(before)-n]
 	}
 	return false
