@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	yaml "go.yaml.in/yaml/v4"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -35,7 +38,7 @@ func (o *options) print(answer any, show func() table) error {
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(o.out, "%s\n", data)
+		_, err = fmt.Fprintf(o.out, "%s\n", harden(data, wideInJSON))
 		return err
 	case "yaml":
 		data, err := toJSON(answer)
@@ -43,16 +46,80 @@ func (o *options) print(answer any, show func() table) error {
 			return err
 		}
 		var value any
-		if err := yaml.Unmarshal(data, &value); err != nil {
+		if err := yaml.Unmarshal(harden(data, wideInYAML), &value); err != nil { // its reader would fold a raw NEL
 			return err
 		}
-		enc := yaml.NewEncoder(o.out)
-		if err := enc.Encode(value); err != nil {
+		var node yaml.Node
+		if err := node.Encode(value); err != nil {
 			return err
 		}
-		return enc.Close()
+		markHidden(&node)
+		if data, err = yaml.Marshal(&node); err != nil {
+			return err
+		}
+		_, err = o.out.Write(marked.ReplaceAll(data, []byte(`\U$1`)))
+		return err
 	}
 	return usage("--output is table, json or yaml, not %q", o.output)
+}
+
+// hidden tells whether a terminal or an editor may act on a character rather than show it.
+func hidden(r rune) bool {
+	return r != '\n' && (unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp))
+}
+
+// harden writes what is hidden in JSON, which stands in strings alone, as escapes; wide is that of a character beyond the first 65,536.
+func harden(text []byte, wide func([]byte, rune) []byte) []byte {
+	if bytes.IndexFunc(text, hidden) < 0 {
+		return text
+	}
+	out := make([]byte, 0, len(text)+len(text)/8)
+	for _, r := range string(text) {
+		switch {
+		case !hidden(r):
+			out = utf8.AppendRune(out, r)
+		case r <= 0xffff:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		default:
+			out = wide(out, r)
+		}
+	}
+	return out
+}
+
+func wideInJSON(out []byte, r rune) []byte {
+	high, low := utf16.EncodeRune(r)
+	return fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+}
+
+// wideInYAML is for its reader, which knows no pairs.
+func wideInYAML(out []byte, r rune) []byte { return fmt.Appendf(out, `\U%08x`, r) }
+
+// Marks stand in YAML around the code of what is hidden until it is written as an escape, and are hidden themselves.
+const (
+	markBegin = '\uE000'
+	markEnd   = '\uE001'
+)
+
+var marked = regexp.MustCompile("\uE000([0-9a-f]{8})\uE001")
+
+// markHidden puts marks in place of what is hidden, in strings that are quoted.
+func markHidden(n *yaml.Node) {
+	is := func(r rune) bool { return hidden(r) || r == markBegin || r == markEnd }
+	if n.Kind == yaml.ScalarNode && strings.ContainsFunc(n.Value, is) {
+		var b strings.Builder
+		for _, r := range n.Value {
+			if is(r) {
+				fmt.Fprintf(&b, "%c%08x%c", markBegin, r, markEnd)
+			} else {
+				b.WriteRune(r)
+			}
+		}
+		n.Value, n.Style = b.String(), yaml.DoubleQuotedStyle
+	}
+	for _, child := range n.Content {
+		markHidden(child)
+	}
 }
 
 // toJSON writes an answer as JSON whose bytes are the same each time.

@@ -192,7 +192,7 @@ func syslogServer(t *testing.T, took func(gosyslog.Message)) (address, ca string
 					_ = conn.(*tls.Conn).NetConn().Close()
 					return
 				}
-				octetcounting.NewParser(gosyslog.WithListener(func(r *gosyslog.Result) {
+				octetcounting.NewParser(gosyslog.WithMaxMessageLength(1<<20), gosyslog.WithListener(func(r *gosyslog.Result) {
 					if r.Error != nil {
 						if !strings.Contains(r.Error.Error(), "EOF") { // which ends each connection
 							t.Errorf("a message cannot be read: %v", r.Error)

@@ -72,8 +72,8 @@ func (s *splunk) Send(ctx context.Context, items []Item) error {
 	write := json.NewEncoder(&body)
 	for _, item := range items {
 		e := splunkEvent{
-			Time: fmt.Sprintf("%.3f", float64(item.Millis())/1000), Host: item.GetProxy(), Source: "sallyport", SourceType: "sallyport:audit", Index: s.index,
-			Event: json.RawMessage(item.Line), Fields: map[string]string{"id": item.ID()},
+			Time: fmt.Sprintf("%.3f", float64(item.Millis())/1000), Host: shown(item.GetProxy()), Source: "sallyport", SourceType: "sallyport:audit", Index: s.index,
+			Event: json.RawMessage(item.Line), Fields: map[string]string{"id": shown(item.ID())},
 		}
 		if s.text {
 			e.Event = string(item.Line)

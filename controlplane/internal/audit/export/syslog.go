@@ -8,9 +8,9 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
@@ -111,10 +111,19 @@ func word(s string, most int) string {
 	return s
 }
 
-// parameter is a text as a value of structured data.
+// parameter is a text as a value of structured data, in which three signs are escaped, and no others can be (section 6.3.3).
 func parameter(s string) string {
-	quoted := strconv.QuoteToASCII(s)
-	return strings.ReplaceAll(quoted[1:len(quoted)-1], "]", `\]`)
+	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, `]`, `\]`).Replace(shown(s))
+}
+
+// shown is a text without what a terminal, an editor or a log viewer may act on.
+func shown(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
+			return utf8.RuneError
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\uFFFD"))
 }
 
 // Close has nothing to let go of.
