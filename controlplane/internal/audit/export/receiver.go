@@ -58,6 +58,8 @@ func transport(e *policyv1.AuditExporter) (*http.Transport, error) {
 type receiver struct {
 	client *http.Client
 	url    string
+	// judge, if any, knows more of what an answer says than its code does; nil: it does not.
+	judge func(answer []byte) error
 }
 
 func newReceiver(e *policyv1.AuditExporter) (*receiver, error) {
@@ -87,16 +89,25 @@ func (r *receiver) post(ctx context.Context, to string, header http.Header, body
 	if err != nil {
 		return nil, plain(err)
 	}
-	switch code := res.StatusCode; {
-	case code >= 200 && code <= 299:
+	code := res.StatusCode
+	if code >= 200 && code <= 299 {
 		return answer, nil
+	}
+	if r.judge != nil {
+		if err := r.judge(answer); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case code == http.StatusTooManyRequests, code == http.StatusServiceUnavailable:
+		return nil, busy(fmt.Sprintf("the receiver answered %d", code), res.Header, time.Now())
 	case code == http.StatusBadRequest, code == http.StatusRequestEntityTooLarge, code == http.StatusUnprocessableEntity:
 		return nil, &Refusal{Certain: true, Text: fmt.Sprintf("the receiver answered %d%s", code, said(answer))}
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		return nil, fmt.Errorf("the receiver answered %d: is the exporter's secret right?", code)
 	case code >= 300 && code <= 399:
 		return nil, fmt.Errorf("the receiver answered %d, and redirects are not followed: is the url right?", code)
-	case code >= 500 && code != http.StatusBadGateway && code != http.StatusServiceUnavailable && code != http.StatusGatewayTimeout:
+	case code >= 500 && code != http.StatusBadGateway && code != http.StatusGatewayTimeout:
 		return nil, &Refusal{Text: fmt.Sprintf("the receiver answered %d%s", code, said(answer))}
 	default:
 		return nil, fmt.Errorf("the receiver answered %d", code)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/minio/minio-go/v7"
@@ -24,6 +25,7 @@ import (
 type objectStore struct {
 	client         *minio.Client
 	transport      *http.Transport
+	asked          *askedOf
 	bucket, prefix string
 	name           string
 	extension      string
@@ -49,13 +51,14 @@ func openObjectStore(e *policyv1.AuditExporter, secret vault.Secret) (*objectSto
 	if region == "" {
 		region = "us-east-1"
 	}
+	asked := &askedOf{RoundTripper: t}
 	client, err := minio.New(u.Host, &minio.Options{
-		Creds: credentials.NewStaticV4(access, key, ""), Secure: u.Scheme == "https", Region: region, Transport: t, MaxRetries: 1,
+		Creds: credentials.NewStaticV4(access, key, ""), Secure: u.Scheme == "https", Region: region, Transport: asked, MaxRetries: 1,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("its url or region cannot be used: %w", err)
 	}
-	o := &objectStore{client: client, transport: t, bucket: e.GetBucket(), prefix: e.GetPrefix(), name: e.GetName(), extension: ".jsonl.gz"}
+	o := &objectStore{client: client, transport: t, asked: asked, bucket: e.GetBucket(), prefix: e.GetPrefix(), name: e.GetName(), extension: ".jsonl.gz"}
 	if name, _ := formatOf(e); name == "cef" {
 		o.extension = ".cef.gz"
 	}
@@ -80,14 +83,30 @@ func (o *objectStore) Send(ctx context.Context, items []Item) error {
 	}
 	first, last := items[0], items[len(items)-1]
 	key := fmt.Sprintf("%s%s/%s-%020d-%020d-%s%s", o.prefix, first.Stored.UTC().Format("2006/01/02/15"), o.name, first.Sequence, last.Sequence, hex.EncodeToString(digest.Sum(nil)[:8]), o.extension)
+	o.asked.header = nil
 	_, err := o.client.PutObject(ctx, o.bucket, key, &body, int64(body.Len()), minio.PutObjectOptions{ContentType: "application/gzip", DisableMultipart: true})
 	if err == nil {
 		return nil
 	}
 	if answer := (minio.ErrorResponse{}); errors.As(err, &answer) && answer.Code != "" {
-		return fmt.Errorf("the object store answered %d %s", answer.StatusCode, answer.Code)
+		return busy(fmt.Sprintf("the object store answered %d %s", answer.StatusCode, answer.Code), o.asked.header, time.Now())
 	}
 	return plain(err)
+}
+
+// askedOf keeps the header of a last answer that says to wait, which the client does not tell. A sink sends one object at a time.
+type askedOf struct {
+	http.RoundTripper
+	header http.Header
+}
+
+// RoundTrip asks.
+func (a *askedOf) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := a.RoundTripper.RoundTrip(r)
+	if a.header = nil; err == nil && (res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusServiceUnavailable) {
+		a.header = res.Header
+	}
+	return res, err //nolint:wrapcheck // it passes through
 }
 
 // Close lets go of connections.

@@ -39,7 +39,7 @@ func openSplunk(e *policyv1.AuditExporter, secret vault.Secret) (*splunk, error)
 	if err != nil {
 		return nil, err
 	}
-	r.url = strings.TrimRight(r.url, "/")
+	r.url, r.judge = strings.TrimRight(r.url, "/"), splunkSays
 	name, _ := formatOf(e)
 	s := &splunk{receiver: r, token: secret, index: e.GetIndex(), text: name == "cef"}
 	if e.GetIndexerAck() {
@@ -56,6 +56,29 @@ type splunkEvent struct {
 	Index      string            `json:"index,omitempty"`
 	Event      any               `json:"event"`
 	Fields     map[string]string `json:"fields"`
+}
+
+// splunkSays tells what a collector's own code says of a batch that it did not take. Where it is the exporter's settings that are wrong, no
+// record is at fault, and none is put aside, though the answer is a 400.
+func splunkSays(answer []byte) error {
+	var said struct {
+		Code *int `json:"code"`
+	}
+	if json.Unmarshal(answer, &said) != nil || said.Code == nil {
+		return nil
+	}
+	switch code := *said.Code; code {
+	case 1, 2, 3, 4:
+		what := map[int]string{1: "its token is disabled", 2: "a token is required", 3: "the authorization is invalid", 4: "its token is invalid"}[code]
+		return fmt.Errorf("Splunk says that %s (code %d): is the exporter's secret right?", what, code) //nolint:staticcheck // a name
+	case 7:
+		return errors.New("Splunk does not take the exporter's index (code 7): does it exist, and may the token write to it?") //nolint:staticcheck // a name
+	case 10, 11:
+		return fmt.Errorf("Splunk wants a data channel (code %d): its token has acknowledgement by the indexer, set indexerAck", code) //nolint:staticcheck // a name
+	case 14:
+		return errors.New("Splunk's token has no acknowledgement by the indexer (code 14): have it enabled, or leave indexerAck out") //nolint:staticcheck // a name
+	}
+	return nil
 }
 
 func (s *splunk) header() http.Header {

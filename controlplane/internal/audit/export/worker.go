@@ -106,17 +106,17 @@ func (w *worker) run() {
 			continue
 		}
 		w.failed(err)
-		wait = w.pause(wait)
+		wait = w.pause(wait, asked(err))
 	}
 }
 
 func (w *worker) name() string { return w.exporter.Settings.GetName() }
 
-// pause waits for about so long, and returns how long to wait the next time.
-func (w *worker) pause(wait time.Duration) time.Duration {
+// pause waits for about so long, and no less than was asked for, and returns how long to wait the next time.
+func (w *worker) pause(wait, asked time.Duration) time.Duration {
 	select {
 	case <-w.ctx.Done():
-	case <-time.After(wait/2 + rand.N(wait)): //nolint:gosec // no secret depends on it
+	case <-time.After(max(wait/2+rand.N(wait), asked)): //nolint:gosec // no secret depends on it
 	}
 	return min(2*wait, w.runner.longest)
 }
@@ -259,7 +259,7 @@ func (w *worker) deliver(all []*held) {
 		if err != nil {
 			w.failed(err)
 		}
-		wait = w.pause(wait)
+		wait = w.pause(wait, asked(err))
 		if w.ctx.Err() != nil {
 			return
 		}
@@ -301,7 +301,7 @@ func (w *worker) send(all []*held, tries int) ([]*held, error) {
 		return append(left, all[middle:]...), err
 	}
 	more, err2 := w.send(all[middle:], tries)
-	if err == nil {
+	if err == nil || asked(err2) > asked(err) {
 		err = err2
 	}
 	return append(left, more...), err
@@ -482,7 +482,7 @@ func (w *worker) watch() {
 		})
 		if err != nil && w.ctx.Err() == nil {
 			w.runner.Log.DebugContext(w.ctx, "what was put aside cannot be followed; it is tried again", "exporter", w.name(), "error", err)
-			w.pause(time.Second)
+			w.pause(time.Second, 0)
 		}
 	}
 }
