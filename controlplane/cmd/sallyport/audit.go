@@ -208,19 +208,27 @@ const retireEvery = time.Hour
 // retire drops what the index need not keep any more, until ctx ends.
 func (p *plane) retire(ctx context.Context) {
 	for {
-		for kind, keep := range p.auditing.kept {
-			dropped, err := p.index.Retire(ctx, int32(kind), time.Now().Add(-keep))
-			if err != nil && ctx.Err() == nil {
-				p.log.WarnContext(ctx, "audit that is past its time could not be dropped; it is tried again", "kind", audit.KindWord(kind), "error", err)
-			}
-			for _, table := range dropped {
-				p.log.InfoContext(ctx, "audit that is past its time was dropped from the index", "kind", audit.KindWord(kind), "table", table)
-			}
+		if now, err := p.confirmed(ctx); err == nil {
+			p.retireBy(ctx, now)
+		} else if ctx.Err() == nil {
+			p.log.WarnContext(ctx, "what of the index is past its time is not known; it is tried again", "error", err)
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(retireEvery):
+		}
+	}
+}
+
+func (p *plane) retireBy(ctx context.Context, now time.Time) {
+	for kind, keep := range p.auditing.kept {
+		dropped, err := p.index.Retire(ctx, int32(kind), now.Add(-keep))
+		if err != nil && ctx.Err() == nil {
+			p.log.WarnContext(ctx, "audit that is past its time could not be dropped; it is tried again", "kind", audit.KindWord(kind), "error", err)
+		}
+		for _, table := range dropped {
+			p.log.InfoContext(ctx, "audit that is past its time was dropped from the index", "kind", audit.KindWord(kind), "table", table)
 		}
 	}
 }

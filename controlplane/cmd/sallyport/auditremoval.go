@@ -13,7 +13,12 @@ import (
 // removeAudit removes from the stream what is past its time, until ctx ends.
 func (p *plane) removeAudit(ctx context.Context) {
 	for {
-		removed, held, err := p.removePast(ctx, time.Now().AddDate(0, 0, -int(p.auditing.keepDays)))
+		var removed *auditv1.Removal
+		var held []audit.Held
+		now, err := p.confirmed(ctx)
+		if err == nil {
+			removed, held, err = p.removePast(ctx, now.AddDate(0, 0, -int(p.auditing.keepDays)))
+		}
 		for _, h := range held {
 			p.log.WarnContext(ctx, "audit that is past its time is kept until it was read: see to what reads it, or remove that", "by", h.By, "read_up_to", h.Sequence)
 		}
@@ -30,6 +35,19 @@ func (p *plane) removeAudit(ctx context.Context) {
 		}
 	}
 }
+
+// confirmed is the time by which audit is past its time, and warns where that is far behind this machine's clock.
+func (p *plane) confirmed(ctx context.Context) (time.Time, error) {
+	now, err := p.audit.Confirmed(ctx)
+	if behind := time.Since(now); err == nil && !now.IsZero() && behind > clockDoubted {
+		p.log.WarnContext(ctx, "this machine's clock is far ahead of what audit says: it jumped, or nothing was stored for as long. Until audit was stored for a day by that clock, its age is measured by the older time: see that the clock is right before that",
+			"ahead", behind.Round(time.Second), "measured_by", now)
+	}
+	return now, err
+}
+
+// clockDoubted is more than clocks differ from what audit says where something is stored each day.
+const clockDoubted = 48 * time.Hour
 
 func (p *plane) removePast(ctx context.Context, before time.Time) (*auditv1.Removal, []audit.Held, error) {
 	done := map[string]uint64{}
