@@ -157,6 +157,9 @@ func (a *applying) connector(settings *policyv1.Connector) error {
 		return refuse(InvalidArgument, "connector %q is given twice", id)
 	}
 	a.connectors[id] = true
+	if err := checkAudit(settings); err != nil {
+		return err
+	}
 	var tools []*policyv1.Tool
 	if old := a.state.Connector(id); old != nil {
 		tools = old.Tools
@@ -166,6 +169,14 @@ func (a *applying) connector(settings *policyv1.Connector) error {
 	}
 	if old := a.state.Connector(id); old == nil || !equal(old.Settings, settings) {
 		a.events = append(a.events, &eventv1.Event{Body: &eventv1.Event_ConnectorSet{ConnectorSet: &eventv1.ConnectorSet{Connector: settings}}})
+	}
+	return nil
+}
+
+// checkAudit refuses settings of what is kept whole where nothing is.
+func checkAudit(settings *policyv1.Connector) error {
+	if s := settings.GetAudit(); !s.GetWhole() && (s.GetDays() > 0 || s.GetMaxBytes() > 0) {
+		return refuseField(InvalidArgument, "audit", "connector %s: audit says days or maxBytes of what is kept whole, and nothing is: add keep: whole to it, or leave them out", settings.GetId())
 	}
 	return nil
 }

@@ -29,3 +29,17 @@ func TestARedactionMustFitTheToolsThatItIsAbout(t *testing.T) {
 	w.must(NewApplyPolicy([]*policyv1.Connector{github()}, nil))
 	w.refused(NewPinCatalogue("github", []*policyv1.Tool{tool("push", `"brnch":{"type":"string"}`)}), FailedPrecondition) // the rule still says branch
 }
+
+// TestBoundsOfWhatIsKeptWholeAreRefusedWhereNothingIs: who gave days would believe that audit is kept for so long.
+func TestBoundsOfWhatIsKeptWholeAreRefusedWhereNothingIs(t *testing.T) {
+	w := newWorld(t)
+	with := func(s *policyv1.AuditSettings) ApplyPolicy {
+		c := github()
+		c.Audit = s
+		return NewApplyPolicy([]*policyv1.Connector{c}, nil)
+	}
+	w.refused(with(&policyv1.AuditSettings{Days: 3}), InvalidArgument)
+	w.refused(with(&policyv1.AuditSettings{MaxBytes: 4096}), InvalidArgument)
+	w.must(with(&policyv1.AuditSettings{}))
+	w.must(with(&policyv1.AuditSettings{Whole: true, Days: 3, MaxBytes: 4096}))
+}
