@@ -106,7 +106,7 @@ func (a *askedOf) RoundTrip(r *http.Request) (*http.Response, error) {
 	if a.header = nil; err == nil && (res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusServiceUnavailable) {
 		a.header = res.Header
 	}
-	return res, err //nolint:wrapcheck // it passes through
+	return res, err
 }
 
 // Close lets go of connections.
