@@ -127,7 +127,7 @@ func (e *Engine) At(ctx context.Context, version uint64, at time.Time) (*Past, e
 		return nil, fmt.Errorf("%s: %w", at.Format(time.RFC3339), ErrFuture)
 	}
 	last := e.past.last.Value()
-	if last != nil && !(last.is(version, at) && last.settled && last.erasures == e.State().LastErasure()) {
+	if last != nil && (!last.is(version, at) || !last.settled || last.erasures != e.State().LastErasure()) {
 		last = nil
 	}
 	if last != nil && e.past.share(last) {
