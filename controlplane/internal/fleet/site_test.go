@@ -164,8 +164,8 @@ func (s *site) standings() []fleet.Standing {
 	return all
 }
 
-func (s *site) client(t *testing.T) fleetv1connect.FleetServiceClient {
-	return fleetv1connect.NewFleetServiceClient(enginetest.H2C(t), s.server.URL)
+func (s *site) client(t *testing.T, options ...connect.ClientOption) fleetv1connect.FleetServiceClient {
+	return fleetv1connect.NewFleetServiceClient(enginetest.H2C(t), s.server.URL, options...)
 }
 
 // proxy is a hand-written proxy: it holds entries by key as it was sent them, and checks every digest.

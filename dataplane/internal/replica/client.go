@@ -69,7 +69,7 @@ func (c *Client) Reconnect() {
 		t := transport(u.Scheme, c.tls.Clone()) // net/http changes that of each
 		over, most := &http.Client{Transport: t}, connect.WithReadMaxBytes(maxMessage)
 		now.transports = append(now.transports, t)
-		now.peers = append(now.peers, peer{fleetv1connect.NewFleetServiceClient(over, u.String(), most), fleetv1connect.NewApprovalServiceClient(over, u.String(), most), fleetv1connect.NewLimitServiceClient(over, u.String(), most)})
+		now.peers = append(now.peers, peer{fleetv1connect.NewFleetServiceClient(over, u.String(), append(compression(u), most)...), fleetv1connect.NewApprovalServiceClient(over, u.String(), most), fleetv1connect.NewLimitServiceClient(over, u.String(), most)})
 	}
 	if before := c.open.Swap(now); before != nil {
 		for _, t := range before.transports {
