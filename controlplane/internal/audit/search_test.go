@@ -142,7 +142,7 @@ func TestSearchFindsWhatANaiveFilterFinds(t *testing.T) {
 				want = append(want, r.GetSequence())
 			}
 		}
-		got, _, err := pages(within(t), searcher, f, rapid.IntRange(1, 400).Draw(rt, "limit"))
+		got, _, err := pages(t.Context(), searcher, f, rapid.IntRange(1, 400).Draw(rt, "limit"))
 		if err != nil {
 			rt.Fatal(err)
 		}
