@@ -60,7 +60,7 @@ func Acts(text []byte, breaks bool) error {
 		return fmt.Errorf("it is no UTF-8: %q", sample(text, 0))
 	}
 	at := bytes.IndexFunc(text, func(r rune) bool {
-		return (unicode.IsControl(r) && !(breaks && r == '\n')) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
+		return (unicode.IsControl(r) && (!breaks || r != '\n')) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
 	})
 	if at >= 0 {
 		return fmt.Errorf("at %d stands what may act: %q", at, sample(text, at))

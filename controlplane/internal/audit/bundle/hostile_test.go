@@ -23,7 +23,7 @@ func TestNothingInARecordActsOnWhoReadsThePage(t *testing.T) {
 		in.Names[text] = text
 		for phase := range auditv1.Phase_name {
 			r := audittest.HostileRecord(text, auditv1.Kind(i%len(auditv1.Kind_name)), auditv1.Phase(phase))
-			r.Arguments.Head, r.Result.Head, r.CallId = []byte(raw), []byte(raw), text+string(rune('a'+phase))
+			r.Arguments.Head, r.Result.Head, r.CallId = []byte(raw), []byte(raw), text+string('a'+phase)
 			core, err := proto.Marshal(r)
 			if err != nil {
 				t.Fatal(err)
