@@ -45,7 +45,7 @@ type Config struct {
 	RoundFor time.Duration
 	// Connections of `proxy`'s loads.
 	Connections []int
-	// Only are the Parts of `proxy` that are measured. Empty: all.
+	// Only are the Parts of `proxy` or `policy` that are measured. Empty: all.
 	Only []string
 	// Profiles is a folder for profiles of the proxy under each of them. Empty: none are made.
 	Profiles string

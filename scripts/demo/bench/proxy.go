@@ -33,8 +33,11 @@ type way struct {
 	delivers bool   // audit, for which a round waits: otherwise the next, of another, would pay for it
 }
 
-// Parts are what `proxy` measures, in this order.
-var Parts = []string{"calls", "large", "list", "dead", "idle"}
+// Parts are what `proxy` measures, in this order, and what `policy` does, of which enforce is measured here and the rest by other programs.
+var Parts = map[string][]string{
+	"proxy":  {"calls", "large", "list", "dead", "idle"},
+	"policy": {"decide", "plan", "who_can", "backtest", "reporting", "enforce"},
+}
 
 // measureProxy prints the figures of calls, large results, lists, dead upstreams and idle streams, or of those parts alone that are asked for.
 func measureProxy(ctx context.Context, l *lab) error {
@@ -67,7 +70,7 @@ func measureProxy(ctx context.Context, l *lab) error {
 		"dead":  func() error { return l.measureDead(ctx, token) },
 		"idle":  func() error { return l.measureIdle(ctx, token) },
 	}
-	for _, part := range Parts {
+	for _, part := range Parts["proxy"] {
 		if len(l.Only) > 0 && !slices.Contains(l.Only, part) {
 			continue
 		}

@@ -65,11 +65,11 @@ func dispatch(ctx context.Context, args []string) error {
 		}
 		return nil
 	})
-	flags.Func("only", "proxy: the `parts` to measure, with commas between: "+strings.Join(bench.Parts, ", ")+" (default all)", func(s string) error {
+	flags.Func("only", "proxy, policy: the `parts` to measure, with commas between (default all): "+strings.Join(bench.Parts["proxy"], ", ")+"; "+strings.Join(bench.Parts["policy"], ", "), func(s string) error {
 		cfg.Only = strings.Split(s, ",")
 		for _, part := range cfg.Only {
-			if !slices.Contains(bench.Parts, part) {
-				return fmt.Errorf("there is no part %q: the parts are %s", part, strings.Join(bench.Parts, ", "))
+			if !slices.Contains(bench.Parts[args[0]], part) {
+				return fmt.Errorf("there is no part %q of %s: the parts are %s", part, args[0], strings.Join(bench.Parts[args[0]], ", "))
 			}
 		}
 		return nil
