@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport.dev/dataplane/internal/bench/decide"
+	"sallyport.dev/dataplane/internal/bench/record"
 )
 
 // benchCommand runs the figures that need the proxy's inside; ./scripts/bench calls it.
@@ -32,6 +33,10 @@ func benchCommand() *cobra.Command {
 	}
 	p.Flags().BoolVar(&full, "full", false, "1,000,000 users, and not a tenth of them")
 	p.Flags().StringSliceVar(&only, "only", only, "the figures to measure")
-	c.AddCommand(d, p)
+	a := &cobra.Command{
+		Use: "audit", Short: "Microseconds to append a record to the spool", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return record.Run(cmd.Context(), cmd.OutOrStdout()) },
+	}
+	c.AddCommand(d, p, a)
 	return c
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,7 +48,9 @@ type figure struct {
 	Unit      string  `json:"unit"`
 	Reference float64 `json:"reference,omitempty"`
 	Ratio     float64 `json:"ratio,omitempty"`
-	Load      string  `json:"load"`
+	// Scale is what part of the sizes that the name speaks of was measured; 0: it speaks of none.
+	Scale float64 `json:"scale,omitempty"`
+	Load  string  `json:"load"`
 }
 
 type bench struct {
@@ -310,7 +313,7 @@ func (b *bench) indexed() error {
 }
 
 func (b *bench) searched(x *postgres.Index) error {
-	end := time.Now()
+	end, worst := time.Now(), 0.0
 	for name, filter := range map[string]func() *adminv1.AuditFilter{
 		"by person": func() *adminv1.AuditFilter { return &adminv1.AuditFilter{Person: b.ids[rand.IntN(people)]} }, //nolint:gosec // a load
 		"by connector, tool and time": func() *adminv1.AuditFilter {
@@ -335,11 +338,15 @@ func (b *bench) searched(x *postgres.Index) error {
 			found += len(records)
 		}
 		slices.Sort(took)
-		if err := b.say(figure{Name: "audit_search_p99", Value: took[len(took)*99/100], Unit: "ms", Load: fmt.Sprintf("a page of 100 %s over %d records (p50 %.1f ms, %d found on average)", name, b.records, took[len(took)/2], found/len(took))}); err != nil {
+		p99 := took[len(took)*99/100]
+		if name == "by person" || strings.HasPrefix(name, "by connector") {
+			worst = max(worst, p99)
+		}
+		if err := b.say(figure{Name: "audit_search_p99", Value: p99, Unit: "ms", Load: fmt.Sprintf("a page of 100 %s over %d records (p50 %.1f ms, %d found on average)", name, b.records, took[len(took)/2], found/len(took))}); err != nil {
 			return err
 		}
 	}
-	return nil
+	return b.say(figure{Name: "audit_search_p99_10m", Value: worst, Unit: "ms", Scale: float64(b.records) / 10_000_000, Load: fmt.Sprintf("the slower of a page by person and one by connector, tool and time, over %d records", b.records)})
 }
 
 func median(all []float64) float64 {
