@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
 )
 
@@ -106,7 +105,7 @@ func (s *Spool) writeLater() {
 // encode makes a record's entry.
 func encode(rec *auditv1.AuditRecord) (entry, error) {
 	buf := frames.Get().(*[]byte)
-	b, err := proto.MarshalOptions{}.MarshalAppend((*buf)[:0:cap(*buf)][:frameHeader], rec)
+	b, err := appendRecord((*buf)[:0:cap(*buf)][:frameHeader], rec)
 	if err != nil {
 		frames.Put(buf)
 		return entry{}, fmt.Errorf("encoding the audit record: %w", err)
