@@ -151,6 +151,12 @@ func (t *Table) state() *state {
 	return denyAll
 }
 
+// Edition is what a table held at one moment. Two that are equal lead to the same verdicts at the same time.
+type Edition struct{ of *state }
+
+// Edition is what the table holds now.
+func (t *Table) Edition() Edition { return Edition{t.state()} }
+
 // Version is the version of the log that the table enforces.
 func (t *Table) Version() uint64 { return t.state().version }
 

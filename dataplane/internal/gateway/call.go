@@ -61,6 +61,7 @@ func (g *Gateway) Call(w http.ResponseWriter, r *http.Request, x *exchange) {
 		g.refuse(to, x, t, policy.Decision{Reason: auditv1.Reason_REASON_STALE, Redaction: x.table.Redaction(ask)}, "this proxy's policy is not current")
 		return
 	}
+	l.edition = table.Edition()
 	d := table.Decide(ask)
 	rules := d.Allowed || wanted(d) || d.Reason == auditv1.Reason_REASON_RULE_DENIED || d.Reason == auditv1.Reason_REASON_NOTHING_ALLOWS
 	if err != nil && rules && shown(table, ask) { // what is wrong with them tells of the schema

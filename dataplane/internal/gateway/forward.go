@@ -44,7 +44,7 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 		return g.withoutCredential(l.ctx, to, x, t, settings, err, declined), false
 	}
 	// Once more, now that the credential is in hand and nothing was sent: what changed meanwhile counts.
-	if table, err := g.Replica.Usable(g.Now()); err != nil || !l.flight.allowed(table, g.Now()) {
+	if table, err := g.Replica.Usable(g.Now()); err != nil || !l.stands(table, g.Now()) {
 		l.cancel(errRevoked)
 		return g.failed(l.ctx, to, errRevoked), false
 	}

@@ -12,6 +12,7 @@ import (
 
 	"sallyport.dev/dataplane/internal/mcp"
 	"sallyport.dev/dataplane/internal/telemetry"
+	"sallyport.dev/dataplane/policy"
 )
 
 // leg is a call's way through the gateway: it lasts as long as the agent waits for it, or longer where it is parked.
@@ -23,7 +24,8 @@ type leg struct {
 	release func() bool     // of the agent's connection
 	span    *telemetry.Call // nil: none is made
 	track   atomic.Pointer[track]
-	patient time.Duration // with an agent whose connection broke
+	patient time.Duration  // with an agent whose connection broke
+	edition policy.Edition // of the policy, not later than the call's verdict
 }
 
 // newLeg begins a call: from here on a change of the policy cuts it. False: too much is open already.
@@ -33,6 +35,17 @@ func (g *Gateway) newLeg(agent context.Context, f *flight) (*leg, bool) {
 	f.cancel = l.cancel
 	l.attach(agent)
 	return l, g.flights.enter(f)
+}
+
+// sameMoment is how long a verdict is taken to be of now.
+const sameMoment = 10 * time.Millisecond
+
+// stands tells whether the call is still allowed: a verdict of this moment on this very policy need not be made again.
+func (l *leg) stands(t *policy.Table, now time.Time) bool {
+	if t.Edition() == l.edition && now.Sub(l.flight.call.Now) < sameMoment {
+		return l.flight.caller.Counts(t)
+	}
+	return l.flight.allowed(t, now)
 }
 
 // attach ends the call with the agent's connection, or some time later where the agent can come back for the rest.
