@@ -1,8 +1,10 @@
 package h1
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -15,8 +17,10 @@ import (
 const (
 	// patience is how long an agent may take to read a piece of what it is sent, and may be given a quarter less.
 	patience = time.Minute
-	// onePiece bounds what is written under one deadline, so that a slow agent is not taken for one that reads nothing.
-	onePiece = 64 << 10
+	// onePiece bounds what is written under one deadline. In larger pieces a large answer wakes its reader less often.
+	onePiece = 256 << 10
+	// leastRead is how much of a piece must have gone for its agent to get more time: a slow one is not taken for one that reads nothing.
+	leastRead = 64 << 10
 )
 
 // Patient returns a listener whose connections give up writing to who does not read.
@@ -64,8 +68,18 @@ func (c *patientConn) Write(p []byte) (written int, err error) {
 		}
 		n, err := c.Conn.Write(p[:min(len(p), onePiece)])
 		written += n
-		if p = p[n:]; err != nil || len(p) == 0 {
+		p = p[n:]
+		if n >= leastRead && errors.Is(err, os.ErrDeadlineExceeded) && c.over() {
+			continue
+		}
+		if err != nil || len(p) == 0 {
 			return written, err
 		}
 	}
+}
+
+// over tells whether it is Write's own deadline that is over.
+func (c *patientConn) over() bool {
+	until := c.until.Load()
+	return until != 0 && time.Now().UnixNano() >= until
 }

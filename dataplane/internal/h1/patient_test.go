@@ -69,3 +69,42 @@ func TestAnAgentThatReadsSlowlyGetsAll(t *testing.T) {
 		t.Skip("the kernel took it all at once")
 	}
 }
+
+// TestAnAgentThatTakesLongForAPieceGetsAll, as long as it reads.
+func TestAnAgentThatTakesLongForAPieceGetsAll(t *testing.T) {
+	near, far := pair(t, 2*time.Second)
+	if err := errors.Join(near.Conn.(interface{ SetWriteBuffer(int) error }).SetWriteBuffer(16<<10), far.(*net.TCPConn).SetReadBuffer(16<<10)); err != nil {
+		t.Fatal(err)
+	}
+	const size = 2 * onePiece
+	ended := make(chan error, 1)
+	go func() {
+		_, err := near.Write(make([]byte, size))
+		_ = near.Close()
+		ended <- err
+	}()
+	began, got := time.Now(), 0
+	for buf := make([]byte, 4<<10); got < size; {
+		n, err := io.ReadFull(far, buf)
+		if got += n; err != nil {
+			t.Fatalf("after %d bytes: %v, %v", got, err, <-ended)
+		}
+		time.Sleep(40 * time.Millisecond) // 100 KiB a second
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("the write ended with %v", err)
+	}
+	if took := time.Since(began); took < 2*near.patience {
+		t.Errorf("it took %s: a piece was written within its time, and nothing was tried", took)
+	}
+}
+
+// TestWhoeverSetsADeadlineEndsAWrite, even of an agent that reads.
+func TestWhoeverSetsADeadlineEndsAWrite(t *testing.T) {
+	near, far := pair(t, time.Minute)
+	go func() { _, _ = io.CopyN(io.Discard, far, 3*leastRead) }()
+	time.AfterFunc(50*time.Millisecond, func() { _ = near.SetWriteDeadline(time.Unix(1, 0)) })
+	if _, err := near.Write(make([]byte, 64<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the write ended with %v", err)
+	}
+}

@@ -90,7 +90,7 @@ func (r *Response) WriteTo(w io.Writer) (int64, error) {
 }
 
 // passing are buffers by which large answers are passed on. In larger pieces there are fewer of them to send.
-var passing = sync.Pool{New: func() any { b := make([]byte, 128<<10); return &b }}
+var passing = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
 
 // Len returns how many bytes a JSON answer has of which nothing was read yet; -1: that is not known.
 func (r *Response) Len() int64 {
