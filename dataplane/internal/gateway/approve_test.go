@@ -61,9 +61,10 @@ func TestAPersonConfirmsInTheirClientAndTheCallIsMadeOnceAtAnotherProxy(t *testi
 	first := newWorld(t, &options{})
 	second := region(t, first, "second")[1]
 	first.set(careful(afterConfirm(client)))
-	second.plane.WaitAcked(t, first.plane.Set(blockEntry(&policyv1.Block{Id: "b", Target: &policyv1.Block_Region{Region: "elsewhere"}})))
-	second.eventually("the second has the policy", func() bool {
-		return second.stateless(ada, "/mcp/demo").again(forms, `{"text":"x"}`, "").field("result", "resultType") == "input_required"
+	version := first.plane.Set(blockEntry(&policyv1.Block{Id: "b", Target: &policyv1.Block_Region{Region: "elsewhere"}}))
+	second.eventually("the second has the policy", func() bool { // and no call is made there by the one before
+		table, err := second.replica.Usable(time.Now())
+		return err == nil && table.Version() >= version
 	})
 	a := first.stateless(ada, "/mcp/demo")
 	got := a.again(forms, `{"text":"x"}`, "")
