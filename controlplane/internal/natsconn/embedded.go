@@ -18,6 +18,9 @@ import (
 const (
 	// watchInterval is how often the embedded server's health is looked at.
 	watchInterval = time.Second
+	// believedAfter is how many looks in a row must find the store failed. One alone proves nothing: on a busy machine the server says
+	// that it is not ready where it gets no processor for a millisecond, and that a stream is lost while it is being made.
+	believedAfter = 3
 	startTimeout  = time.Minute
 	maxMemory     = 256 << 20
 	asTheDiskHas  = 1 << 50
@@ -36,9 +39,10 @@ type embedded struct {
 	stop    chan struct{}
 	watched sync.WaitGroup
 
-	mu   sync.Mutex
-	srv  *server.Server
-	port int // of the listener, once it is known
+	mu     sync.Mutex
+	srv    *server.Server
+	failed error // why the server is being started again, if it is
+	port   int   // of the listener, once it is known
 	// readers are who may read. Whoever comes without a key that is known is not let in.
 	readers []Reader
 }
@@ -187,13 +191,13 @@ func (e *embedded) clientURL() string {
 // healthy says why the store takes no writes, if so.
 func (e *embedded) healthy() error {
 	e.mu.Lock()
-	srv := e.srv
+	failed := e.failed
 	e.mu.Unlock()
-	if err := storeError(srv); err != nil {
+	if failed != nil {
 		if probe := probeFolder(e.dir); probe != nil {
 			return probe
 		}
-		return fmt.Errorf("%w; it is being started again", err)
+		return fmt.Errorf("%w; it is being started again", failed)
 	}
 	if nearlyFull(e.dir) { // a server whose disk is full may go on and fail only at the next batch
 		return probeFolder(e.dir)
@@ -211,11 +215,27 @@ func storeError(srv *server.Server) error {
 	return nil
 }
 
+// suspicion is how many looks in a row found the store failed.
+type suspicion int
+
+// look takes what one look found, and returns it once it is to be believed.
+func (s *suspicion) look(found error) error {
+	if found == nil {
+		*s = 0
+		return nil
+	}
+	if *s++; *s < believedAfter {
+		return nil
+	}
+	return found
+}
+
 // watch starts the server again when its store failed and the folder takes writes again.
 func (e *embedded) watch() {
 	defer e.watched.Done()
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
+	var suspected suspicion
 	raised := false
 	for {
 		select {
@@ -223,23 +243,26 @@ func (e *embedded) watch() {
 			return
 		case <-ticker.C:
 		}
-		cause := storeError(e.srv) // only this goroutine replaces srv
-		if cause == nil && !nearlyFull(e.dir) {
+		failed := suspected.look(storeError(e.srv)) // only this goroutine replaces srv
+		e.mu.Lock()
+		e.failed = failed
+		e.mu.Unlock()
+		if failed == nil && !nearlyFull(e.dir) {
 			raised = false
 			continue
 		}
 		if err := probeFolder(e.dir); err != nil {
 			if !raised {
-				e.log.Error("the event store takes no writes", "error", err, "cause", cause)
+				e.log.Error("the event store takes no writes", "error", err, "cause", failed)
 				raised = true
 			}
 			continue
 		}
-		if cause == nil {
+		if failed == nil {
 			raised = false
 			continue
 		}
-		e.log.Warn("the event store failed and its folder takes writes again: starting it again", "cause", cause)
+		e.log.Warn("the event store failed and its folder takes writes again: starting it again", "cause", failed)
 		e.restart()
 	}
 }
@@ -247,9 +270,8 @@ func (e *embedded) watch() {
 func (e *embedded) restart() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	failed := e.srv
-	failed.Shutdown()
-	failed.WaitForShutdown()
+	e.srv.Shutdown()
+	e.srv.WaitForShutdown()
 	if err := e.start(context.Background()); err != nil {
 		// e.srv is the one that was shut down: the next look finds it disabled and tries again.
 		e.log.Error("the event store did not start again", "error", err)
