@@ -8,7 +8,9 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +30,10 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		return
+	}
+	flag.Parse()
+	if !testing.Verbose() { // what the stand-in providers log would bury what failed
+		slog.SetDefault(slog.New(slog.DiscardHandler))
 	}
 	os.Exit(buildAndRun(m))
 }
