@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,7 +23,7 @@ func (e *Engine) commitLoop(ctx context.Context, followed <-chan []journal.Recor
 		case <-ctx.Done():
 			return
 		case records := <-followed:
-			if err := e.fold(ctx, records); err != nil {
+			if err := e.catchUp(ctx, records); err != nil {
 				e.halt(err)
 			}
 		case <-e.queue.wake:
@@ -348,7 +349,7 @@ func (e *Engine) overtaken(ctx context.Context, position uint64, followed <-chan
 		case <-hurry.C:
 			e.Journal.Hurry()
 		case records := <-followed:
-			if err := e.fold(ctx, records); err != nil {
+			if err := e.catchUp(ctx, records); err != nil {
 				e.halt(err)
 				return err
 			}
@@ -356,6 +357,49 @@ func (e *Engine) overtaken(ctx context.Context, position uint64, followed <-chan
 	}
 	return nil
 }
+
+const (
+	// openWithin bounds one try to open what is sealed: what was read in it need not be read in the next.
+	openWithin = 5 * time.Second
+	// firstPause and lastPause are the least and the most between two tries.
+	firstPause = 50 * time.Millisecond
+	lastPause  = time.Second
+)
+
+// catchUp folds what another wrote. Where it cannot be opened now, since the vault does not answer, it tries until it can: meanwhile
+// nothing is decided here, and readiness says why.
+func (e *Engine) catchUp(ctx context.Context, records []journal.Record) error {
+	try := func() (error, *unopened) {
+		ctx, cancel := context.WithTimeout(ctx, openWithin)
+		defer cancel()
+		var sealed *unopened
+		err := e.fold(ctx, records)
+		errors.As(err, &sealed)
+		return err, sealed
+	}
+	err, sealed := try()
+	if sealed == nil {
+		return err
+	}
+	e.Log.WarnContext(ctx, "what another control plane wrote cannot be opened now; it is tried again", "error", err)
+	var why atomic.Pointer[unopened]
+	defer e.stall.watch(func(context.Context) error { return why.Load() })()
+	for pause := firstPause; sealed != nil; pause = min(2*pause, lastPause) {
+		why.Store(sealed)
+		select {
+		case <-ctx.Done():
+			return nil // the engine closes
+		case <-time.After(pause):
+		}
+		err, sealed = try()
+	}
+	return err
+}
+
+// unopened is why a person's attributes could not be opened: it may be otherwise a moment later.
+type unopened struct{ error }
+
+func (u *unopened) Unwrap() error { return u.error }
 
 // fold applies what was read from the log, save what the state holds already.
 func (e *Engine) fold(ctx context.Context, records []journal.Record) error {
@@ -423,7 +467,7 @@ func (e *Engine) openPersonal(ctx context.Context, ev *eventv1.Event) error {
 	plain, erased, err := e.Seals.Open(ctx, person, ev.GetSealed())
 	ev.Sealed = nil
 	if err != nil {
-		return fmt.Errorf("opening a person's attributes: %w", err)
+		return &unopened{fmt.Errorf("opening a person's attributes: %w", err)}
 	}
 	if erased {
 		return nil

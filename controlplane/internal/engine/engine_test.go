@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -281,6 +282,59 @@ func TestAnUnknownEventHaltsTheEngine(t *testing.T) {
 	})
 	if _, err := e.Do(t.Context(), actor, newGroup("g")); err == nil {
 		t.Fatal("a halted engine commits")
+	}
+}
+
+// hiding is a vault that does not answer for a while.
+type hiding struct {
+	engine.Seals
+	away atomic.Bool
+	asks atomic.Int32
+}
+
+func (h *hiding) Open(ctx context.Context, person uuid.UUID, sealed []byte) ([]byte, bool, error) {
+	if h.away.Load() {
+		h.asks.Add(1)
+		return nil, false, context.DeadlineExceeded
+	}
+	return h.Seals.Open(ctx, person, sealed)
+}
+
+func TestAVaultThatDoesNotAnswerForAWhileHaltsNoFollower(t *testing.T) {
+	conn, dir := natstest.Embedded(t), t.TempDir()
+	h := newHub()
+	h.believe("a", "a")
+	h.believe("b", "a")
+	at := func(id string, seals func(engine.Seals) engine.Seals) *engine.Engine {
+		p := newParts(t, conn, dir, 1)
+		e := start(t, engine.Config{Journal: p.journal, Seals: seals(p.vault), Peers: peer{h, id}}, nil)
+		t.Cleanup(e.Close)
+		return e
+	}
+	a := at("a", func(s engine.Seals) engine.Seals { return s })
+	vault := &hiding{}
+	b := at("b", func(s engine.Seals) engine.Seals { vault.Seals = s; return vault })
+	vault.away.Store(true)
+	out, err := a.Do(t.Context(), actor, newUser("ann"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the follower to say what it lacks", func() error {
+		if err := b.Healthy(); !errors.Is(err, engine.ErrUnavailable) || !strings.Contains(err.Error(), "opening a person's attributes") {
+			return fmt.Errorf("it says %w", err)
+		}
+		return nil
+	})
+	if seq := b.State().Seq(); vault.asks.Load() < 2 || seq >= out.Seq {
+		t.Fatalf("asked %d times, it stands at %d of %d", vault.asks.Load(), seq, out.Seq)
+	}
+	vault.away.Store(false)
+	if s, err := b.WaitFor(t.Context(), out.Seq); err != nil || s.UserByName("okta", "ann") == nil {
+		t.Fatalf("the follower does not go on: %v", err)
+	}
+	eventually(t, "readiness", b.Healthy)
+	if _, err := b.Do(t.Context(), actor, newUser("bob")); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -62,6 +62,7 @@ type Store struct {
 	kv     jetstream.KeyValue
 	stream jetstream.Stream
 	prefix string
+	alone  bool // one server keeps it, which knows all
 
 	// publish and request are those of the connection, save in tests that lose messages.
 	publish func(*nats.Msg) error
@@ -89,7 +90,10 @@ func Open(ctx context.Context, nc *nats.Conn, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the bucket %s: %w", c.Bucket, err)
 	}
-	return &Store{kv: bucket, stream: stream, nc: nc, prefix: "$KV." + c.Bucket + ".", publish: nc.PublishMsg, request: nc.RequestMsgWithContext}, nil
+	return &Store{
+		kv: bucket, stream: stream, nc: nc, prefix: "$KV." + c.Bucket + ".", alone: stream.CachedInfo().Config.Replicas <= 1,
+		publish: nc.PublishMsg, request: nc.RequestMsgWithContext,
+	}, nil
 }
 
 // findOrMake makes the bucket as a stream, since the bucket's own call does not know atomic batches.
@@ -152,7 +156,8 @@ func pattern(prefix string) (string, error) {
 	return prefix + ">", nil
 }
 
-// Get returns the value under a key, or ErrNotFound.
+// Get returns the value under a key, or ErrNotFound. A server that leads no more, and does not know it yet, answers as things were: for
+// those who then Create or Update, which fails, that is good enough. Whoever acts on ErrNotFound alone asks Find.
 func (s *Store) Get(ctx context.Context, key string) (Entry, error) {
 	last, err := s.last(ctx, key)
 	if err != nil {

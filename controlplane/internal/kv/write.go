@@ -203,6 +203,45 @@ func (s *Store) Change(ctx context.Context, key string, ttl time.Duration, chang
 	}
 }
 
+// Find returns the value under a key, or ErrNotFound, which is proved: by a marker of a removal, written where there is nothing to remove.
+// Whoever watches the key is told.
+func (s *Store) Find(ctx context.Context, key string) (Entry, error) {
+	if s.alone {
+		return s.Get(ctx, key)
+	}
+	id := nuid.Next()
+	var found Entry
+	err := retry(ctx, func(ctx context.Context, wait time.Duration) (bool, error) {
+		last, err := s.last(ctx, key)
+		if errors.Is(err, ErrKey) {
+			return true, err
+		}
+		if err != nil {
+			return false, err
+		}
+		marker := change{key: key, removal: true, ttl: markerTTL}
+		if last != nil {
+			if !removal(last.Header) {
+				found = Entry{Key: key, Value: last.Data, Revision: last.Sequence}
+				return true, nil
+			}
+			marker.expected = last.Sequence
+		}
+		_, err = s.try(ctx, wait, id, []change{marker})
+		if errors.Is(err, ErrConflict) || errors.Is(err, errLost) {
+			return false, err // look again
+		}
+		if err == nil {
+			err = ErrNotFound
+		}
+		return true, err
+	})
+	if err != nil {
+		return Entry{}, fmt.Errorf("finding a key: %w", err)
+	}
+	return found, nil
+}
+
 // Put stores a value, whatever is there. It does not try again.
 func (s *Store) Put(ctx context.Context, key string, value []byte) error {
 	if err := checkKey(key); err != nil {

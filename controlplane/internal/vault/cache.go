@@ -14,12 +14,14 @@ type cache struct {
 	mu         sync.RWMutex
 	max        int
 	young, old map[uuid.UUID]dataKey
+	// gone are people of whom it was proved that they have no key: none is made for them again.
+	gone map[uuid.UUID]struct{}
 	// era counts what was forgotten. A key that was read in an earlier era may be one of those.
 	era uint64
 }
 
 func newCache(most int) *cache {
-	return &cache{max: most, young: map[uuid.UUID]dataKey{}, old: map[uuid.UUID]dataKey{}}
+	return &cache{max: most, young: map[uuid.UUID]dataKey{}, old: map[uuid.UUID]dataKey{}, gone: map[uuid.UUID]struct{}{}}
 }
 
 // now is the era in which a key that is read from now on is put.
@@ -56,6 +58,24 @@ func (c *cache) put(id uuid.UUID, key dataKey, era uint64) {
 		c.old, c.young = c.young, make(map[uuid.UUID]dataKey, c.max/16)
 	}
 	c.young[id] = key
+	delete(c.gone, id)
+}
+
+// lose keeps that somebody has no key, as long as there is room.
+func (c *cache) lose(id uuid.UUID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.gone) >= c.max/2 {
+		clear(c.gone)
+	}
+	c.gone[id] = struct{}{}
+}
+
+func (c *cache) lost(id uuid.UUID) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	_, ok := c.gone[id]
+	return ok
 }
 
 func (c *cache) forget(id uuid.UUID) {
@@ -71,6 +91,7 @@ func (c *cache) forgetAll() {
 	defer c.mu.Unlock()
 	c.era++
 	c.young, c.old = map[uuid.UUID]dataKey{}, map[uuid.UUID]dataKey{}
+	clear(c.gone)
 }
 
 func (c *cache) size() int {

@@ -121,14 +121,19 @@ func (v *Vault) keep(ctx context.Context, e kv.Entry, era uint64) error {
 	return nil
 }
 
-// personKey returns a person's key, or nil where it was destroyed or never made.
+// personKey returns a person's key, or nil where it was destroyed or never made. That is proved: who has no key is erased to all that
+// asks.
 func (v *Vault) personKey(ctx context.Context, id uuid.UUID) (*dataKey, error) {
 	if key, ok := v.people.get(id); ok {
 		return &key, nil
 	}
+	if v.people.lost(id) {
+		return nil, nil
+	}
 	era := v.people.now()
-	e, err := v.store.Get(ctx, personName(id))
+	e, err := v.store.Find(ctx, personName(id))
 	if errors.Is(err, kv.ErrNotFound) {
+		v.people.lose(id)
 		return nil, nil
 	}
 	if err != nil {

@@ -3,11 +3,17 @@ package vault
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"sallyport.dev/controlplane/internal/kv"
+	"sallyport.dev/controlplane/internal/natsconn"
+	"sallyport.dev/controlplane/internal/natsconn/natstest"
 )
 
 func people(n int) []uuid.UUID {
@@ -229,4 +235,37 @@ func BenchmarkEnsureAndPreload(b *testing.B) {
 		}
 		b.ReportMetric(float64(len(ids))/time.Since(began).Seconds(), "preloaded/s")
 	}
+}
+
+// TestThatSomebodyHasNoKeyIsProvedOnce: on several servers, one that leads no more does not know of the newest keys.
+func TestThatSomebodyHasNoKeyIsProvedOnce(t *testing.T) {
+	nc := natstest.Open(t, natsconn.Config{URL: natstest.NewCluster(t).URL()}).Conn
+	store, err := kv.Open(within(t), nc, kv.Config{Bucket: "VAULT", Replicas: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := site{nc, store, filepath.Join(t.TempDir(), "kek.json")}
+	v, id := s.open(t), people(1)[0]
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(within(t), "KV_VAULT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var proofs []uint64
+	for range 2 {
+		wantErased(t, v, id, []byte("sealed"))
+		m, err := stream.GetLastMsgForSubject(within(t), "$KV.VAULT."+personName(id))
+		if err != nil {
+			t.Fatalf("nothing proves it: %v", err)
+		}
+		proofs = append(proofs, m.Sequence)
+	}
+	if proofs[0] != proofs[1] {
+		t.Errorf("proved twice: %v", proofs)
+	}
+	ensure(t, v, id)
+	wantOpen(t, s.open(t), id, seal(t, v, id, "x"), "x")
 }
