@@ -136,9 +136,9 @@ func orDefault[T int | uint64 | Duration](v *T, otherwise T) {
 	}
 }
 
-// environment is what a program gets.
+// environment is what a program gets: never nil, by which os/exec would hand on the runner's own, with its token.
 func (s *Server) environment() []string {
-	var env []string
+	env := []string{}
 	for _, name := range s.Inherit {
 		if value, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+value)

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -217,6 +218,26 @@ func TestAProgramGetsTheEnvironmentThatIsNamedAndNothingElse(t *testing.T) {
 	}
 	if files := f.ask(s, "limits"); files != "77" {
 		t.Errorf("it may open %s files", files)
+	}
+}
+
+func TestAProgramThatIsGivenNoEnvironmentHasNone(t *testing.T) {
+	t.Setenv("PLANTED", "secret of the runner's own")
+	file := filepath.Join(t.TempDir(), "runner.yaml")
+	if err := os.WriteFile(file, []byte("servers: [{name: bare, command: [cat], inherit: []}]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := start(&c.Servers[0], "", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.end()
+	if env := p.cmd.Environ(); slices.ContainsFunc(env, func(one string) bool { return strings.HasPrefix(one, "PLANTED=") }) {
+		t.Error("it got the runner's")
 	}
 }
 
