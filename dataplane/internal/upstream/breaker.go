@@ -69,9 +69,9 @@ func (u *Upstream) judge(err error) {
 	// Else the caller's context ended, which says nothing of the upstream.
 }
 
-// well forgets the failures in a row.
+// well forgets the failures in a row. One that was counted meanwhile may have left the upstream alone with no failure to show for it.
 func (u *Upstream) well() {
-	if u.breaker.failures.Load() != 0 {
+	if u.breaker.failures.Load() != 0 || u.breaker.until.Load() != 0 {
 		u.breaker.failures.Store(0)
 		u.breaker.until.Store(0)
 	}
