@@ -30,6 +30,9 @@ func (u *Upstream) exchange(outer context.Context, q *request, x exchange) (*Res
 	if err != nil {
 		watch.Stop()
 		broken := u.broken(outer, ctx, err, false)
+		if q.begun.Load() && isKind(broken, Unreachable) { // whatever the error looks like, there was a connection
+			broken = u.fail(BadResponse, "the connection ended before the answer")
+		}
 		if ctx.Err() != nil {
 			u.cancelled(x)
 		}

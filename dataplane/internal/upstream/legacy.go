@@ -118,7 +118,7 @@ func (w *legacyWire) open(ctx context.Context, r *request) (*legacyStream, error
 	// The stream outlives the request that opens it.
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, cancel)
-	rep, err := w.request(life, http.MethodGet, w.net.url, r.fields, nil) //nolint:bodyclose // where it is not read to its end, it is closed
+	rep, err := w.request(life, http.MethodGet, w.net.url, r.fields, &request{}) //nolint:bodyclose // where it is not read to its end, it is closed
 	if err != nil {
 		cancel()
 		return nil, err
@@ -169,7 +169,7 @@ func (w *legacyWire) endpoint(e mcp.Event) (*url.URL, error) {
 }
 
 // request sends one HTTP request.
-func (w *legacyWire) request(ctx context.Context, method string, to *url.URL, fields []field, body []byte) (*http.Response, error) {
+func (w *legacyWire) request(ctx context.Context, method string, to *url.URL, fields []field, of *request) (*http.Response, error) {
 	to, fields = withQuery(to, fields)
 	header := make(http.Header, len(fields)+1)
 	for _, f := range fields {
@@ -185,16 +185,16 @@ func (w *legacyWire) request(ctx context.Context, method string, to *url.URL, fi
 		header.Del("Content-Type")
 	}
 	req := (&http.Request{
-		Method: method, URL: to, Host: to.Host, Header: header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(body)),
+		Method: method, URL: to, Host: to.Host, Header: header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(of.body)),
 	}).WithContext(ctx)
-	if len(body) > 0 {
-		req.Body = newBody(body)
+	if len(of.body) > 0 {
+		req.Body = newBody(of)
 	}
 	return w.net.transport.RoundTrip(req)
 }
 
 func (w *legacyWire) post(ctx context.Context, s *legacyStream, r *request) error {
-	resp, err := w.request(ctx, http.MethodPost, s.post, r.fields, r.body)
+	resp, err := w.request(ctx, http.MethodPost, s.post, r.fields, r)
 	if err != nil {
 		return err
 	}

@@ -134,6 +134,7 @@ func (c *plainConn) exchange(r *request) (rep reply, last bool, err error) {
 		b = append(strconv.AppendInt(append(b, "Content-Length: "...), int64(len(r.body)), 10), "\r\n"...)
 	}
 	b = append(append(b, "\r\n"...), r.body...)
+	r.begun.Store(true)
 	if _, err := c.Write(b); err != nil {
 		return reply{}, false, fmt.Errorf("writing a request: %w", err)
 	}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
+	"sync/atomic"
 )
 
 // wire is the seam to HTTP: all that a call needs of it, so that another implementation can take net/http's place.
@@ -23,6 +25,8 @@ type request struct {
 	method string
 	fields []field
 	body   []byte
+	// begun: its body is being sent, so that the server may have taken it whatever is heard then.
+	begun atomic.Bool
 }
 
 type field struct{ name, value string }
@@ -62,6 +66,7 @@ type netWire struct {
 	transport *http.Transport
 	url       *url.URL
 	userAgent []string
+	http1     atomic.Bool // what the server spoke last
 }
 
 func newNetWire(c Config, t Target, to *url.URL) *netWire {
@@ -98,14 +103,27 @@ func (w *netWire) send(ctx context.Context, r *request) (reply, error) {
 		Method: r.method, URL: to, Host: to.Host, Header: header,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(r.body)),
 	}).WithContext(ctx)
-	if len(r.body) > 0 {
-		req.Body = newBody(r.body)
-		// Only used where not one byte was written.
-		req.GetBody = func() (io.ReadCloser, error) { return newBody(r.body), nil }
+	var resp *http.Response
+	var err error
+	for tries := maxNotTaken; ; tries-- {
+		if len(r.body) > 0 {
+			req.Body = newBody(r)
+			if w.http1.Load() { // in HTTP/1.1 it is used only where not one byte was written, in HTTP/2 also where nobody knows
+				req.GetBody = func() (io.ReadCloser, error) { return newBody(r), nil }
+			}
+		}
+		resp, err = w.transport.RoundTrip(req) //nolint:bodyclose // the reply's body, which the caller of send closes
+		if err == nil {
+			break
+		}
+		if tries == 0 || ctx.Err() != nil || !notTaken(err) {
+			return reply{}, err
+		}
+		again := *req
+		req = &again
 	}
-	resp, err := w.transport.RoundTrip(req) //nolint:bodyclose // the reply's body, which the caller of send closes
-	if err != nil {
-		return reply{}, err
+	if http1 := resp.ProtoMajor == 1; http1 != w.http1.Load() {
+		w.http1.Store(http1)
 	}
 	rep := reply{
 		status: resp.StatusCode, contentType: resp.Header["Content-Type"], length: resp.ContentLength, body: resp.Body,
@@ -119,13 +137,41 @@ func (w *netWire) send(ctx context.Context, r *request) (reply, error) {
 
 func (w *netWire) close() { w.transport.CloseIdleConnections() }
 
-// body is a reader of bytes that can be closed, in one allocation.
-type body struct{ bytes.Reader }
+// maxNotTaken is how often a request is sent again that the server said it did not take.
+const maxNotTaken = 3
 
-func newBody(b []byte) *body {
-	r := new(body)
-	r.Reset(b)
-	return r
+// notTaken tells whether a server of HTTP/2 said that it took nothing of a request (RFC 9113, sections 6.8 and 8.7). net/http has no
+// type for it. It would send a request again itself had it the body, but also one that was reset as a violation of the protocol, of
+// which nobody knows whether it was taken.
+func notTaken(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "cannot retry err") && (strings.Contains(text, "graceful shutdown GOAWAY") || strings.Contains(text, "REFUSED_STREAM"))
 }
 
+// body is a reader of a request's bytes that can be closed, in one allocation.
+type body struct {
+	bytes.Reader
+	of *request
+}
+
+func newBody(of *request) *body {
+	b := &body{of: of}
+	b.Reset(of.body)
+	of.begun.Store(false)
+	return b
+}
+
+// Read is called once there is a connection.
+func (b *body) Read(p []byte) (int, error) {
+	b.of.begun.Store(true)
+	return b.Reader.Read(p)
+}
+
+// WriteTo is another way to read.
+func (b *body) WriteTo(w io.Writer) (int64, error) {
+	b.of.begun.Store(true)
+	return b.Reader.WriteTo(w)
+}
+
+// Close has nothing to close.
 func (*body) Close() error { return nil }
