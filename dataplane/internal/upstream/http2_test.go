@@ -146,3 +146,20 @@ func TestACallByHTTP2IsMadeAgainOnlyWhereTheServerSaidThatItDidNotTakeIt(t *test
 		})
 	}
 }
+
+func TestAConnectionOfHTTP2ThatIsDeadIsNotUsedForLong(t *testing.T) {
+	s := newFrames(t, func(number int, f *http2.Framer, stream uint32) bool {
+		return number > 1 && says(f, stream) // the first connection is not read any more, nor ended
+	})
+	u := s.upstream(t, time.Second)
+	for deadline := time.Now().Add(time.Minute); ; {
+		r, err := u.Call(t.Context(), request(t, false))
+		if err == nil {
+			_ = r.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after a minute calls still fail: %v", err)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // wire is the seam to HTTP: all that a call needs of it, so that another implementation can take net/http's place.
@@ -69,8 +70,14 @@ type netWire struct {
 	http1     atomic.Bool // what the server spoke last
 }
 
+// aliveEvery is how often a quiet connection of HTTP/2 is asked whether it is alive, and how long it may take to say so.
+const aliveEvery = 15 * time.Second
+
 func newNetWire(c Config, t Target, to *url.URL) *netWire {
+	// Without that, calls would be sent on a connection of which the other side is gone for as long as TCP tries.
+	alive := min(aliveEvery, t.Timeout)
 	transport := &http.Transport{
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: alive, PingTimeout: alive},
 		Proxy:                  c.Proxy,
 		DialContext:            c.Dial,
 		TLSHandshakeTimeout:    t.ConnectTimeout,
