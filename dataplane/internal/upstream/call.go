@@ -184,6 +184,11 @@ func (u *Upstream) callSession(ctx context.Context, c *Call) (response *Response
 	r := request{method: http.MethodPost, fields: u.sessionFields(traceFields(baseFields(), c), current, c.Party.Credential), body: sent}
 	x := exchange{sent: edit.ID, answer: m.ID, agent: c.Revision, method: m.Method, session: current, credential: c.Party.Credential}
 	response, err = u.exchange(ctx, &r, x)
+	if err != nil {
+		u.release(seat)
+	} else {
+		response.exchange.seat = seat
+	}
 	if isKind(err, SessionLost) {
 		seat.lose(current)
 		return nil, true, err
@@ -205,6 +210,11 @@ func (u *Upstream) Listen(ctx context.Context, p Party) (*Response, error) {
 	}
 	r := request{method: http.MethodGet, fields: u.sessionFields([]field{{"Accept", "text/event-stream"}}, current, p.Credential)}
 	response, err := u.exchange(ctx, &r, exchange{method: mcp.MethodListen, sent: []byte("null"), session: current, credential: p.Credential})
+	if err != nil {
+		u.release(seat)
+	} else {
+		response.exchange.seat = seat
+	}
 	if isKind(err, SessionLost) {
 		seat.lose(current)
 	}

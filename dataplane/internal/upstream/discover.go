@@ -37,9 +37,11 @@ func (u *Upstream) discover(ctx context.Context, p *Party) error {
 	}
 	if revision == "" {
 		// That it has sessions is believed once it opened one.
-		if _, _, err := u.opened(ctx, p); err != nil {
+		seat, _, err := u.opened(ctx, p)
+		if err != nil {
 			return err
 		}
+		u.release(seat)
 	}
 	u.era.Store(&era{revision: revision})
 	return nil

@@ -19,6 +19,7 @@ type exchange struct {
 	agent      mcp.Revision
 	method     string
 	session    *session // nil in the stateless era
+	seat       *seat    // where the session is; nil: the answer does not keep it
 	credential Credential
 }
 

@@ -226,6 +226,9 @@ func (r *Response) Close() error {
 	}
 	r.cancel(nil)
 	_ = r.body.body.Close() // nothing depends on what was not read
+	if r.exchange.seat != nil {
+		r.upstream.release(r.exchange.seat)
+	}
 	return nil
 }
 

@@ -39,6 +39,8 @@ type seat struct {
 	current atomic.Pointer[session]
 	used    atomic.Int64 // Unix seconds
 	cred    atomic.Pointer[Credential]
+	busy    int  // how many calls and streams are in the session, under seats' lock
+	left    bool // it is none of the seats any more, under the same lock: its session ends with the last of them
 }
 
 // seats holds an upstream's sessions by party.
@@ -47,7 +49,7 @@ type seats struct {
 	by map[string]*seat
 }
 
-// seat returns the party's seat, and makes room for a new one where there are too many.
+// seat returns the party's seat, for as long as until it is released, and makes room for a new one where there are too many.
 func (u *Upstream) seat(p *Party) *seat {
 	now, key := u.pool.config.Now(), p.key()
 	u.seats.mu.Lock()
@@ -60,6 +62,7 @@ func (u *Upstream) seat(p *Party) *seat {
 		s = &seat{turn: newTurn()}
 		u.seats.by[key] = s
 	}
+	s.busy++
 	u.seats.mu.Unlock()
 	s.used.Store(now.Unix())
 	if leaver != nil {
@@ -85,12 +88,24 @@ func (s *seats) takeOldest() *seat {
 	return oldest
 }
 
+// release is the end of a use of a seat.
+func (u *Upstream) release(s *seat) {
+	s.used.Store(u.pool.config.Now().Unix())
+	u.seats.mu.Lock()
+	s.busy--
+	last := s.left && s.busy == 0
+	u.seats.mu.Unlock()
+	if last {
+		u.goodbye(s)
+	}
+}
+
 func (u *Upstream) sweep(now time.Time) {
 	before := now.Add(-u.target.SessionIdle).Unix()
 	var idle []*seat
 	u.seats.mu.Lock()
 	for key, s := range u.seats.by {
-		if s.used.Load() < before {
+		if s.busy == 0 && s.used.Load() < before {
 			idle = append(idle, s)
 			delete(u.seats.by, key)
 		}
@@ -113,8 +128,15 @@ func (u *Upstream) End(p Party) {
 	}
 }
 
-// goodbye tells the upstream that a session is not needed any more.
+// goodbye tells the upstream that a session is not needed any more, once nothing is in it.
 func (u *Upstream) goodbye(s *seat) {
+	u.seats.mu.Lock()
+	s.left = true
+	busy := s.busy > 0
+	u.seats.mu.Unlock()
+	if busy {
+		return
+	}
 	gone, c := s.current.Swap(nil), s.cred.Load()
 	if gone == nil || gone.id == "" || c == nil {
 		return
@@ -127,13 +149,18 @@ func (u *Upstream) goodbye(s *seat) {
 	})
 }
 
-// opened returns the party's session, opened if need be.
-func (u *Upstream) opened(ctx context.Context, p *Party) (*seat, *session, error) {
+// opened returns the party's session, opened if need be. Without an error, the caller releases the seat.
+func (u *Upstream) opened(ctx context.Context, p *Party) (_ *seat, _ *session, err error) {
 	s := u.seat(p)
+	defer func() {
+		if err != nil {
+			u.release(s)
+		}
+	}()
 	if current := s.current.Load(); current != nil {
 		return s, current, nil
 	}
-	err := s.turn.do(ctx, func() bool { return s.current.Load() != nil }, func(ctx context.Context) error {
+	err = s.turn.do(ctx, func() bool { return s.current.Load() != nil }, func(ctx context.Context) error {
 		fresh, err := u.initialize(ctx, p)
 		if err == nil {
 			s.cred.Store(&p.Credential)
