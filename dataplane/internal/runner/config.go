@@ -49,7 +49,7 @@ type Limits struct {
 	Files uint64 `yaml:"files"`
 	// Message is the most bytes of one message. Default 16 MiB.
 	Message int `yaml:"message"`
-	// Start is how long one may take to answer initialize, Idle after how long without use it is ended, Grace how long it may take
+	// Start is how long one may take to answer initialize, and to take a message in, Idle after how long without use it is ended, Grace how long it may take
 	// to end when it is asked to. Defaults: 30 s, 10 min, 5 s.
 	Start Duration `yaml:"start"`
 	Idle  Duration `yaml:"idle"`

@@ -24,7 +24,9 @@ type process struct {
 	person  string
 	log     *slog.Logger
 	cmd     *exec.Cmd
-	stdin   io.WriteCloser
+	stdin   inputPipe
+	stdout  *os.File
+	stderr  *os.File
 	folder  string        // its own, removed at its end; empty: none
 	done    chan struct{} // closed when it ended
 	over    chan struct{} // closed when the runner has forgotten it after that
@@ -32,16 +34,24 @@ type process struct {
 
 	writing sync.Mutex // held while a message is written
 
-	mu        sync.Mutex
-	nextID    int
-	calls     map[string]*call // by the id that the program knows, raw
-	progress  map[string]*call // by the progress token that the program knows, raw
-	sessions  map[string]*session
-	used      time.Time
-	ended     error
-	initiated chan struct{} // closed when initialize was answered, or failed
-	hello     []byte        // the result of initialize, raw; nil: it failed
-	garbage   int
+	mu       sync.Mutex
+	nextID   int
+	calls    map[string]*call // by the id that the program knows, raw
+	progress map[string]*call // by the progress token that the program knows, raw
+	sessions map[string]*session
+	used     time.Time
+	ended    error
+	garbage  int
+
+	initiated chan struct{} // closed when initialize was answered, or failed; then one of these is there:
+	hello     []byte        // its result, raw
+	refused   error
+}
+
+// inputPipe is what a program reads.
+type inputPipe interface {
+	io.WriteCloser
+	SetWriteDeadline(at time.Time) error
 }
 
 // call is a request of a session that the program did not answer yet.
@@ -75,31 +85,53 @@ func start(s *Server, person string, log *slog.Logger) (*process, error) {
 		p.folder, p.cmd.Dir = folder, folder
 	}
 	separate(p.cmd)
-	stdout, err := p.open()
-	if err != nil {
+	if err := p.open(); err != nil {
 		p.cleanUp()
 		return nil, err
 	}
 	limit(p.cmd.Process.Pid, s.Limits)
 	log.Info("a program was started", "server", s.Name, "pid", p.cmd.Process.Pid)
-	go p.read(stdout)
+	go p.read()
 	return p, nil
 }
 
-func (p *process) open() (io.Reader, error) {
-	var err error
-	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
-		return nil, fmt.Errorf("preparing %s: %w", p.server.Name, err)
+// open starts the program with pipes of the runner's own: its end is seen whoever else holds them by then.
+func (p *process) open() (err error) {
+	var ends []*os.File // this side's and the program's, by turns
+	defer func() {
+		for i, end := range ends {
+			if err != nil || i%2 == 1 {
+				_ = end.Close() // nothing was written
+			}
+		}
+		if err != nil {
+			err = fmt.Errorf("starting %s: %w", p.server.Name, err)
+		}
+	}()
+	for range 3 {
+		from, to, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		ends = append(ends, from, to)
 	}
-	stdout, err := p.cmd.StdoutPipe()
-	if err != nil {
-		return nil, fmt.Errorf("preparing %s: %w", p.server.Name, err)
-	}
-	p.cmd.Stderr = &complaints{log: p.log.With("server", p.server.Name)}
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting %s: %w", p.server.Name, err)
-	}
-	return stdout, nil
+	ends[0], ends[1] = ends[1], ends[0] // the program reads the first
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = ends[1], ends[3], ends[5]
+	p.stdin, p.stdout, p.stderr = ends[0], ends[2], ends[4]
+	return p.cmd.Start()
+}
+
+// leftBehind is how long what a program wrote is still read after its end, where somebody outside of its group holds the pipe.
+const leftBehind = time.Second
+
+// wait sees the program's end, and ends with it what it started.
+func (p *process) wait() error {
+	err := p.cmd.Wait()
+	killGroup(p.cmd)
+	at := time.Now().Add(leftBehind)
+	_ = p.stdout.SetReadDeadline(at) // a pipe has deadlines
+	_ = p.stderr.SetReadDeadline(at)
+	return err
 }
 
 func (p *process) cleanUp() {
@@ -115,8 +147,15 @@ func (p *process) hasEnded() bool {
 }
 
 // read takes what the program says until it ends.
-func (p *process) read(stdout io.Reader) {
-	lines := bufio.NewReaderSize(stdout, 64<<10)
+func (p *process) read() {
+	waited := make(chan error, 1)
+	go func() { waited <- p.wait() }()
+	complained := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(&complaints{log: p.log.With("server", p.server.Name)}, p.stderr) // until the end, however that comes
+		close(complained)
+	}()
+	lines := bufio.NewReaderSize(p.stdout, 64<<10)
 	for {
 		line, err := readLine(lines, p.server.Limits.Message)
 		if errors.Is(err, errLong) {
@@ -130,15 +169,16 @@ func (p *process) read(stdout io.Reader) {
 			p.take(line)
 		}
 	}
-	killGroup(p.cmd) // what it left behind
-	err := p.cmd.Wait()
+	killGroup(p.cmd) // one that says nothing more is of no use
+	err := <-waited
+	<-complained
+	for _, end := range []io.Closer{p.stdin, p.stdout, p.stderr} {
+		_ = end.Close() // nobody is at its other end
+	}
 	p.mu.Lock()
 	p.ended = errEnded
 	calls := p.calls
 	p.calls, p.progress = map[string]*call{}, map[string]*call{}
-	if p.hello == nil {
-		closeOnce(p.initiated)
-	}
 	for _, s := range p.sessions {
 		s.close()
 	}
@@ -149,14 +189,6 @@ func (p *process) read(stdout io.Reader) {
 	p.cleanUp()
 	p.log.Info("a program ended", "server", p.server.Name, "pid", p.cmd.Process.Pid, "state", fmt.Sprint(p.cmd.ProcessState), "error", err)
 	close(p.done)
-}
-
-func closeOnce(c chan struct{}) {
-	select {
-	case <-c:
-	default:
-		close(c)
-	}
 }
 
 var errLong = errors.New("the line is too long")
@@ -296,10 +328,17 @@ func (p *process) write(message []byte) error {
 	line = append(line, '\n')
 	p.writing.Lock()
 	defer p.writing.Unlock()
-	if _, err := p.stdin.Write(line); err != nil {
-		return errEnded
+	_ = p.stdin.SetWriteDeadline(time.Now().Add(time.Duration(p.server.Limits.Start))) // a pipe has deadlines
+	_, err := p.stdin.Write(line)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if errors.Is(err, os.ErrDeadlineExceeded) { // it has a part of a message, and reads no more
+		p.log.Warn("a program does not read its standard input, and is ended", "server", p.server.Name)
+		p.refuse()
+		killGroup(p.cmd)
+	}
+	return errEnded
 }
 
 // ask sends a request of a session's, under an id of the program's own, and returns where its answer comes.
@@ -372,35 +411,27 @@ func (c *call) fail(why string) {
 	close(c.last)
 }
 
-// initialize opens the program's one session, as the first client asks for it, or waits for it.
+// initialize opens the program's one session, as the first client asks for it, or waits for it. Should the first go away meanwhile, the
+// program is as good for the next.
 func (p *process) initialize(ctx context.Context, m *mcp.Message, first bool) ([]byte, error) {
 	if first {
-		if err := p.greet(ctx, m); err != nil {
-			p.end()
-			return nil, err
-		}
+		go func() {
+			defer close(p.initiated)
+			if p.refused = p.greet(m); p.refused != nil {
+				p.end()
+			}
+		}()
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.server.Limits.Start))
-	defer cancel()
 	select {
 	case <-p.initiated:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("the program did not answer initialize in time: %w", context.Cause(ctx))
+		return nil, context.Cause(ctx)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.hello == nil {
-		return nil, errEnded
-	}
-	return p.hello, nil
+	return p.hello, p.refused
 }
 
-func (p *process) greet(ctx context.Context, m *mcp.Message) error {
-	defer func() {
-		p.mu.Lock()
-		closeOnce(p.initiated)
-		p.mu.Unlock()
-	}()
+// greet asks the program to be initialized, within its time to start.
+func (p *process) greet(m *mcp.Message) error {
 	c, err := p.ask(nil, m)
 	if err != nil {
 		return err
@@ -414,24 +445,23 @@ func (p *process) greet(ctx context.Context, m *mcp.Message) error {
 		if e := mcp.ReadMessage(raw, p.limits(), &answer); e != nil || answer.Result == nil {
 			return errors.New("the program refuses to be initialized")
 		}
-		p.mu.Lock()
 		p.hello = bytes.Clone(answer.Result)
-		p.mu.Unlock()
 	case <-timer.C:
 		return errors.New("the program did not answer initialize in time")
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 	return p.write([]byte(`{"jsonrpc":"2.0","method":"` + mcp.NotifyInitialized + `"}`))
 }
 
+// refuse takes no more calls.
+func (p *process) refuse() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended = errEnded
+}
+
 // end asks the program to end, and ends it with all that it started if it does not.
 func (p *process) end() {
-	p.mu.Lock()
-	if p.ended == nil {
-		p.ended = errEnded
-	}
-	p.mu.Unlock()
+	p.refuse()
 	_ = p.stdin.Close() // which is how it is asked (2025-11-25, lifecycle, shutdown)
 	grace := time.NewTimer(time.Duration(p.server.Limits.Grace))
 	defer grace.Stop()
@@ -444,11 +474,20 @@ func (p *process) end() {
 	}
 }
 
-// idle tells whether nobody used the program for too long.
+// idle tells whether nobody used the program for too long, or listens to it. From then on it takes no more calls.
 func (p *process) idle(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.calls) == 0 && now.Sub(p.used) > time.Duration(p.server.Limits.Idle)
+	if len(p.calls) > 0 || now.Sub(p.used) <= time.Duration(p.server.Limits.Idle) {
+		return false
+	}
+	for _, s := range p.sessions {
+		if s.heard() {
+			return false
+		}
+	}
+	p.ended = errEnded
+	return true
 }
 
 // complaints takes what a program writes to its standard error: a line at a time, a few a second, and no longer than they need be.

@@ -432,6 +432,13 @@ func (s *session) unhear() {
 	s.notices = nil
 }
 
+// heard tells whether somebody listens.
+func (s *session) heard() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.notices != nil
+}
+
 // tell passes a notification on, if somebody listens and keeps up.
 func (s *session) tell(message []byte) {
 	s.mu.Lock()
