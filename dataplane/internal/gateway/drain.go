@@ -25,7 +25,7 @@ func (g *Gateway) EndStreams() { g.flights.endStreams() }
 // sentBack tells another proxy of the region to do itself what it sent on, because this one is about to stop. What lives here and
 // nowhere else is still done here.
 func (g *Gateway) sentBack(w http.ResponseWriter, r *http.Request, m *mcp.Message) bool {
-	if !g.leaving.Load() || len(r.Header[forwardedHeader]) == 0 || m.Kind != mcp.Request || m.RequestState != "" || mcp.OfTask(m.Method) {
+	if !g.leaving.Load() || len(r.Header[forwardedHeader]) == 0 || bound(m) {
 		return false
 	}
 	w.Header().Set(forwardedHeader, leavingWord)

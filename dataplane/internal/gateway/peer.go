@@ -37,8 +37,14 @@ type peers struct {
 	by atomic.Pointer[map[string]*peer]
 
 	mu sync.Mutex
-	// gone are those that could not be reached or are about to stop, and until when nothing is sent to them.
-	gone map[string]time.Time
+	// gone are those that could not be reached or are about to stop.
+	gone map[string]gone
+}
+
+// gone is until when nothing is sent to a proxy; if it is leaving, nothing that can be done elsewhere.
+type gone struct {
+	until   time.Time
+	leaving bool
 }
 
 // peer is another proxy of the region. Its connections are its own: each proxy shows another certificate.
@@ -51,24 +57,25 @@ type peer struct {
 // goneFor is how long nothing is sent to a proxy that could not be reached or was about to stop.
 const goneFor = 15 * time.Second
 
-func (p *peers) avoid(name string, until time.Time) {
+func (p *peers) avoid(name string, g gone) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.gone[name] = until
+	p.gone[name] = g
 }
 
-func (p *peers) avoided(name string, now time.Time) bool {
+// avoided tells whether a proxy is not to be sent a request, which is bound to it or could be done elsewhere.
+func (p *peers) avoided(name string, bound bool, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	until, ok := p.gone[name]
-	if ok && now.After(until) {
+	g, ok := p.gone[name]
+	if ok && now.After(g.until) {
 		delete(p.gone, name)
 	}
-	return ok && !now.After(until)
+	return ok && !now.After(g.until) && !(g.leaving && bound)
 }
 
 func newPeers() *peers {
-	p := &peers{gone: map[string]time.Time{}}
+	p := &peers{gone: map[string]gone{}}
 	p.by.Store(&map[string]*peer{})
 	return p
 }
@@ -127,17 +134,48 @@ func (g *Gateway) homeOf(s *mcp.Session, m *mcp.Message) string {
 	return ""
 }
 
+// bound tells whether what a message needs is at its home and nowhere else.
+func bound(m *mcp.Message) bool {
+	return m.Kind != mcp.Request || m.RequestState != "" || mcp.OfTask(m.Method)
+}
+
+// onward is what is known of a request that another proxy may have to answer.
+type onward struct {
+	home     string
+	bound    bool   // it can be done there alone
+	body     []byte // nil: it has none
+	message  *mcp.Message
+	revision mcp.Revision
+}
+
+// onward says where a POST belongs: a batch where the first of its messages does that belongs somewhere.
+func (g *Gateway) onward(x *exchange, p *mcp.Post, body []byte) onward {
+	o := onward{body: body, revision: x.revision}
+	for i := range p.Messages {
+		m := &p.Messages[i]
+		if o.home = g.homeOf(&x.session, m); o.home != "" {
+			o.bound = bound(m)
+			break
+		}
+	}
+	if !p.Batch {
+		o.message = &p.Messages[0]
+	}
+	return o
+}
+
 // elsewhere sends a request on to the proxy where it belongs. False: it is to be answered here.
-func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, home string, body []byte) (sent bool) {
+func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, o onward) (sent bool) {
+	home, body := o.home, o.body
 	if home == "" || home == g.Proxy || len(r.Header[forwardedHeader]) > 0 {
 		return false
 	}
 	to := (*g.peers.by.Load())[home]
 	sealer := g.sealer.Load()
-	if to == nil || sealer == nil || g.peers.avoided(home, g.Now()) {
+	if to == nil || sealer == nil || g.peers.avoided(home, o.bound, g.Now()) {
 		return false
 	}
-	gone := false
+	away, stream := false, false
 	on := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(to.url)
@@ -148,17 +186,25 @@ func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, home string,
 				p.Out.GetBody, p.Out.ContentLength = again, int64(len(body))
 			}
 		},
-		ModifyResponse: leaves, Transport: to.transport, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
+		ModifyResponse: func(answer *http.Response) error {
+			stream = mcp.IsType(answer.Header["Content-Type"], "text/event-stream") == nil
+			return leaves(answer)
+		},
+		Transport: to.transport, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			var op *net.OpError
 			if errors.Is(err, errLeaving) || errors.As(err, &op) && op.Op == "dial" { // nothing was done
-				gone = true
-				g.peers.avoid(home, g.Now().Add(goneFor))
+				away = true
+				g.peers.avoid(home, gone{g.Now().Add(goneFor), errors.Is(err, errLeaving)})
 				return
 			}
 			if r.Context().Err() == nil {
 				g.Log.Warn("a request could not be sent on to the proxy that it belongs to", "proxy", home, "error", err)
-				mcp.WriteError(w, "", nil, &mcp.Error{Code: mcp.CodeInternal, Message: "the proxy that held this session went away during the call: what the upstream did is not known", Status: http.StatusBadGateway})
+				if said := o.cutShort(); said != nil {
+					mcp.WriteJSON(w, http.StatusOK, said)
+					return
+				}
+				mcp.WriteError(w, "", nil, &mcp.Error{Code: mcp.CodeInternal, Message: cutShort, Status: http.StatusBadGateway})
 			}
 		},
 	}
@@ -168,10 +214,27 @@ func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, home string,
 			panic(p)
 		} else if p != nil {
 			sent = true // as far as it came
+			if said := o.cutShort(); said != nil && stream && r.Context().Err() == nil {
+				_, _ = w.Write(append(append([]byte("\n\ndata: "), said...), "\n\n"...)) // behind what may have been cut within an event
+			}
 		}
 	}()
 	on.ServeHTTP(w, r)
-	return !gone
+	return !away
+}
+
+const cutShort = "the proxy that held this session went away during the call: what the upstream did is not known"
+
+// cutShort answers a request whose proxy went away while it was done; nil: it has no answer.
+func (o onward) cutShort() []byte {
+	switch m := o.message; {
+	case m == nil || m.Kind != mcp.Request:
+		return nil
+	case m.Method == mcp.MethodCallTool:
+		return mcp.AppendToolError(nil, m.ID, o.revision, "Sallyport could not complete this call: "+cutShort+".")
+	default:
+		return mcp.AppendError(nil, m.ID, &mcp.Error{Code: mcp.CodeInternal, Message: cutShort})
+	}
 }
 
 // addressOf is where a request came from: of one that another proxy sent on, where it came from there.

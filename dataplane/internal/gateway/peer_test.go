@@ -2,7 +2,9 @@ package gateway_test
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -144,4 +146,79 @@ func TestAStreamIsResumedAtAnotherProxy(t *testing.T) {
 	s.wants("waiting")
 	close(first.demo.release)
 	s.wants(`"done"`)
+}
+
+// going is a proxy that goes away within its answer to what is sent on to it.
+func going(t *testing.T, begin string) []*fleetv1.Peer {
+	t.Helper()
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if begin != "" {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(w, begin)
+			_ = http.NewResponseController(w).Flush()
+		}
+		panic(http.ErrAbortHandler)
+	}))
+	t.Cleanup(web.Close)
+	return []*fleetv1.Peer{{Proxy: "proxy", Url: web.URL}}
+}
+
+func TestACallWhoseHomeGoesAwayMeanwhileIsAnsweredAllTheSame(t *testing.T) {
+	for name, begin := range map[string]string{"before its answer": "", "within its stream": "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{}}\n\ndata: {\"cut"} {
+		t.Run(name, func(t *testing.T) {
+			first := newWorld(t, &options{})
+			second := region(t, first, "second")[1]
+			a := first.opened(ada, "/mcp", mcp.LatestSession).at(second)
+			second.gateway.Peers(going(t, begin))
+			got := lastOf(a.call("demo__echo", `{"text":"x"}`))
+			if got.status != http.StatusOK || got.field("id") != 7.0 || got.field("result", "isError") != true || !strings.Contains(got.body, "what the upstream did is not known") {
+				t.Errorf("a call: %+v", got)
+			}
+			got = lastOf(a.ask("completion/complete", `{"ref":{"type":"ref/prompt","name":"demo__x"},"argument":{"name":"a","value":"b"}}`))
+			if got.field("id") != 7.0 || got.field("error", "code") != float64(mcp.CodeInternal) {
+				t.Errorf("another request: %+v", got)
+			}
+		})
+	}
+}
+
+func TestAQuestionOfAProxyThatIsAboutToStopIsAnswered(t *testing.T) {
+	first := shelves(t, false, &policyv1.Consent{Elicitation: true})
+	second := region(t, first, "second")[1]
+	a := &agent{w: first, token: first.token(ada, "/mcp", "agent"), path: "/mcp"}
+	got := a.post("", `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"elicitation":{}},"clientInfo":{"name":"a","version":"1"}}}`)
+	a.session, a.revision = got.header.Get("Mcp-Session-Id"), mcp.LatestSession
+	a = a.at(second)
+	s := a.open(http.MethodPost, a.header("", ""), a.message("7", "tools/call", `{"name":"lib__elicit","arguments":{}}`))
+	asked, _ := s.next()
+	var q struct {
+		ID string `json:"id"`
+	}
+	if err := json.Unmarshal([]byte(asked), &q); err != nil || q.ID == "" {
+		t.Fatalf("asked %s, %v", asked, err)
+	}
+	first.gateway.Leave()
+	// Another call of the session is done where it came, from now on.
+	if got := a.call("demo__echo", `{"text":"x"}`); got.status != http.StatusOK {
+		t.Fatalf("got %+v", got)
+	}
+	if got := a.post("", `{"jsonrpc":"2.0","id":"`+q.ID+`","result":{"action":"accept","content":{"colour":"green"}}}`); got.status != http.StatusAccepted {
+		t.Errorf("the answer was not taken: %+v", got)
+	}
+	s.wants("accept green")
+}
+
+func TestABatchIsDoneAtItsSessionsHome(t *testing.T) {
+	first := newWorld(t, &options{demo: newServer(t, false)})
+	second := region(t, first, "second")[1]
+	a := first.opened(ada, "/mcp", "2025-03-26")
+	a.call("demo__echo", `{"text":"x"}`)
+	got := a.at(second).post("", `[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"demo__echo","arguments":{"text":"y"}}}]`)
+	if !strings.Contains(got.body, "said y") {
+		t.Fatalf("got %+v", got)
+	}
+	if n := first.demo.sessions(); n != 1 {
+		t.Errorf("the upstream was initialized %d times", n)
+	}
 }

@@ -84,7 +84,7 @@ func (g *Gateway) post(w http.ResponseWriter, r *http.Request, c *caller) {
 		}
 		x.roundTrip, x.foreignState, p.Messages[0] = q, q == nil, *m
 	}
-	if g.sentBack(w, r, &p.Messages[0]) || g.elsewhere(w, r, g.homeOf(&x.session, &p.Messages[0]), body) {
+	if g.sentBack(w, r, &p.Messages[0]) || g.elsewhere(w, r, g.onward(&x, &p, body)) {
 		return
 	}
 	if p.Batch {

@@ -61,7 +61,7 @@ func (g *Gateway) end(w http.ResponseWriter, r *http.Request, c *caller) {
 		mcp.WriteError(w, "", nil, e)
 		return
 	}
-	if g.elsewhere(w, r, s.Home, nil) {
+	if g.elsewhere(w, r, onward{home: s.Home, bound: true}) {
 		return
 	}
 	g.ended.add(s.ID, s.Expires, g.Now())

@@ -27,15 +27,15 @@ func (g *Gateway) listen(w http.ResponseWriter, r *http.Request, c *caller) {
 		mcp.WriteError(w, "", nil, e)
 		return
 	}
-	home := s.Home
-	if last := r.Header.Get("Last-Event-ID"); last != "" {
+	home, last := s.Home, r.Header.Get("Last-Event-ID")
+	if last != "" {
 		rest, _, _ := cutLast(last)
 		home, _, _ = cutLast(rest)
 	}
-	if g.elsewhere(w, r, home, nil) {
+	if g.elsewhere(w, r, onward{home: home, bound: last != ""}) {
 		return
 	}
-	if t, number := g.tracks.find(r.Header.Get("Last-Event-ID"), s, c); t != nil {
+	if t, number := g.tracks.find(last, s, c); t != nil {
 		g.resumed(w, r, t, number)
 		return
 	}
