@@ -27,9 +27,10 @@ type track struct {
 	bytes  int
 	more   chan struct{} // closed when there is more
 	done   bool
-	// listening is how many connections hear it; unheard ends the call when none did for too long.
+	// listening is how many connections hear it; unheard ends the call by end when none did for too long.
 	listening int
 	unheard   *time.Timer
+	end       func() // nil: the connection that the call came on is still there
 }
 
 const (
@@ -137,27 +138,32 @@ func cutLast(s string) (before, after string, ok bool) {
 
 // heard counts a connection that hears the stream; the returned function takes it back, and lets the call end if there is no
 // other for too long.
-func (t *track) heard(most time.Duration, end func()) (left func()) {
+func (t *track) heard(most time.Duration) (left func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.listening++
 	if t.unheard != nil {
 		t.unheard.Stop()
 	}
-	return func() { t.left(most, end) }
+	return func() { t.left(most, nil) }
 }
 
+// left takes a connection back. The one that the call came on says how the call is ended.
 func (t *track) left(most time.Duration, end func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if end != nil {
+		t.end = end
+	}
 	if t.listening--; t.listening > 0 || t.done {
 		return
 	}
+	end = t.end
 	t.unheard = time.AfterFunc(most, func() {
 		t.mu.Lock()
 		alone := t.listening == 0
 		t.mu.Unlock()
-		if alone {
+		if alone && end != nil {
 			end()
 		}
 	})
@@ -188,7 +194,7 @@ func (t *track) after(number int) (events [][]byte, last int, more chan struct{}
 
 // resumed goes on with a stream from an event on.
 func (g *Gateway) resumed(w http.ResponseWriter, r *http.Request, t *track, number int) {
-	left := t.heard(g.ResumeFor, func() {})
+	left := t.heard(g.ResumeFor)
 	defer left()
 	events, err := mcp.NewEventWriter(w)
 	if err != nil {
