@@ -40,10 +40,11 @@ func (p *pinnedTool) facts() map[string]any {
 	return map[string]any{"name": p.name, "readOnly": a.readOnly, "destructive": a.destructive, "idempotent": a.idempotent, "openWorld": a.openWorld}
 }
 
-// Repeatable tells whether a tool's pinned definition says that a call of it changes nothing, or no more when it is made again.
+// Repeatable tells whether a tool's pinned definition says that a call of it changes nothing. One that says that it is idempotent is not:
+// made again, it undoes what others did in between, and its second answer is another (there is nothing left to delete).
 func (t *Table) Repeatable(connector, tool string) bool {
 	p := t.state().connector(connector).tool(tool)
-	return p != nil && !p.annotated().unknown && p.annotated().idempotent
+	return p != nil && !p.annotated().unknown && p.annotated().readOnly
 }
 
 // fits tells whether a tool has the annotations that a rule names. Known is false where that cannot be told.

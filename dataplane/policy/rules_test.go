@@ -192,6 +192,12 @@ func TestHintsAreThoseOfThePinnedDefinitionWithTheProtocolsDefaults(t *testing.T
 			}
 		})
 	}
+	// A call is made again of what only reads: what sets something sets it back where somebody else changed it meanwhile.
+	for _, tool := range tools {
+		if table := site(t, tools, ""); table.Repeatable("github", tool.GetName()) != (tool.GetName() == "reads") {
+			t.Errorf("a call of %s may be repeated, or one that only reads may not", tool.GetName())
+		}
+	}
 	// What the rule says and what a condition reads is the same.
 	for _, tool := range tools {
 		for condition, h := range map[string]*policyv1.Hints{

@@ -196,8 +196,7 @@ func retries(c *policyv1.Connector) int {
 	return int(c.GetRetries())
 }
 
-// safe tells whether what a message asks for changes nothing, or the same however often it is done: a tool by the hints of its pinned
-// definition.
+// safe tells whether what a message asks for changes nothing: a tool by the hints of its pinned definition.
 func safe(x *exchange, t target) bool {
 	switch x.message.Method {
 	case mcp.MethodCallTool:
