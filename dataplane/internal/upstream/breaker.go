@@ -62,7 +62,10 @@ func (u *Upstream) judge(err error) {
 		if row == 1 {
 			u.breaker.since.Store(now.UnixNano())
 		}
-		if row >= int64(u.target.Failures) {
+		switch {
+		case failed.personal(): // which admins are told of; but it is there, and others may well use it
+			u.breaker.until.Store(0)
+		case row >= int64(u.target.Failures):
 			u.breaker.until.Store(now.Add(u.target.OpenFor).UnixNano())
 		}
 	}

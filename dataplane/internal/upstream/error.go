@@ -52,7 +52,13 @@ type Error struct {
 	Status int
 	// Scopes are those that the upstream wants of a token, where it refused one for the lack of them (RFC 6750, insufficient_scope).
 	Scopes []string
+	// refused: the upstream answered, that it opens no session.
+	refused bool
 }
+
+// personal tells whether a failure may be one party's alone: of its credential, or of what the upstream has for it, such as its own
+// program beside the proxy.
+func (e *Error) personal() bool { return e.Kind == AuthRejected || e.refused }
 
 func (e *Error) Error() string {
 	var b strings.Builder

@@ -214,7 +214,9 @@ func (u *Upstream) initialize(ctx context.Context, p *Party) (*session, error) {
 // agreed reads the revision from initialize's answer.
 func (u *Upstream) agreed(m *mcp.Message) (mcp.Revision, error) {
 	if m.Result == nil {
-		return "", u.fail(BadResponse, "it refuses to be initialized")
+		e := u.fail(BadResponse, "it refuses to be initialized")
+		e.refused = true
+		return "", e
 	}
 	v, err := strictjson.Decode(m.Result, u.limits())
 	result, _ := v.(map[string]any)

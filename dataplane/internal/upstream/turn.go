@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 )
 
@@ -16,7 +17,7 @@ func newTurn() *turn { return &turn{busy: make(chan struct{}, 1)} }
 
 // do runs work unless done is already true when it is the caller's turn. Who waited while another's work failed shares that
 // error instead of trying again, so that a dead upstream is not asked by each waiter in turn; a try that only its own caller
-// gave up is no failure.
+// gave up is no failure, and one that may have failed for its own caller alone is tried again.
 func (t *turn) do(ctx context.Context, done func() bool, work func(context.Context) error) error {
 	round := t.rounds.Load()
 	select {
@@ -32,7 +33,8 @@ func (t *turn) do(ctx context.Context, done func() bool, work func(context.Conte
 		return t.err
 	}
 	err := work(ctx)
-	if err != nil && ctx.Err() == nil {
+	var failed *Error
+	if err != nil && ctx.Err() == nil && !(errors.As(err, &failed) && failed.personal()) {
 		t.err = err
 		t.rounds.Add(1)
 	}
