@@ -81,7 +81,7 @@ func TestWhatWouldShareANameIsHiddenUntilItDoesNot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Names that are the same are not to be had from real connectors: 48 bits of a digest would have to be.
+	// Connectors' own names are told apart by what they begin with: 48 bits of a digest would have to be the same.
 	clash := func(e *edit) {
 		for _, id := range []string{"one", "two"} {
 			p := e.state.connector(id).tool("a")
@@ -120,5 +120,48 @@ func TestWhatWouldShareANameIsHiddenUntilItDoesNot(t *testing.T) {
 	e.removeCatalogue("two")
 	if got := shown(&e.state); !slices.Equal(got, []string{"same", "one__b"}) || e.state.collisions != 0 {
 		t.Errorf("shown afterwards: %q, %d collisions", got, e.state.collisions)
+	}
+}
+
+func TestAToolThatIsNamedAsAnothersShortFormHidesBoth(t *testing.T) {
+	long := strings.Repeat("long_", 20)
+	short := exposedName("one", long)
+	posing := strings.TrimPrefix(short, "one__")
+	table, err := Compile(1, slices.Values(slices.Concat([]*fleetv1.Entry{user(ann, 1), groupEntry(1, "okta/Staff")}, connectorWith("one", long, posing, "b"), connectorWith("one-long", long))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	exposed := func() (all []string) {
+		for _, one := range table.List(Request{Person: ann, Now: now}) {
+			all = append(all, one.Exposed())
+		}
+		return all
+	}
+	if got := exposed(); !slices.Equal(got, []string{"one__b", exposedName("one-long", long)}) {
+		t.Errorf("shown: %q", got)
+	}
+	if got := table.Collisions(); !slices.Equal(got, []string{short}) {
+		t.Errorf("told of: %q", got)
+	}
+	if connector, own, ok := table.Named(policyv1.Kind_KIND_TOOL, short); ok {
+		t.Errorf("%q means %s of %s", short, own, connector)
+	}
+	// At the connector's own endpoint each has its name.
+	if got := table.List(Request{Person: ann, Connector: "one", Now: now}); len(got) != 3 {
+		t.Errorf("%d tools of the connector", len(got))
+	}
+	e := table.edit(table.state())
+	for _, entry := range connectorWith("one", long, "b")[1:2] {
+		if err := e.put(entry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.settle()
+	table.now.Store(&e.state)
+	if got := exposed(); len(got) != 3 || !slices.Contains(got, short) || len(table.Collisions()) != 0 {
+		t.Errorf("shown without the one that posed: %q", got)
+	}
+	if _, own, ok := table.Named(policyv1.Kind_KIND_TOOL, short); !ok || own != long {
+		t.Errorf("%q means %q", short, own)
 	}
 }
