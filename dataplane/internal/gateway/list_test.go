@@ -3,8 +3,10 @@ package gateway_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -181,4 +183,59 @@ func TestAListIsTheSameCompressed(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestAdminsAreToldOfNamesThatAreHidden(t *testing.T) {
+	var told atomic.Int64
+	w := newWorld(t, &options{gateway: func(c *gateway.Config) { c.Log = slog.New(counting{"would have the same name at /mcp", &told}) }})
+	long := strings.Repeat("long_", 20)
+	w.set(connectorEntry("many", "http://127.0.0.1:9/mcp", ""), catalogueEntry("many", "b", long), grantEntry(1, "many", allow("*")))
+	a := w.stateless(ada, "/mcp")
+	listed := func() (all []string) {
+		for _, name := range names(a.ask("tools/list", `{}`), "result", "tools") {
+			if strings.HasPrefix(name, "many__") {
+				all = append(all, name)
+			}
+		}
+		return all
+	}
+	before := listed()
+	if len(before) != 2 || len(before[1]) != 64 {
+		t.Fatalf("listed %q", before)
+	}
+	w.set(catalogueEntry("many", "b", long, strings.TrimPrefix(before[1], "many__")))
+	if got := listed(); !slices.Equal(got, before[:1]) {
+		t.Errorf("listed %q", got)
+	}
+	if got := a.call(before[1], `{}`); got.field("error", "code") != float64(mcp.CodeInvalidParams) {
+		t.Errorf("called by a name of two: %+v", got)
+	}
+	if got := w.gateway.Troubles().GetTroubles(); len(got) != 1 || got[0].GetHiddenName() != before[1] || w.gateway.Hidden() != 1 {
+		t.Errorf("troubles: %v", got)
+	}
+	for deadline := time.Now().Add(time.Minute); told.Load() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the log says nothing")
+		}
+	}
+	w.set(catalogueEntry("many", "b", long))
+	if got := listed(); !slices.Equal(got, before) || len(w.gateway.Troubles().GetTroubles()) != 0 {
+		t.Errorf("listed afterwards: %q", got)
+	}
+}
+
+// counting is a log of which is counted what holds a text.
+type counting struct {
+	text string
+	n    *atomic.Int64
+}
+
+func (counting) Enabled(context.Context, slog.Level) bool { return true }
+func (c counting) WithAttrs([]slog.Attr) slog.Handler     { return c }
+func (c counting) WithGroup(string) slog.Handler          { return c }
+func (c counting) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, c.text) {
+		c.n.Add(1)
+	}
+	return nil
 }
