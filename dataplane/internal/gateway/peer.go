@@ -71,7 +71,7 @@ func (p *peers) avoided(name string, bound bool, now time.Time) bool {
 	if ok && now.After(g.until) {
 		delete(p.gone, name)
 	}
-	return ok && !now.After(g.until) && !(g.leaving && bound)
+	return ok && !now.After(g.until) && (!g.leaving || !bound)
 }
 
 func newPeers() *peers {

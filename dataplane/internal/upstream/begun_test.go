@@ -38,7 +38,7 @@ func (c *lost) Read([]byte) (int, error) {
 
 func TestACallThatWasSentIsNotTakenForOneThatCouldNotBe(t *testing.T) {
 	for name, proxy := range map[string]func(*http.Request) (*url.URL, error){
-		"own": nil, "net/http": func(*http.Request) (*url.URL, error) { return nil, nil }, //nolint:nilnil // no proxy, as net/http has it
+		"own": nil, "net/http": func(*http.Request) (*url.URL, error) { return nil, nil }, // no proxy, as net/http has it
 	} {
 		t.Run(name, func(t *testing.T) {
 			var calls atomic.Int32

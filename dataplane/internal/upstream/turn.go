@@ -34,7 +34,8 @@ func (t *turn) do(ctx context.Context, done func() bool, work func(context.Conte
 	}
 	err := work(ctx)
 	var failed *Error
-	if err != nil && ctx.Err() == nil && !(errors.As(err, &failed) && failed.personal()) {
+	personal := errors.As(err, &failed) && failed.personal()
+	if err != nil && ctx.Err() == nil && !personal {
 		t.err = err
 		t.rounds.Add(1)
 	}
