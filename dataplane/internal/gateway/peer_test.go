@@ -222,3 +222,37 @@ func TestABatchIsDoneAtItsSessionsHome(t *testing.T) {
 		t.Errorf("the upstream was initialized %d times", n)
 	}
 }
+
+func TestAStreamThatWentWithItsProxyEndsWithAnError(t *testing.T) {
+	first := newWorld(t, &options{})
+	second := region(t, first, "second")[1]
+	a := first.opened(ada, "/mcp", mcp.LatestSession)
+	a.tool = "demo__wait"
+	last := a.hangUp()
+	second.gateway.Peers(nil) // as when it is gone for good
+	h := a.header("", "")
+	h.Set("Last-Event-ID", last)
+	s := a.at(second).open(http.MethodGet, h, "")
+	said, _ := s.next()
+	var e struct {
+		ID    int `json:"id"`
+		Error struct {
+			Code    int    `json:"code"`
+			Message string `json:"message"`
+		} `json:"error"`
+	}
+	if err := json.Unmarshal([]byte(said), &e); err != nil || e.ID != 7 || e.Error.Code != mcp.CodeInternal || !strings.Contains(e.Error.Message, "is not known") {
+		t.Errorf("the stream said %q", said)
+	}
+	// It is a stream of notifications from then on.
+	second.set(grantEntry(1, "demo", allow("echo")))
+	s.wants("list_changed")
+	// What is no event's id, or holds none that can be read, says nothing.
+	for _, forged := range []string{"x", "proxy.x.y.1", "proxy." + strings.Repeat("a", 36) + ".eyJ9.0", "....", "proxy.x..0"} {
+		h.Set("Last-Event-ID", forged)
+		quiet := a.at(second).open(http.MethodGet, h, "")
+		second.set(grantEntry(1, "demo", allow("echo", "wait")))
+		quiet.wants("list_changed")
+		second.set(grantEntry(1, "demo", allow("echo")))
+	}
+}

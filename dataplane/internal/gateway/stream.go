@@ -27,22 +27,29 @@ func (g *Gateway) listen(w http.ResponseWriter, r *http.Request, c *caller) {
 		mcp.WriteError(w, "", nil, e)
 		return
 	}
-	home, last := s.Home, r.Header.Get("Last-Event-ID")
-	if last != "" {
-		rest, _, _ := cutLast(last)
-		home, _, _ = cutLast(rest)
+	home := s.Home
+	last, resumes := readPlace(r.Header.Get("Last-Event-ID"))
+	if resumes {
+		home = last.proxy
 	}
-	if g.elsewhere(w, r, onward{home: home, bound: last != ""}) {
+	if g.elsewhere(w, r, onward{home: home, bound: resumes}) {
 		return
 	}
-	if t, number := g.tracks.find(last, s, c); t != nil {
-		g.resumed(w, r, t, number)
-		return
+	var lost []byte
+	if resumes {
+		t, gone := g.tracks.find(last, s, c)
+		if t != nil {
+			g.resumed(w, r, t, last.number)
+			return
+		}
+		if gone && last.request != nil {
+			lost = mcp.AppendError(nil, last.request, &mcp.Error{Code: mcp.CodeInternal, Message: "the rest of this stream is gone, with the proxy that held it or because it was asked for too late: what the upstream did is not known"})
+		}
 	}
 	f := &flight{person: c.ID, client: c.ClientID, from: &c.from, session: s.ID, connector: c.connector, changed: make(chan struct{}, 1)}
 	heard, leave := g.watches.hear(s.ID)
 	defer leave()
-	g.stream(w, r, c, &subscription{flight: f, wanted: mcp.Filter{ToolsChanged: true, PromptsChanged: true, ResourcesChanged: true}, updates: heard})
+	g.stream(w, r, c, &subscription{flight: f, wanted: mcp.Filter{ToolsChanged: true, PromptsChanged: true, ResourcesChanged: true}, updates: heard, first: lost})
 }
 
 // subscription is a stream of notifications.
@@ -51,6 +58,8 @@ type subscription struct {
 	wanted mcp.Filter
 	// id is that of a subscriptions/listen, raw; nil in the session era.
 	id []byte
+	// first is what it begins with; nil: nothing.
+	first []byte
 	// updates are URIs of resources that changed.
 	updates chan string
 	// begin starts what the stream needs beside itself, until ctx ends.
@@ -107,6 +116,9 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, c *caller, s *s
 		return
 	}
 	if s.id != nil && events.Write(mcp.Event{Data: mcp.AppendSubscribed(nil, s.id, s.wanted)}) != nil {
+		return
+	}
+	if s.first != nil && events.Write(mcp.Event{Data: s.first}) != nil {
 		return
 	}
 	if s.begin != nil {

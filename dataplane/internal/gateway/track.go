@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/base64"
 	"net/http"
 	"strconv"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/strictjson"
 )
 
 // track is what was sent on the stream that answers a request of the session era. It is kept for a while, so that an agent whose
@@ -20,6 +22,7 @@ type track struct {
 	person  uuid.UUID
 	client  string
 	session string
+	request string // the raw id of the request that it answers; empty: it is too long for events' ids
 
 	mu     sync.Mutex
 	events [][]byte
@@ -37,6 +40,8 @@ const (
 	// trackBytes bounds what is kept of one stream, tracksBytes what is kept of all.
 	trackBytes  = 1 << 20
 	tracksBytes = 64 << 20
+	// maxPlaced bounds a request's id within events' ids.
+	maxPlaced = 256
 	// retryAfter is how long an agent is asked to wait before it connects again, in milliseconds.
 	retryAfter = 1000
 )
@@ -53,6 +58,9 @@ func newTracks() *tracks { return &tracks{all: map[string]*track{}} }
 
 func (ts *tracks) open(proxy string, x *exchange) *track {
 	t := &track{id: uuid.NewString(), proxy: proxy, person: x.ID, client: x.ClientID, session: x.session.ID, more: make(chan struct{}), listening: 1}
+	if len(x.message.ID) <= maxPlaced {
+		t.request = string(x.message.ID)
+	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	ts.all[t.id] = t
@@ -108,24 +116,9 @@ func (ts *tracks) append(t *track, data []byte) string {
 	return t.place(t.first + len(t.events) - 1)
 }
 
-// place is the id of an event. It names the proxy where the stream is.
-func (t *track) place(number int) string { return t.proxy + "." + t.id + "." + strconv.Itoa(number) }
-
-// find returns the stream of an event's id and the number of the event, if it is the caller's own.
-func (ts *tracks) find(id string, s mcp.Session, c *caller) (t *track, number int) {
-	rest, last, ok := cutLast(id)
-	_, name, ok2 := cutLast(rest)
-	number, err := strconv.Atoi(last)
-	if !ok || !ok2 || err != nil {
-		return nil, 0
-	}
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	t = ts.all[name]
-	if t == nil || t.person != c.ID || t.client != c.ClientID || t.session != s.ID {
-		return nil, 0
-	}
-	return t, number
+// place is the id of an event. It names the proxy where the stream is, and what the stream answers, should that be gone.
+func (t *track) place(number int) string {
+	return t.proxy + "." + t.id + "." + base64.RawURLEncoding.EncodeToString([]byte(t.request)) + "." + strconv.Itoa(number)
 }
 
 func cutLast(s string) (before, after string, ok bool) {
@@ -134,6 +127,44 @@ func cutLast(s string) (before, after string, ok bool) {
 		return s, "", false
 	}
 	return s[:i], s[i+1:], true
+}
+
+// placed is an event's id, taken apart.
+type placed struct {
+	proxy, stream string
+	request       []byte // the raw id of a request; nil: none can be read
+	number        int
+}
+
+// readPlace reads an event's id. Not ok: it is none.
+func readPlace(id string) (p placed, ok bool) {
+	parts := strings.Split(id, ".")
+	n := len(parts)
+	if n < 4 {
+		return placed{}, false
+	}
+	number, err := strconv.Atoi(parts[n-1])
+	if err != nil {
+		return placed{}, false
+	}
+	p = placed{proxy: strings.Join(parts[:n-3], "."), stream: parts[n-3], number: number}
+	var m mcp.Message
+	raw, err := base64.RawURLEncoding.DecodeString(parts[n-2])
+	if err == nil && mcp.ReadMessage([]byte(`{"jsonrpc":"2.0","method":"ping","id":`+string(raw)+`}`), strictjson.Limits{}, &m) == nil {
+		p.request = m.ID
+	}
+	return p, true
+}
+
+// find returns the stream of an event, if it is the caller's own. Gone: there is none of that name any more.
+func (ts *tracks) find(p placed, s mcp.Session, c *caller) (t *track, gone bool) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	t = ts.all[p.stream]
+	if t == nil || t.person != c.ID || t.client != c.ClientID || t.session != s.ID {
+		return nil, t == nil
+	}
+	return t, false
 }
 
 // heard counts a connection that hears the stream; the returned function takes it back, and lets the call end if there is no
