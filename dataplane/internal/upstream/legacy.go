@@ -95,7 +95,9 @@ func (w *legacyWire) send(ctx context.Context, r *request) (reply, error) {
 	}
 	var a *legacyAnswer
 	if m.Kind == mcp.Request {
-		a = s.wait(ctx, &m)
+		if a = s.wait(ctx, &m); a == nil {
+			return reply{status: http.StatusNotFound, length: 0, body: http.NoBody}, nil
+		}
 	}
 	if err := w.post(ctx, s, r); err != nil {
 		if a != nil {
@@ -294,14 +296,13 @@ func idText(raw []byte) string {
 	return "n" + string(raw)
 }
 
-// wait registers a request whose answer is waited for.
+// wait registers a request whose answer is waited for; nil: the stream has ended, so that none would come.
 func (s *legacyStream) wait(ctx context.Context, m *mcp.Message) *legacyAnswer {
 	a := &legacyAnswer{stream: s, id: idText(m.ID), token: string(m.Meta.ProgressToken), parts: make(chan []byte, legacyParts), ctx: ctx}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.answers == nil {
-		close(a.parts)
-		return a
+		return nil
 	}
 	s.answers[a.id] = a
 	if a.token != "" {
