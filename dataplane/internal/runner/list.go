@@ -113,9 +113,9 @@ func (p *process) askOnce(ctx context.Context, message string) ([]byte, error) {
 	timer := time.NewTimer(time.Duration(p.server.Limits.Start))
 	defer timer.Stop()
 	select {
-	case raw := <-c.events:
+	case <-c.last:
 		var answer mcp.Message
-		if e := mcp.ReadMessage(raw, p.limits(), &answer); e != nil {
+		if e := mcp.ReadMessage(c.answer, p.limits(), &answer); e != nil {
 			return nil, e
 		}
 		if answer.Result == nil {

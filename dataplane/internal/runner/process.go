@@ -57,11 +57,13 @@ type inputPipe interface {
 // call is a request of a session that the program did not answer yet.
 type call struct {
 	session *session
-	id      []byte // as the session knows it, raw
-	known   string // as the program does
-	token   []byte // the session's progress token, raw; nil: none
-	events  chan []byte
-	last    chan struct{} // closed when the answer is in events, or the program is gone
+	id      []byte        // as the session knows it, raw
+	known   string        // as the program does
+	token   []byte        // the session's progress token, raw; nil: none
+	events  chan []byte   // what the program says meanwhile
+	slow    bool          // nobody took the last of it in time
+	last    chan struct{} // closed when the answer is there, or the program is gone
+	answer  []byte
 }
 
 var (
@@ -259,8 +261,7 @@ func (p *process) answered(m *mcp.Message) {
 		return
 	}
 	edit := mcp.Edit{ID: c.id}
-	c.send(edit.Append(nil, m))
-	close(c.last)
+	c.end(edit.Append(nil, m))
 }
 
 // notified passes a notification on: of progress to its call, of a log to a call of the person's, of anything else to all sessions.
@@ -394,21 +395,33 @@ func (p *process) cancel(s *session, id []byte) {
 	}
 }
 
-// send passes a message on. One that nobody takes in time is dropped: the program is not held up by a slow client.
+// send passes a message on. One that nobody takes in time is dropped, and so are those after it for which there is no room: the program
+// is not held up by a slow client, nor are the others whose program it is.
 func (c *call) send(message []byte) {
 	select {
 	case c.events <- message:
+		c.slow = false
+		return
 	default:
-		select {
-		case c.events <- message:
-		case <-time.After(time.Second):
-		}
+	}
+	if c.slow {
+		return
+	}
+	select {
+	case c.events <- message:
+	case <-time.After(time.Second):
+		c.slow = true
 	}
 }
 
-func (c *call) fail(why string) {
-	c.send(mcp.AppendError(nil, c.id, &mcp.Error{Code: mcp.CodeInternal, Message: why}))
+// end gives the answer, which waits for however slow a client.
+func (c *call) end(answer []byte) {
+	c.answer = answer
 	close(c.last)
+}
+
+func (c *call) fail(why string) {
+	c.end(mcp.AppendError(nil, c.id, &mcp.Error{Code: mcp.CodeInternal, Message: why}))
 }
 
 // initialize opens the program's one session, as the first client asks for it, or waits for it. Should the first go away meanwhile, the
@@ -440,9 +453,9 @@ func (p *process) greet(m *mcp.Message) error {
 	timer := time.NewTimer(time.Duration(p.server.Limits.Start))
 	defer timer.Stop()
 	select {
-	case raw := <-c.events:
+	case <-c.last:
 		var answer mcp.Message
-		if e := mcp.ReadMessage(raw, p.limits(), &answer); e != nil || answer.Result == nil {
+		if e := mcp.ReadMessage(c.answer, p.limits(), &answer); e != nil || answer.Result == nil {
 			return errors.New("the program refuses to be initialized")
 		}
 		p.hello = bytes.Clone(answer.Result)

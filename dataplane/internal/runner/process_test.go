@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sallyport.dev/dataplane/internal/mcp"
 )
 
 // started is a program that is no MCP server.
@@ -120,5 +122,29 @@ func TestASharedProgramStartsThoughWhoAskedFirstGoesAway(t *testing.T) {
 	defer f.runner.mu.Unlock()
 	if len(f.runner.crashes) != 0 {
 		t.Error("it counts as a crash")
+	}
+}
+
+func TestASlowClientHoldsUpNobodyElseAndGetsItsAnswer(t *testing.T) {
+	p := started(t, Server{Command: []string{"sleep", "1000"}, Per: "shared"})
+	var m mcp.Message
+	if e := mcp.ReadMessage([]byte(`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"x","_meta":{"progressToken":"p"}}}`), p.limits(), &m); e != nil {
+		t.Fatal(e)
+	}
+	c, err := p.ask(&session{}, &m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for range 200 { // of which nobody takes one
+		p.take([]byte(`{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":` + c.known + `,"progress":1}}`))
+	}
+	p.take([]byte(`{"jsonrpc":"2.0","id":` + c.known + `,"result":{}}`))
+	if took := time.Since(began); took > time.Minute {
+		t.Errorf("others waited for %s", took)
+	}
+	<-c.last
+	if string(c.answer) != `{"jsonrpc":"2.0","id":7,"result":{}}` {
+		t.Errorf("the answer is %s", c.answer)
 	}
 }

@@ -381,6 +381,7 @@ func (r *Runner) call(w http.ResponseWriter, req *http.Request, s *session, m *m
 					return
 				}
 			}
+			_ = events.Write(mcp.Event{Data: c.answer}) // the client may be gone
 			return
 		case <-req.Context().Done():
 			return
