@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log"
@@ -89,6 +90,20 @@ func (g *Gateway) newPeer(p *fleetv1.Peer, to *url.URL) *peer {
 		transport.TLSClientConfig = g.PeerTLS(p)
 	}
 	return &peer{url: to, spiffeID: p.GetSpiffeId(), transport: transport}
+}
+
+// there tells whether the proxy can be reached.
+func (p *peer) there(ctx context.Context) bool {
+	port := p.url.Port()
+	if port == "" {
+		port = p.url.Scheme // which names it
+	}
+	conn, err := p.transport.DialContext(ctx, "tcp", net.JoinHostPort(p.url.Hostname(), port))
+	if err != nil {
+		return false
+	}
+	_ = conn.Close() // nothing was sent
+	return true
 }
 
 // Peers takes the proxies of the region that can be reached.
@@ -214,7 +229,8 @@ func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request, o onward) (s
 			panic(p)
 		} else if p != nil {
 			sent = true // as far as it came
-			if said := o.cutShort(); said != nil && stream && r.Context().Err() == nil {
+			// Where the home is still there, an agent of the session era comes back for the rest.
+			if said := o.cutShort(); said != nil && stream && r.Context().Err() == nil && (o.revision.Stateless() || !to.there(r.Context())) {
 				_, _ = w.Write(append(append([]byte("\n\ndata: "), said...), "\n\n"...)) // behind what may have been cut within an event
 			}
 		}

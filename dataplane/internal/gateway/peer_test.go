@@ -148,38 +148,53 @@ func TestAStreamIsResumedAtAnotherProxy(t *testing.T) {
 	s.wants(`"done"`)
 }
 
-// going is a proxy that goes away within its answer to what is sent on to it.
-func going(t *testing.T, begin string) []*fleetv1.Peer {
+// going is a proxy that goes away within its answer to what is sent on to it, or but ends the connection.
+func going(t *testing.T, begin string, stays bool) []*fleetv1.Peer {
 	t.Helper()
-	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	web := httptest.NewUnstartedServer(nil)
+	web.Config.Handler = (http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		if begin != "" {
 			w.Header().Set("Content-Type", "text/event-stream")
 			_, _ = io.WriteString(w, begin)
 			_ = http.NewResponseController(w).Flush()
 		}
+		if !stays {
+			_ = web.Listener.Close()
+		}
 		panic(http.ErrAbortHandler)
 	}))
+	web.Start()
 	t.Cleanup(web.Close)
 	return []*fleetv1.Peer{{Proxy: "proxy", Url: web.URL}}
 }
 
 func TestACallWhoseHomeGoesAwayMeanwhileIsAnsweredAllTheSame(t *testing.T) {
-	for name, begin := range map[string]string{"before its answer": "", "within its stream": "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{}}\n\ndata: {\"cut"} {
+	begun := "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{}}\n\ndata: {\"cut"
+	for name, begin := range map[string]string{"before its answer": "", "within its stream": begun} {
 		t.Run(name, func(t *testing.T) {
 			first := newWorld(t, &options{})
 			second := region(t, first, "second")[1]
 			a := first.opened(ada, "/mcp", mcp.LatestSession).at(second)
-			second.gateway.Peers(going(t, begin))
+			second.gateway.Peers(going(t, begin, false))
 			got := lastOf(a.call("demo__echo", `{"text":"x"}`))
 			if got.status != http.StatusOK || got.field("id") != 7.0 || got.field("result", "isError") != true || !strings.Contains(got.body, "what the upstream did is not known") {
 				t.Errorf("a call: %+v", got)
 			}
+			second.gateway.Peers(going(t, begin, false))
 			got = lastOf(a.ask("completion/complete", `{"ref":{"type":"ref/prompt","name":"demo__x"},"argument":{"name":"a","value":"b"}}`))
 			if got.field("id") != 7.0 || got.field("error", "code") != float64(mcp.CodeInternal) {
 				t.Errorf("another request: %+v", got)
 			}
 		})
+	}
+	// Where only the connection ended, the agent comes back for the rest.
+	first := newWorld(t, &options{})
+	second := region(t, first, "second")[1]
+	a := first.opened(ada, "/mcp", mcp.LatestSession).at(second)
+	second.gateway.Peers(going(t, begun, true))
+	if got := a.call("demo__echo", `{"text":"x"}`); strings.Contains(got.body, "is not known") {
+		t.Errorf("a call whose home is there: %+v", got)
 	}
 }
 
