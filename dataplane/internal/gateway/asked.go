@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"unicode"
@@ -146,56 +147,112 @@ func visible(r rune) rune {
 	return r
 }
 
-// secretWords stand in questions for what may not be asked.
+// secretWords stand in questions for what may not be asked, however they are spaced and joined.
 var secretWords = []string{
-	"password", "passwd", "passphrase", "passcode", "secret", "apikey", "api key", "api-key", "api_key", "accesstoken", "access token", "access_token",
-	"bearer token", "refresh token", "refresh_token", "auth token", "private key", "private_key", "privatekey", "credential", "one-time code", "otp",
-	"mfa code", "recovery code", "credit card", "card number", "cardnumber", "cvv", "cvc", "social security", "ssn",
+	"password", "passwd", "passphrase", "passcode", "secret", "apikey", "apitoken", "accesstoken", "bearertoken", "refreshtoken", "sessiontoken",
+	"authtoken", "privatekey", "signingkey", "encryptionkey", "sshkey", "seedphrase", "recoveryphrase", "credential", "onetimecode", "verificationcode", "securitycode",
+	"authenticationcode", "authenticatorcode", "logincode", "smscode", "mfacode", "2facode", "recoverycode", "backupcode", "pincode", "pinnumber", "creditcard",
+	"cardnumber", "socialsecurity",
 }
 
+// shortSecretWords count only by themselves: "ssn" is not in "lessness".
+var shortSecretWords = []string{"otp", "pwd", "cvv", "cvc", "ssn"}
+
+// secretNames are names of fields that say it where the same word in a sentence need not ("pin this message").
+var secretNames = []string{"pin", "pass", "token"}
+
 func secretive(text string) bool {
-	text = strings.ToLower(text)
-	for _, word := range secretWords {
-		for rest, from := text, 0; ; {
-			i := strings.Index(rest[from:], word)
+	text = plain(text)
+	for _, word := range shortSecretWords {
+		for from := 0; ; {
+			i := strings.Index(text[from:], word)
 			if i < 0 {
 				break
 			}
 			i += from
-			// A short word counts only by itself: "ssn" is not in "lessness".
-			if len(word) > 3 || !letter(rest, i-1) && !letter(rest, i+len(word)) {
+			if !letter(text, i-1) && !letter(text, i+len(word)) {
 				return true
 			}
 			from = i + len(word)
 		}
 	}
-	return false
+	joined := joined(text)
+	return slices.ContainsFunc(secretWords, func(word string) bool { return strings.Contains(joined, word) })
 }
 
 func letter(s string, at int) bool { return at >= 0 && at < len(s) && s[at] >= 'a' && s[at] <= 'z' }
 
+// plain is a text in lower case as it looks: without what is not seen, and letters that look alike as the one of them.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case unicode.In(r, unicode.Cf, unicode.Mn):
+			return -1
+		case r >= '！' && r <= '～': // the wide forms of ASCII
+			r -= '！' - '!'
+		}
+		r = unicode.ToLower(r)
+		if same, ok := looksLike[r]; ok {
+			return same
+		}
+		return r
+	}, text)
+}
+
+// looksLike holds letters of other scripts that look like those that the words are written with.
+var looksLike = map[rune]rune{
+	'а': 'a', 'α': 'a', 'с': 'c', 'ԁ': 'd', 'е': 'e', 'ё': 'e', 'і': 'i', 'ι': 'i', 'ı': 'i', 'к': 'k', 'κ': 'k', 'о': 'o', 'ο': 'o', 'р': 'p', 'ρ': 'p', 'ѕ': 's', 'ԝ': 'w', 'у': 'y', 'ѵ': 'v', 'ν': 'v',
+}
+
+// joined is a plain text without what stands between its letters, with letters for the signs that are written in their place.
+func joined(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '0':
+			return 'o'
+		case r == '3':
+			return 'e'
+		case r == '@':
+			return 'a'
+		case r == '$':
+			return 's'
+		case unicode.IsLetter(r) || unicode.IsDigit(r):
+			return r
+		}
+		return -1
+	}, text)
+}
+
 // asksForSecrets looks at all words of an elicitation: its message, the names of its fields and what is said of them.
-func asksForSecrets(v any) bool {
+func asksForSecrets(params map[string]any) bool {
+	for key, one := range params {
+		if key != "_meta" && holdsSecrets(one) {
+			return true
+		}
+	}
+	return false
+}
+
+func holdsSecrets(v any) bool {
 	switch v := v.(type) {
 	case string:
 		return secretive(v)
 	case []any:
-		for _, one := range v {
-			if asksForSecrets(one) {
-				return true
-			}
-		}
+		return slices.ContainsFunc(v, holdsSecrets)
 	case map[string]any:
 		for key, one := range v {
-			if key == "url" || key == "elicitationId" || key == "_meta" {
-				continue
-			}
-			if secretive(key) || asksForSecrets(one) {
+			if secretive(key) || slices.Contains(secretNames, joined(plain(key))) && !yesOrNo(one) || holdsSecrets(one) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// yesOrNo tells whether a field takes nothing else.
+func yesOrNo(field any) bool {
+	schema, _ := field.(map[string]any)
+	return schema["type"] == "boolean"
 }
 
 // asks are the questions that agents of the session era were sent and did not answer yet.
