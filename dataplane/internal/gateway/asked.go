@@ -106,7 +106,7 @@ func (g *Gateway) refusal(x *exchange, t target, settings *policyv1.Connector, r
 		return nil, nil, &mcp.Error{Code: mcp.CodeInternal, Message: "connector " + settings.GetId() + " needs something of its client that this client, or its protocol version, does not have"}
 	case failure.Code == mcp.CodeMissingCapability && len(mcp.WithoutCapabilities(x.offers(), consented(settings), g.JSON)) != len(x.offers()):
 		return nil, nil, &mcp.Error{Code: mcp.CodeInternal, Message: "connector " + settings.GetId() + " needs to ask something of its client, which its consent setting does not let it: an administrator can change that"}
-	case failure.Code != mcp.CodeURLElicitation || !response.Session():
+	case failure.Code != mcp.CodeURLElicitation || !response.Session() && x.revision.Stateless(): // it has no such code
 		return nil, nil, nil
 	}
 	// The person is to open a page before the call is made again.

@@ -14,8 +14,8 @@ import (
 	"sallyport.dev/dataplane/internal/mcp"
 )
 
-// oracle is a server of the session era that answers every call alike.
-func oracle(t *testing.T, answer string) *httptest.Server {
+// oracle is a server that answers every call alike: of the session era, or of the stateless one.
+func oracle(t *testing.T, answer string, stateless bool) *httptest.Server {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body) // an empty one is no message
 		var m struct {
@@ -31,7 +31,9 @@ func oracle(t *testing.T, answer string) *httptest.Server {
 		switch {
 		case m.ID == nil:
 			w.WriteHeader(http.StatusAccepted)
-		case m.Method == "initialize":
+		case m.Method == "server/discover" && stateless:
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","supportedVersions":[%q],"capabilities":{}}}`, m.ID, mcp.LatestStateless)
+		case m.Method == "initialize" && !stateless:
 			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"o","version":"1"}}}`, m.ID)
 		case m.Method == "tools/call":
 			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,%s}`, m.ID, answer)
@@ -45,8 +47,12 @@ func oracle(t *testing.T, answer string) *httptest.Server {
 
 // asking is an agent whose client declares capabilities, in an era, at the connector demo with an oracle behind it.
 func asking(t *testing.T, revision mcp.Revision, capabilities, says string, consent *policyv1.Consent) func() answer {
+	return askingAt(t, oracle(t, says, false), revision, capabilities, consent)
+}
+
+func askingAt(t *testing.T, server *httptest.Server, revision mcp.Revision, capabilities string, consent *policyv1.Consent) func() answer {
 	w := newWorld(t, &options{})
-	connector := connectorEntry("demo", oracle(t, says).URL, "")
+	connector := connectorEntry("demo", server.URL, "")
 	connector.GetConnector().Consent, connector.GetConnector().Title = consent, "Oracle"
 	w.set(connector)
 	a := w.stateless(ada, "/mcp/demo")
@@ -101,6 +107,19 @@ func TestAPageThatAPersonIsToOpenIsLabelledAndChecked(t *testing.T) {
 				t.Errorf("%s: %s", c.name, got.body)
 			}
 		}
+	}
+}
+
+// TestAPageOfAServerThatHasNoWordForItIsCheckedToo: a server of the stateless era asks otherwise, but an agent of the session era takes
+// the code for what it is there.
+func TestAPageOfAServerThatHasNoWordForItIsCheckedToo(t *testing.T) {
+	const both = `{"elicitation":{"form":{},"url":{}}}`
+	const page = `"error":{"code":-32042,"message":"open it","data":{"elicitations":[{"mode":"url","elicitationId":"e1","url":"https://up.example/key","message":"Enter your API key there"}]}}`
+	if got := askingAt(t, oracle(t, page, true), mcp.LatestSession, both, nil)(); strings.Contains(got.body, "up.example") {
+		t.Errorf("without consent: %s", got.body)
+	}
+	if got := askingAt(t, oracle(t, page, true), mcp.LatestSession, both, &policyv1.Consent{Elicitation: true})(); !strings.Contains(got.body, "[Oracle] Enter your API key there") {
+		t.Errorf("it is not labelled: %s", got.body)
 	}
 }
 
