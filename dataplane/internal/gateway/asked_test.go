@@ -123,6 +123,34 @@ func TestAPageOfAServerThatHasNoWordForItIsCheckedToo(t *testing.T) {
 	}
 }
 
+// TestALargeAnswerMayAskNoMoreThanASmallOne: it is passed on as it comes.
+func TestALargeAnswerMayAskNoMoreThanASmallOne(t *testing.T) {
+	const both = `{"elicitation":{"form":{},"url":{}}}`
+	padding := `"_meta":{"x":"` + strings.Repeat("y", 200_000) + `"}`
+	asks := `"inputRequests":{"q":{"method":"elicitation/create","params":{"mode":"form","message":"Your password","requestedSchema":{"type":"object","properties":{"password":{"type":"string"}}}}}}`
+	page := `"code":-32042,"message":"open it","data":{"elicitations":[{"mode":"url","elicitationId":"e1","url":"https://up.example/","message":"Your password"}]`
+	for name, c := range map[string]struct {
+		says     string
+		revision mcp.Revision
+	}{
+		"a form":                    {`"result":{"resultType":"input_required",` + asks + `,` + padding + `}`, mcp.LatestStateless},
+		"a page":                    {`"error":{` + page + `,` + padding + `}}`, mcp.LatestSession},
+		"a task that nobody wanted": {`"result":{"resultType":"task","taskId":"t1","status":"working",` + padding + `}`, mcp.LatestStateless},
+	} {
+		for _, stateless := range []bool{true, false} {
+			got := askingAt(t, oracle(t, c.says, stateless), c.revision, both, nil)()
+			if strings.Contains(got.body, "password") || stateless && strings.Contains(got.body, `"t1"`) {
+				t.Errorf("%s, upstream stateless: %v: it came through: %.200s…", name, stateless, got.body)
+			}
+		}
+	}
+	colour := `"inputRequests":{"q":{"method":"elicitation/create","params":{"message":"Which colour?","requestedSchema":{"type":"object","properties":{}}}}}`
+	got := askingAt(t, oracle(t, `"result":{"resultType":"input_required",`+colour+`,`+padding+`}`, true), mcp.LatestStateless, both, &policyv1.Consent{Elicitation: true})()
+	if !strings.Contains(got.body, "[Oracle] Which colour?") {
+		t.Errorf("what may be asked is not: %.200s", got.body)
+	}
+}
+
 func TestWhatAClientLacksIsSaidInWordsThatItKnows(t *testing.T) {
 	const lacks = `"error":{"code":-32021,"message":"Missing","data":{"requiredCapabilities":{"elicitation":{}}}}`
 	if got := asking(t, mcp.LatestSession, `{}`, lacks, nil)(); got.field("result", "isError") != true || !strings.Contains(got.body, "protocol version") {

@@ -59,7 +59,7 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 	}
 	call := upstream.Call{
 		Message: message, Revision: x.revision, Name: t.name, Party: g.party(x, settings, credential), Params: params, Header: x.header,
-		Capabilities: g.capabilities(x, settings), Safe: safe(x, t), Task: asTask, TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
+		Capabilities: g.capabilities(x, settings), Safe: safe(x, t), Asked: len(x.offers()) > len("{}"), Task: asTask, TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
 	}
 	if l.span != nil {
 		var end func(bool)
@@ -243,7 +243,7 @@ func (g *Gateway) pass(l *leg, to *answer, x *exchange, settings *policyv1.Conne
 	if response.Stream {
 		return g.passEvents(l, to, x, settings, t, response)
 	}
-	if (mcp.OfTask(x.message.Method) || x.message.Method == mcp.MethodReadResource || x.readsResults()) && !response.Whole() {
+	if (mcp.OfTask(x.message.Method) || x.message.Method == mcp.MethodReadResource || x.readsResults() || response.Special()) && !response.Whole() {
 		if _, err := response.All(g.MaxResult); err != nil {
 			return g.failed(l.ctx, to, err), false, nil
 		}

@@ -84,6 +84,8 @@ type Call struct {
 	Params []mcp.ParamHeader
 	// Header is the agent's request header. Of it, only Mcp-Param-* is forwarded, between two sides of the stateless era.
 	Header http.Header
+	// Asked tells that the agent can be asked for input.
+	Asked bool
 	// Task has an upstream of the session era answer by a task.
 	Task bool
 	// Safe tells that the call changes nothing, so that it may be made again after a failure.
@@ -145,7 +147,7 @@ func (u *Upstream) callStateless(ctx context.Context, known era, c *Call) (respo
 		sent = edit.Append(make([]byte, 0, len(m.Raw)+256), m)
 	}
 	r := request{method: http.MethodPost, fields: u.statelessFields(known.revision, c), body: sent}
-	response, err = u.exchange(ctx, &r, exchange{sent: m.ID, answer: m.ID, method: m.Method})
+	response, err = u.exchange(ctx, &r, exchange{sent: m.ID, answer: m.ID, asked: c.Asked, method: m.Method})
 	if refusesRevision(response) || leftTheEra(err) {
 		if learned := u.era.Load(); learned != nil && *learned == known {
 			u.unlearn(learned)
@@ -182,7 +184,7 @@ func (u *Upstream) callSession(ctx context.Context, c *Call) (response *Response
 		sent = edit.Append(make([]byte, 0, len(m.Raw)+64), m)
 	}
 	r := request{method: http.MethodPost, fields: u.sessionFields(traceFields(baseFields(), c), current, c.Party.Credential), body: sent}
-	x := exchange{sent: edit.ID, answer: m.ID, agent: c.Revision, method: m.Method, session: current, credential: c.Party.Credential}
+	x := exchange{sent: edit.ID, answer: m.ID, agent: c.Revision, asked: c.Asked, method: m.Method, session: current, credential: c.Party.Credential}
 	response, err = u.exchange(ctx, &r, x)
 	if err != nil {
 		u.release(seat)

@@ -17,6 +17,7 @@ type exchange struct {
 	answer []byte // the id to answer the agent under, raw
 	// agent is what the agent speaks, where an answer may have to be changed for it.
 	agent      mcp.Revision
+	asked      bool // the agent can be asked for input
 	method     string
 	session    *session // nil in the stateless era
 	seat       *seat    // where the session is; nil: the answer does not keep it
@@ -145,15 +146,14 @@ func (r *Response) beginJSON(rep reply) error {
 		return r.explain(err)
 	}
 	if !ended {
-		r.large = &restorer{from: r.body, rest: data, sent: r.exchange.sent, answer: r.exchange.answer, complete: r.exchange.agent.Stateless(), fail: r.upstream.badAnswer}
-		if rep.length < 0 {
-			return nil
+		r.large = &restorer{from: r.body, rest: data, sent: r.exchange.sent, answer: r.exchange.answer, complete: r.exchange.agent.Stateless(), asked: r.exchange.asked, fail: r.upstream.badAnswer}
+		if rep.length >= 0 {
+			r.left = rep.length - int64(len(data))
 		}
-		r.left = rep.length - int64(len(data))
 		return r.large.look() // mostly all that is to be changed is here, and then it is known how long the answer becomes
 	}
 	if e := mcp.ReadMessage(data, r.upstream.limits(), &r.Message); e != nil {
-		return r.status(BadResponse, "it is not a valid JSON-RPC message", 0)
+		return r.status(BadResponse, notJSONRPC, 0)
 	}
 	if r.data, err = r.restored(); err != nil {
 		return err

@@ -56,6 +56,9 @@ type Event struct {
 // Whole tells whether the JSON answer is in Message already. One that is larger than 64 KiB is not.
 func (r *Response) Whole() bool { return !r.Stream && r.large == nil && r.Message.Kind != 0 }
 
+// Special tells that a large JSON answer is not a plain result, as far as it came: it is to be read whole (All), or its reading fails.
+func (r *Response) Special() bool { return r.large != nil && r.large.special }
+
 // Read reads a JSON answer for the agent. An error other than io.EOF is an *Error or wraps what ended the call's context.
 func (r *Response) Read(p []byte) (int, error) {
 	if r.large == nil {
@@ -258,6 +261,7 @@ func (r *Response) All(most int) (*mcp.Message, error) {
 	if r.large == nil {
 		return r.whole()
 	}
+	r.large.whole = true
 	data, err := io.ReadAll(io.LimitReader(r, int64(most)+1))
 	switch {
 	case err != nil:
@@ -266,7 +270,7 @@ func (r *Response) All(most int) (*mcp.Message, error) {
 		return nil, r.status(BadResponse, "it is too large", 0)
 	}
 	if e := mcp.ReadMessage(data, r.upstream.limits(), &r.Message); e != nil || r.Message.Kind != mcp.Response {
-		return nil, r.status(BadResponse, "it is not a valid JSON-RPC message", 0)
+		return nil, r.status(BadResponse, notJSONRPC, 0)
 	}
 	r.data, r.large = data, nil
 	return &r.Message, nil

@@ -35,7 +35,7 @@ func FuzzRestorer(f *testing.F) {
 			}
 			want := string(edit.Append(nil, &m))
 			for how, from := range map[string]io.Reader{"whole": strings.NewReader(in), "bytewise": iotest.OneByteReader(strings.NewReader(in))} {
-				r := &restorer{from: from, sent: m.ID, answer: edit.ID, complete: edit.Revision.Stateless(), fail: errors.New}
+				r := &restorer{from: from, sent: m.ID, answer: edit.ID, complete: edit.Revision.Stateless(), asked: true, whole: true, fail: errors.New}
 				got, err := io.ReadAll(r)
 				if err != nil || strings.TrimSpace(string(got)) != want {
 					t.Fatalf("%s, %s: %q, %v, want %q", name, how, got, err, want)
@@ -47,6 +47,36 @@ func FuzzRestorer(f *testing.F) {
 			t.Fatalf("another id passed: %q", got)
 		}
 	})
+}
+
+// TestAnAnswerThatIsNoPlainResultPassesOnlyIfItIsReadWhole, wherever that shows, and however it is hidden from whoever reads a part.
+func TestAnAnswerThatIsNoPlainResultPassesOnlyIfItIsReadWhole(t *testing.T) {
+	padding := `"x":[{"a":1,"b":"` + strings.Repeat(`y\"\\`, 100_000) + `"},[2,true],"}"]`
+	for in, plain := range map[string]bool{
+		`"result":{` + padding + `}`:                                                           true,
+		`"result":{"resultType":"complete",` + padding + `}`:                                   true,
+		`"result":{` + padding + `,"y":{"resultType":"task","inputRequests":{}},"z":"result"}`: true,
+		`"result":{"resultType":"input_required",` + padding + `}`:                             false,
+		`"result":{` + padding + `,"resultType":"input_required"}`:                             false,
+		`"result":{` + padding + `,"resultType": null}`:                                        false,
+		`"result":{` + padding + `,"r\u0065sultType":"input_required"}`:                        false,
+		`"result":{` + padding + `,"resulttype":"input_required"}`:                             false,
+		`"result":{"resultType":"complete",` + padding + `,"resultType":"complete"}`:           false,
+		`"result":{"resultType":"complete",` + padding + `,"inputRequests":{}}`:                false,
+		`"result":{"resultType":"complete",` + padding + `},"result":{}`:                       false,
+		`"result":{},` + padding + `,"error":{}`:                                               false,
+		`"error":{` + padding + `}`:                                                            false,
+		`"result":{"resultType":"complete",` + padding + `}},{`:                                false,
+	} {
+		for _, around := range [][2]string{{`{"jsonrpc":"2.0","id":5,`, `}`}, {`{"jsonrpc":"2.0",`, `,"id":5}`}} {
+			for _, complete := range []bool{true, false} {
+				r := &restorer{from: strings.NewReader(around[0] + in + around[1]), sent: []byte("5"), answer: []byte("6"), complete: complete, asked: true, fail: errors.New}
+				if _, err := io.Copy(io.Discard, struct{ io.Reader }{r}); (err == nil) != plain {
+					t.Errorf("%.60s…%s, to be completed %v: %v", around[0]+in, (in + around[1])[len(in)-40:], complete, err)
+				}
+			}
+		}
+	}
 }
 
 func TestALargeAnswerPassesWithoutBeingKept(t *testing.T) {
