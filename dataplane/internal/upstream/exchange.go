@@ -2,9 +2,11 @@ package upstream
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"sallyport.dev/dataplane/internal/mcp"
@@ -203,7 +205,7 @@ func (r *Response) refused(rep reply) error {
 	if isError {
 		r.code = errorCode(r.Message.Failure)
 		lost = inSession && (rep.status == http.StatusNotFound && r.code != mcp.CodeMethodNotFound ||
-			rep.status == http.StatusBadRequest && r.code == codeNoSession)
+			rep.status == http.StatusBadRequest && r.code == codeNoSession && saysNoSession(r.Message.Failure))
 	}
 	switch {
 	case lost:
@@ -220,6 +222,19 @@ func (r *Response) refused(rep reply) error {
 
 // codeNoSession is what some servers say, under 400, of a session that they do not know.
 const codeNoSession = -32000
+
+// saysNoSession tells whether such an error is about the session: others say by the code that a call failed, maybe half-way, and that
+// must not be made again.
+func saysNoSession(failure []byte) bool {
+	var e struct {
+		Message string `json:"message"`
+	}
+	if json.Unmarshal(failure, &e) != nil {
+		return false
+	}
+	said := strings.ToLower(e.Message)
+	return strings.Contains(said, "session") || strings.Contains(said, "not initialized")
+}
 
 func errorCode(failure []byte) int {
 	v, err := strictjson.Decode(failure, strictjson.Limits{MaxBytes: small, MaxDepth: 256})

@@ -351,6 +351,41 @@ func TestAServerThatLosesEverySessionIsReported(t *testing.T) {
 	}
 }
 
+// TestACallThatFailedIsNotTakenForALostSession: servers say both by the same code, and the call may have had an effect.
+func TestACallThatFailedIsNotTakenForALostSession(t *testing.T) {
+	for said, again := range map[string]bool{
+		"Bad Request: No valid session ID provided":         true,
+		"Bad Request: Mcp-Session-Id header is required":    true,
+		"Bad Request: Server not initialized":               true,
+		"the transfer was made, but no receipt was written": false,
+		"": false,
+	} {
+		var calls atomic.Int64
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			id := between(string(body), `"id":`, ",")
+			w.Header().Set("Content-Type", "application/json")
+			switch {
+			case strings.Contains(string(body), "notifications/"):
+				w.WriteHeader(http.StatusAccepted)
+			case strings.Contains(string(body), `"initialize"`):
+				w.Header().Set("Mcp-Session-Id", "s")
+				_, _ = io.WriteString(w, `{"jsonrpc":"2.0","id":`+id+`,"result":{"protocolVersion":"2025-06-18"}}`)
+			default:
+				calls.Add(1)
+				w.WriteHeader(http.StatusBadRequest)
+				_, _ = fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"error":{"code":-32000,"message":%q}}`, id, said)
+			}
+		}))
+		got, err := try(t.Context(), t, open(t, newPool(t), upstream.Target{URL: s.URL, Revision: mcp.Revision20250618}))
+		s.Close()
+		var e *upstream.Error
+		if again != (errors.As(err, &e) && e.Kind == upstream.SessionLost) || !again && !strings.Contains(got, said) || again != (calls.Load() == 2) {
+			t.Errorf("%q: called %d times: %s, %v", said, calls.Load(), got, err)
+		}
+	}
+}
+
 func TestServersThatCannotBeInitializedAreRefused(t *testing.T) {
 	for name, result := range map[string]string{
 		"an unknown version":   `"result":{"protocolVersion":"2024-11-05"}`,
