@@ -116,9 +116,6 @@ func (x *exchange) asTask(t target) (bool, *mcp.Error) {
 // taskResult returns the result that an agent gets in place of an upstream's where a task is named in it; nil: it is passed as it came.
 func (g *Gateway) taskResult(l *leg, x *exchange, t target, response *upstream.Response, result []byte) ([]byte, *mcp.Error) {
 	if mcp.OfTask(x.message.Method) {
-		if !bytes.Contains(result, []byte("askId")) {
-			return nil, nil
-		}
 		return g.known(x, t, mcp.RenameTask(result, t.name, x.message.Name))
 	}
 	if x.message.Method != mcp.MethodCallTool || !bytes.Contains(result, []byte("task")) && bytes.IndexByte(result, '\\') < 0 {
@@ -166,9 +163,9 @@ func (g *Gateway) sealTask(l *leg, x *exchange, t target, id string, session boo
 	return h.seal(sealer), nil
 }
 
-// known has a task of the stateless era ask for what it may ask for.
+// known has a task of the stateless era ask for what it may ask for, whatever else it says of itself.
 func (g *Gateway) known(x *exchange, t target, task []byte) ([]byte, *mcp.Error) {
-	if !x.revision.Stateless() || mcp.TaskStatus(task) != "input_required" {
+	if !x.revision.Stateless() {
 		return task, nil
 	}
 	asked, e := mcp.ReadTaskInput(task)

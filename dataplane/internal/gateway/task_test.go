@@ -22,11 +22,12 @@ type factory struct {
 	*httptest.Server
 	stateless bool
 
-	mu     sync.Mutex
-	status string            // of each task
-	built  string            // what it comes to, as JSON
-	beside string            // members of what it says when a task is ended
-	said   map[string]string // the last request by method
+	mu      sync.Mutex
+	status  string            // of each task
+	built   string            // what it comes to, as JSON
+	beside  string            // members of what it says when a task is ended
+	instead string            // what it says when it is asked for a task, as JSON
+	said    map[string]string // the last request by method
 }
 
 func newFactory(t *testing.T, stateless bool) *factory {
@@ -63,7 +64,7 @@ func (f *factory) serve(w http.ResponseWriter, r *http.Request) {
 	_ = json.Unmarshal(body, &m) // see above
 	f.mu.Lock()
 	f.said[m.Method] = r.Header.Get("Mcp-Name") + " " + string(body)
-	status, built, beside := f.status, f.built, f.beside
+	status, built, beside, instead := f.status, f.built, f.beside, f.instead
 	f.mu.Unlock()
 	answer := func(result string) {
 		w.Header().Set("Content-Type", "application/json")
@@ -92,6 +93,8 @@ func (f *factory) serve(w http.ResponseWriter, r *http.Request) {
 		answer(`{"task":` + task + `}}`)
 	case m.Params.TaskID != "raw-1":
 		refuse(mcp.CodeInvalidParams)
+	case m.Method == "tasks/get" && instead != "":
+		answer(instead)
 	case m.Method == "tasks/get" && f.stateless && status == "input_required":
 		answer(task + `,"inputRequests":{"name":{"method":"elicitation/create","params":{"message":"Which name?","requestedSchema":{"type":"object","properties":{}}}}}}`)
 	case m.Method == "tasks/get" && f.stateless && status == "completed":
@@ -231,6 +234,28 @@ func TestATaskAsksForInputAsACallDoes(t *testing.T) {
 	}
 	if last := stream.ends(); !strings.Contains(last, "built") || !strings.Contains(last, id) || strings.Contains(last, "raw-1") {
 		t.Errorf("the result is %s", last)
+	}
+}
+
+// TestATaskAsksForNothingElse, also where it does not say that it asks, or which one it is.
+func TestATaskAsksForNothingElse(t *testing.T) {
+	f := newFactory(t, true)
+	a := works(t, f).stateless(ada, "/mcp/works")
+	id := a.begun("build")
+	for _, said := range []string{`"status":"input_required"`, `"status":"working","taskId":"raw-1"`, `"status":"input_required","t\u0061skId":"raw-1"`} {
+		for asks, comes := range map[string]bool{
+			`"elicitation/create","params":{"message":"Which name?","requestedSchema":{"type":"object","properties":{}}}`:                    true,
+			`"elicitation/create","params":{"message":"It","requestedSchema":{"type":"object","properties":{"password":{"type":"string"}}}}`: false,
+			`"sampling/createMessage","params":{"messages":[],"maxTokens":1}`:                                                                false,
+		} {
+			f.mu.Lock()
+			f.instead = `{"resultType":"complete",` + said + `,"inputRequests":{"q":{"method":` + asks + `}}}`
+			f.mu.Unlock()
+			got := a.task("tasks/get", id)
+			if came := got.field("result", "inputRequests") != nil; came != comes || comes && !strings.Contains(got.body, "[works] Which name?") || strings.Contains(got.body, "raw-1") {
+				t.Errorf("%s: %s", f.instead, got.body)
+			}
+		}
 	}
 }
 
