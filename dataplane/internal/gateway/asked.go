@@ -34,6 +34,16 @@ func (x *exchange) offers() []byte {
 	return []byte(x.session.Capabilities)
 }
 
+// mayStillAsk tells whether a connector may ask this of agents now: its setting may have changed while a person was asked.
+func (g *Gateway) mayStillAsk(connector, method string) bool {
+	table, err := g.Replica.Usable(g.Now())
+	if err != nil {
+		return false
+	}
+	settings, offered := table.Connector(connector)
+	return offered && consented(settings).Of(method)
+}
+
 // errNotAsked refuses what an upstream asks.
 var errNotAsked = &mcp.Error{Code: mcp.CodeMethodNotFound, Message: "the gateway does not let this be asked of the client, or the client does not offer it"}
 
@@ -366,6 +376,10 @@ func (g *Gateway) relay(ctx context.Context, to *answer, x *exchange, settings *
 		said, err := g.await(ctx, q)
 		if err != nil {
 			response.Refuse(id, &mcp.Error{Code: mcp.CodeInternal, Message: "the client did not answer"})
+			return
+		}
+		if !g.mayStillAsk(settings.GetId(), asked.Method) {
+			response.Refuse(id, errNotAsked)
 			return
 		}
 		if err := response.Reply(ctx, mcp.AppendAnswer(nil, id, said)); err != nil {

@@ -90,7 +90,7 @@ func (g *Gateway) ask(l *leg, to *answer, x *exchange, settings *policyv1.Connec
 		return false
 	}
 	asked.Params = bytes.Clone(asked.Params)
-	state := g.park(l, x, t, response, id)
+	state := g.park(l, x, t, response, id, asked.Method)
 	if state == "" {
 		response.Refuse(id, &mcp.Error{Code: mcp.CodeInternal, Message: errBusy.Error()})
 		return false

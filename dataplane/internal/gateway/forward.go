@@ -109,6 +109,11 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 		if err != nil {
 			return g.failed(l.ctx, to, err), false
 		}
+		for _, a := range required.Asked {
+			if !g.mayStillAsk(t.connector, a.Method) {
+				return g.failed(l.ctx, to, errNotAsked), false
+			}
+		}
 		again, e := mcp.Again(call.Message, answers, required.State, g.JSON)
 		if e != nil {
 			return g.failed(l.ctx, to, e), false

@@ -28,6 +28,7 @@ type parked struct {
 	leg      *leg
 	response *upstream.Response
 	asked    []byte // the upstream's id of its question, raw
+	asks     string // by which method
 	person   uuid.UUID
 	client   string
 	target   target
@@ -53,12 +54,12 @@ func (x *exchange) unparks() bool {
 func newParking() *parking { return &parking{all: map[string]*parked{}} }
 
 // park keeps a call until it is made again, and returns the state that finds it; empty: there is no room.
-func (g *Gateway) park(l *leg, x *exchange, to target, response *upstream.Response, asked []byte) string {
+func (g *Gateway) park(l *leg, x *exchange, to target, response *upstream.Response, asked []byte, method string) string {
 	sealer := g.sealer.Load()
 	if sealer == nil {
 		return ""
 	}
-	p := &parked{leg: l, response: response, asked: bytes.Clone(asked), person: x.ID, client: x.ClientID, target: to, digest: sha256.Sum256(x.message.Arguments)}
+	p := &parked{leg: l, response: response, asked: bytes.Clone(asked), asks: method, person: x.ID, client: x.ClientID, target: to, digest: sha256.Sum256(x.message.Arguments)}
 	id := uuid.NewString()
 	g.parking.mu.Lock()
 	defer g.parking.mu.Unlock()
@@ -135,6 +136,9 @@ func (g *Gateway) unpark(x *exchange, to target) (*parked, *mcp.Error) {
 func (g *Gateway) resume(to *answer, x *exchange, settings *policyv1.Connector, p *parked) (ending, bool) {
 	answers, e := mcp.ReadInputResponses(x.message)
 	ctx := p.leg.ctx
+	if e == nil && !consented(settings).Of(p.asks) {
+		e = errNotAsked
+	}
 	if e == nil && answers[parkedKey] == nil {
 		e = mcp.InvalidParams(`"inputResponses" lacks what was asked for`)
 	}
