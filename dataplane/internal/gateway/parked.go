@@ -145,6 +145,7 @@ func (g *Gateway) resume(to *answer, x *exchange, settings *policyv1.Connector, 
 	if e != nil {
 		p.response.Refuse(p.asked, &mcp.Error{Code: mcp.CodeInternal, Message: "the client did not answer"})
 	} else if err := p.response.Reply(ctx, mcp.AppendResult(nil, p.asked, answers[parkedKey])); err != nil {
+		_ = p.response.Close() // so that the upstream is told, which waits
 		return g.failed(ctx, to, err), false
 	}
 	p.response.AnswerTo(x.message.ID)

@@ -19,6 +19,7 @@ import (
 type interviewer struct {
 	*httptest.Server
 	cancelled chan struct{} // a call was
+	deaf      bool          // takes no answers
 
 	mu       sync.Mutex
 	answered chan string // to the question of the call that came last
@@ -50,6 +51,8 @@ func (i *interviewer) serve(w http.ResponseWriter, r *http.Request) {
 	case m.Method == "notifications/cancelled":
 		i.cancelled <- struct{}{}
 		w.WriteHeader(http.StatusAccepted)
+	case m.Method == "" && i.deaf:
+		w.WriteHeader(http.StatusInternalServerError)
 	case m.Method == "" && m.Error != nil:
 		answered <- "refused"
 		w.WriteHeader(http.StatusAccepted)
@@ -146,6 +149,15 @@ func TestAParkedCallEndsWithItsRule(t *testing.T) {
 	if got := again(); strings.Contains(got.body, "blue") || !strings.Contains(got.body, "not waiting any more") {
 		t.Errorf("with its rule again: %+v", got)
 	}
+}
+
+func TestAParkedCallWhoseAnswerIsNotTakenIsCancelled(t *testing.T) {
+	w, i, _ := asksAda(t)
+	i.deaf = true
+	if got := parks(t, w)(); got.field("result", "isError") != true {
+		t.Errorf("it went on: %+v", got)
+	}
+	receive(t, i.cancelled, "the upstream was not told")
 }
 
 func TestACallThatAsksOnAStreamEndsWithItsRuleOrIsCancelled(t *testing.T) {
