@@ -9,14 +9,17 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
 	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/dataplane/internal/mcp"
+	"sallyport.dev/dataplane/internal/replica/fleettest"
 )
 
 // library is a real MCP server with prompts, resources, a template and tools that ask their client for something.
@@ -100,6 +103,14 @@ func asks(ctx context.Context, r *sdk.CallToolRequest, stateless bool, params *s
 
 // shelves is a world whose connector lib is a library in some era.
 func shelves(t *testing.T, stateless bool, consent *policyv1.Consent) *world {
+	lib := connectorEntry("lib", library(t, stateless).URL, "")
+	lib.GetConnector().Consent = consent
+	lib.GetConnector().Title = "Library"
+	return shelvesOf(t, lib, &options{})
+}
+
+// shelvesOf is a world whose connector lib is a library as an entry has it.
+func shelvesOf(t *testing.T, lib *fleetv1.Entry, o *options) *world {
 	pin := func(kind policyv1.Kind, name, key string) *policyv1.Tool {
 		return &policyv1.Tool{Kind: kind, Name: name, Definition: fmt.Appendf(nil, `{"name":"n",%q:%q}`, key, name)}
 	}
@@ -110,10 +121,7 @@ func shelves(t *testing.T, stateless bool, consent *policyv1.Consent) *world {
 	catalogue.GetCatalogue().Tools = append(catalogue.GetCatalogue().Tools, prompt("greet"), prompt("hidden"),
 		pin(policyv1.Kind_KIND_RESOURCE, "doc://open/1", "uri"), pin(policyv1.Kind_KIND_RESOURCE, "doc://closed/1", "uri"),
 		pin(policyv1.Kind_KIND_RESOURCE_TEMPLATE, "doc://open/{id}", "uriTemplate"))
-	lib := connectorEntry("lib", library(t, stateless).URL, "")
-	lib.GetConnector().Consent = consent
-	lib.GetConnector().Title = "Library"
-	w := newWorld(t, &options{})
+	w := newWorld(t, o)
 	w.set(lib, catalogue, grantEntry(1, "lib", allow("*", "prompt:*", "resource:doc://open/*"), deny("prompt:hidden")))
 	return w
 }
@@ -338,6 +346,56 @@ func TestAnAgentHearsNoMoreOfAResourceThatWasTakenFromIt(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestUpdatesAreHeardAfterTheCredentialWasReplaced: a stream that ended is opened again by one that the upstream takes.
+func TestUpdatesAreHeardAfterTheCredentialWasReplaced(t *testing.T) {
+	for _, revision := range []mcp.Revision{mcp.LatestStateless, mcp.LatestSession} {
+		for _, stateless := range []bool{true, false} {
+			behind := library(t, stateless)
+			var refused atomic.Value
+			gate := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Authorization") == refused.Load() {
+					w.WriteHeader(http.StatusUnauthorized)
+					return
+				}
+				behind.Config.Handler.ServeHTTP(w, r)
+			}))
+			t.Cleanup(func() { gate.CloseClientConnections(); gate.Close() })
+			w := shelvesOf(t, connectorEntry("lib", gate.URL, "Authorization"), &options{plane: fleettest.ControlPlane{Credential: func(r *fleetv1.IssueCredentialRequest) (*fleettest.Issued, error) {
+				value := "Bearer old"
+				if len(r.GetRejectedSha256()) > 0 {
+					value = "Bearer new"
+				}
+				return &fleettest.Issued{Header: "Authorization", Value: value, Lifetime: time.Hour}, nil
+			}}})
+			p := w.program("/mcp/lib", revision)
+			if err := p.Subscribe(t.Context(), &sdk.SubscribeParams{URI: "doc://open/1"}); err != nil {
+				t.Fatal(err)
+			}
+			heard := func() {
+				t.Helper()
+				w.eventually("an update is heard", func() bool {
+					got, err := p.CallTool(t.Context(), &sdk.CallToolParams{Name: "touch"})
+					_ = said(t, got, err) // what matters is what is heard
+					select {
+					case <-p.updated:
+						return true
+					case <-time.After(20 * time.Millisecond):
+						return false
+					}
+				})
+			}
+			heard()
+			refused.Store("Bearer old")
+			gate.CloseClientConnections()
+			time.Sleep(50 * time.Millisecond) // what was told before has come, or counts as heard
+			for len(p.updated) > 0 {
+				<-p.updated
+			}
+			heard()
+		}
+	}
 }
 
 // TestWhatAResourceHoldsIsKeptByThePersonsOwnClientAlone, whatever its server says, and however long it is.

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -141,11 +142,13 @@ func (g *Gateway) subscribed(x *exchange, t target, up *upstream.Upstream, party
 		delete(of, t.connector)
 		return errTooMany
 	}
+	lasting := x.lasting()
 	expires := time.AfterFunc(x.session.Expires.Sub(g.Now()), func() { cancel(errSession) })
 	go func() {
 		defer g.flights.leave(f)
 		defer expires.Stop()
-		g.follow(ctx, f, t.connector, up, party, one, func(uri string) { g.watches.tell(session, uri) })
+		at := &place{up: up, party: party}
+		g.follow(ctx, f, lasting, t.connector, at, one, func(uri string) { g.watches.tell(session, uri) })
 		g.watches.mu.Lock()
 		defer g.watches.mu.Unlock()
 		if g.watches.watch[session][t.connector] == one {
@@ -215,8 +218,9 @@ func (g *Gateway) watchOne(ctx context.Context, x *exchange, connector string, o
 	// An upstream of the session era has one stream of updates in a session, so that each stream of the agent's gets a session of its own.
 	party := g.party(x, settings, credential)
 	party.Session = uuid.NewString()
-	defer up.End(party)
-	g.follow(ctx, f, connector, up, party, one, func(uri string) {
+	at := &place{up: up, party: party}
+	defer func() { at.up.End(at.party) }()
+	g.follow(ctx, f, x, connector, at, one, func(uri string) {
 		select {
 		case updates <- uri:
 		default:
@@ -224,11 +228,52 @@ func (g *Gateway) watchOne(ctx context.Context, x *exchange, connector string, o
 	})
 }
 
-// follow listens at an upstream for updates of what is watched, until ctx ends, and tells those that may be known.
-func (g *Gateway) follow(ctx context.Context, f *flight, connector string, up *upstream.Upstream, party upstream.Party, one *watch, tell func(uri string)) {
+// place is where updates come from, and on whose behalf they are asked for.
+type place struct {
+	up    *upstream.Upstream
+	party upstream.Party
+}
+
+// errNotOffered: the connector is no more.
+var errNotOffered = errors.New("the connector is not offered any more")
+
+// look finds the place anew, after an error: the connector's settings may be others by now, and credentials do not last.
+func (p *place) look(ctx context.Context, g *Gateway, x *exchange, connector string, after error) error {
+	table, err := g.Replica.Usable(g.Now())
+	if err != nil {
+		return err
+	}
+	settings, offered := table.Connector(connector)
+	if !offered {
+		return errNotOffered
+	}
+	refused := refusedBy(after)
+	credential, err := g.another(ctx, x, settings, p.party.Credential, cmp.Or(refused, &refusal{}))
+	switch {
+	case err == nil:
+		p.party.Credential = credential
+	case refused != nil:
+		return err
+	}
+	up, err := g.upstream(settings)
+	if err == nil {
+		p.up = up
+	}
+	return err
+}
+
+// lasting is what of an exchange outlasts its answer: who calls, but neither what was said nor the policy as of then.
+func (x *exchange) lasting() *exchange {
+	c := *x.caller
+	c.table = nil
+	return &exchange{caller: &c, revision: x.revision, session: x.session}
+}
+
+// follow listens at an upstream for updates of what is watched, until ctx ends or the connector is no more, and tells those that may be known.
+func (g *Gateway) follow(ctx context.Context, f *flight, x *exchange, connector string, at *place, one *watch, tell func(uri string)) {
 	for wait := watchAgain; ctx.Err() == nil; wait = min(2*wait, watchMost) {
 		began := time.Now()
-		err := g.listenAt(ctx, up, party, one, func(uri string) {
+		err := g.listenAt(ctx, at.up, at.party, one, func(uri string) {
 			exposed, watched := one.known(uri)
 			table, err := g.Replica.Usable(g.Now())
 			if !watched || err != nil {
@@ -246,9 +291,20 @@ func (g *Gateway) follow(ctx context.Context, f *flight, connector string, up *u
 		if err == nil || errors.Is(err, context.Canceled) || time.Since(began) > watchMost {
 			wait = watchAgain / 10
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		for {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+			not := at.look(ctx, g, x, connector, err)
+			if errors.Is(not, errNotOffered) {
+				return
+			}
+			if not == nil {
+				break
+			}
+			wait = min(2*wait, watchMost)
 		}
 	}
 }
