@@ -62,10 +62,12 @@ func TestAPersonConfirmsInTheirClientAndTheCallIsMadeOnceAtAnotherProxy(t *testi
 	second := region(t, first, "second")[1]
 	first.set(careful(afterConfirm(client)))
 	version := first.plane.Set(blockEntry(&policyv1.Block{Id: "b", Target: &policyv1.Block_Region{Region: "elsewhere"}}))
-	second.eventually("the second has the policy", func() bool { // and no call is made there by the one before
-		table, err := second.replica.Usable(time.Now())
-		return err == nil && table.Version() >= version
-	})
+	for _, w := range []*world{first, second} { // the control plane is told by either
+		w.eventually("it has the policy", func() bool { // and no call is made there by the one before
+			table, err := w.replica.Usable(time.Now())
+			return err == nil && table.Version() >= version
+		})
+	}
 	a := first.stateless(ada, "/mcp/demo")
 	got := a.again(forms, `{"text":"x"}`, "")
 	state := asked(t, got)
