@@ -398,6 +398,33 @@ func TestUpdatesAreHeardAfterTheCredentialWasReplaced(t *testing.T) {
 	}
 }
 
+// TestAConnectorThatIsGoneIsNotListenedTo, though the agent's stream is of other connectors too.
+func TestAConnectorThatIsGoneIsNotListenedTo(t *testing.T) {
+	for _, revision := range []mcp.Revision{mcp.LatestStateless, mcp.LatestSession} {
+		for _, stateless := range []bool{true, false} {
+			behind := library(t, stateless)
+			var listening atomic.Int64
+			gate := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodGet || r.Header.Get("Mcp-Method") == mcp.MethodListen {
+					listening.Add(1)
+					defer listening.Add(-1)
+				}
+				behind.Config.Handler.ServeHTTP(w, r)
+			}))
+			t.Cleanup(func() { gate.CloseClientConnections(); gate.Close() })
+			lib := connectorEntry("lib", gate.URL, "")
+			w := shelvesOf(t, lib, &options{})
+			p := w.program("/mcp", revision)
+			if err := p.Subscribe(t.Context(), &sdk.SubscribeParams{URI: "lib+doc://open/1"}); err != nil {
+				t.Fatal(err)
+			}
+			w.eventually("it is listened to", func() bool { return listening.Load() > 0 })
+			w.plane.WaitAcked(t, w.plane.Remove(lib))
+			w.eventually("it is listened to no more", func() bool { return listening.Load() == 0 })
+		}
+	}
+}
+
 // TestWhatAResourceHoldsIsKeptByThePersonsOwnClientAlone, whatever its server says, and however long it is.
 func TestWhatAResourceHoldsIsKeptByThePersonsOwnClientAlone(t *testing.T) {
 	for _, length := range []int{1, 200_000} {

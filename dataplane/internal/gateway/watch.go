@@ -214,7 +214,17 @@ func (g *Gateway) watchOne(ctx context.Context, x *exchange, connector string, o
 	if err != nil {
 		return
 	}
-	f := &flight{person: x.ID, client: x.ClientID, from: &x.from, region: g.Region, caller: x.Caller}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// In flight by itself: the connector may go while the agent's stream stays for others.
+	f := &flight{person: x.ID, client: x.ClientID, from: &x.from, region: g.Region, caller: x.Caller, connector: connector, cancel: cancel}
+	if !g.flights.enter(f) {
+		return
+	}
+	defer g.flights.leave(f)
+	if table, err := g.Replica.Usable(g.Now()); err != nil || !f.allowed(table, g.Now()) { // what changed before it entered is seen now
+		return
+	}
 	// An upstream of the session era has one stream of updates in a session, so that each stream of the agent's gets a session of its own.
 	party := g.party(x, settings, credential)
 	party.Session = uuid.NewString()
