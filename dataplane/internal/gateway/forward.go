@@ -248,7 +248,7 @@ func (g *Gateway) pass(l *leg, to *answer, x *exchange, settings *policyv1.Conne
 	if response.Stream {
 		return g.passEvents(l, to, x, settings, t, response)
 	}
-	if (mcp.OfTask(x.message.Method) || x.message.Method == mcp.MethodReadResource || x.readsResults() || response.Special()) && !response.Whole() {
+	if !response.Whole() && (mcp.OfTask(x.message.Method) || x.message.Method == mcp.MethodReadResource || x.readsResults() || response.Special() || g.mayLead(x, t)) {
 		if _, err := response.All(g.MaxResult); err != nil {
 			return g.failed(l.ctx, to, err), false, nil
 		}
@@ -342,6 +342,15 @@ func (g *Gateway) said(l *leg, x *exchange, settings *policyv1.Connector, t targ
 // holdsResources tells whether a result may hold resources or lead to them: at the endpoint of all connectors they are known by other URIs.
 func holdsResources(method string) bool {
 	return method == mcp.MethodCallTool || method == mcp.MethodGetPrompt || method == mcp.MethodReadResource || method == mcp.MethodTaskResult
+}
+
+// mayLead tells whether a result, of whatever length, may lead to resources that the agent knows by other URIs: its connector has some.
+func (g *Gateway) mayLead(x *exchange, t target) bool {
+	if x.connector != "" || !holdsResources(x.message.Method) {
+		return false
+	}
+	ask := x.asks(g.Region, t.connector, "", g.Now())
+	return len(x.table.Offers(policyv1.Kind_KIND_RESOURCE, ask)) > 0 || len(x.table.Offers(policyv1.Kind_KIND_RESOURCE_TEMPLATE, ask)) > 0
 }
 
 // inputRequired reads a result that asks for input, as the agent may be asked; nil: it asks for none.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/dataplane/internal/gateway"
 	"sallyport.dev/dataplane/internal/mcp"
@@ -114,6 +115,22 @@ func TestResourcesAreKnownByTheirConnectorAtTheEndpointOfAll(t *testing.T) {
 			t.Errorf("got %s", got.body)
 		}
 	})
+}
+
+// TestALargeResultLeadsToResourcesAsASmallOneDoes at the endpoint of all connectors.
+func TestALargeResultLeadsToResourcesAsASmallOneDoes(t *testing.T) {
+	for _, length := range []int{1, 200_000} {
+		w := newWorld(t, &options{})
+		catalogue := catalogueEntry("demo", "echo")
+		catalogue.GetCatalogue().Tools = append(catalogue.GetCatalogue().Tools, &policyv1.Tool{Kind: policyv1.Kind_KIND_RESOURCE, Name: "doc://1", Definition: []byte(`{"name":"n","uri":"doc://1"}`)})
+		says := `"result":{"content":[{"type":"text","text":"` + strings.Repeat("y", length) + `"},{"type":"resource_link","name":"n","uri":"doc://1"}]}`
+		w.set(connectorEntry("demo", oracle(t, says, false).URL, ""), catalogue, grantEntry(1, "demo", allow("echo", "resource:doc://1")))
+		got := w.stateless(ada, "/mcp").call("demo__echo", `{}`)
+		content, _ := got.field("result", "content").([]any)
+		if len(content) != 2 || content[1].(map[string]any)["uri"] != "demo+doc://1" {
+			t.Errorf("with %d bytes: …%s", length, got.body[max(0, len(got.body)-200):])
+		}
+	}
 }
 
 func TestNoHeaderOfAnUpstreamReachesTheAgent(t *testing.T) {
