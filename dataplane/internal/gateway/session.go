@@ -56,6 +56,9 @@ func (g *Gateway) session(r *http.Request, c *caller) (mcp.Session, *mcp.Error) 
 
 // end ends a session of the session era.
 func (g *Gateway) end(w http.ResponseWriter, r *http.Request, c *caller) {
+	if onlyPosts(w, r, "this protocol version has no sessions that could be ended") {
+		return
+	}
 	s, e := g.session(r, c)
 	if e != nil {
 		mcp.WriteError(w, "", nil, e)

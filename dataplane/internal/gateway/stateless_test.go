@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -9,6 +10,8 @@ import (
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 	auditv1 "sallyport.dev/proto/gen/sallyport/audit/v1"
+	fleetv1 "sallyport.dev/proto/gen/sallyport/fleet/v1"
+	policyv1 "sallyport.dev/proto/gen/sallyport/policy/v1"
 
 	"sallyport.dev/dataplane/internal/mcp"
 )
@@ -56,6 +59,29 @@ func TestHeadersThatDifferFromTheBodyAreRefused(t *testing.T) {
 	}
 }
 
+// TestHeadersThatDifferFromTheArgumentsAreRefused, where the pinned schema binds the ones to the others.
+func TestHeadersThatDifferFromTheArgumentsAreRefused(t *testing.T) {
+	w := newWorld(t, &options{})
+	w.set(&fleetv1.Entry{Value: &fleetv1.Entry_Catalogue{Catalogue: &fleetv1.Catalogue{Connector: "demo", Tools: []*policyv1.Tool{{
+		Name: "echo", Definition: []byte(`{"name":"echo","inputSchema":{"type":"object","properties":{"text":{"type":"string","x-mcp-header":"Text"}}}}`),
+	}}}}})
+	for path, tool := range map[string]string{"/mcp/demo": "echo", "/mcp": "demo__echo"} {
+		a := w.stateless(ada, path)
+		for name, c := range map[string]struct {
+			values []string
+			made   bool
+		}{"equal": {[]string{"hi"}, true}, "other": {[]string{"ho"}, false}, "none": {nil, false}, "two": {[]string{"hi", "hi"}, false}, "of another case": {[]string{"Hi"}, false}} {
+			h := a.header("tools/call", tool)
+			h["Mcp-Param-Text"] = c.values
+			got := lastOf(w.request(http.MethodPost, path, h, a.message("7", "tools/call", fmt.Sprintf(`{"name":%q,"arguments":{"text":"hi"}}`, tool))))
+			refused := got.status == http.StatusBadRequest && got.field("error", "code") == float64(mcp.CodeHeaderMismatch)
+			if made := strings.Contains(got.body, "said hi"); made != c.made || refused == c.made {
+				t.Errorf("%s, %s: %+v", path, name, got)
+			}
+		}
+	}
+}
+
 func TestAnUnsupportedRevisionIsAnsweredWithThoseThatAreSpoken(t *testing.T) {
 	a := newAgent(t)
 	for _, revision := range []mcp.Revision{"2027-01-01", "2024-11-05", "nonsense"} {
@@ -94,8 +120,10 @@ func TestUnknownMethodsAreRefusedAndRecorded(t *testing.T) {
 func TestTheStatelessEraHasPostOnly(t *testing.T) {
 	a := newAgent(t)
 	h := a.header("", "")
-	if got := a.w.request(http.MethodGet, a.path, h, ""); got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") != "POST" {
-		t.Errorf("GET: got %+v", got)
+	for _, method := range []string{http.MethodGet, http.MethodDelete} {
+		if got := a.w.request(method, a.path, h, ""); got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") != "POST" {
+			t.Errorf("%s: got %+v", method, got)
+		}
 	}
 	for _, method := range []string{http.MethodPut, http.MethodPatch, http.MethodOptions, http.MethodHead} {
 		if got := a.w.request(method, a.path, h, ""); got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") == "" {

@@ -11,11 +11,20 @@ import (
 	"sallyport.dev/dataplane/internal/mcp"
 )
 
+// onlyPosts refuses a method that the stateless era has not, where the request is of that era.
+func onlyPosts(w http.ResponseWriter, r *http.Request, why string) bool {
+	v, ok := mcp.ParseRevision(r.Header.Get(mcp.HeaderRevision))
+	if !ok || !v.Stateless() {
+		return false
+	}
+	w.Header().Set("Allow", "POST")
+	http.Error(w, why, http.StatusMethodNotAllowed)
+	return true
+}
+
 // listen is the session era's stream of notifications (GET), or the rest of a stream that broke.
 func (g *Gateway) listen(w http.ResponseWriter, r *http.Request, c *caller) {
-	if v, ok := mcp.ParseRevision(r.Header.Get(mcp.HeaderRevision)); ok && v.Stateless() {
-		w.Header().Set("Allow", "POST")
-		http.Error(w, "this protocol version has no GET: use subscriptions/listen", http.StatusMethodNotAllowed)
+	if onlyPosts(w, r, "this protocol version has no GET: use subscriptions/listen") {
 		return
 	}
 	if e := mcp.CheckGet(r.Header); e != nil {
