@@ -239,7 +239,7 @@ func ReadCapabilities(raw []byte, may Asks, limits strictjson.Limits) (has Asks,
 			has.Elicitation = true
 			has.Form, has.URL = elicits(value)
 		case key == "roots" && may.Roots:
-			has.Roots = true
+			has.Roots, value = true, []byte("{}") // that they changed is not passed on, so that a server asks again
 		default:
 			continue
 		}
