@@ -133,16 +133,23 @@ func (r *EventReader) line(most int) ([]byte, error) {
 	}
 }
 
-// lineEnd finds the first CR or LF, -1 if there is none.
+// lineEnd finds the first CR or LF, -1 if there is none. It looks no further than about twice as far as that: of many short lines, each
+// would else cost as much as all that was read.
 func lineEnd(b []byte) int {
-	lf := bytes.IndexByte(b, '\n')
-	if lf >= 0 {
-		b = b[:lf]
+	for at, piece := 0, 128; at < len(b); at, piece = at+piece, 2*piece {
+		part := b[at:min(at+piece, len(b))]
+		lf := bytes.IndexByte(part, '\n')
+		if lf >= 0 {
+			part = part[:lf]
+		}
+		if cr := bytes.IndexByte(part, '\r'); cr >= 0 {
+			return at + cr
+		}
+		if lf >= 0 {
+			return at + lf
+		}
 	}
-	if cr := bytes.IndexByte(b, '\r'); cr >= 0 {
-		return cr
-	}
-	return lf
+	return -1
 }
 
 // withoutMark drops a byte order mark from the stream's first line.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"sallyport.dev/dataplane/internal/mcp"
 )
@@ -64,6 +65,38 @@ func TestEventsHaveALimit(t *testing.T) {
 	} {
 		if _, err := events(in, 10_000); !errors.Is(err, mcp.ErrEventTooLarge) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What ends in CR alone must not be searched for LF to its end at each line: many such lines would take minutes.
+func TestManyShortLinesAreReadAndWrittenInTime(t *testing.T) {
+	returns := strings.Repeat("\r", 4<<20)
+	for name, run := range map[string]func() error{
+		"read": func() error {
+			_, err := events(strings.NewReader(": "+strings.Repeat("x", 8<<20)+"\r"+returns), 16<<20)
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		},
+		"written": func() error {
+			out, err := mcp.NewEventWriter(httptest.NewRecorder())
+			if err != nil {
+				return err
+			}
+			return out.Write(mcp.Event{Data: []byte(`{"a":` + returns + `1}`)})
+		},
+	} {
+		done := make(chan error, 1)
+		go func() { done <- run() }()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Errorf("%s: not after 30 s", name)
 		}
 	}
 }
