@@ -2,6 +2,8 @@ package upstream_test
 
 import (
 	"errors"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -131,5 +133,52 @@ func TestOnlyWhatChangesNothingIsRepeated(t *testing.T) {
 				t.Errorf("called %d times instead of %d", n, c.calls)
 			}
 		})
+	}
+}
+
+// Many servers break the connection at a header that is too large, which looks as if they were ill.
+func TestNoAgentHasAnUpstreamLeftAloneByALargeHeader(t *testing.T) {
+	const takes = 16 << 10
+	url := hostile(t, func(c net.Conn, r *http.Request) {
+		size := 0
+		for name, values := range r.Header {
+			size += len(name) + len(values[0])
+		}
+		if size <= takes {
+			_, _ = io.WriteString(c, jsonAnswer(200, `{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete"}}`))
+		}
+	})
+	long := strings.Repeat("x", 2*takes)
+	for name, one := range map[string]struct {
+		call  upstream.Call
+		taken bool
+	}{
+		"trace context": {upstream.Call{Message: message(t, "2026-07-28", "1", "tools/call", `{"name":"x"}`), Revision: "2026-07-28", TraceParent: long, TraceState: long}, true},
+		"a name":        {upstream.Call{Message: message(t, "2025-11-25", "1", "resources/read", `{"uri":"file:///`+long+`"}`), Revision: "2025-11-25"}, false},
+		"an argument": {upstream.Call{
+			Message: message(t, "2025-11-25", "1", "tools/call", `{"name":"x","arguments":{"a":"`+long+`"}}`), Revision: "2025-11-25",
+			Params: []mcp.ParamHeader{{Header: "Mcp-Param-A", Path: []string{"a"}}},
+		}, false},
+		"a header": {upstream.Call{
+			Message: message(t, "2026-07-28", "1", "tools/call", `{"name":"x"}`), Revision: "2026-07-28", Header: http.Header{"Mcp-Param-Other": {long}},
+		}, false},
+	} {
+		u := open(t, newPool(t), upstream.Target{URL: url, Revision: mcp.LatestStateless, Failures: 2})
+		for range 3 {
+			response, err := u.Call(t.Context(), one.call)
+			var refused *mcp.Error
+			if one.taken != (err == nil) || err != nil && !errors.As(err, &refused) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if err == nil {
+				_ = response.Close()
+			}
+		}
+		response, err := u.Call(t.Context(), request(t, false))
+		if err != nil {
+			t.Errorf("after %s: %v", name, err)
+			continue
+		}
+		_ = response.Close()
 	}
 }

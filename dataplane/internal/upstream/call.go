@@ -94,8 +94,8 @@ type Call struct {
 	TraceParent, TraceState string
 }
 
-// Call sends the message and returns when its answer begins. The error is an *Error, or wraps what ended ctx. The caller closes
-// the Response; the call is cancelled at the upstream if ctx ends, or the Response is closed, before its end.
+// Call sends the message and returns when its answer begins. The error is an *Error, an *mcp.Error where the message cannot be sent to
+// this upstream, or wraps what ended ctx. The caller closes the Response; the call is cancelled at the upstream if ctx ends, or the Response is closed, before its end.
 func (u *Upstream) Call(ctx context.Context, c Call) (*Response, error) {
 	if err := c.Party.Credential.check(u.target.Connector); err != nil {
 		return nil, err
@@ -146,7 +146,11 @@ func (u *Upstream) callStateless(ctx context.Context, known era, c *Call) (respo
 	if edit.Changes(m) {
 		sent = edit.Append(make([]byte, 0, len(m.Raw)+256), m)
 	}
-	r := request{method: http.MethodPost, fields: u.statelessFields(known.revision, c), body: sent}
+	fields, fit := u.statelessFields(known.revision, c)
+	if !fit {
+		return nil, false, errMirrors
+	}
+	r := request{method: http.MethodPost, fields: fields, body: sent}
 	response, err = u.exchange(ctx, &r, exchange{sent: m.ID, answer: m.ID, asked: c.Asked, method: m.Method})
 	if refusesRevision(response) || leftTheEra(err) {
 		if learned := u.era.Load(); learned != nil && *learned == known {
@@ -253,9 +257,12 @@ func (u *Upstream) credential(fields []field, c Credential) []field {
 	return append(fields, field{http.CanonicalHeaderKey(c.Header), c.Value})
 }
 
+// maxTrace is the most bytes of a field of trace context that is handed on: what must at least be (W3C Trace Context, section 3.3.1.5).
+const maxTrace = 512
+
 func traceFields(fields []field, c *Call) []field {
 	for _, f := range [...]field{{"Traceparent", c.TraceParent}, {"Tracestate", c.TraceState}} {
-		if f.value != "" && printable(f.value) {
+		if f.value != "" && len(f.value) <= maxTrace && printable(f.value) {
 			fields = append(fields, f)
 		}
 	}
@@ -272,9 +279,16 @@ func (u *Upstream) sessionFields(fields []field, s *session, c Credential) []fie
 	return u.credential(fields, c)
 }
 
-func (u *Upstream) statelessFields(revision mcp.Revision, c *Call) []field {
+// maxMirrors is the most bytes of header that an agent may have an upstream be sent. Many servers take 16 KiB in all, and break the
+// connection at more: one agent could make an upstream look ill to all others.
+const maxMirrors = 8 << 10
+
+var errMirrors = mcp.InvalidParams("the name or an argument is too long for the headers that the server wants it in")
+
+// statelessFields are the header of a request of the stateless era. Not fit: what the agent asks for would make it too large.
+func (u *Upstream) statelessFields(revision mcp.Revision, c *Call) (fields []field, fit bool) {
 	m := c.Message
-	fields := append(traceFields(baseFields(), c), field{mcp.HeaderRevision, string(revision)}, field{mcp.HeaderMethod, mcp.EncodeHeader(m.Method)})
+	fields = append(traceFields(baseFields(), c), field{mcp.HeaderRevision, string(revision)}, field{mcp.HeaderMethod, mcp.EncodeHeader(m.Method)})
 	if m.Kind == mcp.Request && m.Name != "" && mcp.Mirrored(m.Method) {
 		name := m.Name
 		if c.Name != "" {
@@ -290,7 +304,11 @@ func (u *Upstream) statelessFields(revision mcp.Revision, c *Call) []field {
 	if c.Revision.Stateless() {
 		fields = c.agentParams(fields)
 	}
-	return u.credential(fields, c.Party.Credential)
+	size := 0
+	for _, f := range fields {
+		size += len(f.name) + len(f.value)
+	}
+	return u.credential(fields, c.Party.Credential), size <= maxMirrors
 }
 
 // agentParams hands on the Mcp-Param headers that are not bound to an argument that is known here.
