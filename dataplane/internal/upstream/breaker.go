@@ -86,7 +86,7 @@ func (e *Error) unwell() bool {
 	case Unreachable, Timeout:
 		return true
 	case BadResponse:
-		return e.Status == 0 || e.Status >= http.StatusInternalServerError
+		return e.Status == 0 && e.Reason != tooLarge || e.Status >= http.StatusInternalServerError
 	}
 	return false
 }

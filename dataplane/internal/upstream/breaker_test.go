@@ -182,3 +182,18 @@ func TestNoAgentHasAnUpstreamLeftAloneByALargeHeader(t *testing.T) {
 		_ = response.Close()
 	}
 }
+
+func TestNoAgentHasAnUpstreamLeftAloneByALargeAnswer(t *testing.T) {
+	const most = 128 << 10
+	for name, answer := range map[string]string{
+		"announced":   jsonAnswer(200, `{"jsonrpc":"2.0","id":1,"result":{"x":"`+strings.Repeat("x", most)+`"}}`),
+		"unannounced": "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n" + `{"jsonrpc":"2.0","id":1,"result":{"x":"` + strings.Repeat("x", most) + `"}}`,
+	} {
+		u := open(t, newPool(t), upstream.Target{URL: hostile(t, raw(answer)), Revision: mcp.LatestStateless, Failures: 2, MaxResponse: most})
+		for range 4 {
+			if _, err := try(t.Context(), t, u); kindOf(err) != upstream.BadResponse || !strings.Contains(err.Error(), "too large") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}

@@ -113,6 +113,9 @@ func parameter(challenge, name string) string {
 	}
 }
 
+// tooLarge is the reason of an answer that is: whoever asked for it is told, and the upstream is well.
+const tooLarge = "it is too large"
+
 func (u *Upstream) fail(kind Kind, reason string) *Error {
 	return &Error{Kind: kind, Connector: u.target.Connector, Reason: reason}
 }
@@ -140,7 +143,7 @@ func (u *Upstream) broken(outer, ctx context.Context, err error, begun bool) err
 		return own
 	}
 	if errors.Is(err, errTooLarge) {
-		return u.fail(BadResponse, "it is too large")
+		return u.fail(BadResponse, tooLarge)
 	}
 	if begun {
 		return u.fail(BadResponse, "the connection ended within the answer")

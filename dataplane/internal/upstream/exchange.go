@@ -137,7 +137,7 @@ const small = 64 << 10
 
 func (r *Response) beginJSON(rep reply) error {
 	if rep.length > r.upstream.target.MaxResponse {
-		return r.status(BadResponse, "it is too large", 0)
+		return r.status(BadResponse, tooLarge, 0)
 	}
 	size := 2048
 	if rep.length >= 0 {

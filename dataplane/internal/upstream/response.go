@@ -251,7 +251,7 @@ func (r *Response) whole() (*mcp.Message, error) {
 		}
 	}
 	if r.large != nil || r.Message.Kind != mcp.Response {
-		return nil, r.status(BadResponse, "it is too large", 0)
+		return nil, r.status(BadResponse, tooLarge, 0)
 	}
 	return &r.Message, nil
 }
@@ -267,7 +267,7 @@ func (r *Response) All(most int) (*mcp.Message, error) {
 	case err != nil:
 		return nil, err // of Read
 	case len(data) > most:
-		return nil, r.status(BadResponse, "it is too large", 0)
+		return nil, r.status(BadResponse, tooLarge, 0)
 	}
 	if e := mcp.ReadMessage(data, r.upstream.limits(), &r.Message); e != nil || r.Message.Kind != mcp.Response {
 		return nil, r.status(BadResponse, notJSONRPC, 0)
