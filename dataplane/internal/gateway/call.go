@@ -135,10 +135,7 @@ func (g *Gateway) span(r *http.Request, x *exchange, t target, callID string) *t
 	if g.Tracer == nil {
 		return nil
 	}
-	parent, state := x.message.Meta.TraceParent, x.message.Meta.TraceState
-	if parent == "" {
-		parent, state = x.header.Get("Traceparent"), x.header.Get("Tracestate")
-	}
+	parent, state := x.traceContext()
 	return g.Tracer.Begin(context.WithoutCancel(r.Context()), x.message.Method, t.connector, callID, parent, state)
 }
 

@@ -59,8 +59,9 @@ func (g *Gateway) forward(l *leg, to *answer, x *exchange, t target, params []mc
 	}
 	call := upstream.Call{
 		Message: message, Revision: x.revision, Name: t.name, Party: g.party(x, settings, credential), Params: params, Header: x.header,
-		Capabilities: g.capabilities(x, settings), Safe: safe(x, t), Asked: len(x.offers()) > len("{}"), Task: asTask, TraceParent: x.message.Meta.TraceParent, TraceState: x.message.Meta.TraceState,
+		Capabilities: g.capabilities(x, settings), Safe: safe(x, t), Asked: len(x.offers()) > len("{}"), Task: asTask,
 	}
+	call.TraceParent, call.TraceState = x.traceContext()
 	if l.span != nil {
 		var end func(bool)
 		call.TraceParent, call.TraceState, end = l.span.Upstream(t.connector)

@@ -148,18 +148,39 @@ func (x *exchange) client() *auditv1.Client {
 	return c
 }
 
-// traceID is the trace of a W3C traceparent, from the message or else from the headers.
+// traceID is the trace under which a message came; empty: under none.
 func traceID(x *exchange) string {
-	for _, parent := range [...]string{x.message.Meta.TraceParent, x.header.Get("Traceparent")} {
-		if parent == "" {
-			continue
-		}
-		parts := strings.Split(parent, "-")
-		if len(parts) >= 4 && len(parts[1]) == 32 && strings.Trim(parts[1], "0123456789abcdef") == "" {
-			return parts[1]
-		}
+	if parent, _ := x.traceContext(); parent != "" {
+		return parent[len("00-") : len(noParent)-len("-0000000000000000-00")]
 	}
 	return ""
+}
+
+// traceContext is the W3C trace context of the message, or else of the headers. One that is malformed is none.
+func (x *exchange) traceContext() (parent, state string) {
+	if m := &x.message.Meta; isTraceParent(m.TraceParent) {
+		return m.TraceParent, m.TraceState
+	}
+	if parent := x.header.Get("Traceparent"); isTraceParent(parent) {
+		return parent, x.header.Get("Tracestate")
+	}
+	return "", ""
+}
+
+// noParent is the form of a traceparent (W3C Trace Context, section 3.2): version, trace, parent, flags.
+const noParent = "00-00000000000000000000000000000000-0000000000000000-00"
+
+func isTraceParent(s string) bool {
+	const trace, parent = len("00-"), len("00-00000000000000000000000000000000-")
+	if len(s) < len(noParent) || s[:2] == "ff" || s[:2] == "00" && len(s) > len(noParent) || len(s) > len(noParent) && s[len(noParent)] != '-' || len(s) > 256 {
+		return false
+	}
+	for i := range len(noParent) {
+		if c := s[i]; (noParent[i] == '-') != (c == '-') || c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return s[trace:trace+32] != noParent[trace:trace+32] && s[parent:parent+16] != noParent[parent:parent+16]
 }
 
 // personID is the caller's id; empty where nobody was identified.

@@ -126,3 +126,42 @@ func TestATraceLeadsFromTheAgentThroughTheProxyToTheUpstream(t *testing.T) {
 		t.Errorf("the upstream was told %q and %s", sent.header.Get("Traceparent"), sent.body)
 	}
 }
+
+func TestTheAgentsTraceIsHandedOnWhereNoSpansAreMade(t *testing.T) {
+	const (
+		one   = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+		other = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+		later = "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more"
+		none  = "00-00000000000000000000000000000000-0000000000000000-00"
+	)
+	w := newWorld(t, &options{})
+	a := w.stateless(ada, "/mcp/demo")
+	for i, c := range []struct{ meta, header, want string }{
+		{"", "", ""}, {one, "", one}, {"", one, one}, {one, other, one}, {"nonsense", other, other}, {one, "nonsense", one}, {"", later, later},
+		{"", none, ""}, {"", "00" + other[2:] + "-more", ""}, {"", "ff" + other[2:], ""}, {"", strings.ToUpper(other), ""}, {"", later + strings.Repeat("x", 1<<10), ""},
+	} {
+		body := a.message("7", "tools/call", `{"name":"echo","arguments":{"text":"planted"}}`)
+		if c.meta != "" {
+			body = strings.Replace(body, `"progressToken"`, `"traceparent":"`+c.meta+`","progressToken"`, 1)
+		}
+		h := a.header("tools/call", "echo")
+		if c.header != "" {
+			h.Set("Traceparent", c.header)
+			h.Set("Tracestate", "of=it")
+		}
+		if got := w.request(http.MethodPost, a.path, h, body); !strings.Contains(got.body, "said planted") {
+			t.Fatalf("%+v: got %+v", c, got)
+		}
+		sent := w.demo.got("tools/call")[i]
+		state := ""
+		if c.want != "" && c.want == c.header {
+			state = "of=it"
+		}
+		if got := sent.header.Get("Traceparent"); got != c.want || sent.header.Get("Tracestate") != state {
+			t.Errorf("%+v: the upstream was told %q and %q", c, got, sent.header.Get("Tracestate"))
+		}
+		if c.meta != "" && !strings.Contains(sent.body, `"`+c.want+`"`) {
+			t.Errorf("%+v: the upstream was told %s", c, sent.body)
+		}
+	}
+}
