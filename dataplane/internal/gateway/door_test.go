@@ -93,6 +93,13 @@ func TestABrowserMayCallFromItsOwnOriginsOnly(t *testing.T) {
 			t.Errorf("%q: got %+v", origin, got)
 		}
 	}
+	for _, several := range [][]string{{""}, {w.url, "https://evil.example"}, {"", "https://evil.example"}} {
+		h := a.header("tools/list", "")
+		h["Origin"] = several
+		if got := w.request(http.MethodPost, a.path, h, a.message("1", "tools/list", `{}`)); got.status != 403 {
+			t.Errorf("%q: got %+v", several, got)
+		}
+	}
 }
 
 func TestBodiesThatAreNotPlainAreRefused(t *testing.T) {

@@ -324,7 +324,7 @@ func (g *Gateway) serveAt(w http.ResponseWriter, r *http.Request, connector stri
 		http.Error(w, "this proxy is not reached by that name: use its public URL, or name the host in --allow-host", http.StatusMisdirectedRequest)
 		return
 	}
-	if o := r.Header.Get("Origin"); o != "" && !g.allowedOrigin(o) {
+	if slices.ContainsFunc(r.Header["Origin"], func(o string) bool { return !g.allowedOrigin(o) }) {
 		http.Error(w, "this origin may not call: the proxy's --allow-origin names those that may", http.StatusForbidden)
 		return
 	}
