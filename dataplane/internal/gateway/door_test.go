@@ -1,6 +1,9 @@
 package gateway_test
 
 import (
+	"bufio"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -233,4 +236,31 @@ func TestOnePersonTakesNoMoreThanTheirShare(t *testing.T) {
 		t.Errorf("a stream: %+v", got)
 	}
 	close(w.demo.release)
+}
+
+func TestNothingIsReadBehindABodyOfTwoLengths(t *testing.T) {
+	w := newWorld(t, &options{})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() // what mattered was read
+	host := strings.TrimPrefix(w.url, "http://")
+	two := "POST /mcp HTTP/1.1\r\nHost: " + host + "\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+	if _, err := io.WriteString(conn, two+"GET /healthz HTTP/1.1\r\nHost: "+host+"\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	if !resp.Close || resp.Body.Close() != nil {
+		t.Errorf("the connection goes on behind %s", resp.Status)
+	}
+	if next, err := http.ReadResponse(in, nil); err == nil {
+		_ = next.Body.Close()
+		t.Errorf("what follows is answered: %s", next.Status)
+	}
 }

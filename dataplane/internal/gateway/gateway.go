@@ -271,7 +271,9 @@ func (g *Gateway) Ready(w http.ResponseWriter, r *http.Request) { g.ready(w, r) 
 
 // ServeHTTP answers a request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if g.leaving.Load() {
+	// A body in chunks may have come with a length too, which net/http passes over. Whoever stands in between may have gone by that: what
+	// follows on the connection is then not to be believed (RFC 9112, section 6.1).
+	if g.leaving.Load() || len(r.TransferEncoding) > 0 {
 		w.Header().Set("Connection", "close")
 	}
 	// What nearly every request asks for is found without the patterns.
