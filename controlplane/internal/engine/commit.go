@@ -369,15 +369,15 @@ const (
 // catchUp folds what another wrote. Where it cannot be opened now, since the vault does not answer, it tries until it can: meanwhile
 // nothing is decided here, and readiness says why.
 func (e *Engine) catchUp(ctx context.Context, records []journal.Record) error {
-	try := func() (error, *unopened) {
+	try := func() (*unopened, error) {
 		ctx, cancel := context.WithTimeout(ctx, openWithin)
 		defer cancel()
 		var sealed *unopened
 		err := e.fold(ctx, records)
 		errors.As(err, &sealed)
-		return err, sealed
+		return sealed, err
 	}
-	err, sealed := try()
+	sealed, err := try()
 	if sealed == nil {
 		return err
 	}
@@ -391,7 +391,7 @@ func (e *Engine) catchUp(ctx context.Context, records []journal.Record) error {
 			return nil // the engine closes
 		case <-time.After(pause):
 		}
-		err, sealed = try()
+		sealed, err = try()
 	}
 	return err
 }
