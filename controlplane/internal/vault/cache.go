@@ -51,6 +51,7 @@ func (c *cache) get(id uuid.UUID) (dataKey, bool) {
 func (c *cache) put(id uuid.UUID, key dataKey, era uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.gone, id)
 	if era != c.era {
 		return
 	}
@@ -58,7 +59,6 @@ func (c *cache) put(id uuid.UUID, key dataKey, era uint64) {
 		c.old, c.young = c.young, make(map[uuid.UUID]dataKey, c.max/16)
 	}
 	c.young[id] = key
-	delete(c.gone, id)
 }
 
 // lose keeps that somebody has no key, as long as there is room.
